@@ -1,0 +1,8 @@
+"""vit-export: Vision Transformers out of torch, every hop measured.
+
+Importing the package costs nothing; import the module that does the work, e.g.
+`from vit_export.runtime import load` (numpy and onnxruntime only) or
+`from vit_export.pipeline import export` (the whole road from torch).
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,288 @@
+"""The Vision Transformer of "An Image Is Worth 16x16 Words" (arXiv 2010.11929).
+
+Shape letters: B batch, C channels, H W pixels, P patch, N tokens, D embed_dim,
+h heads, d head width (D = h * d). Parameter names are timm's.
+
+The graph that torch.onnx makes of this module has no Shape, Expand or Concat node for
+the class token: zero rows are padded in front of the patches, and the token is added
+together with its position. `0 + (x_class + E_pos)` is `x_class + E_pos` to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vit_export.variants import ViTConfig
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+}
+
+
+def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of appendix A, Eq. 5 to 7, in products and a softmax.
+
+    q is scaled before the product, so that q k^T stays small in half precision.
+
+    Args:
+        q: Queries (B, h, N, d).
+        k: Keys (B, h, N, d).
+        v: Values (B, h, N, d).
+
+    Returns:
+        (B, h, N, d).
+    """
+    q = q * q.shape[-1] ** -0.5
+    weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, h, N, N)
+    return weights @ v
+
+
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "decomposed": attend_decomposed,
+    "op": F.scaled_dot_product_attention,  # one node, from opset 23 on
+}
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into patches and project each: a convolution of stride P."""
+
+    def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
+        return x.flatten(2).transpose(1, 2)  # (B, H/P * W/P, D)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for queries, keys and values."""
+
+    def __init__(self, *, dim: int, num_heads: int, qkv_bias: bool, drop: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+        self.attend = attend_decomposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        x = self.attend(q, k, v)
+        x = x.transpose(1, 2).flatten(2)  # (B, N, D)
+        return self.proj_drop(self.proj(x))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, *, dim: int, hidden_dim: int, act_layer: str, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = ACTIVATIONS[act_layer]()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.act(self.fc1(x)))  # (B, N, D) -> (B, N, mlp_ratio * D)
+        return self.drop(self.fc2(x))  # (B, N, D)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): drop a whole branch for some of the images."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0.0:
+            return x
+        keep_prob = 1.0 - self.drop_prob
+        keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep_prob)
+        return x * keep / keep_prob
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block (Eq. 2 and 3)."""
+
+    def __init__(self, config: ViTConfig, *, drop_path: float) -> None:
+        super().__init__()
+        dim, drop = config.embed_dim, config.drop_rate
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = Attention(
+            dim=dim, num_heads=config.num_heads, qkv_bias=config.qkv_bias, drop=drop
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim=dim, hidden_dim=config.mlp_dim, act_layer=config.act_layer, drop=drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))  # (B, N, D)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PreLogits(nn.Module):
+    """The representation layer of the ImageNet-21k models: linear and tanh."""
+
+    def __init__(self, *, dim: int, representation_size: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim, representation_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.fc(x))
+
+
+class VisionTransformer(nn.Module):
+    """A Vision Transformer, plain or distilled (DeiT, arXiv 2012.12877).
+
+    Args:
+        config: The architecture.
+
+    Attributes:
+        pos_embed: (1, N, D), learned or fixed; absent with `config.pos_embed == "none"`.
+    """
+
+    pos_embed: Tensor | None
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(
+            patch_size=config.patch_size, in_chans=config.in_chans, embed_dim=dim
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distilled else None
+        self._set_pos_embed(config)
+        self.pos_drop = nn.Dropout(config.drop_rate)
+        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.pre_logits = (
+            PreLogits(dim=dim, representation_size=config.representation_size)
+            if config.representation_size
+            else nn.Identity()
+        )
+        self.head = _head(config.num_features, config.num_classes)
+        self.head_dist = _head(dim, config.num_classes) if config.distilled else None
+        self.init_weights()
+
+    def _set_pos_embed(self, config: ViTConfig) -> None:
+        if config.pos_embed == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.embed_dim))
+        elif config.pos_embed == "sincos":
+            self.register_buffer("pos_embed", sincos_pos_embed(config))
+        else:
+            self.pos_embed = None
+
+    def init_weights(self) -> None:
+        """Truncated normal (std 0.02) for weights and embeddings, zero for biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (self.cls_token, self.dist_token, self.pos_embed):
+            if isinstance(embedding, nn.Parameter):
+                nn.init.trunc_normal_(embedding, std=0.02)
+
+    def set_attention(self, form: str) -> VisionTransformer:
+        """Choose how attention is written: `"decomposed"`, or `"op"` for one fused operator."""
+        for block in self.blocks:
+            block.attn.attend = ATTENTION[form]
+        return self
+
+    def prefix_and_positions(self) -> Tensor:
+        """What is added to the padded patch sequence: (1, N, D), or (1, prefix, D) alone."""
+        prefix = self.cls_token
+        if self.dist_token is not None:
+            prefix = torch.cat((prefix, self.dist_token), dim=1)
+        num_prefix, num_tokens = self.config.num_prefix_tokens, self.config.num_tokens
+        if self.pos_embed is None:
+            return F.pad(prefix, (0, 0, 0, num_tokens - num_prefix))
+        return torch.cat(
+            (prefix + self.pos_embed[:, :num_prefix], self.pos_embed[:, num_prefix:]), dim=1
+        )
+
+    def forward_tokens(self, x: Tensor) -> Tensor:
+        """Encode images (B, C, H, W) into normalised tokens (B, N, D)."""
+        x = self.patch_embed(x)  # (B, C, H, W) -> (B, H/P * W/P, D)
+        x = F.pad(x, (0, 0, self.config.num_prefix_tokens, 0))  # (B, N, D)
+        x = self.pos_drop(x + self.prefix_and_positions())  # Eq. 1
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)  # Eq. 4
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Choose or average tokens (B, N, D) into (B, D).
+
+        Tokens are sliced, not indexed: an index becomes a Gather, which mobile backends
+        dislike.
+        """
+        if self.config.global_pool == "avg":
+            return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
+        read = self.config.read_token
+        return tokens[:, read : read + 1].flatten(1)
+
+    def forward_heads(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Read the tokens (B, N, D): features (B, num_features) and logits (B, num_classes)."""
+        if self.head_dist is None:
+            features = self.pre_logits(self.pool(tokens))
+            return {"logits": self.head(features), "features": features}
+        cls, dist = tokens[:, 0:1].flatten(1), tokens[:, 1:2].flatten(1)
+        logits = (self.head(cls) + self.head_dist(dist)) / 2
+        return {"logits": logits, "features": (cls + dist) / 2}
+
+    def forward_all(self, x: Tensor) -> dict[str, Tensor]:
+        """Every output by name: `logits`, `features` and `tokens`."""
+        tokens = self.forward_tokens(x)
+        return {**self.forward_heads(tokens), "tokens": tokens}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            x: Normalised images, float (B, C, H, W).
+
+        Returns:
+            Logits (B, num_classes); the features (B, num_features) of a model without head.
+        """
+        return self.forward_all(x)["logits"]
+
+
+def _head(num_features: int, num_classes: int) -> nn.Module:
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
+
+
+def sincos_pos_embed(config: ViTConfig) -> Tensor:
+    """Fixed 2-D sine-cosine positions (1, N, D), zero for the prefix tokens.
+
+    As in "An Empirical Study of Training Self-Supervised Vision Transformers"
+    (arXiv 2104.02057, section 5) and in MAE: half of the width tells the column, half
+    the row; in each half first the sines, then the cosines.
+    """
+    rows, columns = config.grid_hw
+    quarter = config.embed_dim // 4
+    frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64),
+        torch.arange(columns, dtype=torch.float64),
+        indexing="ij",
+    )
+    angles = [axis.flatten()[:, None] * frequencies for axis in (column, row)]
+    patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+    return F.pad(patches, (0, 0, config.num_prefix_tokens, 0)).float().unsqueeze(0)
+
+
+def create_model(config: ViTConfig, *, seed: int = 0) -> VisionTransformer:
+    """Build a model in evaluation mode with random weights that depend on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionTransformer(config).eval()

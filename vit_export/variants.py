@@ -1,0 +1,307 @@
+"""The architectures known by name: one frozen config each, in one table.
+
+Sizes are those of Table 1 of "An Image Is Worth 16x16 Words" (arXiv 2010.11929) and of
+Table 1 of "Training data-efficient image transformers" (arXiv 2012.12877). Field and
+variant names are timm's, so that most checkpoints need no renaming.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vit_export.errors import ConfigError, UnknownVariantError, nearest
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """One Vision Transformer: its architecture, and how its images are prepared.
+
+    Raises:
+        ConfigError: On construction, when no such network can be built.
+    """
+
+    variant: str  # full name, e.g. "vit_base_patch16_224"
+    alias: str = ""  # short name, e.g. "b16"
+
+    # architecture
+    img_size: int | tuple[int, int] = 224  # px; (height, width) when not square
+    patch_size: int = 16  # px
+    in_chans: int = 3  # 1 reads grey images, 3 reads RGB
+    num_classes: int = 1000  # 0: no head, the logits are the features
+    embed_dim: int = 768  # D, the width of a token
+    depth: int = 12  # number of encoder blocks
+    num_heads: int = 12
+    mlp_ratio: float = 4.0  # hidden width of the MLP = mlp_ratio * embed_dim
+    qkv_bias: bool = True
+    distilled: bool = False  # DeiT: a second token with a head of its own
+    representation_size: int = 0  # width of the pre-logits layer; 0: none
+    global_pool: Literal["token", "avg"] = "token"
+    read_token: int = 0  # the token that `global_pool="token"` reads
+    pos_embed: Literal["learned", "sincos", "none"] = "learned"
+    act_layer: Literal["gelu", "gelu_tanh"] = "gelu"
+    norm_eps: float = 1e-6  # Hugging Face: 1e-12, nn.TransformerEncoder: 1e-5
+
+    # training
+    drop_rate: float = 0.0  # dropout after the embedding, each projection and each MLP layer
+    drop_path_rate: float = 0.0  # stochastic depth of the last block; earlier ones less
+
+    # image preparation
+    crop_pct: float = 0.9  # crop size / resized short side
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] = "bicubic"
+    mean: tuple[float, ...] = HALF  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...] = HALF
+
+    hub: str = ""  # Hugging Face repository of pretrained weights
+
+    def __post_init__(self) -> None:
+        _refuse_impossible(self)
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Image height and width in pixels."""
+        return self.img_size if isinstance(self.img_size, tuple) else (self.img_size,) * 2
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Number of patches down and across."""
+        height, width = self.image_hw
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, and DeiT's distillation token."""
+        return 2 if self.distilled else 1
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the length of the sequence."""
+        rows, columns = self.grid_hw
+        return self.num_prefix_tokens + rows * columns
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the MLP."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def num_features(self) -> int:
+        """Width of the features that the head reads."""
+        return self.representation_size or self.embed_dim
+
+    def replace(self, overrides: Mapping[str, Any]) -> ViTConfig:
+        """Return a copy with some fields changed.
+
+        Args:
+            overrides: Field name to value; a string is read as the field's type
+                (`"8"`, `"true"`, `"224x160"`, `"0.5,0.5,0.5"`).
+
+        Raises:
+            ConfigError: An unknown field, a value that cannot be read, or a network that
+                cannot be built.
+        """
+        known = {field.name: field for field in dataclasses.fields(self)}
+        values = {}
+        for name, value in overrides.items():
+            if name not in known:
+                raise ConfigError(
+                    f"cannot set {name!r}: a config has no such field{nearest(name, known)} "
+                    f"(fields: {', '.join(known)})"
+                )
+            values[name] = _parse(name, value, getattr(self, name))
+        if "in_chans" in values:
+            values = _follow_channels(self, values)
+        return dataclasses.replace(self, **values)
+
+
+def _follow_channels(config: ViTConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """Adapt mean and std to a new number of channels, unless they are given as well."""
+    channels = values["in_chans"]
+    for name in ("mean", "std"):
+        stats = getattr(config, name)
+        if name not in values and channels > 0 and len(stats) != channels:
+            values[name] = (sum(stats) / len(stats),) * channels
+    return values
+
+
+def _parse(name: str, value: Any, current: Any) -> Any:
+    """Read one override as the type of the field it replaces."""
+    try:
+        if name == "img_size":
+            return _parse_size(value)
+        if isinstance(current, tuple):
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(float(part) for part in parts)
+        if isinstance(current, bool):
+            if isinstance(value, str):
+                return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+            return bool(value)
+        if isinstance(current, int) and float(value) != int(float(value)):
+            raise ValueError
+        return type(current)(value)
+    except (KeyError, TypeError, ValueError) as error:
+        kind = "a size" if name == "img_size" else f"{type(current).__name__}"
+        raise ConfigError(
+            f"cannot set {name}={value!r}: expected {kind}, such as {current!r}"
+        ) from error
+
+
+def _parse_size(value: Any) -> int | tuple[int, int]:
+    parts = value.lower().split("x") if isinstance(value, str) else value
+    if isinstance(parts, int):
+        return parts
+    sizes = [int(part) for part in parts]
+    if len(sizes) > 2:
+        raise ValueError(value)
+    return sizes[0] if len(sizes) == 1 or sizes[0] == sizes[1] else (sizes[0], sizes[1])
+
+
+def _refuse_impossible(config: ViTConfig) -> None:
+    """Raise ConfigError with the reason when no network has this config."""
+    for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)}: must be at least 1")
+    for name in ("num_classes", "representation_size", "read_token"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
+    for axis, size in zip(("height", "width"), config.image_hw, strict=True):
+        if size < 1 or size % config.patch_size:
+            below = size // config.patch_size * config.patch_size
+            fits = [s for s in (below, below + config.patch_size) if s > 0]
+            raise ConfigError(
+                f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
+                f"nearest sizes that are: {', '.join(map(str, fits))}"
+            )
+    if config.embed_dim % config.num_heads:
+        fits = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
+        close = sorted(sorted(fits, key=lambda n: abs(n - config.num_heads))[:4])
+        raise ConfigError(
+            f"embed_dim {config.embed_dim} is not divisible by num_heads {config.num_heads}; "
+            f"nearest numbers of heads that divide it: {', '.join(map(str, close))}"
+        )
+    if config.mlp_dim < 1:
+        raise ConfigError(f"mlp_ratio={config.mlp_ratio}: leaves the MLP without a hidden layer")
+    if config.read_token >= config.num_tokens:
+        raise ConfigError(
+            f"read_token={config.read_token}: the sequence has {config.num_tokens} tokens"
+        )
+    if config.pos_embed == "sincos" and config.embed_dim % 4:
+        raise ConfigError(
+            f"pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for "
+            f"each axis), not {config.embed_dim}"
+        )
+    if config.distilled and (config.global_pool != "token" or config.read_token):
+        raise ConfigError(
+            "a distilled model reads its class and distillation tokens: it takes "
+            "global_pool='token' and read_token=0 only"
+        )
+    if config.distilled and config.representation_size:
+        raise ConfigError("a distilled model has no pre-logits layer: set representation_size=0")
+    _refuse_unknown_choices(config)
+    for name in ("mean", "std"):
+        if len(getattr(config, name)) != config.in_chans:
+            raise ConfigError(
+                f"{name} has {len(getattr(config, name))} values for in_chans={config.in_chans}"
+            )
+    if not all(value > 0 for value in config.std):
+        raise ConfigError(f"std={config.std}: every value must be positive")
+    if not 0 < config.crop_pct <= 1:
+        raise ConfigError(f"crop_pct={config.crop_pct}: must lie in (0, 1]")
+    for name in ("drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)}: must lie in [0, 1)")
+    if not config.norm_eps > 0:
+        raise ConfigError(f"norm_eps={config.norm_eps}: must be positive")
+
+
+CHOICES = {
+    "global_pool": ("token", "avg"),
+    "pos_embed": ("learned", "sincos", "none"),
+    "act_layer": ("gelu", "gelu_tanh"),
+    "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
+}
+
+
+def _refuse_unknown_choices(config: ViTConfig) -> None:
+    for name, choices in CHOICES.items():
+        value = getattr(config, name)
+        if value not in choices:
+            raise ConfigError(
+                f"{name}={value!r}: expected one of {', '.join(choices)}{nearest(value, choices)}"
+            )
+
+
+def _vit(variant: str, alias: str, **fields: Any) -> ViTConfig:
+    return ViTConfig(variant=variant, alias=alias, **fields)
+
+
+_TI: dict[str, Any] = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+_S: dict[str, Any] = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+_B: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+_L: dict[str, Any] = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
+_H: dict[str, Any] = {"embed_dim": 1280, "depth": 32, "num_heads": 16}
+_P14: dict[str, Any] = {"patch_size": 14}
+_P32: dict[str, Any] = {"patch_size": 32}
+_384: dict[str, Any] = {"img_size": 384, "crop_pct": 1.0}
+_21K: dict[str, Any] = {"num_classes": 21843}
+_DEIT: dict[str, Any] = {"distilled": True, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_MNIST: dict[str, Any] = {
+    **{"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10},
+    **{"embed_dim": 96, "depth": 6, "num_heads": 6},
+    **{"crop_pct": 1.0, "mean": (0.1307,), "std": (0.3081,)},
+}
+
+_ROWS = (
+    _vit("vit_tiny_patch16_224", "ti16", **_TI, hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+    _vit("vit_small_patch16_224", "s16", **_S, hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
+    _vit("vit_base_patch16_224", "b16", **_B, hub="timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
+    _vit("vit_base_patch32_224", "b32", **_B, **_P32, hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
+    _vit("vit_large_patch16_224", "l16", **_L, hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
+    _vit("vit_large_patch32_224", "l32", **_L, **_P32),
+    _vit("vit_huge_patch14_224", "h14", **_H, **_P14),
+    _vit("vit_base_patch16_384", "b16_384", **_B, **_384, hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k"),
+    _vit("vit_base_patch32_384", "b32_384", **_B, **_P32, **_384, hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
+    _vit("vit_large_patch16_384", "l16_384", **_L, **_384, hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k"),
+    # ImageNet-21k, with the pre-logits representation layer of the original release
+    _vit("vit_base_patch16_224_in21k", "b16_in21k", **_B, **_21K, representation_size=768, hub="google/vit-base-patch16-224-in21k"),
+    _vit("vit_base_patch32_224_in21k", "b32_in21k", **_B, **_P32, **_21K, representation_size=768, hub="google/vit-base-patch32-224-in21k"),
+    _vit("vit_large_patch16_224_in21k", "l16_in21k", **_L, **_21K, representation_size=1024, hub="google/vit-large-patch16-224-in21k"),
+    _vit("vit_large_patch32_224_in21k", "l32_in21k", **_L, **_P32, **_21K, representation_size=1024, hub="google/vit-large-patch32-224-in21k"),
+    _vit("vit_huge_patch14_224_in21k", "h14_in21k", **_H, **_P14, **_21K, representation_size=1280, hub="google/vit-huge-patch14-224-in21k"),
+    # DeiT, distilled: two tokens, two heads, the mean of both logits
+    _vit("deit_tiny_distilled_patch16_224", "deit_ti", **_TI, **_DEIT, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k"),
+    _vit("deit_small_distilled_patch16_224", "deit_s", **_S, **_DEIT, hub="timm/deit_small_distilled_patch16_224.fb_in1k"),
+    _vit("deit_base_distilled_patch16_224", "deit_b", **_B, **_DEIT, hub="timm/deit_base_distilled_patch16_224.fb_in1k"),
+    _vit("deit_base_distilled_patch16_384", "deit_b_384", **_B, **_DEIT, **_384, hub="timm/deit_base_distilled_patch16_384.fb_in1k"),
+    # small grey images
+    _vit("vit_mnist_28", "mnist", **_MNIST),
+)  # fmt: skip
+
+VARIANTS: dict[str, ViTConfig] = {row.variant: row for row in _ROWS}
+ALIASES: dict[str, str] = {row.alias: row.variant for row in _ROWS}
+
+
+def get_variant(name: str, **overrides: Any) -> ViTConfig:
+    """Return the config of a variant, with some of its fields overridden.
+
+    Args:
+        name: Full name or alias, e.g. `"vit_base_patch16_224"` or `"b16"`.
+        **overrides: Config fields to change, as `ViTConfig.replace` takes them.
+
+    Raises:
+        UnknownVariantError: No such variant; the message offers the nearest names.
+        ConfigError: An override that cannot work.
+    """
+    full = ALIASES.get(name, name)
+    if full not in VARIANTS:
+        raise UnknownVariantError(
+            f"unknown variant {name!r}{nearest(name, [*VARIANTS, *ALIASES])} "
+            "(`vit-export variants` lists them all)"
+        )
+    return VARIANTS[full].replace(overrides)
