@@ -1,0 +1,185 @@
+"""The golden file: what the torch model computes, so that a device without torch can check.
+
+An .npz of plain arrays, stored uncompressed so that a C++ program can read it too:
+
+    images            uint8 (S, H, W, C)   pictures at the model's size, not yet normalised
+    input.NAME        (S, ...)             instead of images, for inputs that are not pictures
+    output.NAME       float64 (S, ...)     what torch computes in float64
+    e32.NAME          float64 ()           max |torch float32 - float64| over all samples
+    block.names       str (L,)             tensors that leave the encoder blocks
+    block.indices     int64 (L, K)         elements of a flattened row that were kept
+    block.values      float64 (L, S, K)
+    block.e32         float64 (L,)
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import ArtifactError
+
+BATCHES = (1, 2, 3, 8)
+SAMPLES = max(BATCHES)
+BLOCK_SAMPLES = 256  # K, the elements kept of each block's output, per row
+
+Float64 = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A subsample of what leaves each encoder block.
+
+    Attributes:
+        names: Tensor names, in the order of the network.
+        indices: Elements of a flattened row that were kept (L, K).
+        values: float64 (L, S, K).
+        e32: torch float32's own distance, per block (L,).
+    """
+
+    names: tuple[str, ...]
+    indices: NDArray[np.int64]
+    values: Float64
+    e32: Float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Inputs, and what torch makes of them in float64; the fields of the golden file.
+
+    Attributes:
+        images: uint8 (S, H, W, C), or `None` where the inputs are not pictures.
+        inputs: Raw inputs (S, ...) by name; empty where they are pictures.
+        outputs: float64 (S, ...) by name.
+        e32: torch float32's own distance from `outputs`, by name.
+        blocks: What leaves each encoder block; `None` where it was not recorded.
+    """
+
+    images: UInt8 | None = None
+    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    outputs: Mapping[str, Float64]
+    e32: Mapping[str, float]
+    blocks: Blocks | None = None
+
+    @property
+    def samples(self) -> int:
+        """S, the number of samples."""
+        return len(next(iter(self.outputs.values())))
+
+    def write(self, path: Path) -> None:
+        """Write the file; the same content gives the same bytes."""
+        arrays: dict[str, Any] = {f"input.{name}": x for name, x in self.inputs.items()}
+        if self.images is not None:
+            arrays["images"] = self.images
+        for name, values in self.outputs.items():
+            arrays[f"output.{name}"] = values
+            arrays[f"e32.{name}"] = np.float64(self.e32[name])
+        if self.blocks is not None:
+            arrays["block.names"] = np.array(self.blocks.names)
+            arrays["block.indices"] = self.blocks.indices
+            arrays["block.values"] = self.blocks.values
+            arrays["block.e32"] = self.blocks.e32
+        with path.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Golden:
+        """Read a golden file.
+
+        Raises:
+            ArtifactError: No such file, or not a golden file.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such golden file") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ArtifactError(f"{path}: not a golden file, or a damaged one ({error})") from error
+        try:
+            return cls._from_arrays(arrays)
+        except (KeyError, StopIteration) as error:
+            raise ArtifactError(f"{path}: not a golden file: it lacks {error}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Golden:
+        def named(prefix: str) -> dict[str, NDArray[Any]]:
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        outputs = named("output.")
+        if not outputs or ("images" not in arrays and not named("input.")):
+            raise KeyError("its inputs or its outputs")
+        blocks = None
+        if "block.names" in arrays:
+            blocks = Blocks(
+                names=tuple(map(str, arrays["block.names"])),
+                indices=arrays["block.indices"],
+                values=arrays["block.values"],
+                e32=arrays["block.e32"],
+            )
+        return cls(
+            images=arrays.get("images"),
+            inputs=named("input."),
+            outputs=outputs,
+            e32={name: float(arrays[f"e32.{name}"]) for name in outputs},
+            blocks=blocks,
+        )
+
+
+def golden_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where an artifact's golden file lies: `NAME.golden.npz` beside it."""
+    return Path(artifact).with_suffix(".golden.npz")
+
+
+def block_indices(row_size: int) -> NDArray[np.int64]:
+    """Which elements of a flattened row to keep (K,): spread evenly, repeated in a short row."""
+    return np.linspace(0, row_size - 1, BLOCK_SAMPLES).round().astype(np.int64)
+
+
+def _random_bytes(count: int, seed: int) -> UInt8:
+    """Uniform bytes; numpy guarantees the raw stream of a bit generator, not its methods."""
+    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(56)).astype(np.uint8)
+
+
+def pictures(height: int, width: int, channels: int) -> UInt8:
+    """Synthetic pictures: smooth structures, edges, noise, and a constant.
+
+    The same on every machine, so that two exports give the same golden inputs.
+
+    Returns:
+        uint8 (8, H, W, C).
+    """
+    y = np.linspace(0.0, 1.0, height)[:, None, None]
+    x = np.linspace(0.0, 1.0, width)[None, :, None]
+    c = np.arange(channels)[None, None, :]
+    noise = _random_bytes(height * width * channels, seed=1).reshape(height, width, channels)
+    coarse = _random_bytes(64 * channels, seed=2).reshape(8, 8, channels)
+    rows = np.arange(height) * 8 // height
+    columns = np.arange(width) * 8 // width
+    blobs = np.exp(-(((x - 0.3 - 0.2 * c) ** 2 + (y - 0.6 + 0.1 * c) ** 2) / 0.04))
+    waves = np.sin(2 * np.pi * (3 * x + (2 + c) * y)) + np.sin(2 * np.pi * (5 - c) * x * y)
+    disc = (x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.08 + 0.02 * c
+    stripes = np.sin(2 * np.pi * (20 + 3 * c) * (x + 0.3 * y)) > 0
+    views = (
+        255 * (0.6 * x + 0.4 * y) * (1 - 0.3 * c / channels),  # a gradient
+        255 * blobs,
+        127.5 + 60 * waves,
+        np.where(disc, 230 - 40 * c, 25 + 30 * c),  # one hard edge
+        np.where(stripes, 250, 5 + 20 * c),  # many hard edges
+        coarse[rows][:, columns].astype(np.float64),  # flat squares
+        noise.astype(np.float64),
+        np.full((height, width, channels), 128.0),  # a constant
+    )
+    shape = (height, width, channels)
+    return np.stack(
+        [np.broadcast_to(v, shape).round().clip(0, 255).astype(np.uint8) for v in views]
+    )

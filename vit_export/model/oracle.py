@@ -1,0 +1,176 @@
+"""The torch truth: what a module computes in float64, and how far its float32 is from it.
+
+The float64 pass converts an encoder block when it is entered and back when it is left, so it
+never holds more than one block twice: float32 to float64 and back is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vit_export.errors import ExportError, GateError
+from vit_export.golden import Blocks, Golden, block_indices
+from vit_export.model.outputs import Outputs, whole
+from vit_export.progress import Progress, silent
+
+BATCH = 8  # images at a time
+SUBSAMPLED = ("tokens",)  # an output too large to keep whole: treated as a block is
+
+
+def record(
+    model: Outputs,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    images: NDArray[np.uint8] | None = None,
+    progress: Progress = silent,
+) -> Golden:
+    """Run a module in float64 and in float32 on the golden inputs.
+
+    Args:
+        model: The module, in evaluation mode, with float32 parameters.
+        inputs: Arrays (S, ...) by name, in the order of the module's arguments.
+        images: uint8 (S, H, W, C) that `inputs` was made from, where it is pictures.
+        progress: Told about each block.
+
+    Raises:
+        GateError: What torch computes is not finite.
+    """
+    tensors = [torch.from_numpy(array) for array in inputs.values()]
+    exact = _run(model, [_as(x, torch.float64) for x in tensors], progress, "float64", in_float64)
+    rounded = _run(model, tensors, progress, "float32", _as_it_is)
+    outputs, e32 = {}, {}
+    kept: dict[str, tuple[Tensor, float]] = {}
+    for name, y64, y32 in zip(model.all_names, exact, rounded, strict=True):
+        _refuse_not_finite(name, y64, y32)
+        if name in SUBSAMPLED:
+            y64, y32 = subsample(y64), subsample(y32)
+        distance = float((y32.double() - y64).abs().max())
+        if name in model.taps or name in SUBSAMPLED:
+            kept[name] = (y64, distance)
+        else:
+            outputs[name] = y64.numpy()
+            e32[name] = distance
+    return Golden(
+        images=images,
+        inputs={} if images is not None else dict(inputs),
+        outputs=outputs,
+        e32=e32,
+        blocks=_gather(kept),
+    )
+
+
+def subsample(x: Tensor) -> Tensor:
+    """Keep a few elements of each row, and the row's size last: (B, ...) to (B, K + 1)."""
+    rows = x.flatten(1)
+    kept = rows[:, torch.from_numpy(block_indices(rows.shape[1]))]
+    return torch.cat((kept, kept.new_full((len(kept), 1), rows.shape[1])), dim=1)
+
+
+def _gather(kept: Mapping[str, tuple[Tensor, float]]) -> Blocks | None:
+    if not kept:
+        return None
+    rows = [tensor for tensor, _ in kept.values()]
+    return Blocks(
+        names=tuple(kept),
+        indices=np.stack([block_indices(int(tensor[0, -1])) for tensor in rows]),
+        values=np.stack([tensor[:, :-1].numpy() for tensor in rows]),
+        e32=np.array([distance for _, distance in kept.values()]),
+    )
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def _refuse_not_finite(name: str, *results: Tensor) -> None:
+    for result in results:
+        if not bool(torch.isfinite(result).all()):
+            raise GateError(
+                f"the torch model itself gives NaN or infinite values in {name!r} "
+                f"({result.dtype}); there is nothing to compare an export with: check the weights"
+            )
+
+
+def _run(
+    model: Outputs,
+    inputs: Sequence[Tensor],
+    progress: Progress,
+    what: str,
+    mode: Any,
+) -> tuple[Tensor, ...]:
+    model.keep_tap = subsample
+    samples = len(inputs[0])
+    starts = range(0, samples, BATCH)
+    try:
+        with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
+            parts = [model(*(x[start : start + BATCH] for x in inputs)) for start in starts]
+    finally:
+        model.keep_tap = whole
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+
+@contextmanager
+def _counted(model: Outputs, progress: Progress, what: str, passes: int) -> Iterator[None]:
+    """Tell the progress after each block."""
+    total, done = len(model.taps) * passes, count(1)
+
+    def tell(_block: nn.Module, _inputs: Any, _output: Any) -> None:
+        progress(f"torch {what}", next(done), total)
+
+    hooks = [model.module.get_submodule(tap).register_forward_hook(tell) for tap in model.taps]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
+def _as_it_is(_model: nn.Module) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def in_float64(model: Outputs) -> Iterator[None]:
+    """Compute in float64 while the context lasts; a block only while it runs.
+
+    Raises:
+        ExportError: The module's parameters are not float32.
+    """
+    for name, x in model.module.named_parameters():
+        if x.is_floating_point() and x.dtype != torch.float32:
+            raise ExportError(
+                f"the gate needs a module in float32, but {name!r} is {x.dtype}: call .float() "
+                "on the module before the export"
+            )
+    blocks = [model.module.get_submodule(tap) for tap in model.taps]
+    in_blocks = {id(inner) for block in blocks for inner in block.modules()}
+    outside = [inner for inner in model.module.modules() if id(inner) not in in_blocks]
+    hooks = []
+    for block in blocks:
+        hooks.append(block.register_forward_pre_hook(_widen))
+        hooks.append(block.register_forward_hook(_narrow))
+    for inner in outside:
+        inner._apply(lambda x: _as(x, torch.float64), recurse=False)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.module.float()
+
+
+def _widen(block: nn.Module, _inputs: Any) -> None:
+    block.double()
+
+
+def _narrow(block: nn.Module, _inputs: Any, _output: Any) -> None:
+    block.float()

@@ -1,0 +1,160 @@
+"""Named outputs of any module: what it returns, and what leaves its inner modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_export.errors import ExportError, UsageError, nearest
+from vit_export.manifest import FEATURES
+from vit_export.model.vit import VisionTransformer
+
+OUTPUTS = ("logits", FEATURES, "tokens")
+
+
+class Outputs(nn.Module):
+    """A module whose forward returns its outputs, then the taps, in a fixed order.
+
+    Args:
+        module: Any module of tensors.
+        names: Outputs to give, in order.
+        read: Turns what `module` returns into outputs by name.
+        taps: Inner modules whose result is given as well, e.g. `"blocks.0"`.
+        call: What to call instead of the module itself.
+
+    Attributes:
+        keep_tap: What to keep of a tapped result; all of it by default.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        names: Sequence[str],
+        read: Callable[[Any], Mapping[str, Tensor]],
+        taps: Sequence[str] = (),
+        call: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.names = tuple(names)
+        self.taps = tuple(taps)
+        self.keep_tap: Callable[[Tensor], Tensor] = whole
+        self._read = read
+        self._call = call or module
+        self.train(module.training)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of what forward returns."""
+        return (*self.names, *self.taps)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs and the taps."""
+        with _tapped(self.module, self.taps, self.keep_tap) as tapped:
+            found = self._read(self._call(*inputs))
+        return (*(found[name] for name in self.names), *(tapped[tap] for tap in self.taps))
+
+
+def whole(x: Tensor) -> Tensor:
+    """Keep all of a tapped result."""
+    return x
+
+
+@contextmanager
+def _tapped(
+    module: nn.Module, taps: Sequence[str], keep_tap: Callable[[Tensor], Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    results: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            results[name] = keep_tap(output if isinstance(output, Tensor) else output[0])
+
+        return hook
+
+    hooks = [module.get_submodule(tap).register_forward_hook(keep(tap)) for tap in taps]
+    try:
+        yield results
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def vit_outputs(model: VisionTransformer, names: Sequence[str] = ("logits",)) -> Outputs:
+    """The outputs of our own model: those asked for, the features, and every block.
+
+    Raises:
+        UsageError: No such output, or logits of a model without a head.
+    """
+    for name in names:
+        if name not in OUTPUTS:
+            raise UsageError(
+                f"unknown output {name!r}{nearest(name, OUTPUTS)} (known: {', '.join(OUTPUTS)})"
+            )
+    if model.config.num_classes == 0:
+        names = [name for name in names if name != "logits"]
+    return Outputs(
+        model,
+        names=tuple(dict.fromkeys((*names, FEATURES))),
+        read=lambda outputs: outputs,
+        taps=[f"blocks.{i}" for i in range(len(model.blocks))],
+        call=model.forward_all,
+    )
+
+
+def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
+    """The outputs of anybody's module, found by calling it once.
+
+    A tensor is `logits`; a mapping keeps its names; a sequence is `logits`, `output_1`, ...
+    The blocks are the members of its longest list of modules of one class.
+
+    Raises:
+        ExportError: The call fails, or gives something that is not tensors.
+    """
+    try:
+        with torch.no_grad():
+            found = read_outputs(module(*inputs))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ExportError(
+            f"{type(module).__name__} cannot be called with inputs of shape {shapes}: {error}"
+        ) from error
+    return Outputs(module, names=tuple(found), read=read_outputs, taps=find_blocks(module))
+
+
+def read_outputs(result: Any) -> dict[str, Tensor]:
+    """Name what a module returned.
+
+    Raises:
+        TypeError: Something in it is no tensor.
+    """
+    if isinstance(result, Tensor):
+        return {"logits": result}
+    if isinstance(result, Mapping):
+        items = list(result.items())
+    elif isinstance(result, tuple | list):
+        items = [("logits" if i == 0 else f"output_{i}", value) for i, value in enumerate(result)]
+    else:
+        raise TypeError(f"it returns a {type(result).__name__}, expected tensors")
+    named = {str(name): value for name, value in items if value is not None}
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"its output {name!r} is a {type(value).__name__}, expected a tensor")
+    return named
+
+
+def find_blocks(module: nn.Module) -> list[str]:
+    """Names of the encoder blocks: the longest list of at least two modules of one class."""
+    best: list[str] = []
+    for name, child in module.named_modules():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            members = list(child)
+            alike = len(members) > 1 and len({type(member) for member in members}) == 1
+            if alike and any(True for _ in members[0].parameters()) and len(members) > len(best):
+                best = [f"{name}.{i}" if name else str(i) for i in range(len(members))]
+    return best

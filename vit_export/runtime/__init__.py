@@ -1,0 +1,91 @@
+"""What the device runs: numpy, and one backend.
+
+    from vit_export.runtime import load
+
+    vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt"
+    vit.classify("cat.jpg", top=5)          # [Prediction(index, label, score), ...]
+    vit.run(pixel_values)                   # float32 (B, num_classes)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import ArtifactError, ProviderError
+from vit_export.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from vit_export.runtime.classifier import Classifier
+
+
+class Runner(Protocol):
+    """Something that runs one artifact on one provider.
+
+    Attributes:
+        path: The artifact.
+        provider: What really runs it: `"cpu"`, `"cuda"`, `"tensorrt"`.
+        inputs: What it takes.
+        outputs: What it gives.
+        manifest: What vit-export wrote into it; `None` in a file of another tool.
+    """
+
+    path: Path
+    provider: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    manifest: Manifest | None
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+        """Compute every output from inputs by name."""
+        ...
+
+    def has_tensor(self, name: str) -> bool:
+        """Whether the graph computes a tensor of that name."""
+        ...
+
+    def expose(self, names: Collection[str]) -> Runner:
+        """A runner of the same artifact that gives inner tensors as well."""
+        ...
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    provider: str = "auto",
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Classifier:
+    """Load an artifact, ready to classify images or to run tensors.
+
+    Args:
+        path: An `.onnx` file.
+        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, or `"auto"` for the best one that is really
+            active; what was chosen is the result's `provider`.
+        preprocess: How images are prepared; by default what the file's manifest says.
+        labels: Class names; by default those of the manifest.
+        threads: CPU threads of one run; by default the backend's choice.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, or lacks its weights.
+        ProviderError: The backend is not installed, or the provider asked for is not active.
+    """
+    from vit_export.runtime.classifier import Classifier
+
+    if Path(path).suffix == ".engine":
+        raise ArtifactError(f"{path}: TensorRT engines cannot be loaded by this version")
+    try:
+        from vit_export.runtime.ort import OrtRunner
+    except ModuleNotFoundError as error:
+        raise ProviderError(
+            f"cannot run {Path(path).name}: {error.name} is not installed; install it with: "
+            "pip install 'vit-export[cpu]' (or 'vit-export[gpu]' with an NVIDIA GPU)"
+        ) from error
+    runner = OrtRunner(path, provider=provider, threads=threads)
+    return Classifier(runner, preprocess=preprocess, labels=labels)

@@ -1,0 +1,160 @@
+"""An image in, labelled predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import ArtifactError, InputError
+from vit_export.manifest import Preprocess
+from vit_export.runtime import Runner
+from vit_export.runtime.image import prepare_batch
+from vit_export.runtime.tensors import check_range
+
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class that an image may belong to.
+
+    Attributes:
+        index: Class number.
+        label: Its name; `"class 7"` where the artifact carries no labels.
+        score: Softmax probability.
+    """
+
+    index: int
+    label: str
+    score: float
+
+
+class Classifier:
+    """A runner, and what the manifest says about images and classes.
+
+    Attributes:
+        runner: What runs the artifact.
+        preprocess: How images are prepared; `None` where nobody said.
+        labels: Class names; empty where nobody said.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        self.runner = runner
+        self.manifest = manifest = runner.manifest
+        self.preprocess = preprocess or (manifest.preprocess if manifest else None)
+        given = labels if labels is not None else (manifest.labels if manifest else ())
+        self.labels = tuple(given)
+
+    @property
+    def provider(self) -> str:
+        """What really runs the model, e.g. `"cpu"`."""
+        return self.runner.provider
+
+    def run(self, pixel_values: Any) -> NDArray[Any]:
+        """Compute the first output.
+
+        Args:
+            pixel_values: Normalised images, float32 (B, C, H, W): a numpy array, or a tensor
+                that speaks dlpack; or a mapping for a model of several inputs.
+
+        Returns:
+            float32 (B, num_classes), or what the model's first output is.
+
+        Raises:
+            InputError: A wrong dtype or shape, or values that were not normalised.
+        """
+        spec = self.runner.inputs[0]
+        feeds = pixel_values if isinstance(pixel_values, Mapping) else {spec.name: pixel_values}
+        if self.preprocess is not None:
+            check_range(spec, feeds.get(spec.name), self.preprocess)
+        return self.runner.run(feeds)[self.runner.outputs[0].name]
+
+    def classify(self, images: Any, *, top: int = 5) -> Any:
+        """Name what is in an image, or in each of many.
+
+        Args:
+            images: A path, a Pillow image, or a uint8 array (H, W) or (H, W, C); or a list of
+                such, or a uint8 array (B, H, W, C).
+            top: How many classes, the likeliest first.
+
+        Returns:
+            A list of `top` Predictions; for many images a list of such lists.
+
+        Raises:
+            ImageError: An image cannot be read.
+            ArtifactError: The file says nothing of how to prepare images, or has no logits.
+        """
+        if top < 1:
+            raise InputError(f"top={top}: must be at least 1")
+        single = not _is_many(images)
+        results = list(self._classify_each([images] if single else images, top))
+        return results[0] if single else results
+
+    def logits(self, images: Iterable[Any]) -> NDArray[np.float64]:
+        """Prepare images and compute their logits, float64 (B, num_classes)."""
+        preprocess = self._needed_preprocess()
+        batches = []
+        size = self._batch_size()
+        pending = list(images)
+        for start in range(0, len(pending), size):
+            batch = prepare_batch(pending[start : start + size], preprocess)
+            batches.append(self._run_padded(batch))
+        return np.concatenate(batches).astype(np.float64)
+
+    def _classify_each(self, images: Iterable[Any], top: int) -> Iterable[list[Prediction]]:
+        output = self.runner.outputs[0]
+        if output.name != "logits" and self.manifest is not None:
+            raise ArtifactError(
+                f"{self.runner.path.name}: its first output is {output.name!r}, not 'logits'; "
+                "export it with --outputs logits to classify, or call run()"
+            )
+        for row in softmax(self.logits(images)):
+            order = np.argsort(-row, kind="stable")[:top]
+            yield [Prediction(int(i), self._label(int(i)), float(row[i])) for i in order]
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+    def _needed_preprocess(self) -> Preprocess:
+        if self.preprocess is None:
+            raise ArtifactError(
+                f"{self.runner.path.name}: the file does not say how to prepare an image (it has "
+                "no vit-export manifest); give it with --mean, --std, --crop-pct and "
+                "--interpolation, or load(..., preprocess=Preprocess(size=..., mean=..., "
+                "std=...)), or export the model with vit-export"
+            )
+        return self.preprocess
+
+    def _batch_size(self) -> int:
+        batch = self.runner.inputs[0].shape[0] if self.runner.inputs[0].shape else 1
+        return batch if isinstance(batch, int) else MAX_BATCH
+
+    def _run_padded(self, batch: NDArray[np.float32]) -> NDArray[Any]:
+        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
+        size = self.runner.inputs[0].shape[0]
+        missing = size - len(batch) if isinstance(size, int) else 0
+        padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else batch
+        return self.run(padded)[: len(batch)]
+
+
+def _is_many(images: Any) -> bool:
+    if isinstance(images, np.ndarray):
+        return images.ndim == 4
+    return isinstance(images, list | tuple)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities

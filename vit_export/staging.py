@@ -1,0 +1,68 @@
+"""Nothing half-written: files are made in a folder beside their place, and moved when good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vit_export.errors import OutputError
+
+
+@contextlib.contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A folder on the same disk as an output, gone when the context is left, however it is.
+
+    Raises:
+        OutputError: The output cannot be written; an existing file is left as it was.
+    """
+    if output.is_dir():
+        raise OutputError(f"cannot write {output}: it is a folder; name a file with -o")
+    try:
+        folder = Path(
+            tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
+        )
+    except FileNotFoundError:
+        raise OutputError(
+            f"cannot write {output}: there is no folder {output.parent}; make it first: "
+            f"mkdir -p {output.parent}"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+    try:
+        yield folder
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(files: Sequence[Path], folder: Path) -> None:
+    """Move finished files into a folder, all or none; the last one is the artifact itself.
+
+    Args:
+        files: Files in a staging folder, which also keeps what they replace until all is done.
+        folder: Where they go.
+    """
+    replaced: list[tuple[Path, Path]] = []
+    placed: list[Path] = []
+    try:
+        for file in files:
+            target = folder / file.name
+            if target.exists():
+                backup = file.with_name(file.name + ".replaced")
+                os.replace(target, backup)
+                replaced.append((backup, target))
+            os.replace(file, target)
+            placed.append(target)
+    except BaseException:  # an interrupt too: what was there comes back
+        for target in placed:
+            target.unlink(missing_ok=True)
+        for backup, target in replaced:
+            os.replace(backup, target)
+        raise

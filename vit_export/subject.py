@@ -1,0 +1,235 @@
+"""What is to be exported: a variant, a checkpoint or anybody's module, made ready for torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vit_export.errors import UsageError, nearest
+from vit_export.graph.export import example_input
+from vit_export.labels import check_labels
+from vit_export.manifest import Preprocess, TensorSpec, Weights
+from vit_export.model.outputs import Outputs, module_outputs, vit_outputs
+from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
+from vit_export.variants import ViTConfig, get_variant
+
+INPUT = "pixel_values"
+BATCH_DIM = "batch_size"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; fields as the arguments of `pipeline.export`."""
+
+    subject: str | nn.Module | None
+    weights: str | os.PathLike[str] | None = None
+    layout: str | None = None
+    reset_head: bool = False
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
+    attention: str = "decomposed"
+    outputs: Sequence[str] = ("logits",)
+    labels: Sequence[str] = ()
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, ready to be recorded and exported.
+
+    Attributes:
+        model: The module, in evaluation mode, with named outputs.
+        inputs: What it takes.
+        outputs: Names of the outputs to keep in the artifact.
+        stem: Of the default file name.
+        config: Fields of its `ViTConfig`; empty for a module that is not ours.
+    """
+
+    model: Outputs
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    variant: str
+    stem: str
+    config: Mapping[str, Any]
+    weights: Weights
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+
+
+def prepare(request: Request) -> Subject:
+    """Build or load what a request names.
+
+    Raises:
+        UsageError: The request cannot be met.
+        CheckpointError: The weights do not fit.
+    """
+    if request.batch is not None and request.batch < 1:
+        raise UsageError(f"batch size {request.batch}: must be at least 1")
+    if request.attention not in ATTENTION:
+        raise UsageError(
+            f"unknown attention form {request.attention!r}{nearest(request.attention, ATTENTION)}"
+        )
+    if isinstance(request.subject, nn.Module) and not isinstance(
+        request.subject, VisionTransformer
+    ):
+        return _foreign(request, request.subject)
+    return _ours(request)
+
+
+def _ours(request: Request) -> Subject:
+    stem, labels = "", tuple(request.labels)
+    if isinstance(request.subject, VisionTransformer):
+        if request.overrides or request.weights is not None:
+            raise UsageError("a model that is built already takes neither weights nor overrides")
+        model = request.subject.eval()
+        weights = Weights(source="given module")
+        preprocess = Preprocess.of(model.config)
+    elif request.weights is not None:
+        from vit_export.model.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(
+            request.weights,
+            variant=request.subject,
+            overrides=request.overrides,
+            layout=request.layout,
+            reset_head=request.reset_head,
+        )
+        model, weights, preprocess = loaded.model, loaded.weights, loaded.preprocess
+        labels = labels or loaded.labels
+        stem = "" if model.config.variant else _stem(request.weights)
+    elif request.subject is None:
+        raise UsageError("say what to export: --variant NAME, --weights FILE or --module PKG:NAME")
+    else:
+        config = get_variant(request.subject, **request.overrides)
+        model = create_model(config, seed=request.seed)
+        weights = Weights(source=f"random (seed {request.seed})")
+        preprocess = Preprocess.of(config)
+    config = model.config
+    check_labels(labels, config.num_classes)
+    model.set_attention(request.attention)
+    outputs = vit_outputs(model, request.outputs)
+    return Subject(
+        model=outputs,
+        inputs=(_images(request.batch, config.in_chans, config.image_hw),),
+        outputs=_kept(outputs, request.outputs),
+        variant=config.variant,
+        stem=stem or config.variant,
+        config=_plain(config),
+        weights=weights,
+        preprocess=_adapted(preprocess, request.preprocess),
+        labels=labels,
+    )
+
+
+def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The outputs asked for; a model without a head gives its features instead of logits."""
+    kept = tuple(name for name in outputs.names if name in wanted)
+    return kept or outputs.names[:1]
+
+
+def _foreign(request: Request, module: nn.Module) -> Subject:
+    if request.weights is not None:
+        raise UsageError("--weights loads our own variants; load a module's weights in its factory")
+    if tuple(request.outputs) != ("logits",):
+        raise UsageError("--outputs is for our own variants; a module gives what it returns")
+    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    config = dict(request.overrides)
+    unknown = set(config) - {"img_size", "in_chans"}
+    if unknown:
+        raise UsageError(
+            f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
+            "be set, which say what images it takes"
+        )
+    channels, height, width = cfg.get("input_size", (3, 224, 224))
+    like = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
+        {"img_size": (height, width), "in_chans": channels} | config
+    )
+    known = {key: cfg[key] for key in ("crop_pct", "interpolation", "mean", "std") if cfg.get(key)}
+    preprocess = _adapted(Preprocess.of(like), known | dict(request.preprocess))
+    module = module.eval()
+    inputs = (_images(request.batch, like.in_chans, like.image_hw),)
+    outputs = module_outputs(module, [example_input(spec) for spec in inputs])
+    name = type(module).__name__
+    return Subject(
+        model=outputs,
+        inputs=inputs,
+        outputs=outputs.names,
+        variant=name,
+        stem=name,
+        config={},
+        weights=Weights(source=f"module {type(module).__module__}.{type(module).__qualname__}"),
+        preprocess=preprocess,
+        labels=tuple(request.labels),
+    )
+
+
+def _images(batch: int | None, channels: int, image_hw: tuple[int, int]) -> TensorSpec:
+    return TensorSpec(INPUT, "float32", (batch or BATCH_DIM, channels, *image_hw))
+
+
+def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
+    """Apply what the user said about image preparation, with a config's checks."""
+    channels = len(preprocess.mean)
+    checked = ViTConfig(
+        variant="preprocess",
+        in_chans=channels,
+        **{
+            name: getattr(preprocess, name)
+            for name in ("crop_pct", "interpolation", "mean", "std")
+        },
+    ).replace(changes)
+    return dataclasses.replace(
+        preprocess, **{name: getattr(checked, name) for name in changes}
+    )
+
+
+def _plain(config: ViTConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _stem(weights: str | os.PathLike[str]) -> str:
+    return Path(str(weights).removeprefix("hf:").split("@")[0]).stem
+
+
+def import_module(spec: str) -> nn.Module:
+    """Build a module from `package.module:factory`.
+
+    Args:
+        spec: Names a callable without arguments that returns a module, or a module.
+
+    Raises:
+        UsageError: It cannot be imported or called, or gives something else.
+    """
+    name, colon, attribute = spec.partition(":")
+    if not (name and colon and attribute):
+        raise UsageError(f"--module {spec}: expected package.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        found = importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"--module {spec}: cannot import {name}: {error}") from error
+    if not hasattr(found, attribute):
+        raise UsageError(
+            f"--module {spec}: {name} has no {attribute!r}{nearest(attribute, vars(found))}"
+        )
+    made = getattr(found, attribute)
+    if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise UsageError(f"--module {spec}: is a {type(made).__name__}, expected a factory")
+        torch.manual_seed(0)
+        made = made()
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--module {spec}: gave a {type(made).__name__}, expected an nn.Module")
+    return made

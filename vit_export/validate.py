@@ -1,0 +1,395 @@
+"""The gate: what an artifact computes, against what torch computes in float64.
+
+numpy only, so that a device can re-run it from the golden file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import ArtifactError, GateError, InputError
+from vit_export.golden import BATCHES, Golden
+from vit_export.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
+from vit_export.runtime import Runner
+from vit_export.runtime.image import normalize
+from vit_export.runtime.tensors import fits
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockError:
+    """Distance of one inner tensor from the oracle, over the elements that the golden file keeps.
+
+    `max_abs` is `None` where the graph has no tensor of that name.
+    """
+
+    name: str
+    max_abs: float | None
+    tolerance: float
+
+    @property
+    def diverges(self) -> bool:
+        """Whether it is known to lie outside its tolerance."""
+        return self.max_abs is not None and not self.max_abs <= self.tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a gate found.
+
+    Attributes:
+        hop: The line for the certificate.
+        blocks: Error per encoder block; looked at when the gate failed.
+    """
+
+    hop: Hop
+    blocks: tuple[BlockError, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output at every batch size was within its tolerance."""
+        return self.hop.passed is True
+
+    def raise_for_failure(self) -> None:
+        """Raise GateError with the reason unless the gate passed."""
+        if not self.passed:
+            raise GateError(f"{self.hop.hop}: {self.hop.reason}")
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What one tensor should be.
+
+    Attributes:
+        values: float64 (S, K).
+        indices: Elements of a flattened row that `values` keeps; `None` for all.
+        tolerance: Largest distance allowed.
+        e32: torch's own distance.
+    """
+
+    values: NDArray[np.float64]
+    indices: NDArray[np.int64] | None
+    tolerance: float
+    e32: float
+
+    def pick(self, output: Array) -> NDArray[np.float64]:
+        """The elements of an output (B, ...) that can be compared, float64 (B, K)."""
+        rows = output.reshape(len(output), -1)
+        if self.indices is not None:
+            if rows.shape[1] <= self.indices[-1]:
+                return np.full((len(rows), 0), np.nan)
+            rows = rows[:, self.indices]
+        return rows.astype(np.float64)
+
+
+def fp32_tolerance(e32: float, largest: float) -> float:
+    """No worse than what torch itself rounds: `max(4 * e32, 1e-6 * max|y64|)`."""
+    return max(4 * e32, 1e-6 * largest)
+
+
+def references(golden: Golden) -> dict[str, _Reference]:
+    """Everything that a golden file knows, by tensor name."""
+    known: dict[str, _Reference] = {}
+    if golden.blocks is not None:
+        for i, name in enumerate(golden.blocks.names):
+            values, e32 = golden.blocks.values[i], float(golden.blocks.e32[i])
+            tolerance = fp32_tolerance(e32, float(np.abs(values).max()))
+            known[name] = _Reference(values, golden.blocks.indices[i], tolerance, e32)
+    for name, output in golden.outputs.items():
+        e32 = golden.e32[name]
+        tolerance = fp32_tolerance(e32, float(np.abs(output).max(initial=0)))
+        known[name] = _Reference(output.reshape(len(output), -1), None, tolerance, e32)
+    return known
+
+
+@dataclass
+class _Measured:
+    """Running result of one output."""
+
+    reference: _Reference
+    by_batch: dict[int, float] = field(default_factory=dict)
+    cosine: dict[int, float] = field(default_factory=dict)
+    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one seen
+    row_max_abs: float = 0.0
+
+    def add(self, batch: int, samples: Sequence[int], output: Array) -> str:
+        """Take in one run's output; return what is wrong with it beyond distance."""
+        if len(output) != len(samples):
+            return f"gave {len(output)} rows for a batch of {len(samples)}"
+        found = self.reference.pick(output)
+        expected = self.reference.values[list(samples)]
+        if found.shape != expected.shape:
+            return f"has shape {output.shape}, which is not that of the torch model"
+        if not np.isfinite(output).all():
+            count = int((~np.isfinite(output)).sum())
+            self.by_batch[batch] = float("inf")
+            self.cosine[batch] = float("nan")
+            return f"holds {count} NaN or infinite values"
+        distance = float(np.abs(found - expected).max())
+        self.by_batch[batch] = max(self.by_batch.get(batch, 0.0), distance)
+        self.cosine[batch] = min(self.cosine.get(batch, 1.0), _cosine(found, expected))
+        for sample, row in zip(samples, found, strict=True):
+            first = self.rows.setdefault(sample, row)
+            self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
+        return ""
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Smallest cosine similarity between rows; two zero rows are alike."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    products = (a * b).sum(axis=1)
+    alike = np.where((norms == 0) & (np.abs(a - b).max(axis=1) == 0), 1.0, 0.0)
+    return float(np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), alike).min())
+
+
+def validate(
+    runner: Runner,
+    golden: Golden,
+    *,
+    manifest: Manifest | None = None,
+    preprocess: Preprocess | None = None,
+    hop: str = "artifact",
+) -> Comparison:
+    """Run an artifact on the golden inputs and compare it with the oracle.
+
+    Batch sizes 1, 2, 3 and 8 (or the fixed one); among them rows that are identical, permuted
+    and alone, which must not differ by more than the tolerance.
+
+    Args:
+        runner: What runs the artifact.
+        golden: What torch computes.
+        manifest: What the artifact declares; by default what it carries.
+        preprocess: How golden images are normalised; by default as the manifest says.
+        hop: Name of the line in the certificate.
+
+    Raises:
+        ArtifactError: Golden file and artifact do not belong together.
+    """
+    manifest = manifest or runner.manifest
+    feeds = golden_feeds(runner, golden, preprocess or (manifest and manifest.preprocess))
+    known = references(golden)
+    names = [spec.name for spec in runner.outputs if spec.name in known]
+    if not names:
+        raise ArtifactError(
+            f"{runner.path.name}: the golden file knows none of its outputs "
+            f"({', '.join(spec.name for spec in runner.outputs)}; it knows "
+            f"{', '.join(golden.outputs)}); it belongs to another model"
+        )
+    declared = (manifest.inputs if manifest else runner.inputs)[0].shape[0]
+    measured = {name: _Measured(known[name]) for name in names}
+    failures = _run_all(runner, feeds, measured, list(_plan(declared, golden.samples)))
+    notes = []
+    for name in (n for n in _gated_always(golden) if n not in measured):
+        if not runner.has_tensor(name):
+            notes.append(f"{name}: not measured, the graph has no tensor of that name")
+            continue
+        measured[name] = _Measured(known[name])
+        inner = {name: measured[name]}
+        plan = list(_largest_only(declared, golden.samples))
+        failures += _run_all(runner.expose([name]), feeds, inner, plan)
+    failures += list(_failures(measured))
+    blocks: tuple[BlockError, ...] = ()
+    if failures:
+        blocks = trace(runner, golden, feeds)
+        failures.append(_locate(blocks))
+    primary = "logits" if "logits" in measured else names[0]
+    return Comparison(
+        hop=_certify(hop, runner, golden, measured, primary, failures, notes), blocks=blocks
+    )
+
+
+def golden_feeds(
+    runner: Runner, golden: Golden, preprocess: Preprocess | None
+) -> dict[str, Array]:
+    """The golden inputs as the graph takes them.
+
+    Raises:
+        ArtifactError: Golden file and artifact do not belong together.
+    """
+    if golden.images is None:
+        feeds = dict(golden.inputs)
+    elif preprocess is None:
+        raise ArtifactError(
+            f"{runner.path.name}: has no vit-export manifest, so it does not say how golden "
+            "images are normalised; give it with --mean and --std"
+        )
+    elif golden.images.shape[-1] != len(preprocess.mean):
+        raise ArtifactError(
+            f"{runner.path.name}: takes {len(preprocess.mean)} channels, the golden images have "
+            f"{golden.images.shape[-1]}; the golden file belongs to another model"
+        )
+    else:
+        feeds = {runner.inputs[0].name: normalize(golden.images, preprocess)}
+    for spec in runner.inputs:
+        if spec.name not in feeds:
+            raise ArtifactError(f"{runner.path.name}: the golden file has no input {spec.name!r}")
+        if not fits(spec.shape[1:], feeds[spec.name].shape[1:]):
+            raise ArtifactError(
+                f"{runner.path.name}: takes {spec}, the golden file has "
+                f"{feeds[spec.name].shape}; it belongs to another model"
+            )
+    return {spec.name: feeds[spec.name] for spec in runner.inputs}
+
+
+def _gated_always(golden: Golden) -> list[str]:
+    """Features are gated even where they are no output: a zero head would hide the body."""
+    return [FEATURES] if FEATURES in golden.outputs else []
+
+
+def _plan(declared: int | str, samples: int) -> Iterator[tuple[int, list[int]]]:
+    """Batch sizes and the golden samples in their rows."""
+    if isinstance(declared, int):
+        yield from _largest_only(declared, samples)
+        yield declared, [0] * declared  # identical rows
+        yield declared, [-i % samples for i in range(declared)]  # another order
+        return
+    one, two, three, most = BATCHES
+    for sample in range(three):
+        yield one, [sample % samples]
+    yield two, [three % samples] * two  # identical rows
+    yield three, [i % samples for i in (2, 0, 1)]  # the rows of batch 1, permuted
+    yield from _largest_only(declared, samples)
+    yield most, [(-1 - i) % samples for i in range(most)]  # another order
+
+
+def _largest_only(declared: int | str, samples: int) -> Iterator[tuple[int, list[int]]]:
+    """Every sample once, in batches of the largest size."""
+    size = declared if isinstance(declared, int) else BATCHES[-1]
+    for start in range(0, samples, size):
+        yield size, [i % samples for i in range(start, start + size)]
+
+
+def _run_all(
+    runner: Runner,
+    feeds: Mapping[str, Array],
+    measured: Mapping[str, _Measured],
+    plan: Sequence[tuple[int, list[int]]],
+) -> list[str]:
+    """Run every batch of the plan; return what went wrong beyond distance."""
+    failures: list[str] = []
+    for batch, rows in plan:
+        try:
+            outputs = runner.run({name: values[rows] for name, values in feeds.items()})
+        except (ArtifactError, InputError) as error:
+            failures.append(f"batch {batch} fails: {error}")
+            continue
+        for name, result in measured.items():
+            if complaint := result.add(batch, rows, outputs[name]):
+                failures.append(f"{name} at batch {batch} {complaint}")
+    return list(dict.fromkeys(failures))
+
+
+def _failures(measured: Mapping[str, _Measured]) -> Iterator[str]:
+    for name, result in measured.items():
+        reference = result.reference
+        if not np.isfinite(reference.e32) or not np.isfinite(reference.values).all():
+            yield f"{name}: torch's own result is not finite, so there is nothing to compare with"
+            continue
+        for batch, distance in result.by_batch.items():
+            if not distance <= reference.tolerance:
+                yield (
+                    f"{name} at batch {batch}: max|y - y64| = {distance:.3g}, allowed "
+                    f"{reference.tolerance:.3g} (torch float32: {reference.e32:.3g})"
+                )
+        if not result.row_max_abs <= reference.tolerance:
+            yield (
+                f"{name}: a row changes by {result.row_max_abs:.3g} with its place or its "
+                f"neighbours in the batch, allowed {reference.tolerance:.3g}"
+            )
+
+
+def trace(
+    runner: Runner, golden: Golden, feeds: Mapping[str, Array]
+) -> tuple[BlockError, ...]:
+    """Measure what leaves each encoder block on one batch of golden inputs."""
+    if golden.blocks is None:
+        return ()
+    known = references(golden)
+    present = [name for name in golden.blocks.names if runner.has_tensor(name)]
+    first = runner.inputs[0].shape[0]
+    size = first if isinstance(first, int) else min(BATCHES[-1], golden.samples)
+    rows = [i % golden.samples for i in range(size)]
+    outputs: Mapping[str, Array] = {}
+    if present:
+        try:
+            exposed = runner.expose(present)
+            outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
+        except (ArtifactError, InputError):
+            present = []
+    errors = []
+    for name in golden.blocks.names:
+        max_abs = None
+        if name in present:
+            found = known[name].pick(outputs[name])
+            expected = known[name].values[rows]
+            same = found.shape == expected.shape
+            with np.errstate(invalid="ignore"):  # NaN and infinity are what is looked for
+                max_abs = float(np.abs(found - expected).max()) if same else float("inf")
+        errors.append(BlockError(name=name, max_abs=max_abs, tolerance=known[name].tolerance))
+    return tuple(errors)
+
+
+def _locate(blocks: Sequence[BlockError]) -> str:
+    """Say where the artifact first leaves its torch model."""
+    for block in blocks:
+        if block.diverges:
+            return (
+                f"first tensor outside its tolerance: {block.name} "
+                f"({block.max_abs:.3g}, allowed {block.tolerance:.3g})"
+            )
+    if not any(block.max_abs is not None for block in blocks):
+        return "the graph has none of the block tensors that the golden file knows"
+    return "every block is within its tolerance: what differs lies behind the last one"
+
+
+def _certify(
+    hop: str,
+    runner: Runner,
+    golden: Golden,
+    measured: Mapping[str, _Measured],
+    primary: str,
+    failures: Sequence[str],
+    notes: Sequence[str],
+) -> Hop:
+    rows = [
+        Measurement(
+            output=name,
+            batch=batch,
+            max_abs=distance,
+            tolerance=result.reference.tolerance,
+            cosine=result.cosine[batch],
+            passed=distance <= result.reference.tolerance,
+        )
+        for name, result in measured.items()
+        for batch, distance in sorted(result.by_batch.items())
+    ]
+    main = measured[primary]
+    return Hop(
+        hop=hop,
+        provider=runner.provider,
+        samples=golden.samples,
+        batches=tuple(sorted(main.by_batch)),
+        baseline_max_abs=main.reference.e32,
+        max_abs=max(main.by_batch.values(), default=None),
+        tolerance=main.reference.tolerance,
+        cosine=min(main.cosine.values(), default=None),
+        top1_agreement=_top1_agreement(main) if primary == "logits" else None,
+        row_max_abs=main.row_max_abs,
+        passed=not failures,
+        reason="; ".join(failures),
+        notes=tuple(notes),
+        measurements=tuple(rows),
+    )
+
+
+def _top1_agreement(result: _Measured) -> float | None:
+    if not result.rows:
+        return None
+    agree = [row.argmax() == result.reference.values[s].argmax() for s, row in result.rows.items()]
+    return float(np.mean(agree))
