@@ -21,7 +21,7 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors may write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the labels {path}: {error}") from error
     if path.suffix == ".json":
@@ -40,7 +40,9 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
         if isinstance(data, dict):
             numbered = {int(number): str(name) for number, name in data.items()}
             return tuple(numbered[number] for number in range(len(numbered)))
-        return tuple(str(name) for name in list(data))
+        if not isinstance(data, list) or not data:
+            raise TypeError(f"it is {text.strip()[:40]}")
+        return tuple(str(name) for name in data)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path}: expected a JSON list of names, or a mapping from every class number "

@@ -59,7 +59,8 @@ class Preprocess:
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
-        crop_mode: `"center"`, or `"squash"` to resize to `size` whatever the aspect.
+        crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
+            whatever the aspect, before the crop.
     """
 
     size: tuple[int, int]
@@ -112,6 +113,7 @@ class Hop:
         row_max_abs: Largest difference between rows that must be equal.
         passed: `None` only where the artifact cannot run on this machine.
         reason: Why it did not pass; empty when it did.
+        notes: What could not be measured.
         measurements: Every output at every batch size.
     """
 
@@ -127,6 +129,7 @@ class Hop:
     row_max_abs: float | None
     passed: bool | None
     reason: str = ""
+    notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
 
 

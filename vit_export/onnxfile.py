@@ -11,10 +11,9 @@ import hashlib
 import mmap
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from vit_export.errors import ArtifactError
 from vit_export.manifest import METADATA_KEY, Manifest, TensorSpec
@@ -22,7 +21,6 @@ from vit_export.protobuf import (
     Field,
     WireError,
     fields,
-    header,
     integer,
     message,
     packed_varints,
@@ -80,7 +78,6 @@ class OnnxFile:
         path: The file.
         opsets: Operator set version by domain; the default domain is `""`.
         metadata: `metadata_props`, vit-export's manifest among them.
-        sparse: Number of initializers that are not plain tensors.
     """
 
     path: Path
@@ -106,7 +103,7 @@ class OnnxFile:
         with mapped(path) as buffer:
             try:
                 return _parse_model(path, buffer)
-            except (WireError, UnicodeDecodeError, IndexError) as error:
+            except (ValueError, KeyError, IndexError) as error:
                 raise ArtifactError(
                     f"{path}: not an ONNX file, or a truncated one ({error}; "
                     f"{len(buffer)} bytes); export or copy it again"
@@ -237,6 +234,7 @@ def _text(buffer: memoryview, field: Field) -> str:
 
 
 def graph_fields(buffer: memoryview) -> Iterator[Field]:
+    """Fields of the GraphProto."""
     for part in fields(buffer):
         if part.number == GRAPH:
             yield from fields(buffer, part.value, part.end)
@@ -257,7 +255,11 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
             entry = {p.number: p for p in fields(buffer, f.value, f.end)}
             key, value = (_text(buffer, entry[n]) if n in entry else "" for n in (1, 2))
             metadata[key] = value
-    graph_name, inputs, outputs, nodes, initializers = "", [], [], [], []
+    graph_name = ""
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    nodes: list[Node] = []
+    initializers: list[Initializer] = []
     for f in graph_fields(buffer):
         if f.number == _GRAPH_NAME:
             graph_name = _text(buffer, f)
@@ -286,7 +288,9 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
 
 
 def _parse_node(buffer: memoryview, node: Field) -> Node:
-    inputs, outputs, op_type, domain = [], [], "", ""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    op_type = domain = ""
     for f in fields(buffer, node.value, node.end):
         if f.number == 1:
             inputs.append(_text(buffer, f))
@@ -354,6 +358,7 @@ def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
+    """The fields of a TensorProto that say where its data lies."""
     pairs = (("location", location), ("offset", str(offset)), ("length", str(nbytes)))
     entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
     return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)

@@ -6,6 +6,7 @@ that need them, so that a device without torch can validate.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import os
@@ -22,7 +23,7 @@ from vit_export.manifest import Manifest, Preprocess, TensorSpec
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.progress import Progress, silent
-from vit_export.staging import publish, staging
+from vit_export.staging import publish, refuse_impossible, staging
 from vit_export.validate import Comparison, validate
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def export(
     )
     opset = _opset(opset, attention)
     if output is not None:
-        _refuse_odd_name(Path(output))
+        _refuse_bad_name(Path(output))
     progress("load the model")
     prepared = prepare(request)
     path = Path(output if output is not None else f"{prepared.stem}.onnx")
@@ -188,9 +189,10 @@ def _opset(opset: int | None, attention: str) -> int:
     return opset
 
 
-def _refuse_odd_name(path: Path) -> None:
+def _refuse_bad_name(path: Path) -> None:
     if path.suffix != ".onnx":
         raise UsageError(f"the output {path} must end in .onnx")
+    refuse_impossible(path)
 
 
 def _record(subject: Subject, images: Any, progress: Progress) -> Golden:
@@ -271,10 +273,8 @@ def toolchain() -> dict[str, str]:
     """Versions of everything that has a part in the result."""
     found = {"vit-export": __version__}
     for name in TOOLCHAIN:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

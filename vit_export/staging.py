@@ -19,17 +19,9 @@ def staging(output: Path) -> Iterator[Path]:
     Raises:
         OutputError: The output cannot be written; an existing file is left as it was.
     """
-    if output.is_dir():
-        raise OutputError(f"cannot write {output}: it is a folder; name a file with -o")
+    refuse_impossible(output)
     try:
-        folder = Path(
-            tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
-        )
-    except FileNotFoundError:
-        raise OutputError(
-            f"cannot write {output}: there is no folder {output.parent}; make it first: "
-            f"mkdir -p {output.parent}"
-        ) from None
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     try:
@@ -40,6 +32,19 @@ def staging(output: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_impossible(output: Path) -> None:
+    """Raise OutputError where no file can be made at that place, before any work is done."""
+    if output.is_dir():
+        raise OutputError(f"cannot write {output}: it is a folder; name a file with -o")
+    if not output.parent.is_dir():
+        raise OutputError(
+            f"cannot write {output}: there is no folder {output.parent}; make it first: "
+            f"mkdir -p {output.parent}"
+        )
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"cannot write {output}: the folder {output.parent} is read-only")
 
 
 def publish(files: Sequence[Path], folder: Path) -> None:

@@ -88,6 +88,7 @@ def prepare(request: Request) -> Subject:
 
 def _ours(request: Request) -> Subject:
     stem, labels = "", tuple(request.labels)
+    name = request.subject if isinstance(request.subject, str) else None
     if isinstance(request.subject, VisionTransformer):
         if request.overrides or request.weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
@@ -99,7 +100,7 @@ def _ours(request: Request) -> Subject:
 
         loaded = load_checkpoint(
             request.weights,
-            variant=request.subject,
+            variant=name,
             overrides=request.overrides,
             layout=request.layout,
             reset_head=request.reset_head,
@@ -107,10 +108,10 @@ def _ours(request: Request) -> Subject:
         model, weights, preprocess = loaded.model, loaded.weights, loaded.preprocess
         labels = labels or loaded.labels
         stem = "" if model.config.variant else _stem(request.weights)
-    elif request.subject is None:
+    elif name is None:
         raise UsageError("say what to export: --variant NAME, --weights FILE or --module PKG:NAME")
     else:
-        config = get_variant(request.subject, **request.overrides)
+        config = get_variant(name, **request.overrides)
         model = create_model(config, seed=request.seed)
         weights = Weights(source=f"random (seed {request.seed})")
         preprocess = Preprocess.of(config)
@@ -179,18 +180,21 @@ def _images(batch: int | None, channels: int, image_hw: tuple[int, int]) -> Tens
 
 def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
     """Apply what the user said about image preparation, with a config's checks."""
+    unknown = set(changes) - {"crop_pct", "interpolation", "mean", "std"}
+    if unknown:
+        raise UsageError(
+            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only crop_pct, "
+            "interpolation, mean and std"
+        )
     channels = len(preprocess.mean)
     checked = ViTConfig(
         variant="preprocess",
         in_chans=channels,
         **{
-            name: getattr(preprocess, name)
-            for name in ("crop_pct", "interpolation", "mean", "std")
+            name: getattr(preprocess, name) for name in ("crop_pct", "interpolation", "mean", "std")
         },
     ).replace(changes)
-    return dataclasses.replace(
-        preprocess, **{name: getattr(checked, name) for name in changes}
-    )
+    return dataclasses.replace(preprocess, **{name: getattr(checked, name) for name in changes})
 
 
 def _plain(config: ViTConfig) -> dict[str, Any]:

@@ -121,7 +121,9 @@ class _Measured:
     def add(self, batch: int, samples: Sequence[int], output: Array) -> str:
         """Take in one run's output; return what is wrong with it beyond distance."""
         if len(output) != len(samples):
-            return f"gave {len(output)} rows for a batch of {len(samples)}"
+            return (
+                f"gives {len(output)} rows: the model fixes its batch size (--batch N exports that)"
+            )
         found = self.reference.pick(output)
         expected = self.reference.values[list(samples)]
         if found.shape != expected.shape:
@@ -172,9 +174,10 @@ def validate(
         ArtifactError: Golden file and artifact do not belong together.
     """
     manifest = manifest or runner.manifest
-    feeds = golden_feeds(runner, golden, preprocess or (manifest and manifest.preprocess))
+    feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
     known = references(golden)
-    names = [spec.name for spec in runner.outputs if spec.name in known]
+    promised = {spec.name for spec in (manifest.outputs if manifest else runner.outputs)}
+    names = [s.name for s in runner.outputs if s.name in known and s.name in promised]
     if not names:
         raise ArtifactError(
             f"{runner.path.name}: the golden file knows none of its outputs "
@@ -197,16 +200,14 @@ def validate(
     blocks: tuple[BlockError, ...] = ()
     if failures:
         blocks = trace(runner, golden, feeds)
-        failures.append(_locate(blocks))
+        failures += _locate(blocks)
     primary = "logits" if "logits" in measured else names[0]
     return Comparison(
         hop=_certify(hop, runner, golden, measured, primary, failures, notes), blocks=blocks
     )
 
 
-def golden_feeds(
-    runner: Runner, golden: Golden, preprocess: Preprocess | None
-) -> dict[str, Array]:
+def golden_feeds(runner: Runner, golden: Golden, preprocess: Preprocess | None) -> dict[str, Array]:
     """The golden inputs as the graph takes them.
 
     Raises:
@@ -238,8 +239,13 @@ def golden_feeds(
 
 
 def _gated_always(golden: Golden) -> list[str]:
-    """Features are gated even where they are no output: a zero head would hide the body."""
-    return [FEATURES] if FEATURES in golden.outputs else []
+    """What is gated even where it is no output, since a zero head would hide a broken body.
+
+    The features; the last block's output in a model that does not name its features.
+    """
+    if FEATURES in golden.outputs:
+        return [FEATURES]
+    return [golden.blocks.names[-1]] if golden.blocks is not None else []
 
 
 def _plan(declared: int | str, samples: int) -> Iterator[tuple[int, list[int]]]:
@@ -304,9 +310,7 @@ def _failures(measured: Mapping[str, _Measured]) -> Iterator[str]:
             )
 
 
-def trace(
-    runner: Runner, golden: Golden, feeds: Mapping[str, Array]
-) -> tuple[BlockError, ...]:
+def trace(runner: Runner, golden: Golden, feeds: Mapping[str, Array]) -> tuple[BlockError, ...]:
     """Measure what leaves each encoder block on one batch of golden inputs."""
     if golden.blocks is None:
         return ()
@@ -335,17 +339,17 @@ def trace(
     return tuple(errors)
 
 
-def _locate(blocks: Sequence[BlockError]) -> str:
-    """Say where the artifact first leaves its torch model."""
+def _locate(blocks: Sequence[BlockError]) -> list[str]:
+    """Say where the artifact first leaves its torch model, as far as that is known."""
     for block in blocks:
         if block.diverges:
-            return (
+            return [
                 f"first tensor outside its tolerance: {block.name} "
                 f"({block.max_abs:.3g}, allowed {block.tolerance:.3g})"
-            )
-    if not any(block.max_abs is not None for block in blocks):
-        return "the graph has none of the block tensors that the golden file knows"
-    return "every block is within its tolerance: what differs lies behind the last one"
+            ]
+    if any(block.max_abs is not None for block in blocks):
+        return ["every block is within its tolerance: what differs lies behind the last one"]
+    return ["the graph has none of the block tensors that the golden file knows"] if blocks else []
 
 
 def _certify(

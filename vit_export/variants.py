@@ -8,6 +8,7 @@ variant names are timm's, so that most checkpoints need no renaming.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,6 +96,19 @@ class ViTConfig:
         """Width of the features that the head reads."""
         return self.representation_size or self.embed_dim
 
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, embeddings included."""
+        dim, hidden = self.embed_dim, self.mlp_dim
+        patch = (self.in_chans * self.patch_size**2 + 1) * dim
+        positions = self.num_tokens * dim if self.pos_embed == "learned" else 0
+        qkv = 3 * dim * (dim + self.qkv_bias)
+        block = 4 * dim + qkv + dim * (dim + 1) + hidden * (dim + 1) + dim * (hidden + 1)
+        pre_logits = self.representation_size * (dim + 1)
+        heads = (self.num_features + 1) * self.num_classes * (2 if self.distilled else 1)
+        tokens = self.num_prefix_tokens * dim
+        return patch + tokens + positions + self.depth * block + 2 * dim + pre_logits + heads
+
     def replace(self, overrides: Mapping[str, Any]) -> ViTConfig:
         """Return a copy with some fields changed.
 
@@ -145,7 +159,7 @@ def _parse(name: str, value: Any, current: Any) -> Any:
         if isinstance(current, int) and float(value) != int(float(value)):
             raise ValueError
         return type(current)(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         kind = "a size" if name == "img_size" else f"{type(current).__name__}"
         raise ConfigError(
             f"cannot set {name}={value!r}: expected {kind}, such as {current!r}"
@@ -157,13 +171,17 @@ def _parse_size(value: Any) -> int | tuple[int, int]:
     if isinstance(parts, int):
         return parts
     sizes = [int(part) for part in parts]
-    if len(sizes) > 2:
+    if len(sizes) not in (1, 2):
         raise ValueError(value)
     return sizes[0] if len(sizes) == 1 or sizes[0] == sizes[1] else (sizes[0], sizes[1])
 
 
 def _refuse_impossible(config: ViTConfig) -> None:
     """Raise ConfigError with the reason when no network has this config."""
+    for name in ("mlp_ratio", "norm_eps", "mean", "std"):
+        value = getattr(config, name)
+        if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise ConfigError(f"{name}={value}: must be finite")
     for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must be at least 1")

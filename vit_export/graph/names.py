@@ -41,9 +41,13 @@ def name_after_modules(model: ir.Model, *, prefix: str, keep: Collection[str]) -
                 value.name = node.name if i == 0 else f"{node.name}:{i}"
         if node.op_type in WEIGHTED and scope and len(node.inputs) > 1:
             weight = node.inputs[1]
-            if weight is not None and weight.name in graph.initializers:
-                if (weight.name or "").startswith("val_"):
-                    _rename_initializer(graph, weight, f"{scope}.weight", taken)
+            if weight is not None and _is_numbered(weight.name, graph):
+                _rename_initializer(graph, weight, f"{scope}.weight", taken)
+
+
+def _is_numbered(name: str | None, graph: ir.Graph) -> bool:
+    """Whether it is an initializer that the exporter made, e.g. a transposed weight."""
+    return name is not None and name.startswith("val_") and name in graph.initializers
 
 
 def _rename_initializer(graph: ir.Graph, value: ir.Value, name: str, taken: set[str]) -> None:
@@ -58,7 +62,8 @@ def _scope(node: ir.Node, prefix: str) -> str:
     """Path of the innermost module that the node belongs to; empty for the outermost."""
     text = node.metadata_props.get(_SCOPES)
     modules = ast.literal_eval(text)[:-1] if text else []  # the last is the operation itself
-    return str(modules[-1]).removeprefix(prefix).removeprefix(prefix.rstrip(".")) if modules else ""
+    scope = str(modules[-1]) if modules else ""
+    return "" if scope == prefix.rstrip(".") else scope.removeprefix(prefix)
 
 
 def forget_origin(model: ir.Model) -> None:

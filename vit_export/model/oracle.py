@@ -22,6 +22,7 @@ from vit_export.model.outputs import Outputs, whole
 from vit_export.progress import Progress, silent
 
 BATCH = 8  # images at a time
+MAX_RELATIVE_ERROR = 1e-2  # of float32; beyond it the two passes computed different things
 SUBSAMPLED = ("tokens",)  # an output too large to keep whole: treated as a block is
 
 
@@ -42,6 +43,7 @@ def record(
 
     Raises:
         GateError: What torch computes is not finite.
+        ExportError: The module is not in float32, or fails in float64.
     """
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     exact = _run(model, [_as(x, torch.float64) for x in tensors], progress, "float64", in_float64)
@@ -56,6 +58,7 @@ def record(
         if name in model.taps or name in SUBSAMPLED:
             kept[name] = (y64, distance)
         else:
+            _refuse_unsteady(name, distance, float(y64.abs().max()))
             outputs[name] = y64.numpy()
             e32[name] = distance
     return Golden(
@@ -99,6 +102,16 @@ def _refuse_not_finite(name: str, *results: Tensor) -> None:
             )
 
 
+def _refuse_unsteady(name: str, distance: float, largest: float) -> None:
+    if distance > MAX_RELATIVE_ERROR * largest:
+        raise GateError(
+            f"torch float32 and float64 differ by {distance:.3g} in {name!r}, whose largest value "
+            f"is {largest:.3g}: a gate that loose would let anything pass. Does the module draw "
+            "random numbers, or keep state between calls? Call .eval() on it and make it "
+            "deterministic"
+        )
+
+
 def _run(
     model: Outputs,
     inputs: Sequence[Tensor],
@@ -112,6 +125,12 @@ def _run(
     try:
         with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
             parts = [model(*(x[start : start + BATCH] for x in inputs)) for start in starts]
+    except RuntimeError as error:
+        raise ExportError(
+            f"{type(model.module).__name__} fails in {what}, which the gate measures by: {error}; "
+            "a forward must neither cast to a fixed dtype nor compute with tensors that are no "
+            "parameters or buffers"
+        ) from error
     finally:
         model.keep_tap = whole
     return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
@@ -143,9 +162,9 @@ def in_float64(model: Outputs) -> Iterator[None]:
     """Compute in float64 while the context lasts; a block only while it runs.
 
     Raises:
-        ExportError: The module's parameters are not float32.
+        ExportError: The module's parameters or buffers are not float32.
     """
-    for name, x in model.module.named_parameters():
+    for name, x in (*model.module.named_parameters(), *model.module.named_buffers()):
         if x.is_floating_point() and x.dtype != torch.float32:
             raise ExportError(
                 f"the gate needs a module in float32, but {name!r} is {x.dtype}: call .float() "

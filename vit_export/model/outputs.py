@@ -45,7 +45,7 @@ class Outputs(nn.Module):
         self.taps = tuple(taps)
         self.keep_tap: Callable[[Tensor], Tensor] = whole
         self._read = read
-        self._call = call or module
+        self._call = call  # a module here would be registered a second time
         self.train(module.training)
 
     @property
@@ -56,7 +56,7 @@ class Outputs(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs and the taps."""
         with _tapped(self.module, self.taps, self.keep_tap) as tapped:
-            found = self._read(self._call(*inputs))
+            found = self._read((self._call or self.module)(*inputs))
         return (*(found[name] for name in self.names), *(tapped[tap] for tap in self.taps))
 
 
@@ -73,7 +73,9 @@ def _tapped(
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            results[name] = keep_tap(output if isinstance(output, Tensor) else output[0])
+            first = output[0] if isinstance(output, tuple | list) and output else output
+            if isinstance(first, Tensor):
+                results[name] = keep_tap(first)
 
         return hook
 
@@ -111,20 +113,25 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     """The outputs of anybody's module, found by calling it once.
 
     A tensor is `logits`; a mapping keeps its names; a sequence is `logits`, `output_1`, ...
-    The blocks are the members of its longest list of modules of one class.
+    The blocks are the members of its longest list of modules of one class, as far as they are
+    called and give tensors (B, ...).
 
     Raises:
         ExportError: The call fails, or gives something that is not tensors.
     """
+    taps = find_blocks(module)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _tapped(module, taps, whole) as tapped:
             found = read_outputs(module(*inputs))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ExportError(
             f"{type(module).__name__} cannot be called with inputs of shape {shapes}: {error}"
         ) from error
-    return Outputs(module, names=tuple(found), read=read_outputs, taps=find_blocks(module))
+    # a block that is never called, or that puts the batch elsewhere, cannot be compared by row
+    rows = len(inputs[0])
+    taps = [name for name in taps if name in tapped and tapped[name].shape[:1] == (rows,)]
+    return Outputs(module, names=tuple(found), read=read_outputs, taps=taps)
 
 
 def read_outputs(result: Any) -> dict[str, Tensor]:

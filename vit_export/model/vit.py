@@ -42,7 +42,8 @@ def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights @ v
 
 
-ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+ATTENTION: dict[str, Attend] = {
     "decomposed": attend_decomposed,
     "op": F.scaled_dot_product_attention,  # one node, from opset 23 on
 }
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
-        self.attend = attend_decomposed
+        self.attend: Attend = attend_decomposed
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
@@ -195,13 +196,14 @@ class VisionTransformer(nn.Module):
 
     def set_attention(self, form: str) -> VisionTransformer:
         """Choose how attention is written: `"decomposed"`, or `"op"` for one fused operator."""
-        for block in self.blocks:
-            block.attn.attend = ATTENTION[form]
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend = ATTENTION[form]
         return self
 
     def prefix_and_positions(self) -> Tensor:
         """What is added to the padded patch sequence: (1, N, D), or (1, prefix, D) alone."""
-        prefix = self.cls_token
+        prefix: Tensor = self.cls_token
         if self.dist_token is not None:
             prefix = torch.cat((prefix, self.dist_token), dim=1)
         num_prefix, num_tokens = self.config.num_prefix_tokens, self.config.num_tokens

@@ -1,10 +1,10 @@
 """What the device runs: numpy, and one backend.
 
-    from vit_export.runtime import load
+from vit_export.runtime import load
 
-    vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt"
-    vit.classify("cat.jpg", top=5)          # [Prediction(index, label, score), ...]
-    vit.run(pixel_values)                   # float32 (B, num_classes)
+vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt"
+vit.classify("cat.jpg", top=5)          # [Prediction(index, label, score), ...]
+vit.run(pixel_values)                   # float32 (B, num_classes)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, InputError
+from vit_export.errors import ArtifactError, ImageError, InputError
 from vit_export.manifest import Preprocess
 from vit_export.runtime import Runner
 from vit_export.runtime.image import prepare_batch
@@ -91,7 +91,7 @@ class Classifier:
             A list of `top` Predictions; for many images a list of such lists.
 
         Raises:
-            ImageError: An image cannot be read.
+            ImageError: An image cannot be read, or there is none.
             ArtifactError: The file says nothing of how to prepare images, or has no logits.
         """
         if top < 1:
@@ -106,6 +106,8 @@ class Classifier:
         batches = []
         size = self._batch_size()
         pending = list(images)
+        if not pending:
+            raise ImageError("no images were given, expected at least one")
         for start in range(0, len(pending), size):
             batch = prepare_batch(pending[start : start + size], preprocess)
             batches.append(self._run_padded(batch))

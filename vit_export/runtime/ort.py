@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
 from vit_export.manifest import TensorSpec
 from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.tensors import check_array, check_feeds, fits
+from vit_export.runtime.tensors import check_array, check_feeds, check_names, fits
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -32,11 +32,11 @@ GPU_INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
 _FATAL_ONLY = 4
-_BACKEND_ERRORS: tuple[type[Exception], ...] = tuple(
-    error
-    for error in vars(native).values()
-    if isinstance(error, type) and issubclass(error, Exception)
-) + (RuntimeError, ValueError)
+_BACKEND_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
+)
 
 
 class OrtRunner:
@@ -178,8 +178,7 @@ class OrtRunner:
         """
         device = "cpu" if self.provider == "cpu" else "cuda"
         specs = {spec.name: spec for spec in self.inputs}
-        if set(feeds) != set(specs):
-            check_feeds(self.inputs, {n: x for n, x in feeds.items() if isinstance(x, np.ndarray)})
+        check_names(self.inputs, feeds)
         binding = self._session.io_binding()
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, _ort_value(specs[name], value, device))
@@ -212,13 +211,17 @@ def _ort_value(spec: TensorSpec, value: Any, device: str) -> ort.OrtValue:
             f"input {spec.name!r} is a {type(value).__name__}; expected a numpy array or a "
             f"tensor that speaks dlpack ({spec})"
         )
-    tensor = ort.OrtValue.from_dlpack(value)
+    try:
+        tensor = ort.OrtValue.from_dlpack(value)
+    except (BufferError, RuntimeError) as error:
+        raise InputError(
+            f"input {spec.name!r} cannot be taken where it lies ({_line(error)}); give it as "
+            "x.detach().contiguous()"
+        ) from error
     dtype = tensor.data_type().removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
     if dtype != spec.dtype or not fits(spec.shape, tensor.shape()):
-        raise InputError(
-            f"input {spec.name!r} is {dtype} {tuple(tensor.shape())}, expected {spec}"
-        )
+        raise InputError(f"input {spec.name!r} is {dtype} {tuple(tensor.shape())}, expected {spec}")
     return tensor
 
 

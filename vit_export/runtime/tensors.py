@@ -23,6 +23,21 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
     Raises:
         InputError: Naming the input, what was given, and what is expected.
     """
+    check_names(specs, feeds)
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        check_array(spec, feeds[spec.name])
+        for size, dim in zip(feeds[spec.name].shape, spec.shape, strict=True):
+            if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
+                raise InputError(f"input {spec.name!r}: {dim} is {size}, elsewhere {sizes[dim]}")
+
+
+def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
+    """Refuse inputs that the graph does not take, and inputs that are missing.
+
+    Raises:
+        InputError: Naming the input, and what is expected.
+    """
     expected = [spec.name for spec in specs]
     for name in feeds:
         if name not in expected:
@@ -30,14 +45,9 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
                 f"unknown input {name!r}{nearest(name, expected)} (the model takes: "
                 f"{'; '.join(map(str, specs))})"
             )
-    sizes: dict[str, int] = {}
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
-        check_array(spec, feeds[spec.name])
-        for size, dim in zip(feeds[spec.name].shape, spec.shape, strict=True):
-            if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
-                raise InputError(f"input {spec.name!r}: {dim} is {size}, elsewhere {sizes[dim]}")
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:
@@ -58,6 +68,11 @@ def check_array(spec: TensorSpec, array: Any) -> None:
         )
         raise InputError(
             f"input {spec.name!r} has dtype {array.dtype.name}, expected {spec.dtype}; {hint}"
+        )
+    if not array.dtype.isnative:  # ONNX Runtime would read its bytes in the wrong order
+        raise InputError(
+            f"input {spec.name!r} is stored in the other byte order ({array.dtype.str}); "
+            f"convert it with .astype('{spec.dtype}')"
         )
     if not fits(spec.shape, array.shape):
         raise InputError(

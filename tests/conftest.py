@@ -1,0 +1,63 @@
+"""A tiny Vision Transformer, exported once, and real photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sklearn.datasets
+import torch
+from torch import nn
+
+from vit_export.model.vit import VisionTransformer, create_model
+from vit_export.pipeline import ExportResult, export
+from vit_export.variants import ViTConfig
+
+TINY = ViTConfig(
+    variant="vit_tiny_test", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
+    num_classes=10,
+)  # fmt: skip
+
+
+def perturb(module: nn.Module, *, seed: int = 1, scale: float = 0.05) -> nn.Module:
+    """Move every parameter: a fresh ViT has zero biases, and what adds zero goes unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ViTConfig:
+    """32 px, 16 patches, three blocks of width 32."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., VisionTransformer]:
+    """Builds a perturbed model of the tiny config, with fields changed."""
+
+    def make(seed: int = 0, **fields: object) -> VisionTransformer:
+        model = create_model(TINY.replace(fields), seed=seed)
+        perturb(model)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_export(
+    tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., VisionTransformer]
+) -> ExportResult:
+    """The tiny model as an ONNX file with a golden file; tests must not change them."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    return export(make_model(), path, labels=[f"name {i}" for i in range(10)])
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Two real photographs, 427 x 640 px."""
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return [folder / "china.jpg", folder / "flower.jpg"]

@@ -1,0 +1,147 @@
+"""The digit-recognizer CSV: what is read, what is refused, what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_export.errors import DataError, OutputError
+from vit_export.manifest import Preprocess
+from vit_export.model.data import Pixels
+from vit_export.model.digits import read_digits, read_unlabelled_digits, write_predictions
+from vit_export.runtime.image import resize_and_crop
+
+GREY = Preprocess(size=(2, 2), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
+PIXELS = "pixel0,pixel1,pixel2,pixel3"
+
+
+def decode(source: Path | Pixels) -> Pixels:
+    """What the command passes in."""
+    return resize_and_crop(source, GREY)
+
+
+def write(path: Path, *lines: str, header: str = f"label,{PIXELS}") -> Path:
+    """Write a CSV file of these lines."""
+    path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    """What is said when the file is refused."""
+    with pytest.raises(DataError) as caught:
+        read_digits(path, decode=decode)
+    return str(caught.value)
+
+
+def test_rows_become_images_with_their_labels(tmp_path: Path) -> None:
+    """Pixels run row by row; the ten labels stand even where a digit is missing."""
+    data = read_digits(write(tmp_path / "d.csv", "7,0,1,2,255", "0,9,8,7,6"), decode=decode)
+    assert data.targets.tolist() == [7, 0]
+    assert data.images[..., 0].tolist() == [[[0, 1], [2, 255]], [[9, 8], [7, 6]]]
+    assert data.labels == tuple("0123456789")
+
+
+def test_digits_take_the_size_and_colour_of_the_model(tmp_path: Path) -> None:
+    """Any variant trains on them: `decode` enlarges and colours."""
+    path = write(tmp_path / "d.csv", "7,9,9,9,9")
+    rgb = Preprocess(size=(6, 6), crop_pct=1.0)
+    data = read_digits(path, decode=lambda source: resize_and_crop(source, rgb))
+    assert data.images.shape == (1, 6, 6, 3)
+    assert set(data.images.ravel().tolist()) == {9}
+
+
+@pytest.mark.parametrize("text", ['"label",pixel0\r\n"3",17\r\n\r\n', "\ufefflabel,pixel0\n3,17"])
+def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
+    """Quotes, Windows line ends, a blank last line, a byte order mark, no last line end."""
+    path = tmp_path / "d.csv"
+    path.write_bytes(text.encode())
+    one = Preprocess(size=(1, 1), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
+    data = read_digits(path, decode=lambda source: resize_and_crop(source, one))
+    assert (data.targets.tolist(), data.images.ravel().tolist()) == ([3], [17])
+
+
+def test_bad_rows_are_named_by_line_and_reason_in_one_error(tmp_path: Path) -> None:
+    """The line number is the one that an editor shows."""
+    message = refusal(
+        write(
+            tmp_path / "d.csv",
+            "1,2,3,4,5",
+            "1,2,3,4",
+            "1,2,3,4,5,6",
+            "1,2,x,4,5",
+            "1,2,3,4.0,5",
+            "1,2,3,4,256",
+            "1,-2,3,4,5",
+            "10,2,3,4,5",
+            "999,2,3,4,5",
+            ",2,3,4,5",
+        )
+    )
+    assert "9 of 10 rows are bad" in message
+    assert [line.strip() for line in message.splitlines()[1:-1]] == [
+        "line 3: 4 columns, expected 5",
+        "line 4: 6 columns, expected 5",
+        "line 5: pixel1 is 'x', expected an integer from 0 to 255",
+        "line 6: pixel2 is '4.0', expected an integer from 0 to 255",
+        "line 7: pixel3 is '256', expected an integer from 0 to 255",
+        "line 8: pixel0 is '-2', expected an integer from 0 to 255",
+        "line 9: label is 10, expected 0 to 9",
+        "line 10: label is '999', expected an integer from 0 to 9",
+        "line 11: label is '', expected an integer from 0 to 9",
+    ]
+
+
+def test_only_ten_bad_rows_are_listed(tmp_path: Path) -> None:
+    """The rest is counted."""
+    message = refusal(write(tmp_path / "d.csv", *["1"] * 13))
+    assert message.count("line ") == 10
+    assert "... and 3 more" in message
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("7,0,0,0,1", "first line is '7,0,0"),
+        (f"digit,{PIXELS}", "first line is 'digit,pixel0"),
+        ("label,pixel1,pixel0,pixel2,pixel3", "first line is 'label,pixel1"),
+        ("label,pixel0,pixel1,pixel2", "as a square image has"),
+        ("label", "as a square image has"),
+        (PIXELS, "can be predicted, but not trained on"),
+        ("", "first line is ''"),
+    ],
+)
+def test_another_header_is_refused(tmp_path: Path, header: str, words: str) -> None:
+    """A file without header, of another order or for testing would train on nonsense."""
+    assert words in refusal(write(tmp_path / "d.csv", "1,2,3,4,5", header=header))
+
+
+def test_files_that_hold_no_rows_of_text_are_refused(tmp_path: Path) -> None:
+    """Empty, binary, absent."""
+    assert "no rows" in refusal(write(tmp_path / "empty.csv"))
+    (tmp_path / "binary.csv").write_bytes(b"\x89PNG\xff\x00")
+    assert "as CSV text" in refusal(tmp_path / "binary.csv")
+    assert "No such file" in refusal(tmp_path / "absent.csv")
+
+
+def test_the_test_file_has_no_labels(tmp_path: Path) -> None:
+    """Its rows keep their order; a file with labels is refused with the reason."""
+    path = write(tmp_path / "test.csv", "0,1,2,3", "4,5,6,7", header=PIXELS)
+    images = read_unlabelled_digits(path, decode=decode)
+    assert images.reshape(2, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(DataError, match="it is a training file"):
+        read_unlabelled_digits(write(tmp_path / "d.csv", "1,2,3,4,5"), decode=decode)
+
+
+def test_predictions_are_counted_from_one(tmp_path: Path) -> None:
+    """The submission form of the competition."""
+    path = tmp_path / "submission.csv"
+    write_predictions(path, np.array([7, 0, 9]))
+    assert path.read_text() == "ImageId,Label\n1,7\n2,0\n3,9\n"
+
+
+def test_predictions_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
+    """A missing folder is told by name."""
+    with pytest.raises(OutputError, match="nowhere"):
+        write_predictions(tmp_path / "nowhere" / "s.csv", np.array([1]))

@@ -1,0 +1,296 @@
+"""Training on real scanned digits, with a model small enough for seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from vit_export.errors import (
+    CheckpointError,
+    DataError,
+    OutputError,
+    UsageError,
+    VitExportError,
+)
+from vit_export.model.data import LabelledImages
+from vit_export.model.finetune import EpochProgress, TrainingResult, finetune
+from vit_export.model.history import EpochRecord
+from vit_export.model.predict import predict_logits
+from vit_export.model.recipe import TrainingSettings, fresh_model
+from vit_export.model.vit import VisionTransformer
+from vit_export.variants import get_variant
+
+SETTINGS = TrainingSettings(
+    epochs=3, batch_size=32, warmup_epochs=1, learning_rate=3e-3, shift=0.05, seed=1
+)
+Train = Callable[..., TrainingResult]
+
+
+@pytest.fixture(scope="module")
+def digits() -> LabelledImages:
+    """The first 300 of scikit-learn's scanned digits, 8 x 8 px."""
+    bunch = load_digits()
+    return LabelledImages(
+        images=(bunch.images[:300, :, :, None] * 255 / 16).astype(np.uint8),
+        targets=bunch.target[:300].astype(np.int64),
+        labels=tuple("0123456789"),
+        sha256="300 digits",
+    )
+
+
+def tiny(**fields: Any) -> VisionTransformer:
+    """Two blocks on 8 px, with stochastic depth and dropout: both draw random numbers."""
+    overrides = {"img_size": 8, "patch_size": 2, "depth": 2, "embed_dim": 32, "num_heads": 4,
+                 "drop_path_rate": 0.1, "drop_rate": 0.1, **fields}  # fmt: skip
+    return fresh_model(get_variant("mnist", **overrides), seed=0)
+
+
+@pytest.fixture
+def train(tmp_path: Path, digits: LabelledImages) -> Train:
+    """Train a tiny model on the digits, with some arguments and settings changed."""
+
+    def run(**changes: Any) -> TrainingResult:
+        names = {field.name for field in dataclasses.fields(TrainingSettings)}
+        settings = {name: changes.pop(name) for name in list(changes) if name in names}
+        arguments: dict[str, Any] = {
+            "data": digits,
+            "settings": dataclasses.replace(SETTINGS, **settings),
+            "output": tmp_path / "digits.safetensors",
+            "device": "cpu",
+            **changes,
+        }
+        return finetune(model=arguments.pop("model", None) or tiny(), **arguments)
+
+    return run
+
+
+def without_times(history: tuple[EpochRecord, ...]) -> list[EpochRecord]:
+    """The records without what no two runs share."""
+    return [dataclasses.replace(record, time_s=0.0) for record in history]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Equal to the bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
+def test_training_learns_real_digits(train: Train, digits: LabelledImages) -> None:
+    """Loss falls, and of ten digits far more than one in ten is right after some seconds."""
+    model = tiny(drop_rate=0.0)
+    result = train(model=model, epochs=6, batch_size=8, shift=0.0, rotation_degrees=0.0)
+    assert result.history[-1].train_loss < 0.7 * result.history[0].train_loss
+    assert result.best.val_accuracy > 0.5
+    assert (result.num_train, len(result.held_out)) == (240, 60)
+    logits = predict_logits(model, digits.images, rows=result.held_out)
+    right = logits.argmax(dim=1).numpy() == digits.targets[result.held_out]
+    assert right.mean() == pytest.approx(result.best.val_accuracy)
+
+
+@pytest.mark.parametrize("variant", ["deit_ti", "ti16"])
+def test_any_variant_trains_on_any_number_of_classes(train: Train, variant: str) -> None:
+    """Two tokens and two heads, colours, images that are not square."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(40) % 2
+    shades = (targets * 120)[:, None, None, None] + rng.integers(0, 100, (40, 16, 32, 3))
+    data = LabelledImages(images=shades.astype(np.uint8), targets=targets, labels=("dark", "light"))
+    config = get_variant(
+        variant, img_size=(16, 32), depth=1, embed_dim=24, num_heads=2, num_classes=2
+    )
+    model = fresh_model(config, seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = train(model=model, data=data, batch_size=8, epochs=6)
+    assert result.best.val_accuracy == 1.0
+    after = load_file(result.files.last)
+    assert not [name for name in before if torch.equal(before[name], after[name])]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Train) -> None:
+    """To the bit, whatever the global generator was left at."""
+    runs = []
+    for position, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(position)
+        result = train(seed=seed, epochs=2)
+        runs.append((load_file(result.files.last), without_times(result.history)))
+    assert same(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+    assert not same(runs[0][0], runs[2][0])
+
+
+def test_every_epoch_draws_random_numbers_of_its_own(train: Train) -> None:
+    """With weights that stand still, two epochs differ by order, shifts and dropout alone."""
+    first, second = train(epochs=2, learning_rate=1e-12).history
+    assert first.train_loss != pytest.approx(second.train_loss, rel=1e-5)
+
+
+def test_training_leaves_the_global_generator_as_it_was(train: Train) -> None:
+    """A caller's own random numbers do not depend on having trained."""
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    train(epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+class StopError(Exception):
+    """What a test interrupts training with."""
+
+
+def stop_after(epoch: int) -> Callable[[EpochProgress], None]:
+    """Interrupt a run in the middle of the epoch after this one."""
+
+    def progress(now: EpochProgress) -> None:
+        if now.epoch == epoch + 1 and now.step == 2:
+            raise StopError
+
+    return progress
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    train: Train, tmp_path: Path, optimizer: str
+) -> None:
+    """The same weights to the bit, the same history, the same best epoch."""
+    whole = train(optimizer=optimizer, output=tmp_path / "whole.safetensors")
+    with pytest.raises(StopError):
+        train(optimizer=optimizer, progress=stop_after(2))
+    assert not (tmp_path / "digits.safetensors").exists()
+    # another start than that of the first run: the state alone decides
+    resumed = train(optimizer=optimizer, model=tiny().requires_grad_(), resume=True)
+    assert without_times(resumed.history) == without_times(whole.history)
+    for name in ("checkpoint", "last"):
+        first, second = (load_file(getattr(run.files, name)) for run in (whole, resumed))
+        assert same(first, second)
+
+
+def test_a_run_that_has_ended_is_resumed_without_training(train: Train) -> None:
+    """It gives its result once more."""
+    first = train()
+    calls: list[EpochProgress] = []
+    again = train(resume=True, progress=calls.append)
+    assert again.history == first.history
+    assert not calls
+
+
+def test_resuming_with_other_settings_or_data_is_refused(
+    train: Train, digits: LabelledImages
+) -> None:
+    """Each difference is named."""
+    train(epochs=1)
+    with pytest.raises(UsageError, match=r"learning_rate: 0\.003 then, 0\.1 now"):
+        train(epochs=1, learning_rate=0.1, resume=True)
+    with pytest.raises(UsageError, match="data sha256: '300 digits' then, 'others' now"):
+        train(epochs=1, data=dataclasses.replace(digits, sha256="others"), resume=True)
+
+
+def test_resuming_without_the_best_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
+    """Otherwise a later and worse epoch would pass for the best."""
+    with pytest.raises(StopError):
+        train(progress=stop_after(1))
+    (tmp_path / "digits.best.safetensors").unlink()
+    (tmp_path / "digits.safetensors").write_bytes(b"of an earlier run")
+    with pytest.raises(CheckpointError, match="is gone"):
+        train(resume=True)
+
+
+def test_patience_stops_a_run_that_gets_no_better(train: Train) -> None:
+    """With a learning rate of almost nothing the first epochs are as good as any."""
+    result = train(epochs=30, patience=2, learning_rate=1e-12)
+    assert result.stopped_early
+    assert len(result.history) == result.best.epoch + 2
+    assert len(result.history) < 30
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_reason(train: Train, tmp_path: Path) -> None:
+    """Epoch, step, learning rate and what to try; an older checkpoint stays."""
+    (tmp_path / "digits.safetensors").write_bytes(b"an older one")
+    with pytest.raises(VitExportError) as caught:
+        train(learning_rate=1e30, clip_grad_norm=1e30)
+    message = str(caught.value)
+    assert "the loss is nan in epoch 1, step 2 of 8, at learning rate 2.5e+29" in message
+    assert "--learning-rate 1e+29" in message
+    assert (tmp_path / "digits.safetensors").read_bytes() == b"an older one"
+
+
+def test_weights_that_break_in_the_last_step_of_an_epoch_are_found(train: Train) -> None:
+    """By the loss of validation: there is no later step to show it."""
+    with pytest.raises(VitExportError, match="the loss is nan in epoch 1, step 1 of 1,"):
+        train(batch_size=1000, learning_rate=1e30, clip_grad_norm=1e30)
+
+
+def test_the_checkpoint_holds_config_labels_and_the_best_weights(train: Train) -> None:
+    """`--weights` needs nothing but the file."""
+    result = train()
+    assert not result.files.best.exists()
+    with safe_open(result.files.checkpoint, "pt") as file:
+        about = json.loads(file.metadata()["vit_export"])
+    assert about["labels"] == list("0123456789")
+    assert about["config"]["embed_dim"] == 32
+    assert load_file(result.files.checkpoint).keys() == tiny().state_dict().keys()
+
+
+def test_a_history_and_a_curve_are_written(train: Train) -> None:
+    """One line per epoch, equal to the result."""
+    result = train()
+    lines = result.files.history.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [dataclasses.asdict(r) for r in result.history]
+    with Image.open(result.files.curve) as curve:
+        assert curve.format == "PNG"
+
+
+def test_progress_tells_every_step_and_every_finished_epoch(train: Train) -> None:
+    """Once the files of an epoch are there, so that an interruption loses nothing."""
+    calls: list[EpochProgress] = []
+    result = train(epochs=2, progress=calls.append)
+    running = [now for now in calls if now.finished is None]
+    assert [(now.epoch, now.step) for now in running] == [
+        (epoch, step) for epoch in (1, 2) for step in range(1, 9)
+    ]
+    assert {(now.epochs, now.steps) for now in calls} == {(2, 8)}
+    assert [now.finished for now in calls if now.finished] == list(result.history)
+    last = running[-1]
+    assert (last.loss, last.accuracy) == (
+        result.history[-1].train_loss,
+        result.history[-1].train_accuracy,
+    )
+
+
+def test_a_model_and_data_that_do_not_fit_are_refused(train: Train, digits: LabelledImages) -> None:
+    """Classes and sizes, before anything is written."""
+    with pytest.raises(UsageError, match="it has 7 classes and the data 10"):
+        train(model=tiny(num_classes=7))
+    with pytest.raises(UsageError, match=r"its images are \(16, 16, 1\)"):
+        train(model=tiny(img_size=16))
+    few = dataclasses.replace(digits, images=digits.images[:10], targets=digits.targets[:10])
+    with pytest.raises(DataError, match="hold out 20% of 10 images"):
+        train(data=few)
+
+
+def test_a_folder_that_refuses_files_is_told(train: Train, tmp_path: Path) -> None:
+    """A folder stands where a file is to be written."""
+    (tmp_path / "digits.history.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"digits\.history\.jsonl"):
+        train(epochs=1)
+
+
+def test_a_device_that_runs_out_of_memory_is_told_what_to_try(train: Train) -> None:
+    """The error of torch is the same on every kind of device."""
+
+    def full(now: EpochProgress) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(VitExportError, match="try --batch-size 16"):
+        train(progress=full)

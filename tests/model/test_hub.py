@@ -1,0 +1,247 @@
+"""Downloads from a hub, against a server on the loopback interface that speaks its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import save_file
+
+from vit_export.errors import CheckpointError, UsageError
+from vit_export.model.checkpoint import load_checkpoint
+from vit_export.model.hub import fetch
+from vit_export.model.vit import create_model
+from vit_export.variants import ViTConfig, get_variant
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOAD = """
+import json, sys
+from vit_export.errors import VitExportError
+from vit_export.model.checkpoint import load_checkpoint
+try:
+    found = load_checkpoint({source!r}, variant={variant!r})
+except VitExportError as error:
+    print(json.dumps({{"error": type(error).__name__, "message": str(error)}}))
+else:
+    print(json.dumps({{"source": found.weights.source, "layout": found.weights.layout,
+        "sha256": found.weights.sha256, "crop_mode": found.preprocess.crop_mode,
+        "num_heads": found.config.num_heads, "variant": found.config.variant}}))
+"""
+
+
+@dataclass
+class Hub:
+    """Repositories by name, and what was asked for."""
+
+    repositories: dict[str, Path]
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+
+
+class Resolver(BaseHTTPRequestHandler):
+    """HEAD and GET of /{owner}/{name}/resolve/{revision}/{file}."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        hub.requests.append(f"{self.command} {self.path}")
+        parts = self.path.split("?")[0].strip("/").split("/")
+        repository = hub.repositories.get("/".join(parts[:2]))
+        if len(parts) < 5 or parts[2] != "resolve" or repository is None:
+            return self._refuse("RepoNotFound", with_body)
+        if parts[3] not in ("main", "v2", COMMIT):
+            return self._refuse("RevisionNotFound", with_body)
+        path = repository / parts[4]
+        if not path.is_file():
+            return self._refuse("EntryNotFound", with_body)
+        data = path.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+        return None
+
+    def _refuse(self, code: str, with_body: bool) -> None:
+        body = json.dumps({"error": code}).encode()
+        self.send_response(404)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face repository, a timm one, a sharded one, and one without weights."""
+    root = tmp_path_factory.mktemp("hub")
+    kinds = {name: root / name for name in ("hf", "timm", "sharded", "empty")}
+    for folder in kinds.values():
+        folder.mkdir()
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    model.save_pretrained(kinds["hf"])
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessorPil(size=size).save_pretrained(kinds["hf"])
+    model.save_pretrained(kinds["sharded"], max_shard_size="30KB")
+    assert len(list(kinds["sharded"].glob("*.safetensors"))) > 1
+    deit = get_variant("deit_ti", depth=1, img_size=32, num_classes=2)
+    save_file(dict(create_model(deit).state_dict()), kinds["timm"] / "model.safetensors")
+    (kinds["timm"] / "config.json").write_text(
+        json.dumps({"architecture": "deit_tiny_distilled_patch16_224", "pretrained_cfg": {}})
+    )
+    (kinds["empty"] / "README.md").write_text("nothing here")
+    return {f"someone/{name}": folder for name, folder in kinds.items()}
+
+
+@pytest.fixture
+def hub(repositories: dict[str, Path]) -> Iterator[Hub]:
+    """The server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Resolver)
+    found = Hub(repositories, url=f"http://127.0.0.1:{server.server_port}")
+    server.hub = found  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def load(
+    source: str, home: Path, endpoint: str, *, variant: str | None = None, **environment: str
+) -> dict[str, Any]:
+    """Load in a fresh interpreter: huggingface_hub reads its environment once."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD.format(source=source, variant=variant)],
+        env={**kept, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1",
+             "no_proxy": "127.0.0.1", "HF_HUB_DOWNLOAD_TIMEOUT": "5", **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_a_repository_is_downloaded_once_and_then_read_offline(hub: Hub, tmp_path: Path) -> None:
+    """Weights, config and preprocessor; the source in the manifest is id and commit."""
+    online = load("hf:someone/hf", tmp_path, hub.url)
+    content = (hub.repositories["someone/hf"] / "model.safetensors").read_bytes()
+    assert online == {
+        "source": f"someone/hf@{COMMIT}",
+        "layout": "huggingface",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "crop_mode": "squash",
+        "num_heads": 4,
+        "variant": "hf",
+    }
+    asked = len(hub.requests)
+    offline = load("hf:someone/hf", tmp_path, hub.url, HF_HUB_OFFLINE="1")
+    assert offline == online
+    assert len(hub.requests) == asked
+
+
+def test_a_sharded_repository_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
+    """The index first, then every file that it names."""
+    assert load("hf:someone/sharded@v2", tmp_path, hub.url)["layout"] == "huggingface"
+    assert any("/resolve/v2/model.safetensors.index.json" in line for line in hub.requests)
+    assert "error" not in load("hf:someone/sharded@v2", tmp_path, hub.url, HF_HUB_OFFLINE="1")
+
+
+def test_a_timm_repository_needs_no_preprocessor_file(hub: Hub, tmp_path: Path) -> None:
+    """It is not even asked for, so that timm's own cache is enough offline."""
+    assert load("hf:someone/timm", tmp_path, hub.url)["num_heads"] == 3
+    assert not any("preprocessor_config" in line for line in hub.requests)
+
+
+def test_a_variants_own_repository_is_found(
+    hub: Hub, tmp_path: Path, repositories: dict[str, Path]
+) -> None:
+    """`--weights hub`; what comes is checked against the variant like any file."""
+    hub.repositories = {get_variant("deit_ti").hub: repositories["someone/timm"]}
+    found = load("hub", tmp_path, hub.url, variant="deit_ti")
+    assert "! depth: file 1, deit_tiny_distilled_patch16_224 12" in found["message"]
+    assert any(get_variant("deit_ti").hub in line for line in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("hf:someone/gone", "there is no such repository, or it is not open to you"),
+        ("hf:someone/hf@v3", "no revision 'v3'"),
+        ("hf:someone/empty", "expected one of model.safetensors, "),
+    ],
+)
+def test_what_the_hub_does_not_have_is_told(
+    source: str, match: str, hub: Hub, tmp_path: Path
+) -> None:
+    """Repository, revision, weights."""
+    found = load(source, tmp_path, hub.url)
+    assert found["error"] == "CheckpointError"
+    assert match in found["message"]
+
+
+def test_offline_without_a_copy_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
+    """The switch is honoured: not one request."""
+    found = load("hf:someone/hf", tmp_path, hub.url, HF_HUB_OFFLINE="1")
+    assert found["error"] == "CheckpointError"
+    assert "HF_HUB_OFFLINE forbids to download it" in found["message"]
+    assert "hf download someone/hf" in found["message"]
+    assert hub.requests == []
+
+
+def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """With the variable that sets it."""
+    found = load("hf:someone/hf", tmp_path, "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 does not answer" in found["message"]
+    assert "HF_ENDPOINT" in found["message"]
+
+
+def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'vit-export\[hub\]'"):
+        load_checkpoint("hf:someone/hf")
+
+
+@pytest.mark.parametrize("source", ["hf:", "hf:name", "hf:a/b/c", "hf:a/b@", "hf:a/b c"])
+def test_a_source_that_names_no_repository_is_wrong_usage(source: str) -> None:
+    """Before anything is asked of the network."""
+    with pytest.raises(UsageError, match="expected hf:OWNER/NAME"):
+        load_checkpoint(source)
+
+
+@pytest.mark.parametrize("variant", [None, get_variant("l32"), ViTConfig(variant="mine")])
+def test_a_variant_without_a_repository_is_wrong_usage(variant: ViTConfig | None) -> None:
+    """The message lists those that have one."""
+    with pytest.raises(UsageError, match="Variants that have one: ti16"):
+        fetch("hub", variant=variant)

@@ -1,0 +1,644 @@
+"""Every layout against the library that it comes from, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import Tensor, nn
+
+from vit_export.errors import CheckpointError
+from vit_export.model.checkpoint import Loaded, load_checkpoint
+from vit_export.model.layout_tables import LAYOUTS, recognise
+
+EXACT = 1e-12  # relative, in float64
+Compare = Callable[..., float]
+Randomised = Callable[..., nn.Module]
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A tiny architecture."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    height: int
+    columns: int
+    classes: int
+    hidden: int
+    channels: int = 3
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.columns
+
+
+SQUARE = [
+    Size(32, 2, 4, 8, 32, 32, 5, 64),
+    Size(48, 3, 3, 4, 16, 16, 7, 100, channels=1),
+    Size(64, 1, 8, 16, 64, 64, 3, 256),
+]
+SIZES = [*SQUARE, Size(24, 2, 2, 8, 16, 40, 4, 48)]
+EACH = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.depth}")
+EACH_SQUARE = pytest.mark.parametrize("size", SQUARE, ids=lambda s: f"{s.width}x{s.depth}")
+
+
+def saved(state: Mapping[str, Tensor], folder: Path) -> Path:
+    """A safetensors file without anything beside it."""
+    path = folder / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+def loaded(path: Path, size: Size, **overrides: Any) -> Loaded:
+    """Load with what cannot be seen: the number of heads, and a grid that is not square."""
+    settings: dict[str, Any] = {"num_heads": size.heads, **overrides}
+    if size.height != size.columns:
+        settings["img_size"] = size.image
+    return load_checkpoint(path, overrides=settings)
+
+
+# timm
+
+
+def timm_vit(size: Size, **options: Any) -> TimmViT:
+    return TimmViT(
+        **{
+            "img_size": size.image,
+            "patch_size": size.patch,
+            "in_chans": size.channels,
+            "num_classes": size.classes,
+            "embed_dim": size.width,
+            "depth": size.depth,
+            "num_heads": size.heads,
+            "mlp_ratio": size.hidden / size.width,
+            **options,
+        }
+    )
+
+
+@EACH
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_a_timm_model_computes_the_same(
+    size: Size, qkv_bias: bool, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """With and without biases of queries, keys and values."""
+    original = randomised(timm_vit(size, qkv_bias=qkv_bias))
+    found = loaded(saved(original.state_dict(), tmp_path), size)
+    assert found.report.layout == "timm"
+    assert found.config.qkv_bias is qkv_bias
+    assert found.config.mlp_dim == size.hidden
+    assert compare(found.model, original) < EXACT
+
+
+@EACH
+def test_a_distilled_timm_model_computes_the_same(
+    size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """DeiT: two tokens, two heads, the mean of both."""
+    original = randomised(
+        timm.models.deit.VisionTransformerDistilled(
+            img_size=size.image,
+            patch_size=size.patch,
+            in_chans=size.channels,
+            num_classes=size.classes,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            mlp_ratio=size.hidden / size.width,
+        )
+    )
+    found = loaded(saved(original.state_dict(), tmp_path), size)
+    assert found.config.distilled
+    assert compare(found.model, original) < EXACT
+
+
+@EACH
+def test_an_averaging_timm_model_without_fc_norm_computes_the_same(
+    size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """Average pooling after the norm: the names cannot show it, the user says it."""
+    original = randomised(timm_vit(size, global_pool="avg", fc_norm=False))
+    found = loaded(saved(original.state_dict(), tmp_path), size, global_pool="avg")
+    assert compare(found.model, original) < EXACT
+
+
+@pytest.mark.parametrize("form", ["attn.{}.{}", "attn.{}_proj.{}"])
+def test_separate_queries_keys_and_values_are_joined(
+    form: str, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """A timm model whose fused matrix was taken apart."""
+    size = SQUARE[0]
+    original = randomised(timm_vit(size))
+    state = dict(original.state_dict())
+    for name in [name for name in state if ".attn.qkv." in name]:
+        block, end = name.split("attn.qkv.")
+        for part, tensor in zip("qkv", state.pop(name).chunk(3), strict=True):
+            state[block + form.format(part, end)] = tensor
+    found = loaded(saved(state, tmp_path), size)
+    assert compare(found.model, original) < EXACT
+    assert any("q, k and v joined" in change for change in found.weights.changes)
+
+
+def test_biases_without_the_keys_leave_the_keys_bias_at_zero(
+    tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """`q_bias` and `v_bias`, as in BEiT's code."""
+    size = SQUARE[0]
+    original = randomised(timm_vit(size))
+    state = dict(original.state_dict())
+    for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
+        original.get_parameter(name).data[size.width : 2 * size.width] = 0
+        query, _, value = state.pop(name).chunk(3)
+        state[name.replace("qkv.bias", "q_bias")] = query
+        state[name.replace("qkv.bias", "v_bias")] = value
+    found = loaded(saved(state, tmp_path), size)
+    assert compare(found.model, original) < EXACT
+    assert any("the key's bias is zero" in change for change in found.weights.changes)
+
+
+def test_the_first_release_of_timm_has_pre_logits(
+    tmp_path: Path, randomised: Randomised
+) -> None:
+    """jx_vit_*_in21k: `pre_logits.fc`, a linear layer and tanh between features and head."""
+    size = SQUARE[0]
+    original = randomised(timm_vit(size))
+    state = dict(original.state_dict())
+    layer = randomised(nn.Linear(size.width, 20), seed=3)
+    head = randomised(nn.Linear(20, size.classes), seed=4)
+    state |= {f"pre_logits.fc.{p}": t for p, t in layer.state_dict().items()}
+    state |= {f"head.{p}": t for p, t in head.state_dict().items()}
+    found = loaded(saved(state, tmp_path), size)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    original.double().reset_classifier(0)
+    expected = head.double()(torch.tanh(layer.double()(original(x))))
+    assert found.config.representation_size == 20
+    assert (found.model.double()(x) - expected).abs().max() < EXACT * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"init_values": 0.1}, "layer scale: blocks.0.ls1.gamma"),
+        ({"pre_norm": True}, "a norm before the blocks: norm_pre"),
+        ({"reg_tokens": 2}, "register tokens: reg_token"),
+        ({"qk_norm": True}, "norms of queries and keys: blocks.0.attn.k_norm"),
+        ({"global_pool": "avg"}, "a norm after average pooling"),
+        ({"global_pool": "map"}, "attention pooling: attn_pool"),
+        ({"mlp_layer": timm.layers.SwiGLU}, "a gated (SwiGLU) MLP: blocks.0.mlp.fc1_g"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_parts_that_our_model_has_not_are_refused_by_name(
+    options: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    """A model that would load in part would compute something else."""
+    state = timm_vit(SQUARE[0], **options).state_dict()
+    with pytest.raises(CheckpointError, match="has parts that vit-export") as error:
+        loaded(saved(state, tmp_path), SQUARE[0])
+    assert what in str(error.value)
+
+
+# Hugging Face
+
+
+def hf_config(kind: type[Any], size: Size, **options: Any) -> Any:
+    return kind(
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        intermediate_size=size.hidden,
+        image_size=size.image if size.height != size.columns else size.height,
+        patch_size=size.patch,
+        num_channels=size.channels,
+        num_labels=size.classes,
+        **options,
+    )
+
+
+def hf_model(name: str, size: Size, **options: Any) -> nn.Module:
+    kind = transformers.DeiTConfig if name.startswith("DeiT") else transformers.ViTConfig
+    model: nn.Module = getattr(transformers, name)(hf_config(kind, size, **options))
+    return model
+
+
+HF_CLASSIFIERS = [
+    "ViTForImageClassification",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+]
+
+
+@EACH
+@pytest.mark.parametrize("name", HF_CLASSIFIERS)
+def test_a_hugging_face_folder_computes_the_same(
+    name: str, size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """As `save_pretrained` writes it: nothing has to be told."""
+    original = randomised(hf_model(name, size))
+    original.save_pretrained(tmp_path)
+    found = load_checkpoint(tmp_path)
+    assert found.report.layout == "huggingface"
+    assert found.config.num_heads == size.heads
+    assert found.config.norm_eps == 1e-12
+    assert found.config.image_hw == size.image
+    assert found.report.assumed["num_heads"] == f"{size.heads}, from config.json"
+    assert compare(found.model, original, lambda output: output.logits) < EXACT
+
+
+@EACH_SQUARE
+@pytest.mark.parametrize("name", HF_CLASSIFIERS)
+def test_the_names_that_transformers_5_has_in_memory_are_known_too(
+    name: str, size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """A state dict saved with torch or safetensors, without any config."""
+    original = randomised(hf_model(name, size))
+    assert any(".layers.0.attention.q_proj" in key for key in original.state_dict())
+    found = loaded(saved(original.state_dict(), tmp_path), size)
+    assert "1e-12" in found.report.assumed["norm_eps"]
+    assert compare(found.model, original, lambda output: output.logits) < EXACT
+
+
+@EACH
+def test_the_pooler_of_a_hugging_face_backbone_becomes_pre_logits(
+    size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """ViTModel: no head, so the pooled features are the output."""
+    original = randomised(hf_model("ViTModel", size))
+    original.save_pretrained(tmp_path)
+    found = load_checkpoint(tmp_path)
+    assert found.config.num_classes == 0
+    assert found.config.representation_size == size.width
+    assert compare(found.model, original, lambda output: output.pooler_output) < EXACT
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("gelu_new", "gelu_tanh"), ("gelu", "gelu")])
+def test_the_activation_comes_from_the_config(
+    theirs: str, ours: str, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """Exact and approximated GELU differ in the fourth digit."""
+    options = {"hidden_act": theirs, "qkv_bias": False, "layer_norm_eps": 0.01}
+    original = randomised(hf_model("ViTForImageClassification", SQUARE[0], **options))
+    original.save_pretrained(tmp_path)
+    found = load_checkpoint(tmp_path)
+    assert found.config.act_layer == ours
+    assert found.config.norm_eps == 0.01
+    assert not found.config.qkv_bias
+    assert compare(found.model, original, lambda output: output.logits) < EXACT
+
+
+# torchvision
+
+
+@EACH_SQUARE
+@pytest.mark.parametrize("pre_logits", [None, 20])
+def test_a_torchvision_model_computes_the_same(
+    size: Size, pre_logits: int | None, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """With and without the representation layer."""
+    original = torchvision.models.VisionTransformer(
+        image_size=size.height,
+        patch_size=size.patch,
+        num_layers=size.depth,
+        num_heads=size.heads,
+        hidden_dim=size.width,
+        mlp_dim=size.hidden,
+        num_classes=size.classes,
+        representation_size=pre_logits,
+    )
+    randomised(original)
+    found = loaded(saved(original.state_dict(), tmp_path), size)
+    assert found.report.layout == "torchvision"
+    assert found.preprocess.mean == (0.485, 0.456, 0.406)
+    assert "torchvision" in found.report.assumed["mean"]
+    assert compare(found.model, original) < EXACT
+
+
+# Google JAX
+
+
+def google_arrays(size: Size, *, big_vision: bool, pre_logits: int = 0) -> Arrays:
+    """Random weights in the names and shapes of the original JAX code."""
+    rng = np.random.default_rng(0)
+    width, head = size.width, size.width // size.heads
+    attention, norm2, mlp = (0, 1, 0) if big_vision else (1, 2, 3)
+    patches = math.prod(size.image) // size.patch**2
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls": (1, 1, width),
+        "embedding/kernel": (size.patch, size.patch, size.channels, width),
+        "embedding/bias": (width,),
+        "Transformer/encoder_norm/scale": (width,),
+        "Transformer/encoder_norm/bias": (width,),
+        "head/kernel": (pre_logits or width, size.classes),
+        "head/bias": (size.classes,),
+    }
+    if big_vision:
+        shapes["pos_embedding"] = (1, patches, width)
+    else:
+        shapes["Transformer/posembed_input/pos_embedding"] = (1, patches + 1, width)
+    if pre_logits:
+        shapes |= {"pre_logits/kernel": (width, pre_logits), "pre_logits/bias": (pre_logits,)}
+    for n in range(size.depth):
+        block = f"Transformer/encoderblock_{n}"
+        attn = f"{block}/MultiHeadDotProductAttention_{attention}"
+        for part in ("query", "key", "value"):
+            shapes[f"{attn}/{part}/kernel"] = (width, size.heads, head)
+            shapes[f"{attn}/{part}/bias"] = (size.heads, head)
+        shapes[f"{attn}/out/kernel"] = (size.heads, head, width)
+        shapes[f"{attn}/out/bias"] = (width,)
+        for norm in (0, norm2):
+            shapes[f"{block}/LayerNorm_{norm}/scale"] = (width,)
+            shapes[f"{block}/LayerNorm_{norm}/bias"] = (width,)
+        dense = f"{block}/MlpBlock_{mlp}"
+        shapes[f"{dense}/Dense_0/kernel"] = (width, size.hidden)
+        shapes[f"{dense}/Dense_0/bias"] = (size.hidden,)
+        shapes[f"{dense}/Dense_1/kernel"] = (size.hidden, width)
+        shapes[f"{dense}/Dense_1/bias"] = (width,)
+    return {
+        name: (0.2 * rng.standard_normal(shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def google_logits(arrays: Arrays, x: Tensor, size: Size, *, big_vision: bool) -> Tensor:
+    """The JAX model written with einsum on its own shapes, channels last, float64."""
+    w = {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+    attention, norm2, mlp = (0, 1, 0) if big_vision else (1, 2, 3)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-6).sqrt()
+        return x * w[f"{name}/scale"] + w[f"{name}/bias"]
+
+    def dense(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
+
+    p, (height, columns) = size.patch, size.image
+    cut = x.permute(0, 2, 3, 1).reshape(-1, height // p, p, columns // p, p, size.channels)
+    x = torch.einsum("brpcqk,pqkd->brcd", cut, w["embedding/kernel"]) + w["embedding/bias"]
+    x = x.flatten(1, 2)
+    cls = w["cls"].expand(len(x), -1, -1)
+    if big_vision:
+        x = torch.cat((cls, x + w["pos_embedding"]), dim=1)
+    else:
+        x = torch.cat((cls, x), dim=1) + w["Transformer/posembed_input/pos_embedding"]
+    for n in range(size.depth):
+        block = f"Transformer/encoderblock_{n}"
+        attn = f"{block}/MultiHeadDotProductAttention_{attention}"
+        y = norm(x, f"{block}/LayerNorm_0")
+        q, k, v = (
+            torch.einsum("bnd,dhe->bnhe", y, w[f"{attn}/{part}/kernel"]) + w[f"{attn}/{part}/bias"]
+            for part in ("query", "key", "value")
+        )
+        scores = torch.einsum("bnhe,bmhe->bhnm", q, k) / math.sqrt(q.shape[-1])
+        y = torch.einsum("bhnm,bmhe->bnhe", scores.softmax(-1), v)
+        x = x + torch.einsum("bnhe,hed->bnd", y, w[f"{attn}/out/kernel"]) + w[f"{attn}/out/bias"]
+        y = dense(norm(x, f"{block}/LayerNorm_{norm2}"), f"{block}/MlpBlock_{mlp}/Dense_0")
+        x = x + dense(F.gelu(y, approximate="tanh"), f"{block}/MlpBlock_{mlp}/Dense_1")
+    x = norm(x, "Transformer/encoder_norm")[:, 0]
+    if "pre_logits/kernel" in w:
+        x = torch.tanh(dense(x, "pre_logits"))
+    return dense(x, "head")
+
+
+@EACH
+@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
+@pytest.mark.parametrize("pre_logits", [0, 20])
+@pytest.mark.parametrize("big_vision", [False, True])
+def test_a_google_npz_computes_the_same(
+    size: Size, prefix: str, pre_logits: int, big_vision: bool, tmp_path: Path
+) -> None:
+    """The number of heads is in the shapes, so that it has not to be told."""
+    arrays = google_arrays(size, big_vision=big_vision, pre_logits=pre_logits)
+    path = tmp_path / "ViT.npz"
+    np.savez(path, **{prefix + name: array for name, array in arrays.items()})
+    settings = {"img_size": size.image} if size.height != size.columns else {}
+    found = load_checkpoint(path, overrides=settings)
+    x = torch.randn(2, size.channels, *size.image, dtype=torch.float64)
+    expected = google_logits(arrays, x, size, big_vision=big_vision)
+    error = (found.model.double()(x) - expected).abs().max() / expected.abs().max()
+    assert found.report.layout == ("big_vision" if big_vision else "google_jax")
+    assert found.report.inferred["num_heads"] == size.heads
+    assert found.config.representation_size == pre_logits
+    assert error < EXACT
+
+
+def test_a_map_head_is_refused(tmp_path: Path) -> None:
+    """big_vision's other head: attention with a learned query."""
+    arrays = google_arrays(SQUARE[0], big_vision=True)
+    path = tmp_path / "map.npz"
+    np.savez(path, **arrays, **{"MAPHead_0/probe": np.zeros((1, 1, 32), np.float32)})
+    with pytest.raises(CheckpointError, match=r"attention pooling \(MAP head\): MAPHead_0/probe"):
+        load_checkpoint(path)
+
+
+# nn.TransformerEncoder
+
+
+class NotebookEmbedding(nn.Module):
+    """Patches, then the class token at the end, then positions."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        patches = math.prod(size.image) // size.patch**2
+        self.patcher = nn.Sequential(
+            nn.Conv2d(size.channels, size.width, kernel_size=size.patch, stride=size.patch),
+            nn.Flatten(2),
+        )
+        self.cls_token = nn.Parameter(torch.randn(1, 1, size.width))
+        self.pos_embedding = nn.Parameter(torch.randn(1, patches + 1, size.width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
+        return torch.cat((self.patcher(x).permute(0, 2, 1), cls), dim=1) + self.pos_embedding
+
+
+class Notebook(nn.Module):
+    """The Vision Transformer of the teaching notebooks: reads token 0, the first patch."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.patch_embeddings = NotebookEmbedding(size)
+        layer = nn.TransformerEncoderLayer(
+            d_model=size.width,
+            nhead=size.heads,
+            dim_feedforward=size.hidden,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder_layers = nn.TransformerEncoder(
+            layer, num_layers=size.depth, enable_nested_tensor=False
+        )
+        self.MLP = nn.Sequential(nn.LayerNorm(size.width), nn.Linear(size.width, size.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.MLP(self.encoder_layers(self.patch_embeddings(x))[:, 0, :])
+        return logits
+
+
+@EACH
+def test_a_notebook_model_computes_the_same(
+    size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
+) -> None:
+    """The class token at the end, and the first patch read."""
+    original = randomised(Notebook(size))
+    found = loaded(saved(original.state_dict(), tmp_path), size)
+    assert found.report.layout == "transformer_encoder"
+    assert (found.config.read_token, found.config.norm_eps) == (1, 1e-5)
+    assert "first patch" in found.report.assumed["read_token"]
+    assert compare(found.model, original) < EXACT
+
+
+def test_the_heads_of_a_notebook_model_are_asked_for(tmp_path: Path) -> None:
+    """Even where a variant has the same widths: notebooks take any number of heads."""
+    mnist = Size(96, 6, 6, 4, 28, 28, 10, 384, channels=1)
+    path = saved(Notebook(mnist).state_dict(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"--set num_heads=N \(one of 1, 2, 3, 4, 6"):
+        load_checkpoint(path)
+    found = load_checkpoint(path, variant="vit_mnist_28")
+    assert found.report.assumed["num_heads"] == "6, from variant vit_mnist_28"
+
+
+# what a wrong conversion would look like
+
+SMALL = Size(32, 1, 4, 8, 16, 16, 5, 64)
+
+
+def originals(size: Size) -> dict[str, dict[str, Tensor]]:
+    """A state of every layout."""
+    google = google_arrays(size, big_vision=False)
+    vision = google_arrays(size, big_vision=True)
+    tv = torchvision.models.VisionTransformer(
+        size.height, size.patch, size.depth, size.heads, size.width, size.hidden,
+        num_classes=size.classes,
+    )  # fmt: skip
+    return {
+        "timm": timm_vit(size).state_dict(),
+        "huggingface": hf_model("ViTForImageClassification", size).state_dict(),
+        "torchvision": tv.state_dict(),
+        "google_jax": {name: torch.from_numpy(array) for name, array in google.items()},
+        "big_vision": {name: torch.from_numpy(array) for name, array in vision.items()},
+        "transformer_encoder": Notebook(size).state_dict(),
+    }
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit_export"])
+def test_every_tensor_of_a_file_matters(layout: str, tmp_path: Path) -> None:
+    """Take out each tensor in turn: never does a model load without it."""
+    state = originals(SQUARE[0])[layout]
+    for name in state:
+        rest = {other: tensor for other, tensor in state.items() if other != name}
+        settings = {"num_heads": SQUARE[0].heads}
+        path = saved(rest, tmp_path)
+        with pytest.raises(CheckpointError, match="not in the checkpoint"):
+            load_checkpoint(path, overrides=settings, layout=layout)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit_export"])
+def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) -> None:
+    """Change each tensor in turn: the logits change too."""
+    state = originals(SMALL)[layout]
+    state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in state.items()}
+    settings = {"num_heads": SMALL.heads}
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+
+    def logits(state: Mapping[str, Tensor]) -> Tensor:
+        model = load_checkpoint(saved(state, tmp_path), overrides=settings, layout=layout).model
+        return model.double()(x).detach()
+
+    expected = logits(state)
+    for name, tensor in state.items():
+        # softmax does not see what is added to all keys alike
+        key_bias = "key" in name and "bias" in name or name.endswith("k_proj.bias")
+        changed = logits({**state, name: tensor + 0.1 * torch.randn_like(tensor)})
+        difference = (changed - expected).abs().max() / expected.abs().max()
+        assert key_bias or difference > 1e-6, name
+
+
+def swapped(state: Mapping[str, Tensor], one: str, other: str) -> dict[str, Tensor]:
+    """The same file with two tensors exchanged."""
+    return {**state, one: state[other], other: state[one]}
+
+
+def permuted_rows(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The same file with queries, keys and values in another order."""
+    q, k, v = state[name].chunk(3)
+    return {**state, name: torch.cat((k, q, v))}
+
+
+_HF0 = "vit.layers.0.attention"
+_JAX0 = "Transformer/encoderblock_0"
+_ATTENTION0 = f"{_JAX0}/MultiHeadDotProductAttention_1"
+
+
+@pytest.mark.parametrize(
+    ("layout", "mutate"),
+    [
+        ("timm", lambda s: permuted_rows(s, "blocks.0.attn.qkv.weight")),
+        ("timm", lambda s: {**s, "blocks.0.attn.proj.weight": s["blocks.0.attn.proj.weight"].T}),
+        ("huggingface", lambda s: swapped(s, f"{_HF0}.q_proj.weight", f"{_HF0}.v_proj.weight")),
+        ("huggingface", lambda s: swapped(s, f"{_HF0}.q_proj.weight", f"{_HF0}.k_proj.weight")),
+        ("torchvision", lambda s: permuted_rows(
+            s, "encoder.layers.encoder_layer_0.self_attention.in_proj_weight")),
+        ("google_jax", lambda s: swapped(
+            s, f"{_ATTENTION0}/query/kernel", f"{_ATTENTION0}/value/kernel")),
+        ("google_jax", lambda s: {
+            **s, "embedding/kernel": s["embedding/kernel"].transpose(0, 1)}),
+        ("transformer_encoder", lambda s: {
+            **s, "patch_embeddings.pos_embedding":
+            s["patch_embeddings.pos_embedding"].roll(1, dims=1)}),
+    ],
+    ids=["timm-qkv", "timm-transposed", "hf-q-v", "hf-q-k", "torchvision-qkv", "jax-q-v",
+         "jax-kernel", "notebook-order"],
+)  # fmt: skip
+def test_a_permuted_or_transposed_tensor_fails_the_comparison(
+    layout: str,
+    mutate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+    tmp_path: Path,
+) -> None:
+    """What a wrong conversion would do, done to the file: far outside of the tolerance."""
+    state = {
+        name: tensor + 0.1 * torch.randn_like(tensor)
+        for name, tensor in originals(SQUARE[0])[layout].items()
+    }
+    settings = {"num_heads": SQUARE[0].heads}
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    right = load_checkpoint(saved(state, tmp_path), overrides=settings).model.double()(x)
+    wrong = load_checkpoint(saved(mutate(state), tmp_path), overrides=settings).model.double()(x)
+    assert (wrong - right).abs().max() > 1e9 * EXACT * right.abs().max()
+
+
+def test_an_untransposed_kernel_does_not_fit(tmp_path: Path) -> None:
+    """Where the widths differ the shapes tell, with both of them in the error."""
+    state = originals(SQUARE[0])["google_jax"]
+    name = f"{_JAX0}/MlpBlock_3/Dense_0/kernel"
+    path = saved({**state, name: state[name].T}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"mlp.fc1.weight: checkpoint \(32, 64\), model") as e:
+        load_checkpoint(path)
+    assert name in str(e.value)
+
+
+def test_each_layout_is_recognised_by_its_own_names() -> None:
+    """And none takes another's for its own."""
+    for layout, state in originals(SQUARE[0]).items():
+        recognised = recognise(state)
+        assert recognised is not None
+        assert recognised[0].name == layout
+        assert not recognised[1].unexpected

@@ -1,0 +1,271 @@
+"""What the JSON files beside a checkpoint say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from vit_export.errors import CheckpointError
+from vit_export.model.checkpoint import Loaded, load_checkpoint
+from vit_export.model.sidecar import read_sidecar
+from vit_export.model.vit import create_model
+from vit_export.variants import ViTConfig
+
+Randomised = Callable[..., nn.Module]
+HF = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"intermediate_size": 64, "image_size": 32, "patch_size": 8},
+}
+TIMM = {
+    "architecture": "vit_micro_patch8_32",
+    "num_classes": 3,
+    "global_pool": "token",
+    "model_args": {"num_heads": 4},
+    "pretrained_cfg": {
+        **{"input_size": [3, 32, 32], "crop_pct": 0.95, "interpolation": "bilinear"},
+        **{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_mode": "center"},
+    },
+}
+
+
+@pytest.fixture
+def hf_folder(tmp_path: Path) -> Path:
+    """A tiny ViTForImageClassification as transformers saves it, with named classes."""
+    names = dict(enumerate(("cat", "dog", "owl")))
+    config = transformers.ViTConfig(**HF, id2label=names, label2id={v: k for k, v in names.items()})
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def timm_folder(tmp_path: Path) -> Path:
+    """A tiny timm model as its hub repositories hold it."""
+    config = ViTConfig(
+        variant="x", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=3
+    )
+    save_file(dict(create_model(config).state_dict()), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file; None takes one out."""
+    data = {**json.loads(path.read_text()), **changes} if path.exists() else changes
+    path.write_text(json.dumps({name: v for name, v in data.items() if v is not None}))
+
+
+def timm_loaded(folder: Path, **changes: Any) -> Loaded:
+    """Load with a config.json of timm's."""
+    edit(folder / "config.json", **{**TIMM, **changes})
+    return load_checkpoint(folder)
+
+
+# Hugging Face
+
+
+def test_labels_come_from_the_config(hf_folder: Path) -> None:
+    """In the order of their numbers."""
+    assert load_checkpoint(hf_folder).labels == ("cat", "dog", "owl")
+    assert load_checkpoint(hf_folder, overrides={"num_classes": 0}).labels == ()
+
+
+def test_generic_labels_are_none(hf_folder: Path) -> None:
+    """LABEL_0 names nothing."""
+    edit(hf_folder / "config.json", id2label={str(n): f"LABEL_{n}" for n in range(3)})
+    assert load_checkpoint(hf_folder).labels == ()
+
+
+def test_labels_that_do_not_fit_the_head_are_left_out_and_reported(hf_folder: Path) -> None:
+    """A stale config.json must not name classes wrongly."""
+    edit(hf_folder / "config.json", id2label={"0": "cat", "1": "dog"})
+    found = load_checkpoint(hf_folder)
+    assert found.labels == ()
+    assert found.report.assumed["labels"] == "none: 2 were given, the head has 3 classes"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("hidden_size", 64, "embed_dim"),
+        ("num_hidden_layers", 3, "depth"),
+        ("intermediate_size", 128, "mlp_ratio"),
+        ("patch_size", 4, "patch_size"),
+        ("num_channels", 1, "in_chans"),
+        ("qkv_bias", False, "qkv_bias"),
+    ],
+)
+def test_a_config_that_the_file_denies_is_an_error(
+    name: str, value: object, field: str, hf_folder: Path
+) -> None:
+    """The two belong to different models."""
+    edit(hf_folder / "config.json", **{name: value})
+    with pytest.raises(CheckpointError, match=rf"! {field}: file .*, config\.json"):
+        load_checkpoint(hf_folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act 'relu' is not known"),
+        ({"pooler_act": "gelu"}, "pooler_act 'gelu'"),
+        ({"patch_size": [8, 4]}, "cannot be understood"),
+        ({"id2label": {"0": "a", "2": "b"}}, "cannot be understood"),
+        ({"id2label": ["a"]}, "cannot be understood"),
+    ],
+)
+def test_a_config_that_ours_cannot_follow_is_refused(
+    changes: dict[str, Any], match: str, hf_folder: Path
+) -> None:
+    """By the entry that is the reason."""
+    edit(hf_folder / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(hf_folder)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_config_is_refused(text: str, hf_folder: Path) -> None:
+    """It says how to go on without it."""
+    (hf_folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="move it away to load"):
+        load_checkpoint(hf_folder)
+
+
+def test_the_config_of_another_kind_of_model_is_left_alone(hf_folder: Path) -> None:
+    """It says nothing about a ViT; then the heads are asked for."""
+    edit(hf_folder / "config.json", model_type="bert")
+    with pytest.raises(CheckpointError, match="--set num_heads=N"):
+        load_checkpoint(hf_folder)
+    assert read_sidecar(hf_folder, layout="torchvision").source == ""
+
+
+def test_the_user_may_know_better_than_the_config(hf_folder: Path) -> None:
+    """And the report says so."""
+    found = load_checkpoint(hf_folder, overrides={"num_heads": 8})
+    assert found.config.num_heads == 8
+    assert found.report.assumed["num_heads"] == "8, as set; 4, from config.json otherwise"
+
+
+def picture(height: int, width: int) -> Image.Image:
+    """A picture of smooth colours."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    channels = [rows * 2 % 256, columns * 3 % 256, (rows + columns) % 256]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def as_declared(found: Loaded, image: Image.Image) -> torch.Tensor:
+    """What `Preprocess` says, done with Pillow."""
+    preprocess = found.preprocess
+    height, width = preprocess.size
+    method = getattr(Image.Resampling, preprocess.interpolation.upper())
+    if preprocess.crop_mode == "squash":
+        image = image.resize((width, height), method)
+    else:
+        short = int(height / preprocess.crop_pct)
+        scale = short / min(image.size)
+        image = image.resize((int(image.width * scale), int(image.height * scale)), method)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    x = torch.from_numpy(np.array(image)).double() / 255
+    return ((x - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("processor", "shape"),
+    [
+        ({}, (40, 60)),
+        ({"resample": 3, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, (40, 60)),
+        ({"do_normalize": False}, (40, 60)),
+        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}, (40, 60)),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}, (64, 64)),
+        ({"size": {"height": 36, "width": 36}, "do_center_crop": True, "resample": 3,
+          "crop_size": {"height": 32, "width": 32}}, (64, 64)),
+        ({"size": {"shortest_edge": 36}, "do_center_crop": True,
+          "crop_size": {"height": 32, "width": 32}}, (72, 108)),
+    ],
+    ids=["squash", "statistics", "plain", "bytes", "factor", "crop", "shortest"],
+)  # fmt: skip
+def test_images_are_prepared_as_the_processor_does(
+    processor: dict[str, Any], shape: tuple[int, int], hf_folder: Path
+) -> None:
+    """Against transformers' own processor on a picture."""
+    theirs = transformers.ViTImageProcessorPil(**{"size": {"height": 32, "width": 32}, **processor})
+    theirs.save_pretrained(hf_folder)
+    found = load_checkpoint(hf_folder)
+    image = picture(*shape)
+    expected = theirs(image, return_tensors="pt")["pixel_values"][0]
+    assert (as_declared(found, image) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_a_processor_that_squashes_before_it_crops_is_reported(hf_folder: Path) -> None:
+    """DeiT's: no difference on square pictures, a visible one on others."""
+    size = {"height": 36, "width": 36}
+    edit(hf_folder / "preprocessor_config.json", size=size, do_center_crop=True, resample=3,
+         crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
+    found = load_checkpoint(hf_folder)
+    assert found.preprocess.crop_pct == pytest.approx(32 / 36)
+    assert "squashes to 36 px" in found.report.assumed["crop_mode"]
+
+
+def test_an_old_processor_with_a_bare_size_is_understood(hf_folder: Path) -> None:
+    """`"size": 224`, as the first ViT repositories have it."""
+    edit(hf_folder / "preprocessor_config.json", size=32, do_normalize=True, resample=2,
+         image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
+    found = load_checkpoint(hf_folder)
+    assert (found.preprocess.crop_mode, found.preprocess.interpolation) == ("squash", "bilinear")
+    assert found.preprocess.size == (32, 32)
+
+
+# timm
+
+
+def test_a_timm_config_gives_preparation_labels_and_heads(timm_folder: Path) -> None:
+    """`pretrained_cfg`, as in timm's repositories."""
+    found = timm_loaded(timm_folder, label_names=["a", "b", "c"])
+    assert found.labels == ("a", "b", "c")
+    assert found.preprocess.mean == (0.1, 0.2, 0.3)
+    assert found.preprocess.std == (0.4, 0.5, 0.6)
+    assert (found.preprocess.crop_pct, found.preprocess.interpolation) == (0.95, "bilinear")
+    assert found.report.assumed["num_heads"] == "4, from config.json"
+    assert "preprocess" not in found.report.assumed
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("squash", "squash"), ("border", "center")])
+def test_the_crop_mode_of_timm_is_followed_or_reported(
+    mode: str, expected: str, timm_folder: Path
+) -> None:
+    """`border` is a third one, which a manifest cannot name."""
+    found = timm_loaded(timm_folder, pretrained_cfg={**TIMM["pretrained_cfg"], "crop_mode": mode})
+    assert found.preprocess.crop_mode == expected
+    assert ("crop_mode" in found.report.assumed) == (mode == "border")
+
+
+def test_the_pooling_of_timm_is_followed_or_refused(timm_folder: Path) -> None:
+    """No tensor shows it."""
+    assert timm_loaded(timm_folder, global_pool="avg").config.global_pool == "avg"
+    with pytest.raises(CheckpointError, match="global_pool 'avgmax' is not known"):
+        timm_loaded(timm_folder, global_pool="avgmax")
+
+
+def test_the_architecture_of_timm_names_the_heads(timm_folder: Path, tmp_path: Path) -> None:
+    """Where it is one of ours and the arguments do not say so."""
+    config = ViTConfig(
+        variant="x", img_size=32, patch_size=8, embed_dim=36, depth=1, num_heads=3, num_classes=3
+    )
+    save_file(dict(create_model(config).state_dict()), tmp_path / "model.safetensors")
+    architecture = "vit_tiny_patch16_224.augreg_in21k"
+    assert timm_loaded(timm_folder, architecture=architecture, model_args={}).config.num_heads == 3
+
+
+def test_heads_that_do_not_divide_the_width_are_the_files_fault(timm_folder: Path) -> None:
+    """Config and weights do not belong together."""
+    with pytest.raises(CheckpointError, match="embed_dim 32 is not divisible by num_heads 5"):
+        timm_loaded(timm_folder, model_args={"num_heads": 5})

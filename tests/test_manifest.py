@@ -1,0 +1,206 @@
+"""A manifest survives JSON, and says so when it did not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vit_export.errors import ArtifactError
+from vit_export.manifest import (
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    Hop,
+    Manifest,
+    Measurement,
+    Preprocess,
+    TensorSpec,
+    Weights,
+)
+from vit_export.variants import get_variant
+
+text = st.text(max_size=12)
+number = st.floats(allow_nan=False, allow_infinity=False)
+size = st.one_of(st.integers(1, 4096), st.sampled_from(["batch_size", "?"]))
+specs = st.builds(
+    TensorSpec, name=text, dtype=text, shape=st.lists(size, min_size=1, max_size=4).map(tuple)
+)
+measurements = st.builds(
+    Measurement, output=text, batch=st.integers(1, 99), max_abs=number, tolerance=number,
+    cosine=number, passed=st.booleans(),
+)  # fmt: skip
+maybe = st.one_of(st.none(), number)
+hops = st.builds(
+    Hop, hop=text, provider=text, samples=st.integers(0, 99),
+    batches=st.lists(st.integers(1, 8), max_size=4).map(tuple), baseline_max_abs=maybe,
+    max_abs=maybe, tolerance=maybe, cosine=maybe, top1_agreement=maybe, row_max_abs=maybe,
+    passed=st.sampled_from([True, False, None]), reason=text,
+    notes=st.lists(text, max_size=2).map(tuple),
+    measurements=st.lists(measurements, max_size=2).map(tuple),
+)  # fmt: skip
+preparations = st.builds(
+    Preprocess, size=st.tuples(st.integers(1, 999), st.integers(1, 999)), crop_pct=number,
+    mean=st.lists(number, max_size=4).map(tuple), std=st.lists(number, max_size=4).map(tuple),
+    color=text, crop_mode=text,
+)  # fmt: skip
+manifests = st.builds(
+    Manifest, variant=text,
+    config=st.dictionaries(text, st.one_of(number, text, st.lists(number, max_size=3))),
+    weights=st.builds(
+        Weights, source=text, layout=text, sha256=text,
+        changes=st.lists(text, max_size=2).map(tuple),
+    ),
+    precision=text, opset=st.integers(1, 30), inputs=st.lists(specs, max_size=2).map(tuple),
+    outputs=st.lists(specs, max_size=2).map(tuple),
+    preprocess=st.one_of(st.none(), preparations),
+    labels=st.lists(text, max_size=4).map(tuple), graph_sha256=text,
+    blocks=st.lists(text, max_size=3).map(tuple),
+    toolchain=st.dictionaries(text, text, max_size=3),
+    certificate=st.lists(hops, max_size=2).map(tuple),
+)  # fmt: skip
+
+
+@given(manifests)
+def test_any_manifest_comes_back_from_json_as_it_was(manifest):
+    """Tuples, labels in any script, missing parts."""
+    assert Manifest.from_json(manifest.to_json(), source="x") == manifest
+
+
+def plain(**changes: object) -> Manifest:
+    """A small manifest."""
+    fields = {
+        "variant": "vit",
+        "weights": Weights(source="w.safetensors"),
+        "opset": 20,
+        "inputs": (TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 48)),),
+        "outputs": (TensorSpec("logits", "float32", ("batch_size", 2)),),
+        "preprocess": Preprocess(size=(32, 48)),
+        "labels": ("it's", 'a "cat"'),
+    }
+    return Manifest(**{**fields, **changes})
+
+
+def test_equal_manifests_give_equal_text():
+    """A part of what makes two exports byte-identical."""
+    assert plain().to_json() == plain().to_json()
+    assert "\n" not in plain().to_json()
+
+
+def test_labels_in_other_scripts_are_stored_as_they_are():
+    """Not as escapes: other tools show them."""
+    assert "猫" in plain(labels=("猫", "犬")).to_json()
+
+
+def test_a_manifest_of_the_real_export_comes_back(tiny_export):
+    """With its certificate."""
+    manifest = tiny_export.manifest
+    back = Manifest.from_json(manifest.to_json(), source="x")
+    assert back == manifest
+    assert back.passed is True
+    assert back.certificate[-1].measurements
+
+
+def test_a_newer_schema_is_refused_with_what_to_do():
+    """Rather than misread."""
+    data = {**plain().to_dict(), "schema_version": SCHEMA_VERSION + 1}
+    with pytest.raises(ArtifactError, match=r"model\.onnx.*schema version 2.*pip install -U"):
+        Manifest.from_json(json.dumps(data), source="model.onnx")
+
+
+def test_a_field_of_a_later_release_is_passed_over():
+    """Within one schema version, fields may be added."""
+    data = {**plain().to_dict(), "later": 1}
+    assert Manifest.from_json(json.dumps(data), source="x") == plain()
+
+
+def without(name: str) -> str:
+    """JSON of a manifest that lacks a field."""
+    return json.dumps({k: v for k, v in plain().to_dict().items() if k != name})
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "", "{", "[]", "null", "3", '"text"', "{}",
+        '{"schema_version": "1"}', '{"schema_version": null}',
+        without("weights"), without("inputs"), without("opset"), without("schema_version"),
+        plain().to_json()[:200],
+        json.dumps({**plain().to_dict(), "inputs": 3}),
+        json.dumps({**plain().to_dict(), "inputs": [["a"]]}),
+        json.dumps({**plain().to_dict(), "weights": {"nothing": 1}}),
+        json.dumps({**plain().to_dict(), "preprocess": {"size": [1, 2], "odd": 1}}),
+        json.dumps({**plain().to_dict(), "certificate": [{"hop": "x"}]}),
+    ],
+)  # fmt: skip
+def test_a_damaged_manifest_is_named_with_its_file(damaged):
+    """And the user is told to export again."""
+    with pytest.raises(ArtifactError, match=r"m\.onnx: its metadata key 'vit_export' is damaged"):
+        Manifest.from_json(damaged, source="m.onnx")
+
+
+def test_plain_keys_are_those_that_other_tools_read():
+    """`names` is a Python dict that a literal reader takes."""
+    metadata = plain().metadata()
+    assert list(metadata)[-1] == METADATA_KEY
+    assert metadata["task"] == "classify"
+    assert json.loads(metadata["imgsz"]) == [32, 48]
+    assert ast.literal_eval(metadata["names"]) == {0: "it's", 1: 'a "cat"'}
+    assert metadata["batch"] == "1"
+    assert Manifest.from_json(metadata[METADATA_KEY], source="x") == plain()
+
+
+def test_plain_keys_are_left_out_where_nothing_is_known():
+    """A module that takes no pictures."""
+    assert set(plain(labels=(), preprocess=None, inputs=()).metadata()) == {"task", METADATA_KEY}
+
+
+def test_a_fixed_batch_is_told():
+    """Other tools allocate by it."""
+    inputs = (TensorSpec("pixel_values", "float32", (4, 3, 32, 32)),)
+    assert plain(inputs=inputs).metadata()["batch"] == "4"
+
+
+def hop(passed: bool | None) -> Hop:
+    """A line of a certificate."""
+    return Hop(
+        hop="x", provider="cpu", samples=8, batches=(1,), baseline_max_abs=None, max_abs=None,
+        tolerance=None, cosine=None, top1_agreement=None, row_max_abs=None, passed=passed,
+    )  # fmt: skip
+
+
+def test_the_last_hop_decides_whether_it_passed():
+    """An empty certificate says nothing."""
+    assert plain().passed is None
+    assert plain(certificate=(hop(False), hop(True))).passed is True
+    assert plain(certificate=(hop(True), hop(False))).passed is False
+    assert plain(certificate=(hop(True), hop(None))).passed is None
+
+
+def test_a_changed_copy_leaves_the_original():
+    """Manifests are frozen."""
+    first = plain()
+    assert first.replace(graph_sha256="ab").graph_sha256 == "ab"
+    assert first.graph_sha256 == ""
+
+
+@pytest.mark.parametrize(("channels", "color"), [(1, "L"), (3, "RGB"), (4, "")])
+def test_preparation_follows_the_config(channels, color):
+    """Height first."""
+    config = get_variant("ti16", in_chans=channels, img_size="32x64", interpolation="lanczos")
+    preprocess = Preprocess.of(config)
+    assert preprocess.size == (32, 64)
+    assert preprocess.color == color
+    assert len(preprocess.mean) == len(preprocess.std) == channels
+    assert preprocess.interpolation == "lanczos"
+    assert math.isclose(preprocess.crop_pct, 0.9)
+
+
+def test_a_spec_reads_as_people_write_it():
+    """For messages."""
+    spec = TensorSpec("x", "float32", ("batch_size", 3))
+    assert str(spec) == "x: float32 (batch_size, 3)"
+    assert spec.dynamic == ("batch_size",)

@@ -1,0 +1,319 @@
+"""The whole road: what is written is what was measured, and nothing else is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from vit_export.errors import ArtifactError, GateError, OutputError, SimplifyError, UsageError
+from vit_export.golden import Golden
+from vit_export.graph import simplify as simplify_stage
+from vit_export.onnxfile import OnnxFile
+from vit_export.pipeline import export, revalidate
+from vit_export.runtime import load
+
+
+def digest(path: Path) -> str:
+    """Hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_certificate_has_a_line_per_hop_with_every_batch(tiny_export):
+    """Both hops are measured against the float64 oracle, not against each other."""
+    certificate = OnnxFile.read(tiny_export.path).manifest.certificate
+    assert [hop.hop for hop in certificate] == ["torch -> onnx", "onnx -> simplified"]
+    for hop in certificate:
+        assert hop.passed is True
+        assert hop.batches == (1, 2, 3, 8)
+        assert hop.samples == 8
+        assert 0 < hop.max_abs <= hop.tolerance
+        assert hop.row_max_abs <= hop.tolerance
+        assert hop.top1_agreement == 1
+
+
+def test_the_artifact_gives_the_logits_of_the_torch_model(tiny_export, make_model):
+    """Seen from outside, without the gate's own code."""
+    pixels = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    logits = load(tiny_export.path, provider="cpu").run(pixels)
+    with torch.no_grad():
+        expected = make_model().double()(torch.from_numpy(pixels).double()).numpy()
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_manifest_says_everything_that_a_device_needs(tiny_export):
+    """Preparation, labels, signature, weights, blocks, versions, hash."""
+    file = OnnxFile.read(tiny_export.path)
+    manifest = file.manifest
+    assert manifest.preprocess.size == (32, 32)
+    assert manifest.labels == tuple(f"name {i}" for i in range(10))
+    assert str(manifest.inputs[0]) == "pixel_values: float32 (batch_size, 3, 32, 32)"
+    assert [spec.name for spec in manifest.outputs] == ["logits"] == [o.name for o in file.outputs]
+    assert manifest.blocks == ("blocks.0", "blocks.1", "blocks.2")
+    assert manifest.graph_sha256 == file.graph_sha256()
+    assert {"vit-export", "torch", "onnx", "onnxruntime", "onnxsim"} <= set(manifest.toolchain)
+    assert file.metadata["imgsz"] == "[32, 32]"
+    assert set(file.metadata) == {"task", "imgsz", "names", "batch", "vit_export"}
+
+
+SCRIPT = """
+import sys
+from vit_export.pipeline import export
+export("mnist", sys.argv[1], overrides={"depth": 2, "embed_dim": 32, "num_heads": 2})
+"""
+
+
+def test_two_exports_in_two_processes_are_byte_identical(tmp_path):
+    """No clock, no path, no random name, no order of a hash."""
+    paths = [tmp_path / f"run{i}" / "same.onnx" for i in range(2)]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(path)],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed + 1)},
+            cwd=path.parent,
+        )
+    assert digest(paths[0]) == digest(paths[1])
+    golden = [path.with_suffix(".golden.npz") for path in paths]
+    assert digest(golden[0]) == digest(golden[1])
+    content = paths[0].read_bytes()
+    for trace in (b".py", b"/torch/", b"stack_trace", bytes(tmp_path)):
+        assert trace not in content
+
+
+@pytest.mark.parametrize("fields", [
+    {"distilled": True}, {"global_pool": "avg"}, {"pos_embed": "sincos"}, {"pos_embed": "none"},
+    {"representation_size": 24}, {"img_size": (32, 48)}, {"in_chans": 1}, {"qkv_bias": False},
+    {"num_classes": 0}, {"read_token": 1}, {"act_layer": "gelu_tanh"},
+])  # fmt: skip
+def test_every_option_of_the_model_exports_and_passes(fields, make_model, tmp_path):
+    """Each changes the graph."""
+    result = export(make_model(**fields), tmp_path / "model.onnx")
+    assert result.comparison.passed
+    operators = OnnxFile.read(result.path).op_counts
+    assert not {"Shape", "Expand", "Gather", "ConstantOfShape"} & set(operators)
+
+
+def test_attention_as_one_operator(make_model, tmp_path):
+    """Opset 23 has a node for it; one per block."""
+    result = export(make_model(), tmp_path / "op.onnx", attention="op")
+    file = OnnxFile.read(result.path)
+    assert file.opsets[""] == 23
+    assert file.op_counts["Attention"] == 3
+    with pytest.raises(UsageError, match="needs --opset 23"):
+        export(make_model(), tmp_path / "op.onnx", attention="op", opset=20)
+
+
+def test_features_and_tokens_are_outputs_where_asked(make_model, tmp_path):
+    """Each is gated under its own name."""
+    wanted = ("logits", "features", "tokens")
+    result = export(make_model(), tmp_path / "all.onnx", outputs=wanted)
+    assert {m.output for m in result.comparison.hop.measurements} == set(wanted)
+    outputs = load(result.path).runner.run({"pixel_values": np.zeros((2, 3, 32, 32), np.float32)})
+    assert {name: y.shape for name, y in outputs.items()} == {
+        "logits": (2, 10), "features": (2, 32), "tokens": (2, 17, 32)
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="did you mean 'tokens'"):
+        export(make_model(), tmp_path / "x.onnx", outputs=("token",))
+
+
+def test_a_fixed_batch_is_gated_at_that_size_and_classifies_any_number(
+    make_model, tmp_path, photographs
+):
+    """What does not fill the batch is filled up."""
+    result = export(make_model(), tmp_path / "four.onnx", batch=4)
+    assert result.comparison.hop.batches == (4,)
+    classifier = load(result.path)
+    many = classifier.classify([*photographs, *photographs, photographs[0]])
+    assert len(many) == 5
+    assert many[0] == many[2] == many[4] != many[1]
+
+
+def test_weights_beside_the_file_on_request(make_model, tmp_path):
+    """The pair moves together; without its data the file is refused by name."""
+    result = export(make_model(), tmp_path / "out.onnx", external_data=True)
+    data = tmp_path / "out.onnx.data"
+    assert data in result.files
+    assert data.stat().st_size > result.path.stat().st_size
+    assert revalidate(result.path, provider="cpu").passed
+    data.rename(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"out\.onnx\.data"):
+        load(result.path)
+
+
+def test_the_users_pictures_are_measured_too(make_model, tmp_path, photographs):
+    """They join the golden file after the synthetic ones."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, photograph in enumerate(photographs):
+        Image.open(photograph).save(folder / f"{i}.png")
+    result = export(make_model(), tmp_path / "model.onnx", images=folder)
+    assert result.comparison.hop.samples == 10
+    assert Golden.read(result.golden).images.shape == (10, 32, 32, 3)
+
+
+class Branches(nn.Module):
+    """A small network of somebody else, which returns a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.layers = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(3)))
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        pooled = self.layers(self.stem(x)).mean((2, 3))
+        return {"scores": self.fc(pooled), "pooled": pooled}
+
+
+def test_anybodys_module_goes_through_the_same_gate(tmp_path):
+    """Outputs keep their names, and the blocks are found."""
+    torch.manual_seed(0)
+    result = export(
+        Branches(), tmp_path / "b.onnx", overrides={"img_size": 32}, preprocess={"mean": "0,0,0"}
+    )
+    assert result.comparison.passed
+    assert [spec.name for spec in result.manifest.outputs] == ["scores", "pooled"]
+    assert result.manifest.blocks == ("layers.0", "layers.1", "layers.2")
+    assert result.manifest.preprocess.mean == (0.0, 0.0, 0.0)
+
+
+class DrawsNoise(nn.Module):
+    """Computes something else each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3))) + torch.rand(1)
+
+
+def test_a_module_that_draws_random_numbers_is_refused(tmp_path):
+    """Its baseline would be so large that anything passes."""
+    with pytest.raises(GateError, match="random numbers"):
+        export(DrawsNoise(), tmp_path / "noise.onnx", overrides={"img_size": 8})
+
+
+class FixesItsBatch(nn.Module):
+    """Gives two rows, whatever comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3)).reshape(2, -1)[:, :3])
+
+
+def test_a_failed_gate_leaves_an_existing_file_and_nothing_else(tmp_path):
+    """What was there stays until something better has passed."""
+    output = tmp_path / "kept.onnx"
+    output.write_text("precious")
+    with pytest.raises(GateError, match=r"torch -> onnx.*--batch"):
+        export(FixesItsBatch(), output, overrides={"img_size": 8})
+    assert output.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(
+    make_model, tmp_path, monkeypatch
+):
+    """Never a silent skip."""
+    real = simplify_stage.onnxsim.simplify
+
+    def careless(model: onnx.ModelProto, **options: object) -> tuple[onnx.ModelProto, bool]:
+        simplified, ok = real(model, **options)
+        bias = next(t for t in simplified.graph.initializer if t.name == "head.bias")
+        bias.raw_data = bytes(len(bias.raw_data))
+        return simplified, ok
+
+    monkeypatch.setattr(simplify_stage.onnxsim, "simplify", careless)
+    with pytest.raises(GateError, match="--no-simplify"):
+        export(make_model(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    assert export(make_model(), tmp_path / "model.onnx", simplify=False).comparison.passed
+
+
+def test_a_simplifier_that_fails_is_an_error_with_a_way_out(make_model, tmp_path, monkeypatch):
+    """The message names the option."""
+
+    def failing(model: onnx.ModelProto, **options: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(simplify_stage.onnxsim, "simplify", failing)
+    with pytest.raises(SimplifyError, match="--no-simplify"):
+        export(make_model(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_nan_weights_is_refused(make_model, tmp_path):
+    """There is nothing to compare with."""
+    model = make_model()
+    model.blocks[1].mlp.fc1.weight.data[0, 0] = float("nan")
+    with pytest.raises(GateError, match="check the weights"):
+        export(model, tmp_path / "nan.onnx")
+
+
+@pytest.mark.parametrize("place", ["missing/model.onnx", "folder.onnx", "model.txt"])
+def test_an_impossible_output_is_refused_before_any_work(place, tmp_path, make_model):
+    """Seconds matter less than a clear word."""
+    (tmp_path / "folder.onnx").mkdir()
+    started = time.monotonic()
+    with pytest.raises((OutputError, UsageError), match=r"cannot write|must end in"):
+        export("h14_in21k", tmp_path / place)
+    assert time.monotonic() - started < 5
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(make_model, tmp_path, monkeypatch):
+    """A file size limit stands in for a full disk: the write fails midway all the same."""
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from vit_export.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "main(['onnx', '--variant', 'mnist', '-o', sys.argv[1]])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "big.onnx")], capture_output=True, text=True
+    )
+    assert run.returncode == 1, run.stderr
+    assert "cannot write" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing(number, status, tmp_path):
+    """Whether by Ctrl-C or by a supervisor."""
+    command = [sys.executable, "-m", "vit_export", "onnx", "--variant", "s16", "-o", "s.onnx"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "float64" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
+    """And says how to give them."""
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(tiny_export.path.read_bytes())
+    with pytest.raises(ArtifactError, match="--golden FILE"):
+        revalidate(alone)
+    assert revalidate(alone, golden=tiny_export.golden).passed

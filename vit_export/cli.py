@@ -1,0 +1,389 @@
+"""The command line: parse, call one function, render."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from vit_export import __version__
+from vit_export.errors import UsageError, VitExportError, nearest
+from vit_export.variants import CHOICES, VARIANTS
+
+EXTRA_OF = {  # what to install when a backend is missing
+    **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors"), "export"),
+    "huggingface_hub": "hub",
+    "matplotlib": "bench",
+}
+INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
+
+
+class Commands(click.Group):
+    """A group that turns our errors into messages, and a mistyped command into a suggestion."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command, or offer the nearest ones."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            raise click.UsageError(f"no command {name!r}{nearest(name, self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(  # type: ignore[override]  # click's overloads tell standalone modes apart
+        self, args: Sequence[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run a command; exit with 0, 1 (failed), 2 (wrong usage), or 128 + signal."""
+        kwargs.pop("standalone_mode", None)
+        argv = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in argv
+        try:
+            with _unwinding_on_sigterm():
+                status = super().main(argv, standalone_mode=False, **kwargs)
+        except VitExportError as error:
+            _fail(str(error), error.exit_code, as_json)
+        except click.ClickException as error:
+            if as_json:
+                _fail(error.format_message(), error.exit_code, as_json)
+            error.show()
+            sys.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in EXTRA_OF:
+                raise
+            wanted = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
+            _fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
+        except (KeyboardInterrupt, click.Abort):
+            _fail("interrupted; nothing was left behind", INTERRUPTED, as_json)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextlib.contextmanager
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """Let a termination unwind the stack, so that temporary files go."""
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str, status: int, as_json: bool) -> None:
+    click.echo(f"Error: {message}", err=True)
+    if as_json:
+        from vit_export.report import to_json
+
+        click.echo(to_json({"error": message}))
+    sys.exit(status)
+
+
+def _emit(as_json: bool, data: Any, text: str) -> None:
+    """Show text; with --json show it on standard error, and end with one JSON object."""
+    click.echo(text, err=as_json)
+    if as_json:
+        from vit_export.report import to_json
+
+        click.echo(to_json(data))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    from vit_export.report import TerminalProgress
+
+    progress = TerminalProgress()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
+provider_option = click.option(
+    "--provider", default="auto", show_default=True, help="cpu, cuda, tensorrt, or auto."
+)
+labels_option = click.option("--labels", metavar="FILE", help="Class names: lines, or JSON.")
+layout_option = click.option("--layout", help="How the checkpoint names its tensors.")
+
+
+def preprocess_options(command: Any) -> Any:
+    """Options that say how images are prepared."""
+    for option in (
+        click.option("--interpolation", type=click.Choice(CHOICES["interpolation"])),
+        click.option("--crop-pct", type=float, help="Crop size / resized short side."),
+        click.option("--std", metavar="R,G,B", help="Of pixels in [0, 1]."),
+        click.option("--mean", metavar="R,G,B", help="Of pixels in [0, 1]."),
+    ):
+        command = option(command)
+    return command
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vit-export")
+def main() -> None:
+    """Take a Vision Transformer out of torch, and measure every step."""
+
+
+@main.command()
+@click.option("--variant", metavar="NAME", help="e.g. b16; `vit-export variants` lists them.")
+@click.option("--weights", metavar="FILE", help="Checkpoint: a file, a folder, hub, hf:owner/name.")
+@layout_option
+@click.option("--reset-head", is_flag=True, help="A new, zero head for another --num-classes.")
+@click.option("--module", metavar="PKG:FACTORY", help="Export any nn.Module instead.")
+@click.option("--seed", default=0, show_default=True, help="Of random weights.")
+@click.option("--num-classes", type=int, help="0 exports features.")
+@click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
+@labels_option
+@preprocess_options
+@click.option("--batch", default="dynamic", show_default=True, metavar="dynamic|N")
+@click.option("--opset", type=int, help="20 by default, 23 with --attention op.")
+@click.option("--attention", type=click.Choice(["decomposed", "op"]), default="decomposed")
+@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option("--outputs", default="logits", show_default=True, help="logits,features,tokens")
+@click.option("--images", metavar="DIR", help="Measure on these pictures as well.")
+@click.option("--no-simplify", is_flag=True, help="Leave the graph as torch exports it.")
+@click.option("--external-data", is_flag=True, help="Weights beside the file; above 2 GiB always.")
+@click.option("-o", "--output", metavar="PATH", help="By default ./<variant>.onnx")
+@json_option
+def onnx(as_json: bool, **options: Any) -> None:
+    """Variant or checkpoint to a validated, simplified ONNX file."""
+    from vit_export.pipeline import export
+
+    if options["module"] and (options["variant"] or options["weights"]):
+        raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+    subject: Any = options["variant"]
+    if options["variant"] is not None:
+        from vit_export.variants import get_variant
+
+        get_variant(options["variant"])  # a typo is answered before anything heavy is loaded
+    if options["module"]:
+        from vit_export.subject import import_module
+
+        subject = import_module(options["module"])
+    elif not options["weights"]:
+        _shout_random(options["seed"])
+    with _progress() as progress:
+        result = export(
+            subject,
+            options["output"],
+            weights=options["weights"],
+            layout=options["layout"],
+            reset_head=options["reset_head"],
+            seed=options["seed"],
+            overrides=_settings(options["sets"])
+            | _given(num_classes=options["num_classes"], img_size=options["img_size"]),
+            batch=_batch(options["batch"]),
+            opset=options["opset"],
+            attention=options["attention"],
+            outputs=_names(options["outputs"]),
+            labels=_labels(options["labels"]),
+            preprocess=_preprocess(options),
+            images=options["images"],
+            simplify=not options["no_simplify"],
+            external_data=options["external_data"],
+            progress=progress,
+        )
+    from vit_export.report import exported
+
+    data = {
+        "path": result.path,
+        "golden": result.golden,
+        "files": result.files,
+        "size_bytes": result.size_bytes,
+        "seconds": result.seconds,
+        "nodes": result.nodes,
+        "passed": result.comparison.passed,
+        "manifest": result.manifest,
+    }
+    _emit(as_json, data, exported(result))
+
+
+def _shout_random(seed: int) -> None:
+    click.secho(
+        f"WARNING: the weights are RANDOM (seed {seed}): what this model predicts means nothing. "
+        "Give trained ones with --weights FILE.",
+        fg="yellow",
+        bold=True,
+        err=True,
+    )
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch {text}: expected 'dynamic' or a number of images")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError("--outputs: expected at least one of logits, features, tokens")
+    return names
+
+
+def _labels(path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    from vit_export.labels import read_labels
+
+    return read_labels(path)
+
+
+def _preprocess(options: dict[str, Any]) -> dict[str, Any]:
+    return _given(**{k: options[k] for k in ("mean", "std", "crop_pct", "interpolation")})
+
+
+@main.command()
+@click.argument("artifact")
+@click.option("--golden", metavar="FILE", help="By default NAME.golden.npz beside the artifact.")
+@click.option("--weights", metavar="FILE", help="Compute the truth again from this checkpoint.")
+@layout_option
+@preprocess_options
+@provider_option
+@json_option
+def validate(artifact: str, as_json: bool, **options: Any) -> None:
+    """Run the gate again on an artifact; needs numpy and onnxruntime only."""
+    from vit_export.pipeline import revalidate
+    from vit_export.report import comparison
+
+    with _progress() as progress:
+        found = revalidate(
+            artifact,
+            golden=options["golden"],
+            weights=options["weights"],
+            layout=options["layout"],
+            provider=options["provider"],
+            preprocess=_foreign_preprocess(artifact, options),
+            progress=progress,
+        )
+    _emit(as_json, {"artifact": artifact, "passed": found.passed, **vars(found)}, comparison(found))
+    if not found.passed:
+        if not as_json:
+            click.echo(f"Error: {artifact} does not compute what its torch model does", err=True)
+        sys.exit(1)
+
+
+def _foreign_preprocess(artifact: str, options: dict[str, Any]) -> Any:
+    """The image preparation given on the command line; `None` to take the file's own."""
+    changes = _preprocess(options)
+    if not changes:
+        return None
+    from vit_export.runtime.foreign import given_preprocess
+
+    return given_preprocess(artifact, changes)
+
+
+@main.command()
+@click.argument("artifact")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
+@labels_option
+@preprocess_options
+@provider_option
+@json_option
+def predict(
+    artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
+) -> None:
+    """Name what is on images."""
+    from vit_export.report import predictions
+    from vit_export.runtime import load
+
+    classifier = load(
+        artifact,
+        provider=options["provider"],
+        preprocess=_foreign_preprocess(artifact, options),
+        labels=_labels(options["labels"]) or None,
+    )
+    found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
+    rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]
+    text = f"{predictions(found)}\nprovider: {classifier.provider}"
+    for name, reason in getattr(classifier.runner, "rejected", {}).items():
+        text += f"\nnot {name}: {reason}"
+    _emit(as_json, {"predictions": rows}, text)
+
+
+@main.command()
+@click.argument("path")
+@json_option
+def inspect(path: str, as_json: bool) -> None:
+    """Show what is in an ONNX or golden file."""
+    from pathlib import Path
+
+    from vit_export import report
+
+    if path.endswith(".npz"):
+        from vit_export.golden import Golden
+
+        found = Golden.read(path)
+        data = {"path": path, "samples": found.samples, "e32": found.e32}
+        _emit(as_json, data, report.golden(Path(path), found))
+        return
+    from vit_export.onnxfile import OnnxFile
+
+    file = OnnxFile.read(path)
+    data = {
+        "path": file.path,
+        "size_bytes": file.size_bytes,
+        "producer": file.producer,
+        "ir_version": file.ir_version,
+        "opsets": file.opsets,
+        "inputs": file.inputs,
+        "outputs": file.outputs,
+        "weights_bytes": file.weights_bytes,
+        "external_files": file.external_files,
+        "op_counts": file.op_counts,
+        "manifest": file.manifest,
+    }
+    _emit(as_json, data, report.described(file))
+    file.check_external_data()
+
+
+@main.command()
+@json_option
+def variants(as_json: bool) -> None:
+    """List the architectures known by name."""
+    from vit_export import report
+
+    rows = [{**vars(c), "num_params": c.num_params} for c in VARIANTS.values()]
+    _emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))
+
+
+@main.command()
+@click.option("--strict", is_flag=True, help="Exit with 1 when something is broken.")
+@json_option
+def doctor(strict: bool, as_json: bool) -> None:
+    """Say what this machine can run, and what mends each fault."""
+    from vit_export.doctor import examine, render
+
+    diagnosis = examine()
+    _emit(as_json, diagnosis.to_dict(), render(diagnosis))
+    if strict and diagnosis.faults:
+        sys.exit(1)

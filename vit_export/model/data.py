@@ -1,0 +1,251 @@
+"""Labelled images to train on: decoded once, kept on disk, split by class.
+
+Images from any source end up at the model's size, uint8 (n, H, W, C), in an unnamed temporary
+file that is mapped into memory: each is decoded once, not once an epoch, and a set larger
+than memory works. All faults of a source are reported in one error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import DataError, ImageError, OutputError
+from vit_export.progress import Progress, silent
+
+Pixels = NDArray[np.uint8]
+Decode = Callable[[Path | Pixels], Pixels]  # file or (H, W, C) array -> model's size (H, W, C)
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
+NAMED_FAULTS = 10  # how many faults an error lists; the rest are counted
+CHUNK = 256  # images decoded ahead of the writer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """A classification data set.
+
+    Attributes:
+        images: uint8 (n, H, W, C) at the model's size.
+        targets: Index of each image's class, int64 (n,).
+        labels: Name of each class, in the order of the indices.
+        ignored: Files of the source that are no images of a class, by relative name.
+        sha256: Of all pixels and targets: tells whether two sets are the same.
+    """
+
+    images: Pixels
+    targets: NDArray[np.int64]
+    labels: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def read_folder(root: Path, *, decode: Decode, progress: Progress = silent) -> LabelledImages:
+    """Read a folder that holds one folder of images per class.
+
+    Classes are the folders' names in sorted order, their images all files below them with an
+    image's suffix (as torchvision's `ImageFolder`). Names that start with a dot are skipped.
+
+    Args:
+        root: The folder of class folders.
+        decode: Reads one image file at the model's size; raises `ImageError` when it cannot.
+            Called from several threads.
+        progress: Called after each image.
+
+    Raises:
+        DataError: No folder, fewer than two classes, a class without images, folders that are
+            a split instead of classes, or images that cannot be decoded (all are named).
+        OutputError: No room for the decoded images.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"cannot read training images from {root}: it is not a folder; "
+            "expected one folder of images per class in it, or a .csv file"
+        )
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    _refuse_unusable_classes(root, [folder.name for folder in folders])
+    stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
+    paths: list[Path] = []
+    targets: list[int] = []
+    empty: list[str] = []
+    for target, folder in enumerate(folders):
+        found, others = _image_files(folder)
+        paths += found
+        targets += [target] * len(found)
+        stray += others
+        if not found:
+            empty.append(folder.name)
+    if empty:
+        raise DataError(
+            f"cannot train on {root}: {_some(empty)} without images "
+            f"({', '.join(SUFFIXES)}); add images or remove the folder"
+        )
+    images, digest = spool(_decoded(paths, root, decode), len(paths), targets, progress)
+    return LabelledImages(
+        images=images,
+        targets=np.array(targets, dtype=np.int64),
+        labels=tuple(folder.name for folder in folders),
+        ignored=tuple(sorted(p.relative_to(root).as_posix() for p in stray)),
+        sha256=digest,
+    )
+
+
+def _refuse_unusable_classes(root: Path, names: Sequence[str]) -> None:
+    if len(names) < 2:
+        found = f"only the folder {names[0]!r}" if names else "no folders"
+        raise DataError(
+            f"cannot train on {root}: found {found} in it, expected one folder of images for "
+            "each of at least 2 classes"
+        )
+    if {name.lower() for name in names} <= SPLIT_NAMES:
+        raise DataError(
+            f"cannot train on {root}: its folders ({', '.join(names)}) are a split of the data, "
+            f"not classes; give one of them, e.g. {root / names[0]}: validation images are held "
+            "out of it"
+        )
+
+
+def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images below a folder, and other files below it, each in sorted order."""
+    inside = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    ]
+    images = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
+    return images, sorted(path for path in inside if path.suffix.lower() not in SUFFIXES)
+
+
+def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixels]:
+    """Decode files in order, several at a time, and raise once for all that fail."""
+    faults: list[str] = []
+
+    def attempt(path: Path) -> Pixels | str:
+        try:
+            return decode(path)
+        except ImageError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            return f"{path.relative_to(root).as_posix()}: {reason}"
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), CHUNK):
+            for image in pool.map(attempt, paths[start : start + CHUNK]):
+                if isinstance(image, str):
+                    faults.append(image)
+                elif not faults:
+                    yield image
+    if faults:
+        raise DataError(
+            f"cannot train on {root}: {len(faults)} of {len(paths)} images cannot be decoded\n"
+            f"{listed(faults)}\nremove or repair them"
+        )
+
+
+def spool(
+    images: Iterable[Pixels], count: int, targets: Sequence[int], progress: Progress
+) -> tuple[Pixels, str]:
+    """Write images one after the other to a temporary file and map it into memory.
+
+    Args:
+        images: Of one shape, uint8 (H, W, C) each.
+        count: How many there are; at least one.
+        targets: Classes of the images; they enter the digest only.
+        progress: Called after each image.
+
+    Returns:
+        uint8 (count, H, W, C), read-only, and the SHA-256 of targets and pixels.
+
+    Raises:
+        OutputError: No room for the images.
+    """
+    digest = hashlib.sha256(np.array(targets, dtype=np.int64).tobytes())
+    shape: tuple[int, ...] = ()
+    with tempfile.TemporaryFile(buffering=0) as file:
+        for done, image in enumerate(images, start=1):
+            shape = shape or image.shape
+            if image.shape != shape or image.dtype != np.uint8:
+                raise ValueError(f"decode gave {image.dtype} {image.shape} after uint8 {shape}")
+            data = image.tobytes()
+            digest.update(data)
+            _append(file, data, need=count * len(data))
+            progress("decoding images", done, count)
+        return np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape)), digest.hexdigest()
+
+
+def _append(file: io.FileIO, data: bytes, *, need: int) -> None:
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep the decoded images, {need / 1e9:.1f} GB, in {tempfile.gettempdir()}: "
+            f"{error.strerror}; free some space or point TMPDIR to a larger disk"
+        ) from error
+
+
+def stratified_split(
+    targets: NDArray[np.int64], *, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hold out the same share of every class.
+
+    Each class gives its share rounded down; the images still missing to the share of the whole
+    come from the classes with the largest remainders. Every class keeps at least one image to
+    train on.
+
+    Args:
+        targets: Class of each image, int64 (n,).
+        fraction: Share to hold out, between 0 and 1.
+        seed: Same seed, same split.
+
+    Returns:
+        Indices to train on and indices held out, each sorted.
+
+    Raises:
+        DataError: Too few images to hold out any.
+    """
+    classes, counts = np.unique(targets, return_counts=True)
+    shares = fraction * counts
+    held = np.minimum(np.floor(shares), counts - 1).astype(np.int64)
+    missing = round(fraction * len(targets)) - int(held.sum())
+    by_remainder = np.argsort(held - shares, kind="stable")
+    can_give = (held < counts - 1) & (shares - held > 1e-9)
+    open_classes = by_remainder[can_give[by_remainder]]
+    held[open_classes[: max(missing, 0)]] += 1
+    if not held.sum():
+        raise DataError(
+            f"cannot hold out {fraction:.0%} of {len(targets)} images in {len(classes)} classes "
+            "for validation: no class has enough; add images or hold out a larger share"
+        )
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(targets == name))[:number]
+        for name, number in zip(classes, held, strict=True)
+    ]
+    held_out = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(targets)), held_out), held_out
+
+
+def listed(faults: Sequence[str]) -> str:
+    """One indented line per fault, the first ten of them, and how many more there are."""
+    lines = [f"  {fault}" for fault in faults[:NAMED_FAULTS]]
+    if len(faults) > NAMED_FAULTS:
+        lines.append(f"  ... and {len(faults) - NAMED_FAULTS} more")
+    return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:NAMED_FAULTS])
+    more = f" and {len(names) - NAMED_FAULTS} more" if len(names) > NAMED_FAULTS else ""
+    return f"class folder{'s' if len(names) > 1 else ''} {shown}{more}"

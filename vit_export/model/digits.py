@@ -1,0 +1,150 @@
+"""The CSV form of Kaggle's digit-recognizer competition: `label,pixel0,...,pixel783`.
+
+One row per image, pixels row by row from 0 (black) to 255. The test file has no `label`
+column; predictions for it are written as `ImageId,Label`, counted from 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.errors import DataError, OutputError
+from vit_export.model.data import (
+    Decode,
+    LabelledImages,
+    Pixels,
+    listed,
+    spool,
+)
+from vit_export.progress import Progress, silent
+
+LABELS = tuple("0123456789")
+
+
+def read_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> LabelledImages:
+    """Read a training file: a label from 0 to 9 and a square grey image per row.
+
+    Args:
+        path: The CSV file.
+        decode: Brings a uint8 (H, W, 1) array to the model's size and channels.
+        progress: Called after each image.
+
+    Raises:
+        DataError: Not such a file, no rows, or bad rows (named by line number).
+        OutputError: No room for the images.
+    """
+    rows = _read_rows(path, leading=("label",))
+    targets = rows[:, 0].astype(np.int64)
+    images, digest = spool(
+        (decode(image) for image in _pictures(rows[:, 1:])), len(rows), targets.tolist(), progress
+    )
+    return LabelledImages(images=images, targets=targets, labels=LABELS, sha256=digest)
+
+
+def read_unlabelled_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> Pixels:
+    """Read a test file: a square grey image per row, without labels.
+
+    Returns:
+        uint8 (n, H, W, C) as `decode` gives them, in the order of the rows.
+
+    Raises:
+        DataError: Not such a file, no rows, or bad rows (named by line number).
+        OutputError: No room for the images.
+    """
+    rows = _read_rows(path, leading=())
+    images, _ = spool((decode(image) for image in _pictures(rows)), len(rows), (), progress)
+    return images
+
+
+def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
+    """Write the classes (n,) of a test file's images as a submission: `ImageId,Label`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    lines = [f"{number},{label}" for number, label in enumerate(predictions, start=1)]
+    try:
+        path.write_text("\n".join(["ImageId,Label", *lines, ""]), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the predictions to {path}: {error.strerror}") from error
+
+
+def _pictures(pixels: Pixels) -> Iterator[Pixels]:
+    """Rows (n, H * W) as square grey images (H, W, 1)."""
+    side = math.isqrt(pixels.shape[1])
+    yield from pixels.reshape(-1, side, side, 1)
+
+
+def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
+    """Every row of the file as uint8 (n, columns), with all bad rows in one error."""
+    rows: list[bytes] = []
+    faults: list[str] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            _refuse_foreign_header(path, header, leading)
+            for cells in reader:
+                if cells:
+                    row, fault = _read_row(cells, header)
+                    rows.append(row)
+                    if fault:
+                        faults.append(f"line {reader.line_num}: {fault}")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path} as CSV text: {error}") from error
+    if faults:
+        raise DataError(
+            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad\n{listed(faults)}\n"
+            "correct or remove those lines"
+        )
+    if not rows:
+        raise DataError(f"cannot use {path}: it has a header but no rows")
+    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
+
+
+def _refuse_foreign_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
+    names = [name.strip() for name in header]
+    count = len(names) - len(leading)
+    pixels = [f"pixel{index}" for index in range(count)]
+    if names == [*leading, *pixels] and count > 0 and math.isqrt(count) ** 2 == count:
+        return
+    found = ",".join(names[:3]) + (f",... ({len(names)} columns)" if len(names) > 3 else "")
+    expected = ",".join([*leading, "pixel0", "pixel1", "...", "pixel783"])
+    hint = ""
+    if leading and names[:1] == ["pixel0"]:
+        hint = "; without labels it can be predicted, but not trained on"
+    elif not leading and names[:1] == ["label"]:
+        hint = "; with labels it is a training file, predictions are for the test file"
+    raise DataError(
+        f"cannot use {path}: its first line is {found!r}, expected {expected!r}, with as many "
+        f"pixels as a square image has{hint}"
+    )
+
+
+def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
+    """The row's numbers, one byte each, and what is wrong with it (empty: nothing)."""
+    if len(cells) != len(header):
+        return b"", f"{len(cells)} columns, expected {len(header)}"
+    try:
+        row = bytes(map(int, cells))
+    except ValueError:
+        return b"", _first_fault(cells, header)
+    if header[0] == "label" and row[0] >= len(LABELS):
+        return b"", f"label is {row[0]}, expected 0 to {len(LABELS) - 1}"
+    return row, ""
+
+
+def _first_fault(cells: Sequence[str], header: Sequence[str]) -> str:
+    for cell, name in zip(cells, header, strict=True):
+        top = len(LABELS) - 1 if name == "label" else 255
+        if not cell.strip().isdecimal() or int(cell) > top:
+            return f"{name} is {cell[:20]!r}, expected an integer from 0 to {top}"
+    raise ValueError(f"nothing wrong in {cells[:3]}")
