@@ -162,6 +162,7 @@ def main() -> None:
 @labels_option
 @preprocess_options
 @click.option("--batch", default="dynamic", show_default=True, metavar="dynamic|N")
+@click.option("--dynamic-size", is_flag=True, help="Any height and width, multiples of the patch.")
 @click.option("--opset", type=int, help="20 by default, 23 with --attention op.")
 @click.option("--attention", type=click.Choice(["decomposed", "op"]), default="decomposed")
 @click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
@@ -199,6 +200,7 @@ def onnx(as_json: bool, **options: Any) -> None:
             overrides=_settings(options["sets"])
             | _given(num_classes=options["num_classes"], img_size=options["img_size"]),
             batch=_batch(options["batch"]),
+            dynamic_size=options["dynamic_size"],
             opset=options["opset"],
             attention=options["attention"],
             outputs=_names(options["outputs"]),

@@ -10,12 +10,16 @@ An .npz of plain arrays, stored uncompressed so that a C++ program can read it t
     block.indices     int64 (L, K)         elements of a flattened row that were kept
     block.values      float64 (L, S, K)
     block.e32         float64 (L,)
+
+A model of dynamic size has the same at other sizes, under names such as `48x32.images`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +32,11 @@ from vit_export.errors import ArtifactError
 
 BATCHES = (1, 2, 3, 8)
 SAMPLES = max(BATCHES)
+# RuntimeError: a zip archive that asks for a password, or for what Python cannot decompress
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 BLOCK_SAMPLES = 256  # K, the elements kept of each block's output, per row
+
+_OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
 
 Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -61,6 +69,7 @@ class Golden:
         outputs: float64 (S, ...) by name.
         e32: torch float32's own distance from `outputs`, by name.
         blocks: What leaves each encoder block; `None` where it was not recorded.
+        others: The same at other image sizes, for a model of dynamic size.
     """
 
     images: UInt8 | None = None
@@ -68,6 +77,12 @@ class Golden:
     outputs: Mapping[str, Float64]
     e32: Mapping[str, float]
     blocks: Blocks | None = None
+    others: tuple[Golden, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """Height and width of the images, e.g. `"48x32"`; empty where there are none."""
+        return "" if self.images is None else "x".join(map(str, self.images.shape[1:3]))
 
     @property
     def samples(self) -> int:
@@ -76,6 +91,13 @@ class Golden:
 
     def write(self, path: Path) -> None:
         """Write the file; the same content gives the same bytes."""
+        arrays = self._arrays()
+        for other in self.others:
+            arrays |= {f"{other.size}.{name}": array for name, array in other._arrays().items()}
+        with path.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    def _arrays(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {f"input.{name}": x for name, x in self.inputs.items()}
         if self.images is not None:
             arrays["images"] = self.images
@@ -87,8 +109,7 @@ class Golden:
             arrays["block.indices"] = self.blocks.indices
             arrays["block.values"] = self.blocks.values
             arrays["block.e32"] = self.blocks.e32
-        with path.open("wb") as stream:
-            np.savez(stream, **arrays)
+        return arrays
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Golden:
@@ -99,11 +120,14 @@ class Golden:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream:  # numpy leaves it open where it fails
+                file = np.load(stream, allow_pickle=False)
+                if isinstance(file, np.ndarray):
+                    raise ValueError("it holds one array")
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such golden file") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise ArtifactError(f"{path}: not a golden file, or a damaged one ({error})") from error
         try:
             return cls._from_arrays(arrays)
@@ -118,6 +142,10 @@ class Golden:
         outputs = named("output.")
         if not outputs or ("images" not in arrays and not named("input.")):
             raise KeyError("its inputs or its outputs")
+        others: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, array in arrays.items():
+            if found := _OTHER_SIZE.match(name):
+                others.setdefault(found[1], {})[name.removeprefix(found[0])] = array
         blocks = None
         if "block.names" in arrays:
             blocks = Blocks(
@@ -132,6 +160,7 @@ class Golden:
             outputs=outputs,
             e32={name: float(arrays[f"e32.{name}"]) for name in outputs},
             blocks=blocks,
+            others=tuple(cls._from_arrays(other) for other in others.values()),
         )
 
 

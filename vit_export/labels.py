@@ -39,7 +39,7 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
         data = json.loads(text)
         if isinstance(data, dict):
             numbered = {int(number): str(name) for number, name in data.items()}
-            return tuple(numbered[number] for number in range(len(numbered)))
+            data = [numbered[number] for number in range(len(numbered))]
         if not isinstance(data, list) or not data:
             raise TypeError(f"it is {text.strip()[:40]}")
         return tuple(str(name) for name in data)

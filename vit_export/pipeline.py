@@ -7,7 +7,7 @@ that need them, so that a device without torch can validate.
 from __future__ import annotations
 
 import contextlib
-import gc
+import dataclasses
 import importlib.metadata
 import os
 import time
@@ -20,6 +20,7 @@ from vit_export import __version__
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.golden import Golden, golden_path
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
+from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.progress import Progress, silent
@@ -74,6 +75,7 @@ def export(
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    dynamic_size: bool = False,
     opset: int | None = None,
     attention: str = "decomposed",
     outputs: Sequence[str] = ("logits",),
@@ -96,6 +98,8 @@ def export(
         seed: Of random weights, where no checkpoint is given.
         overrides: Config fields to change, e.g. `{"img_size": 384}`.
         batch: A fixed batch size; dynamic by default.
+        dynamic_size: Whether height and width are dynamic (multiples of the patch), with the
+            position embedding resampled in the graph.
         opset: ONNX operator set; 20 by default, 23 with `attention="op"`.
         attention: `"decomposed"`, or `"op"` for one Attention node per block.
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
@@ -128,6 +132,7 @@ def export(
         seed=seed,
         overrides=dict(overrides or {}),
         batch=batch,
+        dynamic_size=dynamic_size,
         attention=attention,
         outputs=tuple(outputs),
         labels=tuple(labels),
@@ -144,8 +149,8 @@ def export(
         golden_file = stage / golden_path(path).name
         golden.write(golden_file)
         raw, manifest = _to_onnx(prepared, stage, opset, progress)
-        del prepared, request, subject  # the weights live on disk from here on
-        gc.collect()
+        prepared.free()  # from here on the weights live on disk
+        del prepared, request, subject
         hops = [_gate(raw.path, golden, manifest, "torch -> onnx", progress)]
         hops[-1].raise_for_failure()
         final = raw
@@ -203,11 +208,16 @@ def _record(subject: Subject, images: Any, progress: Progress) -> Golden:
     from vit_export.samples import user_pictures
 
     preprocess = subject.preprocess
-    golden_images = pictures(*preprocess.size, len(preprocess.mean))
-    if images is not None:
-        golden_images = user_pictures(Path(images), preprocess, before=golden_images)
-    inputs = {subject.inputs[0].name: normalize(golden_images, preprocess)}
-    return record(subject.model, inputs, images=golden_images, progress=progress)
+
+    def at(size: tuple[int, int], users: Any = None) -> Golden:
+        shown = pictures(*size, len(preprocess.mean))
+        if users is not None:
+            shown = user_pictures(Path(users), preprocess, before=shown)
+        inputs = {subject.inputs[0].name: normalize(shown, preprocess)}
+        return record(subject.model, inputs, images=shown, progress=progress)
+
+    others = tuple(at(size) for size in subject.other_sizes)
+    return dataclasses.replace(at(preprocess.size, images), others=others)
 
 
 def _to_onnx(
@@ -216,7 +226,13 @@ def _to_onnx(
     from vit_export.graph.export import export_module
 
     progress("torch -> onnx")
-    exported = export_module(subject.model, stage / "exported.onnx", subject.inputs, opset=opset)
+    exported = export_module(
+        subject.model,
+        stage / "exported.onnx",
+        subject.inputs,
+        opset=opset,
+        example_sizes=subject.example_sizes,
+    )
     manifest = Manifest(
         variant=subject.variant,
         config=subject.config,
@@ -257,8 +273,11 @@ def _gate(
     from vit_export.runtime.ort import OrtRunner
 
     progress(f"measure {hop}")
+    give_back()
     runner = OrtRunner(path, provider="cpu")
-    return validate(runner, golden, manifest=manifest, hop=hop)
+    found = validate(runner, golden, manifest=manifest, hop=hop)
+    runner.release()
+    return found
 
 
 def _raise_for_simplifier(comparison: Comparison) -> None:

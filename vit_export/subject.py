@@ -18,12 +18,13 @@ from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
 from vit_export.labels import check_labels
 from vit_export.manifest import Preprocess, TensorSpec, Weights
+from vit_export.model.any_size import AnySizeVisionTransformer
 from vit_export.model.outputs import Outputs, module_outputs, vit_outputs
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.variants import ViTConfig, get_variant
 
 INPUT = "pixel_values"
-BATCH_DIM = "batch_size"
+BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Request:
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    dynamic_size: bool = False
     attention: str = "decomposed"
     outputs: Sequence[str] = ("logits",)
     labels: Sequence[str] = ()
@@ -64,6 +66,26 @@ class Subject:
     weights: Weights
     preprocess: Preprocess
     labels: tuple[str, ...]
+    other_sizes: tuple[tuple[int, int], ...] = ()  # to gate a model of dynamic size at
+    ours_to_free: bool = False  # built here, so nobody else needs it after the export
+
+    def free(self) -> None:
+        """Free the weights of a model that was built here.
+
+        Dropping it is not enough: rewrite rules of the exporter keep their last graph, and
+        that its weights.
+        """
+        if self.ours_to_free:
+            for parameter in self.model.parameters():
+                parameter.data = torch.empty(0)
+
+    @property
+    def example_sizes(self) -> dict[str, int]:
+        """Sizes to trace dynamic dimensions with: no two alike, none special."""
+        if not self.other_sizes:
+            return {}
+        height, width = self.other_sizes[0]
+        return {HEIGHT: height, WIDTH: width}
 
 
 def prepare(request: Request) -> Subject:
@@ -118,10 +140,15 @@ def _ours(request: Request) -> Subject:
     config = model.config
     check_labels(labels, config.num_classes)
     model.set_attention(request.attention)
+    image_hw: tuple[int | str, int | str] = config.image_hw
+    other_sizes: tuple[tuple[int, int], ...] = ()
+    if request.dynamic_size:
+        model = AnySizeVisionTransformer.of(model).set_attention(request.attention)
+        image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
     outputs = vit_outputs(model, request.outputs)
     return Subject(
         model=outputs,
-        inputs=(_images(request.batch, config.in_chans, config.image_hw),),
+        inputs=(_images(request.batch, config.in_chans, image_hw),),
         outputs=_kept(outputs, request.outputs),
         variant=config.variant,
         stem=stem or config.variant,
@@ -129,7 +156,16 @@ def _ours(request: Request) -> Subject:
         weights=weights,
         preprocess=_adapted(preprocess, request.preprocess),
         labels=labels,
+        other_sizes=other_sizes,
+        ours_to_free=not isinstance(request.subject, nn.Module),
     )
+
+
+def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
+    """Sizes that differ from the trained one: a taller, a wider and a smaller grid."""
+    (height, width), patch = config.image_hw, config.patch_size
+    sizes = ((height + 2 * patch, width + patch), (height, width + 4 * patch))
+    return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
 def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -139,6 +175,8 @@ def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _foreign(request: Request, module: nn.Module) -> Subject:
+    if request.dynamic_size:
+        raise UsageError("--dynamic-size is for our own variants, whose positions it resamples")
     if request.weights is not None:
         raise UsageError("--weights loads our own variants; load a module's weights in its factory")
     if tuple(request.outputs) != ("logits",):
@@ -174,7 +212,7 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
     )
 
 
-def _images(batch: int | None, channels: int, image_hw: tuple[int, int]) -> TensorSpec:
+def _images(batch: int | None, channels: int, image_hw: tuple[int | str, int | str]) -> TensorSpec:
     return TensorSpec(INPUT, "float32", (batch or BATCH_DIM, channels, *image_hw))
 
 

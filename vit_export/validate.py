@@ -174,7 +174,31 @@ def validate(
         ArtifactError: Golden file and artifact do not belong together.
     """
     manifest = manifest or runner.manifest
-    feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
+    preprocess = preprocess or (manifest.preprocess if manifest else None)
+    whole = _measure(runner, golden, manifest, preprocess)
+    for other in golden.others:
+        part = _measure(runner, other, manifest, preprocess)
+        whole.measured |= {f"{name} {other.size}": m for name, m in part.measured.items()}
+        whole.failures += [f"{other.size} px: {failure}" for failure in part.failures]
+        whole.blocks = whole.blocks or part.blocks
+    return Comparison(hop=_certify(hop, runner, golden, whole), blocks=whole.blocks)
+
+
+@dataclass
+class _Measurements:
+    """What was found at one image size."""
+
+    measured: dict[str, _Measured]
+    primary: str  # the output that the certificate's line is about
+    failures: list[str]
+    notes: list[str]
+    blocks: tuple[BlockError, ...] = ()
+
+
+def _measure(
+    runner: Runner, golden: Golden, manifest: Manifest | None, preprocess: Preprocess | None
+) -> _Measurements:
+    feeds = golden_feeds(runner, golden, preprocess)
     known = references(golden)
     promised = {spec.name for spec in (manifest.outputs if manifest else runner.outputs)}
     names = [s.name for s in runner.outputs if s.name in known and s.name in promised]
@@ -194,17 +218,16 @@ def validate(
             continue
         measured[name] = _Measured(known[name])
         inner = {name: measured[name]}
+        runner.release()  # one session at a time: each holds the weights
         plan = list(_largest_only(declared, golden.samples))
         failures += _run_all(runner.expose([name]), feeds, inner, plan)
     failures += list(_failures(measured))
-    blocks: tuple[BlockError, ...] = ()
-    if failures:
-        blocks = trace(runner, golden, feeds)
-        failures += _locate(blocks)
     primary = "logits" if "logits" in measured else names[0]
-    return Comparison(
-        hop=_certify(hop, runner, golden, measured, primary, failures, notes), blocks=blocks
-    )
+    found = _Measurements(measured, primary, failures, notes)
+    if failures:
+        found.blocks = trace(runner, golden, feeds)
+        failures += _locate(found.blocks)
+    return found
 
 
 def golden_feeds(runner: Runner, golden: Golden, preprocess: Preprocess | None) -> dict[str, Array]:
@@ -321,6 +344,7 @@ def trace(runner: Runner, golden: Golden, feeds: Mapping[str, Array]) -> tuple[B
     rows = [i % golden.samples for i in range(size)]
     outputs: Mapping[str, Array] = {}
     if present:
+        runner.release()
         try:
             exposed = runner.expose(present)
             outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
@@ -352,15 +376,7 @@ def _locate(blocks: Sequence[BlockError]) -> list[str]:
     return ["the graph has none of the block tensors that the golden file knows"] if blocks else []
 
 
-def _certify(
-    hop: str,
-    runner: Runner,
-    golden: Golden,
-    measured: Mapping[str, _Measured],
-    primary: str,
-    failures: Sequence[str],
-    notes: Sequence[str],
-) -> Hop:
+def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> Hop:
     rows = [
         Measurement(
             output=name,
@@ -370,10 +386,10 @@ def _certify(
             cosine=result.cosine[batch],
             passed=distance <= result.reference.tolerance,
         )
-        for name, result in measured.items()
+        for name, result in found.measured.items()
         for batch, distance in sorted(result.by_batch.items())
     ]
-    main = measured[primary]
+    main = found.measured[found.primary]
     return Hop(
         hop=hop,
         provider=runner.provider,
@@ -383,11 +399,11 @@ def _certify(
         max_abs=max(main.by_batch.values(), default=None),
         tolerance=main.reference.tolerance,
         cosine=min(main.cosine.values(), default=None),
-        top1_agreement=_top1_agreement(main) if primary == "logits" else None,
+        top1_agreement=_top1_agreement(main) if found.primary == "logits" else None,
         row_max_abs=main.row_max_abs,
-        passed=not failures,
-        reason="; ".join(failures),
-        notes=tuple(notes),
+        passed=not found.failures,
+        reason="; ".join(found.failures),
+        notes=tuple(found.notes),
         measurements=tuple(rows),
     )
 

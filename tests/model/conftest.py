@@ -80,4 +80,3 @@ def compare() -> Compare:
 def randomised() -> Callable[..., nn.Module]:
     """`perturb`, for tests."""
     return perturb
-

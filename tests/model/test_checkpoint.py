@@ -273,7 +273,7 @@ def test_a_reset_head_is_zero_and_the_body_stays(distilled: bool, tmp_path: Path
     assert all(torch.equal(state[name], model.state_dict()[name]) for name in body)
     assert (found.config.representation_size, found.config.num_classes) == (0, 7)
     assert found.labels == ()
-    assert any(change.startswith("re-initialised to zero: head") for change in found.weights.changes)
+    assert any("re-initialised to zero: head" in change for change in found.weights.changes)
 
 
 def test_a_head_may_be_reset_to_the_same_classes(file: Path) -> None:
@@ -327,7 +327,7 @@ def test_another_image_size_resamples_the_positions(
     assert found.report.resampled == ("pos_embed",)
     assert "pos_embed" not in found.report.used
     assert found.preprocess.size == found.config.image_hw
-    assert any(change.startswith("pos_embed resampled: 4x4 -> ") for change in found.weights.changes)
+    assert any("pos_embed resampled: 4x4 -> " in change for change in found.weights.changes)
 
 
 def test_fixed_positions_are_computed_anew(tmp_path: Path) -> None:
@@ -396,7 +396,9 @@ def test_a_tensor_that_is_not_taken_may_be_anything(file: Path) -> None:
 def test_another_architecture_is_told_apart(tmp_path: Path) -> None:
     """A ResNet, and a text model whose names look like Hugging Face's."""
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(CheckpointError, match="is no Vision Transformer that vit-export knows") as e:
+    with pytest.raises(
+        CheckpointError, match="is no Vision Transformer that vit-export knows"
+    ) as e:
         load_checkpoint(tmp_path / "resnet.pth")
     assert "conv1.weight" in str(e.value)
     layer = "bert.encoder.layer.0.attention.self.query.weight"
@@ -419,6 +421,14 @@ def test_patches_that_are_not_square_are_refused(file: Path) -> None:
         load_checkpoint(plain(state, file), overrides=HEADS)
 
 
+def test_positions_that_claim_to_be_many_cost_nothing(file: Path) -> None:
+    """They do not fit, and no memory was asked for to find out."""
+    state = load_file(file)
+    state["pos_embed"] = torch.ones(1, 1 + 1000**2, 1)
+    with pytest.raises(CheckpointError, match=r"pos_embed: checkpoint \(1, 1000001, 1\), model"):
+        load_checkpoint(plain(state, file), overrides=HEADS)
+
+
 def test_a_layout_can_be_forced(file: Path) -> None:
     """And is then held to its names."""
     assert load_checkpoint(file, overrides=HEADS, layout="timm").report.layout == "timm"
@@ -434,10 +444,14 @@ def test_a_folder_is_named_as_the_user_named_it(file: Path) -> None:
 
 
 MEASURE = """
-import resource, sys
+from pathlib import Path
 from vit_export.model.checkpoint import load_checkpoint
+
+def peak():  # not getrusage: its peak begins with that of the process which started this one
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
 load_checkpoint({warm!r}, overrides={{"num_heads": 4}})
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 loaded = load_checkpoint({path!r}, overrides={{"num_heads": 4}})
 print(peak() - before)
@@ -446,7 +460,7 @@ print(peak() - before)
 
 def test_loading_needs_little_more_memory_than_the_model(file: Path, tmp_path: Path) -> None:
     """Below 1.3 times the file, whose pages are given back tensor by tensor."""
-    config = ViTConfig(variant="x", **{**TINY, "embed_dim": 768, "depth": 10})  # type: ignore[arg-type]
+    config = ViTConfig(variant="x", **{**TINY, "embed_dim": 768, "depth": 6})  # type: ignore[arg-type]
     path = plain(create_model(config).state_dict(), tmp_path / "large.safetensors")
     code = MEASURE.format(warm=str(file), path=str(path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

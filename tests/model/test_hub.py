@@ -26,17 +26,21 @@ from vit_export.variants import ViTConfig, get_variant
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
-import json, sys
+import json
 from vit_export.errors import VitExportError
 from vit_export.model.checkpoint import load_checkpoint
-try:
-    found = load_checkpoint({source!r}, variant={variant!r})
-except VitExportError as error:
-    print(json.dumps({{"error": type(error).__name__, "message": str(error)}}))
-else:
-    print(json.dumps({{"source": found.weights.source, "layout": found.weights.layout,
-        "sha256": found.weights.sha256, "crop_mode": found.preprocess.crop_mode,
-        "num_heads": found.config.num_heads, "variant": found.config.variant}}))
+results = {{}}
+for source in {sources!r}:
+    try:
+        found = load_checkpoint(source, variant={variant!r})
+    except VitExportError as error:
+        results[source] = {{"error": type(error).__name__, "message": str(error)}}
+    else:
+        results[source] = {{
+            "source": found.weights.source, "layout": found.weights.layout,
+            "sha256": found.weights.sha256, "crop_mode": found.preprocess.crop_mode,
+            "num_heads": found.config.num_heads, "variant": found.config.variant}}
+print(json.dumps(results))
 """
 
 
@@ -46,6 +50,7 @@ class Hub:
 
     repositories: dict[str, Path]
     url: str = ""
+    commit: str = COMMIT
     requests: list[str] = field(default_factory=list)
 
 
@@ -54,10 +59,10 @@ class Resolver(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
@@ -74,7 +79,8 @@ class Resolver(BaseHTTPRequestHandler):
             return self._refuse("EntryNotFound", with_body)
         data = path.read_bytes()
         self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
+        if hub.commit:
+            self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -122,41 +128,78 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {f"someone/{name}": folder for name, folder in kinds.items()}
 
 
-@pytest.fixture
-def hub(repositories: dict[str, Path]) -> Iterator[Hub]:
-    """The server."""
+def serve(hub: Hub) -> ThreadingHTTPServer:
+    """Start the server in a thread."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Resolver)
-    found = Hub(repositories, url=f"http://127.0.0.1:{server.server_port}")
-    server.hub = found  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server.hub = hub  # type: ignore[attr-defined]
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def hub(repositories: dict[str, Path]) -> Iterator[Hub]:
+    """The server; `load` forgets what was asked of it before."""
+    found = Hub(dict(repositories))
+    server = serve(found)
     yield found
     server.shutdown()
-    thread.join()
     server.server_close()
 
 
+Results = dict[str, dict[str, Any]]
+
+
 def load(
-    source: str, home: Path, endpoint: str, *, variant: str | None = None, **environment: str
-) -> dict[str, Any]:
+    sources: list[str], home: Path, hub: Hub, *, variant: str | None = None, **environment: str
+) -> Results:
     """Load in a fresh interpreter: huggingface_hub reads its environment once."""
+    hub.requests.clear()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD.format(source=source, variant=variant)],
-        env={**kept, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1",
-             "no_proxy": "127.0.0.1", "HF_HUB_DOWNLOAD_TIMEOUT": "5", **environment},
+        [sys.executable, "-c", LOAD.format(sources=sources, variant=variant)],
+        env={**kept, "HF_HOME": str(home), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1",
+             "no_proxy": "127.0.0.1", **environment},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    results: Results = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
-def test_a_repository_is_downloaded_once_and_then_read_offline(hub: Hub, tmp_path: Path) -> None:
+ABSENT = {
+    "hf:someone/gone": "there is no such repository, or it is not open to you",
+    "hf:someone/hf@v3": "no revision 'v3'",
+    "hf:someone/empty": "expected one of model.safetensors, ",
+}
+SOURCES = ["hf:someone/hf", "hf:someone/sharded@v2", "hf:someone/timm", *ABSENT]
+
+
+@dataclass
+class Downloads:
+    """The same sources with a network and then without one."""
+
+    online: Results
+    requests: list[str]
+    offline: Results
+    offline_requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def downloads(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Downloads:
+    """Two interpreters that share a cache."""
+    home = tmp_path_factory.mktemp("home")
+    online, requests = load(SOURCES, home, hub), list(hub.requests)
+    offline = load([*SOURCES[:3], "hf:someone/never"], home, hub, HF_HUB_OFFLINE="1")
+    return Downloads(online, requests, offline, list(hub.requests))
+
+
+def test_a_repository_is_downloaded_with_what_belongs_to_it(
+    downloads: Downloads, repositories: dict[str, Path]
+) -> None:
     """Weights, config and preprocessor; the source in the manifest is id and commit."""
-    online = load("hf:someone/hf", tmp_path, hub.url)
-    content = (hub.repositories["someone/hf"] / "model.safetensors").read_bytes()
-    assert online == {
+    content = (repositories["someone/hf"] / "model.safetensors").read_bytes()
+    assert downloads.online["hf:someone/hf"] == {
         "source": f"someone/hf@{COMMIT}",
         "layout": "huggingface",
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -164,65 +207,64 @@ def test_a_repository_is_downloaded_once_and_then_read_offline(hub: Hub, tmp_pat
         "num_heads": 4,
         "variant": "hf",
     }
-    asked = len(hub.requests)
-    offline = load("hf:someone/hf", tmp_path, hub.url, HF_HUB_OFFLINE="1")
-    assert offline == online
-    assert len(hub.requests) == asked
 
 
-def test_a_sharded_repository_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
-    """The index first, then every file that it names."""
-    assert load("hf:someone/sharded@v2", tmp_path, hub.url)["layout"] == "huggingface"
-    assert any("/resolve/v2/model.safetensors.index.json" in line for line in hub.requests)
-    assert "error" not in load("hf:someone/sharded@v2", tmp_path, hub.url, HF_HUB_OFFLINE="1")
+def test_a_sharded_repository_is_downloaded_whole(downloads: Downloads) -> None:
+    """The index first, then every file that it names, of the revision asked for."""
+    assert downloads.online["hf:someone/sharded@v2"]["layout"] == "huggingface"
+    index = "/someone/sharded/resolve/v2/model.safetensors.index.json"
+    assert any(index in line for line in downloads.requests)
 
 
-def test_a_timm_repository_needs_no_preprocessor_file(hub: Hub, tmp_path: Path) -> None:
+def test_a_timm_repository_needs_no_preprocessor_file(downloads: Downloads) -> None:
     """It is not even asked for, so that timm's own cache is enough offline."""
-    assert load("hf:someone/timm", tmp_path, hub.url)["num_heads"] == 3
-    assert not any("preprocessor_config" in line for line in hub.requests)
+    assert downloads.online["hf:someone/timm"]["num_heads"] == 3
+    assert not any(
+        "/timm/" in line and "preprocessor_config" in line for line in downloads.requests
+    )
+
+
+def test_what_is_in_the_cache_is_read_offline(downloads: Downloads) -> None:
+    """The switch is honoured: the same results, and not one request."""
+    for source in SOURCES[:3]:
+        assert downloads.offline[source] == downloads.online[source]
+    assert downloads.offline_requests == []
+
+
+def test_offline_without_a_copy_says_what_to_do(downloads: Downloads) -> None:
+    """Unset the switch, or bring the cache."""
+    found = downloads.offline["hf:someone/never"]
+    assert found["error"] == "CheckpointError"
+    assert "HF_HUB_OFFLINE forbids to download it" in found["message"]
+    assert "hf download someone/never" in found["message"]
+
+
+@pytest.mark.parametrize("source", ABSENT)
+def test_what_the_hub_does_not_have_is_told(source: str, downloads: Downloads) -> None:
+    """Repository, revision, weights."""
+    assert downloads.online[source]["error"] == "CheckpointError"
+    assert ABSENT[source] in downloads.online[source]["message"]
 
 
 def test_a_variants_own_repository_is_found(
     hub: Hub, tmp_path: Path, repositories: dict[str, Path]
 ) -> None:
     """`--weights hub`; what comes is checked against the variant like any file."""
-    hub.repositories = {get_variant("deit_ti").hub: repositories["someone/timm"]}
-    found = load("hub", tmp_path, hub.url, variant="deit_ti")
+    hub.repositories[get_variant("deit_ti").hub] = repositories["someone/timm"]
+    found = load(["hub"], tmp_path, hub, variant="deit_ti")["hub"]
     assert "! depth: file 1, deit_tiny_distilled_patch16_224 12" in found["message"]
     assert any(get_variant("deit_ti").hub in line for line in hub.requests)
 
 
-@pytest.mark.parametrize(
-    ("source", "match"),
-    [
-        ("hf:someone/gone", "there is no such repository, or it is not open to you"),
-        ("hf:someone/hf@v3", "no revision 'v3'"),
-        ("hf:someone/empty", "expected one of model.safetensors, "),
-    ],
-)
-def test_what_the_hub_does_not_have_is_told(
-    source: str, match: str, hub: Hub, tmp_path: Path
-) -> None:
-    """Repository, revision, weights."""
-    found = load(source, tmp_path, hub.url)
-    assert found["error"] == "CheckpointError"
-    assert match in found["message"]
-
-
-def test_offline_without_a_copy_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
-    """The switch is honoured: not one request."""
-    found = load("hf:someone/hf", tmp_path, hub.url, HF_HUB_OFFLINE="1")
-    assert found["error"] == "CheckpointError"
-    assert "HF_HUB_OFFLINE forbids to download it" in found["message"]
-    assert "hf download someone/hf" in found["message"]
-    assert hub.requests == []
-
-
-def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    """With the variable that sets it."""
-    found = load("hf:someone/hf", tmp_path, "http://127.0.0.1:9")
-    assert "http://127.0.0.1:9 does not answer" in found["message"]
+def test_an_endpoint_that_is_no_hub_is_named(tmp_path: Path) -> None:
+    """A server that answers, but not as a hub does."""
+    plain = Hub({"someone/hf": tmp_path}, commit="")
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    server = serve(plain)
+    found = load(["hf:someone/hf"], tmp_path / "home", plain)["hf:someone/hf"]
+    server.shutdown()
+    server.server_close()
+    assert f"{plain.url} does not answer as a hub should" in found["message"]
     assert "HF_ENDPOINT" in found["message"]
 
 

@@ -79,6 +79,7 @@ def loaded(path: Path, size: Size, **overrides: Any) -> Loaded:
 
 
 def timm_vit(size: Size, **options: Any) -> TimmViT:
+    """A model of timm's."""
     return TimmViT(
         **{
             "img_size": size.image,
@@ -174,9 +175,7 @@ def test_biases_without_the_keys_leave_the_keys_bias_at_zero(
     assert any("the key's bias is zero" in change for change in found.weights.changes)
 
 
-def test_the_first_release_of_timm_has_pre_logits(
-    tmp_path: Path, randomised: Randomised
-) -> None:
+def test_the_first_release_of_timm_has_pre_logits(tmp_path: Path, randomised: Randomised) -> None:
     """jx_vit_*_in21k: `pre_logits.fc`, a linear layer and tanh between features and head."""
     size = SQUARE[0]
     original = randomised(timm_vit(size))
@@ -220,6 +219,7 @@ def test_parts_that_our_model_has_not_are_refused_by_name(
 
 
 def hf_config(kind: type[Any], size: Size, **options: Any) -> Any:
+    """A config of transformers."""
     return kind(
         hidden_size=size.width,
         num_hidden_layers=size.depth,
@@ -234,6 +234,7 @@ def hf_config(kind: type[Any], size: Size, **options: Any) -> Any:
 
 
 def hf_model(name: str, size: Size, **options: Any) -> nn.Module:
+    """A model of transformers, by the name of its class."""
     kind = transformers.DeiTConfig if name.startswith("DeiT") else transformers.ViTConfig
     model: nn.Module = getattr(transformers, name)(hf_config(kind, size, **options))
     return model
@@ -287,6 +288,20 @@ def test_the_pooler_of_a_hugging_face_backbone_becomes_pre_logits(
     assert found.config.num_classes == 0
     assert found.config.representation_size == size.width
     assert compare(found.model, original, lambda output: output.pooler_output) < EXACT
+
+
+def test_the_pooler_of_a_distilled_backbone_is_left_aside(
+    tmp_path: Path, randomised: Randomised
+) -> None:
+    """DeiTModel: its tokens come out, its pooler reads one token where ours reads two."""
+    original = randomised(hf_model("DeiTModel", SQUARE[0]))
+    original.save_pretrained(tmp_path)
+    found = load_checkpoint(tmp_path)
+    assert set(found.report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    tokens = found.model.double().forward_tokens(x)
+    expected = original.double()(x).last_hidden_state
+    assert (tokens - expected).abs().max() < EXACT * expected.abs().max()
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("gelu_new", "gelu_tanh"), ("gelu", "gelu")])
@@ -566,7 +581,7 @@ def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) 
     expected = logits(state)
     for name, tensor in state.items():
         # softmax does not see what is added to all keys alike
-        key_bias = "key" in name and "bias" in name or name.endswith("k_proj.bias")
+        key_bias = name.endswith(("/key/bias", "k_proj.bias"))
         changed = logits({**state, name: tensor + 0.1 * torch.randn_like(tensor)})
         difference = (changed - expected).abs().max() / expected.abs().max()
         assert key_bias or difference > 1e-6, name

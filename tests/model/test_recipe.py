@@ -103,9 +103,13 @@ def test_a_fresh_model_starts_with_weights_that_suit_its_width() -> None:
         for square in (*block.attn.qkv.weight.chunk(3), block.attn.proj.weight):
             assert 0.99 * limit < square.abs().max() <= limit
         for layer in (block.mlp.fc1, block.mlp.fc2):
-            assert layer.weight.abs().max().item() == pytest.approx((6 / (5 * width)) ** 0.5, rel=0.01)
+            assert layer.weight.abs().max().item() == pytest.approx(
+                (6 / (5 * width)) ** 0.5, rel=0.01
+            )
             assert layer.bias.abs().max() == 0
-    assert model.patch_embed.proj.weight.std().item() == pytest.approx(config.patch_size**-1, rel=0.1)
+    assert model.patch_embed.proj.weight.std().item() == pytest.approx(
+        config.patch_size**-1, rel=0.1
+    )
 
 
 def test_fresh_weights_depend_on_the_seed_alone() -> None:

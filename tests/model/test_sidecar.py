@@ -207,9 +207,9 @@ def test_images_are_prepared_as_the_processor_does(
 
 def test_a_processor_that_squashes_before_it_crops_is_reported(hf_folder: Path) -> None:
     """DeiT's: no difference on square pictures, a visible one on others."""
-    size = {"height": 36, "width": 36}
+    size, crop = ({"height": side, "width": side} for side in (36, 32))
     edit(hf_folder / "preprocessor_config.json", size=size, do_center_crop=True, resample=3,
-         crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
+         crop_size=crop, image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
     found = load_checkpoint(hf_folder)
     assert found.preprocess.crop_pct == pytest.approx(32 / 36)
     assert "squashes to 36 px" in found.report.assumed["crop_mode"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -38,11 +39,13 @@ def same(path: Path, state: dict[str, Tensor]) -> bool:
 
 
 def write_npz(state: dict[str, Tensor], path: Path) -> None:
+    """An archive of arrays, under any name."""
     with path.open("wb") as file:
         np.savez(file, **{name: tensor.numpy() for name, tensor in state.items()})
 
 
 def write_legacy(state: dict[str, Tensor], path: Path) -> None:
+    """A file as torch wrote it before it used zip."""
     torch.save(state, path, _use_new_zipfile_serialization=False)
 
 
@@ -267,6 +270,17 @@ def test_code_in_an_npz_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="pickled Python objects"):
         open_tensors(path)
     assert not marker.exists()
+
+
+def test_an_array_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
+    """Before memory for it is asked for."""
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 8)}
+    np.lib.format.write_array_header_1_0(header, shape)  # type: ignore[arg-type]
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("cls.npy", header.getvalue() + bytes(64))
+    with pytest.raises(CheckpointError, match="array 'cls' is shorter than its shape"):
+        open_tensors(tmp_path / "x.npz")
 
 
 def test_a_pickled_module_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:

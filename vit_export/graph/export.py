@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ def export_module(
     inputs: Sequence[TensorSpec],
     *,
     opset: int = DEFAULT_OPSET,
+    example_sizes: Mapping[str, int] | None = None,
 ) -> Exported:
     """Export a module as it is: neither simplified nor measured; `pipeline.export` does both.
 
@@ -58,11 +59,12 @@ def export_module(
         path: File to write.
         inputs: The arguments of its forward, in order; a dimension given as a string is dynamic.
         opset: Version of the ONNX operators.
+        example_sizes: Sizes of dynamic dimensions to trace with, by name; 2 by default.
 
     Raises:
         ExportError: torch cannot express the module, or cannot keep a dimension dynamic.
     """
-    examples = tuple(example_input(spec) for spec in inputs)
+    examples = tuple(example_input(spec, example_sizes) for spec in inputs)
     model = module if isinstance(module, Outputs) else module_outputs(module.eval(), examples)
     names = [spec.name for spec in inputs]
     try:
@@ -82,9 +84,11 @@ def export_module(
     if program is None:
         raise ExportError(f"torch.onnx.export returned no program for {_class(model.module)}")
     graph = program.model
+    _refuse_fixed(model.module, inputs, graph)
     name_after_modules(graph, prefix="module.", keep={*names, *model.all_names})
     forget_origin(graph)
     ir.save(graph, path, external_data=path.name + ".data")
+    _let_go(graph)
     outputs = OnnxFile.read(path).outputs
     return Exported(
         path=path,
@@ -94,10 +98,28 @@ def export_module(
     )
 
 
-def example_input(spec: TensorSpec) -> Tensor:
-    """Zeros of the shape that a spec names."""
-    shape = [_EXAMPLE_SIZE if isinstance(size, str) else size for size in spec.shape]
+def _let_go(model: ir.Model) -> None:
+    """Drop what the exporter made of the weights: its rewrite rules keep their last graph."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
+
+
+def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:
+    """Zeros of the shape that a spec names, with some sizes for its dynamic dimensions."""
+    known = sizes or {}
+    shape = [known.get(s, _EXAMPLE_SIZE) if isinstance(s, str) else s for s in spec.shape]
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _refuse_fixed(module: nn.Module, inputs: Sequence[TensorSpec], graph: ir.Model) -> None:
+    """Raise ExportError when torch, without a word, made a dynamic dimension a constant."""
+    for spec, value in zip(inputs, graph.graph.inputs, strict=True):
+        for wanted, found in zip(spec.shape, value.shape or (), strict=True):
+            if isinstance(wanted, str) and isinstance(found, int):
+                raise ExportError(
+                    f"torch cannot export {_class(module)} as ONNX: its forward fixes {wanted} of "
+                    f"{spec.name!r} to {found}: try a fixed size, e.g. --batch 1"
+                )
 
 
 def _dynamic(spec: TensorSpec) -> dict[int, torch.export.Dim]:
@@ -114,6 +136,8 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        # two inputs that share a dynamic dimension, as they should
+        warnings.filterwarnings("ignore", message="# The axis name: ", category=UserWarning)
         yield
 
 

@@ -1,9 +1,9 @@
 """ONNX to a smaller equivalent ONNX, by onnxsim.
 
-The simplifier sees the graph and the small constants; large weights stay on disk, referred to
-from both files. So models above 2 GiB take the same road as small ones, in milliseconds and
-without a copy of their weights. What it returns is checked by the gate, not here: onnxsim's
-own check holds a second model in memory and looks at batch 1 only.
+The simplifier sees the graph and the small constants; large weights stay on disk, and stand in
+the graph as inputs while it works. So models above 2 GiB take the same road as small ones, in
+milliseconds and without a copy of their weights. What it returns is checked by the gate, not
+here: onnxsim's own check holds a second model in memory and looks at batch 1 only.
 """
 
 from __future__ import annotations
@@ -57,27 +57,52 @@ def simplify(source: str | os.PathLike[str], destination: str | os.PathLike[str]
             f"cannot write {destination}: it must lie beside {source}, whose weights it shares"
         )
     model = onnx.load(source, load_external_data=False)
-    for tensor in model.graph.initializer:
-        if uses_external_data(tensor) and _size(tensor) <= FOLDABLE_BYTES:
-            load_external_data_for_tensor(tensor, str(source.parent))
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+    nodes_before = len(model.graph.node)
+    weights = _set_aside(model, source.parent)
     try:
         simplified, _ = onnxsim.simplify(
             model, check_n=0, skipped_optimizers=list(SKIPPED_OPTIMIZERS)
         )
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        said = " ".join(str(error).split())
         raise SimplifyError(
-            f"onnxsim {onnxsim.__version__} failed on {source.name}: {error}; "
+            f"onnxsim {onnxsim.__version__} failed on {source.name}: {said}; "
             "export without it: --no-simplify"
         ) from error
     _refuse_other_signature(model, simplified)
+    _put_back(simplified, weights)
     for props in (simplified, simplified.graph, *simplified.graph.node):
         del props.metadata_props[:]
     onnx.save(simplified, destination)
-    return Simplified(
-        path=destination, nodes_before=len(model.graph.node), nodes=len(simplified.graph.node)
-    )
+    return Simplified(path=destination, nodes_before=nodes_before, nodes=len(simplified.graph.node))
+
+
+def _set_aside(model: onnx.ModelProto, folder: Path) -> list[onnx.TensorProto]:
+    """Take large external weights out of a graph, leaving inputs; load the small ones, in place."""
+    weights = []
+    for tensor in model.graph.initializer:
+        if not uses_external_data(tensor):
+            continue
+        if _size(tensor) > FOLDABLE_BYTES:
+            weights.append(tensor)
+        else:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    for tensor in weights:
+        model.graph.initializer.remove(tensor)
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return weights
+
+
+def _put_back(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> None:
+    """Undo `_set_aside`, in place."""
+    names = {tensor.name for tensor in weights}
+    for value in [value for value in model.graph.input if value.name in names]:
+        model.graph.input.remove(value)
+    model.graph.initializer.extend(weights)
 
 
 def _size(tensor: onnx.TensorProto) -> int:

@@ -43,10 +43,17 @@ class Architecture:
     assumed: Mapping[str, str] = field(default_factory=dict)
 
 
-def seen_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def seen_in(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
     """Config fields that the shapes of tensors in our names and shapes show.
 
     `img_size` is not among them: a position embedding tells only the number of patches.
+
+    Args:
+        state: Meta tensors under our names.
+        source: Name of the file, for messages.
+
+    Raises:
+        CheckpointError: Blocks that are absent, or patches that are not square.
     """
     seen: dict[str, Any] = {
         "distilled": "dist_token" in state or "head_dist.weight" in state,
@@ -57,6 +64,14 @@ def seen_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = sorted({int(name.split(".")[1]) for name in state if name.startswith("blocks.")})
     if blocks:
         seen["depth"] = blocks[-1] + 1
+        if len(blocks) < seen["depth"]:
+            numbers = set(blocks[:-1])
+            absent = next(number for number in range(seen["depth"]) if number not in numbers)
+            raise CheckpointError(
+                f"{source}: it has {len(blocks)} blocks, numbered up to {blocks[-1]}; block "
+                f"{absent} is the first that is absent. Take the whole file: this one is not "
+                "complete"
+            )
     for name in ("cls_token", "norm.weight", "norm.bias", "patch_embed.proj.bias"):
         if "embed_dim" not in seen and (width := _axis(state, name, -1)):
             seen["embed_dim"] = width
@@ -66,8 +81,8 @@ def seen_in(state: Mapping[str, Tensor]) -> dict[str, Any]:
         seen["patch_size"] = kernel.shape[2]
         if kernel.shape[2] != kernel.shape[3]:
             raise CheckpointError(
-                f"patches of {kernel.shape[2]} x {kernel.shape[3]} px: vit-export has square "
-                "patches only; export the module itself with --module pkg:factory"
+                f"{source}: patches of {kernel.shape[2]} x {kernel.shape[3]} px; vit-export has "
+                "square patches only. Export the module itself with --module pkg:factory"
             )
     hidden = next((w for b in blocks if (w := _axis(state, f"blocks.{b}.mlp.fc1.weight", 0))), None)
     if hidden and "embed_dim" in seen:
@@ -121,7 +136,7 @@ def resolve(
         CheckpointError: A contradiction, or something that cannot be known.
     """
     settings = {k: v for k, v in overrides.items() if k not in ("img_size", "num_classes")}
-    seen = seen_in(state)
+    seen = seen_in(state, source=source)
     if heads:
         seen["num_heads"] = heads
     told = {**layout.fixed, **{name: value for name, (value, _) in layout.assumed.items()}}

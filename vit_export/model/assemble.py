@@ -26,7 +26,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         options = dict(kwargs or {})
-        if func is torch.empty:
+        if func in (torch.empty, torch.zeros):
             options["device"] = "meta"
         return func(*args, **options)
 

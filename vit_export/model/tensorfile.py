@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -246,11 +247,13 @@ def _open_npz(path: Path) -> TensorFile:
     tensors = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
+            for member in archive.infolist():
                 with archive.open(member) as data:
                     shape, dtype = _npy_header(data)
-                name = member.removesuffix(".npy")
+                name = member.filename.removesuffix(".npy")
                 tensors[name] = torch.empty(shape, dtype=_torch_dtype(dtype), device="meta")
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"array {name!r} is shorter than its shape {shape}")
     except (ValueError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path} is damaged, or not an archive of plain arrays: {error}"

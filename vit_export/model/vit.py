@@ -10,7 +10,7 @@ together with its position. `0 + (x_class + E_pos)` is `x_class + E_pos` to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +57,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.proj(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
-        return x.flatten(2).transpose(1, 2)  # (B, H/P * W/P, D)
+        return self.proj(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
 
 
 class Attention(nn.Module):
@@ -163,7 +162,7 @@ class VisionTransformer(nn.Module):
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distilled else None
         self._set_pos_embed(config)
         self.pos_drop = nn.Dropout(config.drop_rate)
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.pre_logits = (
@@ -201,23 +200,28 @@ class VisionTransformer(nn.Module):
                 module.attend = ATTENTION[form]
         return self
 
-    def prefix_and_positions(self) -> Tensor:
-        """What is added to the padded patch sequence: (1, N, D), or (1, prefix, D) alone."""
+    def positions(self, grid_hw: Sequence[int]) -> Tensor | None:
+        """E_pos for a grid of patches: (1, N, D); this model knows one grid only."""
+        return self.pos_embed
+
+    def prefix_and_positions(self, grid_hw: Sequence[int]) -> Tensor:
+        """What is added to the padded patches: prefix tokens and E_pos (1, N, D)."""
         prefix: Tensor = self.cls_token
         if self.dist_token is not None:
             prefix = torch.cat((prefix, self.dist_token), dim=1)
-        num_prefix, num_tokens = self.config.num_prefix_tokens, self.config.num_tokens
-        if self.pos_embed is None:
-            return F.pad(prefix, (0, 0, 0, num_tokens - num_prefix))
-        return torch.cat(
-            (prefix + self.pos_embed[:, :num_prefix], self.pos_embed[:, num_prefix:]), dim=1
-        )
+        num_prefix, num_patches = prefix.shape[1], grid_hw[0] * grid_hw[1]
+        positions = self.positions(grid_hw)
+        if positions is None:
+            return F.pad(prefix, (0, 0, 0, num_patches))
+        return torch.cat((prefix + positions[:, :num_prefix], positions[:, num_prefix:]), dim=1)
 
     def forward_tokens(self, x: Tensor) -> Tensor:
         """Encode images (B, C, H, W) into normalised tokens (B, N, D)."""
-        x = self.patch_embed(x)  # (B, C, H, W) -> (B, H/P * W/P, D)
+        x = self.patch_embed(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
+        added = self.prefix_and_positions(x.shape[-2:])  # (1, N, D)
+        x = x.flatten(2).transpose(1, 2)  # (B, H/P * W/P, D)
         x = F.pad(x, (0, 0, self.config.num_prefix_tokens, 0))  # (B, N, D)
-        x = self.pos_drop(x + self.prefix_and_positions())  # Eq. 1
+        x = self.pos_drop(x + added)  # Eq. 1
         for block in self.blocks:
             x = block(x)
         return self.norm(x)  # Eq. 4

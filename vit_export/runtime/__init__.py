@@ -45,6 +45,10 @@ class Runner(Protocol):
         """Compute every output from inputs by name."""
         ...
 
+    def release(self) -> None:
+        """Free what the backend holds; the next run takes it again."""
+        ...
+
     def has_tensor(self, name: str) -> bool:
         """Whether the graph computes a tensor of that name."""
         ...

@@ -6,7 +6,8 @@ import contextlib
 import importlib.metadata
 import io
 import os
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
 from vit_export.manifest import TensorSpec
+from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
+from vit_export.probe import in_child, probe_provider
 from vit_export.runtime.tensors import check_array, check_feeds, check_names, fits
 
 PROVIDERS = {
@@ -31,12 +34,16 @@ MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their result is host memory by 
 GPU_INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
-_FATAL_ONLY = 4
+_WARNINGS, _FATAL_ONLY = 2, 4  # onnxruntime's logging severities
 _BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
+
+
+class FallbackError(ProviderError):
+    """ONNX Runtime started another provider than the one it was given."""
 
 
 class OrtRunner:
@@ -77,8 +84,10 @@ class OrtRunner:
         self.manifest = self.file.manifest
         self.rejected: dict[str, str] = {}
         self._threads = threads
-        self._exposed = tuple(name for name in expose)
-        self.provider, self._session = self._open(provider)
+        self._exposed = tuple(expose)
+        self._lock = threading.Lock()
+        self._held: ort.InferenceSession | None
+        self.provider, self._held = self._open(provider)
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
         self.outputs = tuple(
@@ -86,12 +95,27 @@ class OrtRunner:
             for value in self._session.get_outputs()
         )
 
+    @property
+    def _session(self) -> ort.InferenceSession:
+        with self._lock:
+            if self._held is None:
+                self._held = self._create(self.provider)
+            return self._held
+
+    def release(self) -> None:
+        """Free the session and its copy of the weights; the next run loads them again."""
+        self._held = None
+        give_back()
+
     def _open(self, provider: str) -> tuple[str, ort.InferenceSession]:
         if provider != "auto":
-            return provider, self._create(provider)
+            try:
+                return provider, self._create(provider)
+            except FallbackError as error:
+                raise ProviderError(f"{error}{_cause(provider)}") from None
         for candidate in AUTO[:-1]:
-            if PROVIDERS[candidate] not in ort.get_available_providers():
-                continue
+            if PROVIDERS[candidate] not in ort.get_available_providers() and not _both_wheels():
+                continue  # a CPU build: nobody expects a GPU from it
             try:
                 return candidate, self._create(candidate)
             except ProviderError as error:
@@ -108,7 +132,8 @@ class OrtRunner:
             options.intra_op_num_threads = self._threads
         chosen = [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
         try:
-            session = self._session_of(options, chosen)
+            with _quiet(provider):
+                session = self._session_of(options, chosen)
         except _BACKEND_ERRORS as error:
             if provider == "cpu":
                 raise ArtifactError(
@@ -125,15 +150,17 @@ class OrtRunner:
         self, options: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]
     ) -> ort.InferenceSession:
         if not self._exposed:
-            with _quiet_fallback():
-                return ort.InferenceSession(str(self.path), options, providers=providers)
+            return ort.InferenceSession(str(self.path), options, providers=providers)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",
             str(self.path.parent.resolve()),
         )
-        model = self.file.expose(self._exposed)
-        with _quiet_fallback():
-            return ort.InferenceSession(model, options, providers=providers)
+        return ort.InferenceSession(self.file.expose(self._exposed), options, providers=providers)
+
+    @property
+    def _patch_size(self) -> int:
+        """What dynamic heights and widths must be multiples of, as the manifest says."""
+        return int(self.manifest.config.get("patch_size", 1)) if self.manifest else 1
 
     def has_tensor(self, name: str) -> bool:
         """Whether the graph computes a tensor of that name."""
@@ -158,7 +185,7 @@ class OrtRunner:
         """
         names = [spec.name for spec in self.outputs]
         if self.provider == "cpu" and all(isinstance(x, np.ndarray) for x in feeds.values()):
-            check_feeds(self.inputs, feeds)
+            check_feeds(self.inputs, feeds, patch_size=self._patch_size)
             with self._named_failures():
                 return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         values = self.run_on_device(feeds)
@@ -192,7 +219,7 @@ class OrtRunner:
         return dict(zip(names, binding.get_outputs(), strict=True))
 
     @contextlib.contextmanager
-    def _named_failures(self) -> Any:
+    def _named_failures(self) -> Iterator[None]:
         """Turn a backend's failure into an error that names the file."""
         try:
             yield
@@ -232,10 +259,23 @@ def _line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_fallback() -> Any:
-    """Silence what onnxruntime prints when it falls back: `_refuse_fallback` says it."""
-    with contextlib.redirect_stdout(io.StringIO()):
+def _quiet(provider: str) -> Iterator[None]:
+    """Silence what onnxruntime prints and logs when it falls back: an error will say it."""
+    if provider == "cpu":
         yield
+        return
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)  # as onnxruntime starts
+
+
+def _cause(provider: str) -> str:
+    """Why a provider does not start, as the dynamic loader says it in another process."""
+    error = in_child(probe_provider, PROVIDERS[provider]).get("error", "")
+    return f" ({error})" if error else ""
 
 
 def installed_wheels() -> list[str]:
@@ -248,9 +288,13 @@ def installed_wheels() -> list[str]:
     return found
 
 
+def _both_wheels() -> bool:
+    return len(installed_wheels()) > 1
+
+
 def _refuse_unusable_wheel(provider: str) -> None:
     """Raise ProviderError when the installed onnxruntime cannot have the provider."""
-    if len(installed_wheels()) > 1:
+    if _both_wheels():
         raise ProviderError(
             f"provider {provider!r}: onnxruntime and onnxruntime-gpu are both installed and "
             f"overwrite each other; keep one: {GPU_INSTALL}"
@@ -261,19 +305,18 @@ def _refuse_unusable_wheel(provider: str) -> None:
             f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())}); "
             f"install the GPU build: {GPU_INSTALL}"
         )
-    with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()  # finds the CUDA libraries that came as wheels; says nothing useful
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; so do we, better
+        ort.preload_dlls()  # the CUDA libraries that came as wheels
 
 
 def _refuse_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
     """Raise ProviderError unless the provider is active and runs every node."""
     wanted = PROVIDERS[provider]
     if session.get_providers()[0] != wanted:
-        raise ProviderError(
-            f"provider {provider!r} was asked for, but ONNX Runtime could not start it and fell "
-            f"back to {session.get_providers()[0]}: its GPU, driver or CUDA libraries are "
-            "missing or of the wrong version; `vit-export doctor` names what is missing, "
-            "and --provider cpu runs on the CPU"
+        raise FallbackError(
+            f"provider {provider!r} was asked for, but ONNX Runtime fell back to "
+            f"{session.get_providers()[0]}; --provider cpu asks for that, and `vit-export doctor` "
+            "says what this machine lacks"
         )
     if provider == "cpu":
         return

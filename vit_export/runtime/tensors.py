@@ -13,12 +13,15 @@ from vit_export.manifest import Preprocess, Shape, TensorSpec
 FAR = 16  # times the range of a normalised image; standard normal noise stays below
 
 
-def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
+def check_feeds(
+    specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, patch_size: int = 1
+) -> None:
     """Refuse inputs of a wrong name, dtype or shape, or that are not finite.
 
     Args:
         specs: What the graph takes.
         feeds: Arrays by name.
+        patch_size: What dynamic heights and widths must be multiples of.
 
     Raises:
         InputError: Naming the input, what was given, and what is expected.
@@ -30,6 +33,11 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
         for size, dim in zip(feeds[spec.name].shape, spec.shape, strict=True):
             if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
                 raise InputError(f"input {spec.name!r}: {dim} is {size}, elsewhere {sizes[dim]}")
+            if dim in ("height", "width") and size % patch_size:
+                raise InputError(
+                    f"input {spec.name!r}: {dim} {size} px is no multiple of the patch "
+                    f"({patch_size} px); the rest would be cut off unseen"
+                )
 
 
 def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:

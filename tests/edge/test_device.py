@@ -1,0 +1,122 @@
+"""What a device does: predict, validate, inspect, with numpy, click, onnxruntime and pillow alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_export.golden import Golden
+from vit_export.onnxfile import OnnxFile
+from vit_export.runtime import load
+from vit_export.validate import validate
+
+DATA = Path(__file__).parent / "data"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "vit_export", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """A copy of the artifact with its golden file."""
+    for file in DATA.iterdir():
+        shutil.copy(file, tmp_path)
+    return tmp_path / "edge.onnx"
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """A picture of another size than the model's."""
+    y, x = np.mgrid[0:90, 0:120]
+    pixels = np.stack([2 * x, 2 * y, x + y], axis=-1).astype(np.uint8)
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx", "onnx_ir", "onnxsim", "safetensors"])
+def test_the_export_side_is_not_installed_here(package):
+    """Otherwise the other tests in this folder prove nothing."""
+    assert importlib.util.find_spec(package) is None
+
+
+def test_predict_names_what_is_on_a_picture(artifact, photograph):
+    """From the manifest alone."""
+    done = run("predict", artifact, photograph, "--top", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    (prediction,) = json.loads(done.stdout.splitlines()[-1])["predictions"]
+    assert prediction["provider"] == "cpu"
+    assert len(prediction["top"]) == 3
+    assert prediction["top"][0]["label"] in OnnxFile.read(artifact).manifest.labels
+
+
+def test_validate_passes_the_artifact(artifact):
+    """Against what torch computed where it was made."""
+    done = run("validate", artifact, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["passed"] is True
+    assert result["hop"]["batches"] == [1, 2, 3, 8]
+
+
+def test_inspect_shows_the_manifest(artifact):
+    """No backend is needed for it."""
+    done = run("inspect", artifact)
+    assert done.returncode == 0, done.stderr
+    assert "vit_edge_test" in done.stdout
+    assert "airplane" in done.stdout
+
+
+def damage(artifact: Path, weight: str, factor: float) -> None:
+    """Multiply one weight in the file's bytes."""
+    tensor = next(t for t in OnnxFile.read(artifact).initializers if t.name == weight)
+    content = bytearray(artifact.read_bytes())
+    place = slice(tensor.offset, tensor.offset + tensor.nbytes)
+    values = np.frombuffer(bytes(content[place]), np.float32) * np.float32(factor)
+    content[place] = values.tobytes()
+    artifact.write_bytes(bytes(content))
+
+
+def test_validate_refuses_a_damaged_weight_and_names_the_block(artifact):
+    """Inner tensors are exposed without the onnx package."""
+    damage(artifact, "blocks.1.mlp.fc1.weight", 1.01)
+    done = run("validate", artifact)
+    assert done.returncode == 1
+    assert "first tensor outside its tolerance: blocks.1" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_validation_in_this_process_agrees(artifact):
+    """The Python door."""
+    runner = load(artifact, provider="cpu").runner
+    golden = Golden.read(artifact.with_suffix(".golden.npz"))
+    assert validate(runner, golden).passed
+    damage(artifact, "head.weight", 1.01)
+    assert not validate(load(artifact, provider="cpu").runner, golden).passed
+
+
+def test_export_says_what_to_install(tmp_path):
+    """Not a traceback."""
+    done = run("onnx", "--variant", "mnist", "-o", tmp_path / "m.onnx")
+    assert done.returncode == 1
+    assert "pip install 'vit-export[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["variants", "doctor"])
+def test_the_other_commands_work_too(command):
+    """They tell, they need nothing."""
+    done = run(command, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,101 @@
+"""The architecture that shapes show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vit_export.errors import CheckpointError, ConfigError
+from vit_export.model.architecture import resolve, seen_in
+from vit_export.model.assemble import blank_model
+from vit_export.model.layout_tables import TIMM
+from vit_export.model.sidecar import Sidecar
+from vit_export.variants import VARIANTS, ViTConfig, get_variant
+
+
+def resolved(config: ViTConfig, **arguments: Any) -> ViTConfig:
+    """Resolve the shapes of a model of this architecture."""
+    return resolve(
+        dict(blank_model(config).state_dict()),
+        **{
+            **{"layout": TIMM, "sidecar": Sidecar(), "own": None, "variant": None},
+            **{"overrides": {}, "heads": None, "source": "x.pth", "stem": "x", **arguments},
+        },
+    ).config
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_recognised_by_its_shapes(name: str) -> None:
+    """Name, number of heads and image preparation follow."""
+    assert resolved(VARIANTS[name]) == VARIANTS[name]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    dim=st.integers(1, 40),
+    hidden=st.integers(1, 200),
+    depth=st.integers(1, 3),
+    patch=st.integers(1, 9),
+    side=st.integers(1, 5),
+    channels=st.integers(1, 4),
+    distilled=st.booleans(),
+    qkv_bias=st.booleans(),
+    classes=st.integers(0, 5),
+)
+def test_any_architecture_is_seen_in_its_shapes(
+    dim: int, hidden: int, depth: int, patch: int, side: int, channels: int, distilled: bool,
+    qkv_bias: bool, classes: int,
+) -> None:  # fmt: skip
+    """Also an MLP width that no round ratio gives."""
+    ratio = hidden / dim if int(dim * (hidden / dim)) == hidden else (hidden + 0.5) / dim
+    config = ViTConfig(
+        variant="x", embed_dim=dim, mlp_ratio=ratio, depth=depth, patch_size=patch, num_heads=1,
+        img_size=patch * side, in_chans=channels, distilled=distilled, qkv_bias=qkv_bias,
+        num_classes=classes, mean=(0.5,) * channels, std=(0.5,) * channels,
+    )  # fmt: skip
+    seen = seen_in(dict(blank_model(config).state_dict()), source="x.pth")
+    for name in ("embed_dim", "depth", "patch_size", "in_chans", "distilled", "qkv_bias"):
+        assert seen[name] == getattr(config, name)
+    assert seen["num_classes"] == classes
+    assert int(dim * seen["mlp_ratio"]) == hidden
+
+
+def test_another_size_of_a_variant_has_its_heads() -> None:
+    """Widths, depth and MLP decide; the name is the file's."""
+    config = resolved(get_variant("s16", img_size=96, patch_size=8, num_classes=3))
+    assert (config.variant, config.num_heads) == ("x", 6)
+    assert (config.image_hw, config.patch_size) == ((96, 96), 8)
+
+
+def test_a_size_is_inferred_though_the_variant_has_another() -> None:
+    """Where the user wants a third one, neither is a contradiction."""
+    file, variant = get_variant("ti16", img_size=96), get_variant("ti16")
+    with pytest.raises(CheckpointError, match="! img_size: file 96, vit_tiny_patch16_224 224"):
+        resolved(file, variant=variant)
+    assert resolved(file, variant=variant, overrides={"img_size": 128}).img_size == 96
+
+
+def test_a_setting_that_no_network_has_is_the_users_mistake() -> None:
+    """Not the file's."""
+    with pytest.raises(ConfigError, match="not divisible by num_heads 7"):
+        resolved(get_variant("ti16"), overrides={"num_heads": 7})
+
+
+def test_an_absent_block_is_named() -> None:
+    """A number alone does not make a model deep, or long to build."""
+    state = dict(blank_model(get_variant("mnist")).state_dict())
+    state["blocks.999999999.norm1.weight"] = state["blocks.0.norm1.weight"]
+    with pytest.raises(CheckpointError, match="7 blocks, numbered up to 999999999; block 6 is"):
+        seen_in(state, source="x.pth")
+
+
+def test_a_blank_model_has_shapes_but_no_data() -> None:
+    """Even the largest one is there at once."""
+    model = blank_model(get_variant("h14"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not model.training
+    assert torch.get_default_device().type == "cpu"

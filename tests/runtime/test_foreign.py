@@ -1,0 +1,71 @@
+"""For a file of another tool the user says how images are prepared; the rest the file says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx
+import pytest
+
+from vit_export.errors import ConfigError, UsageError
+from vit_export.manifest import Preprocess
+from vit_export.runtime.foreign import given_preprocess
+
+
+@pytest.fixture
+def foreign(tiny_export, tmp_path):
+    """Writes the tiny export without its manifest, its input's shape changed."""
+
+    def write(shape: list[int | str | None]) -> str:
+        model = onnx.load(tiny_export.path)
+        del model.metadata_props[:]
+        new = onnx.helper.make_tensor_value_info("pixel_values", 1, shape)
+        model.graph.input[0].CopyFrom(new)
+        path = tmp_path / "foreign.onnx"
+        path.write_bytes(model.SerializeToString())
+        return str(path)
+
+    return write
+
+
+def test_the_size_is_that_of_the_input(foreign):
+    """Height first; defaults elsewhere."""
+    found = given_preprocess(foreign(["n", 3, 32, 48]), {"mean": "0.1,0.2,0.3", "crop_pct": "1"})
+    assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), crop_pct=1.0)
+
+
+@pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "")])
+def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
+    """Grey, or something else that only arrays can be."""
+    found = given_preprocess(foreign([1, channels, 30, 31]), {})
+    assert found.color == color
+    assert found.size == (30, 31)
+    assert len(found.mean) == len(found.std) == channels
+
+
+def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
+    """A file of ours."""
+    known = tiny_export.manifest.preprocess
+    assert given_preprocess(tiny_export.path, {}) == known
+    changed = given_preprocess(tiny_export.path, {"interpolation": "bilinear"})
+    assert changed == dataclasses.replace(known, interpolation="bilinear")
+
+
+@pytest.mark.parametrize(
+    "shape", [["n", 3], ["n", 3, "h", "w"], ["n", "c", 32, 32], [1, 3, None, 32]]
+)
+def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
+    """With what the file takes."""
+    with pytest.raises(UsageError, match=r"foreign\.onnx: takes \(.*not images"):
+        given_preprocess(foreign(shape), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"mean": "0.5"}, "mean has 1 values"), ({"std": "0,0,0"}, "must be positive"),
+     ({"interpolation": "bicubik"}, "bicubic"), ({"crop_pct": "2"}, "must lie in")],
+)  # fmt: skip
+def test_values_that_cannot_work_are_refused(foreign, changes, reason):
+    """As for a variant."""
+    with pytest.raises(ConfigError, match=reason):
+        given_preprocess(foreign(["n", 3, 32, 32]), changes)

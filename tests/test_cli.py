@@ -1,0 +1,270 @@
+"""Every command once for real, and every wrong turn answered in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+from PIL import Image
+
+from vit_export.cli import main
+
+MNIST = ("--set", "depth=2", "--set", "embed_dim=32", "--set", "num_heads=2")
+
+
+def call(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def last_json(result: Result) -> dict:
+    """The last line of standard output."""
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """An ONNX file of another tool: the mean of each channel."""
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)],
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_onnx_writes_a_measured_file_and_says_what_next(tmp_path):
+    """Random weights are shouted; the last lines are the result and the next commands."""
+    output = tmp_path / "m.onnx"
+    result = call("onnx", "--variant", "mnist", *MNIST, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "RANDOM" in result.stderr
+    assert f"vit-export predict {output}" in result.stdout
+    assert output.exists()
+    assert (tmp_path / "m.golden.npz").exists()
+
+
+def test_onnx_in_json_names_everything_made(tmp_path, monkeypatch):
+    """Without -o the file is named after the variant; standard output is JSON alone."""
+    monkeypatch.chdir(tmp_path)
+    result = call("onnx", "--variant", "mnist", *MNIST, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["path"] == "vit_mnist_28.onnx"
+    assert data["passed"] is True
+    assert data["manifest"]["config"]["depth"] == 2
+    assert data["manifest"]["certificate"][0]["tolerance"] > 0
+    assert {Path(name).name for name in data["files"]} == {p.name for p in tmp_path.iterdir()}
+
+
+def test_labels_and_preparation_can_be_given(tmp_path):
+    """They end up in the file."""
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({str(i): f"digit {i}" for i in range(10)}))
+    output = tmp_path / "m.onnx"
+    result = call("onnx", "--variant", "mnist", *MNIST, "--labels", labels, "--mean", "0.5",
+                  "--std", "0.25", "--crop-pct", "0.8", "--interpolation", "bilinear",
+                  "-o", output, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    manifest = last_json(result)["manifest"]
+    assert manifest["labels"][7] == "digit 7"
+    assert manifest["preprocess"]["mean"] == [0.5]
+    assert manifest["preprocess"]["std"] == [0.25]
+    assert manifest["preprocess"]["crop_pct"] == 0.8
+    assert manifest["preprocess"]["interpolation"] == "bilinear"
+
+
+def test_a_module_of_ones_own(tmp_path, monkeypatch):
+    """Found from the current folder, as `python -m` would."""
+    (tmp_path / "their_model.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(16, 5))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = call("onnx", "--module", "their_model:make", "--img-size", "16", "--json")
+    assert result.exit_code == 0, result.output
+    assert last_json(result)["path"] == "Sequential.onnx"
+    assert call("onnx", "--module", "their_model:mak").exit_code == 2
+
+
+def test_predict_scores_are_probabilities(tiny_export, photographs):
+    """Best first; the provider is named."""
+    result = call("predict", tiny_export.path, *photographs, "--top", "10", "--json")
+    assert result.exit_code == 0, result.output
+    predictions = last_json(result)["predictions"]
+    assert [p["image"] for p in predictions] == [str(p) for p in photographs]
+    for prediction in predictions:
+        scores = [entry["score"] for entry in prediction["top"]]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1)
+        assert prediction["provider"] == "cpu"
+        assert set(prediction["top"][0]) == {"index", "label", "score"}
+    assert "name " in call("predict", tiny_export.path, photographs[0]).stdout
+
+
+def test_predict_with_a_foreign_file_says_what_is_missing_and_takes_it(foreign, photographs):
+    """No manifest, no guess."""
+    result = call("predict", foreign, photographs[0])
+    assert result.exit_code == 1
+    assert "--mean" in result.stderr
+    given = ("--mean", "0,0,0", "--std", "1,1,1", "--crop-pct", "1.0", "--json")
+    result = call("predict", foreign, photographs[0], *given)
+    assert result.exit_code == 0, result.output
+    assert len(last_json(result)["predictions"][0]["top"]) == 3
+
+
+def test_validate_passes_and_fails_by_exit_status(tiny_export, tmp_path):
+    """0 for the artifact, 1 for a damaged copy, with the reason."""
+    result = call("validate", tiny_export.path, "--json")
+    assert result.exit_code == 0, result.output
+    assert last_json(result)["passed"] is True
+    model = onnx.load(tiny_export.path)
+    weight = next(t for t in model.graph.initializer if t.name == "blocks.0.mlp.fc1.weight")
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    damaged = tmp_path / "damaged.onnx"
+    onnx.save(model, damaged)
+    result = call("validate", damaged, "--golden", tiny_export.golden)
+    assert result.exit_code == 1
+    assert "blocks.0" in result.stdout
+    assert "FAILED" in result.stdout
+
+
+def test_inspect_shows_ours_theirs_and_golden(tiny_export, foreign):
+    """Each in its own words, each in JSON too."""
+    ours = call("inspect", tiny_export.path)
+    assert "vit_tiny_test" in ours.stdout
+    assert "torch -> onnx" in ours.stdout
+    theirs = call("inspect", foreign)
+    assert theirs.exit_code == 0, theirs.output
+    assert "no vit-export manifest" in theirs.stdout
+    assert last_json(call("inspect", foreign, "--json"))["op_counts"] == {"ReduceMean": 1}
+    assert last_json(call("inspect", tiny_export.golden, "--json"))["samples"] == 8
+
+
+def test_variants_lists_them_all():
+    """With the number of parameters."""
+    rows = last_json(call("variants", "--json"))["variants"]
+    assert len(rows) == 20
+    assert {row["variant"]: row["num_params"] for row in rows}["vit_base_patch16_224"] == 86567656
+    assert "vit_mnist_28" in call("variants").stdout
+
+
+def test_doctor_tells_and_is_strict_on_request():
+    """Status 0 unless asked otherwise."""
+    result = call("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    assert last_json(result)
+    assert call("doctor").stdout
+
+
+WRONG = [
+    (2, ["onnx", "--variant", "vit_bse_patch16_224"], "did you mean 'vit_base_patch16_224'"),
+    (2, ["onnx", "--variant", "mnist", "--set", "num_heads=7"], "not divisible by num_heads"),
+    (2, ["onnx", "--variant", "b16", "--img-size", "225"], "not a multiple of patch_size"),
+    (2, ["onnx", "--variant", "b16", "--set", "num_head=2"], "did you mean 'num_heads'"),
+    (2, ["onnx", "--variant", "mnist", "--set", "depth"], "expected field=value"),
+    (2, ["onnx", "--variant", "mnist", "--batch", "many"], "dynamic"),
+    (2, ["onnx", "--variant", "mnist", "--opset", "7"], "opset 7"),
+    (2, ["onnx", "--variant", "mnist", "--outputs", "logit"], "did you mean 'logits'"),
+    (2, ["onnx"], "--variant NAME"),
+    (2, ["onnx", "--variant", "mnist", "--module", "a:b"], "stands alone"),
+    (1, ["onnx", "--variant", "mnist", "-o", "/proc/none/m.onnx"], "no folder"),
+    (2, ["onnx", "--variant", "mnist", "-o", "m.pt"], "must end in .onnx"),
+    (2, ["onnx", "--variant", "mnist", "--labels", "missing.txt"], "cannot read the labels"),
+    (1, ["onnx", "--weights", "missing.safetensors"], "missing.safetensors"),
+    (1, ["validate", "missing.onnx"], "no such file"),
+    (1, ["predict", "missing.onnx", "a.jpg"], "no such file"),
+    (1, ["inspect", "missing.onnx"], "no such file"),
+    (2, ["predict", "missing.onnx"], "Missing argument"),
+    (2, ["onxx"], "did you mean 'onnx'"),
+    (2, ["predict", "x.onnx", "a.jpg", "--top", "0"], "--top"),
+]
+
+
+@pytest.mark.parametrize(("status", "arguments", "words"), WRONG, ids=lambda v: str(v)[:40])
+def test_a_wrong_turn_is_answered_in_words(status, arguments, words, tmp_path, monkeypatch):
+    """In text and in JSON, with the right status, without a traceback, leaving nothing."""
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == status, result.output
+    assert words in result.stderr
+    in_json = call(*arguments, "--json")
+    assert in_json.exit_code == status
+    assert words in last_json(in_json)["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not an onnx file", b"hello" * 100])
+def test_a_file_that_is_no_onnx_file_is_named_as_such(content, tmp_path):
+    """For every command that reads one."""
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    for arguments in (["validate", path], ["inspect", path], ["predict", path, "a.jpg"]):
+        result = call(*arguments)
+        assert result.exit_code == 1
+        assert "not an ONNX file" in result.stderr or "empty" in result.stderr
+
+
+def test_bad_images_are_named(tiny_export, tmp_path):
+    """A file that is missing, empty, or no image."""
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.touch()
+    text.write_text("hello")
+    for path in (tmp_path / "none.jpg", empty, text, tmp_path):
+        result = call("predict", tiny_export.path, path)
+        assert result.exit_code == 1, result.output
+        assert str(path) in result.stderr
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    result = call("predict", tiny_export.path, huge)
+    assert result.exit_code == 1
+    assert "pixels" in result.stderr
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there_is_refused(tiny_export, photographs, provider):
+    """Never the CPU unasked."""
+    result = call("predict", tiny_export.path, photographs[0], "--provider", provider)
+    assert result.exit_code == 1
+    assert "pip" in result.stderr
+    result = call("predict", tiny_export.path, photographs[0], "--provider", "cudda")
+    assert result.exit_code == 2
+    assert "did you mean 'cuda'" in result.stderr
+
+
+def test_help_is_quick():
+    """0.15 s where an empty interpreter takes 0.02 s; here in proportion, best of five."""
+
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    assert best("-m", "vit_export", "--help") < max(0.15, 7.5 * best("-c", "pass"))
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help(name):
+    """And takes --json."""
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+    assert main.commands[name].help

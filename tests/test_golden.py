@@ -1,0 +1,242 @@
+"""The golden file is small, the same on every run, and refused when it is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vit_export.errors import ArtifactError
+from vit_export.golden import (
+    BLOCK_SAMPLES,
+    SAMPLES,
+    Blocks,
+    Golden,
+    block_indices,
+    golden_path,
+    pictures,
+)
+
+SIZES = [(32, 32, 3), (28, 28, 1), (48, 96, 3), (5, 7, 4), (1, 1, 1), (224, 224, 3)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_are_the_same_every_time_and_unlike_each_other(size):
+    """Eight of them, whatever the size and the number of channels."""
+    first = pictures(*size)
+    assert first.shape == (SAMPLES, *size)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, pictures(*size))
+    if size[0] * size[1] > 1:
+        assert len({picture.tobytes() for picture in first}) == SAMPLES
+
+
+def test_pictures_are_the_same_on_every_machine():
+    """The hash of what they are; changing them makes old golden files unlike new ones."""
+    noise = pictures(32, 32, 3)[6]
+    digest = hashlib.sha256(noise.tobytes()).hexdigest()
+    assert digest.startswith("ddbef8888e236819")
+
+
+def test_pictures_hold_smooth_structures_edges_noise_and_a_constant():
+    """What a gate should see."""
+    views = pictures(64, 64, 3).astype(np.float64)
+    steps = np.abs(np.diff(views, axis=2)).max(axis=(1, 2, 3))
+    gradient, blobs, waves, disc, stripes, squares, noise, constant = steps
+    assert 0 < gradient < 10
+    assert 0 < blobs < 40
+    assert 0 < waves < 80
+    assert disc > 100
+    assert stripes > 100
+    assert squares > 50
+    assert noise > 200
+    assert constant == 0
+    spread = views[6].std()
+    assert 70 < spread < 78  # uniform bytes: 255 / sqrt(12)
+
+
+def test_colours_differ_in_coloured_pictures():
+    """Else swapped channels would go unseen."""
+    views = pictures(32, 32, 3)
+    swapped = [not np.array_equal(view, view[..., ::-1]) for view in views]
+    assert sum(swapped) >= 6
+
+
+def example(images: bool = True, blocks: bool = True) -> Golden:
+    """A golden file's content, small."""
+    generator = np.random.default_rng(0)
+    return Golden(
+        images=pictures(8, 8, 3) if images else None,
+        inputs={} if images else {"x": np.ones((8, 3), np.float32), "ids": np.arange(8)},
+        outputs={"logits": generator.standard_normal((8, 4)), "features": np.zeros((8, 2, 2))},
+        e32={"logits": 1e-7, "features": 0.0},
+        blocks=Blocks(
+            names=("blocks.0", "blocks.1"),
+            indices=np.stack([block_indices(50), block_indices(900)]),
+            values=generator.standard_normal((2, 8, BLOCK_SAMPLES)),
+            e32=np.array([1e-7, 2e-7]),
+        )
+        if blocks
+        else None,
+    )
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_golden_file_comes_back_as_it_was(tmp_path, images, blocks):
+    """Arrays, names, dtypes."""
+    golden = example(images, blocks)
+    path = tmp_path / "m.golden.npz"
+    golden.write(path)
+    back = Golden.read(str(path))
+    assert back.samples == 8
+    assert back.e32 == golden.e32
+    for name in ("outputs", "inputs"):
+        found, written = getattr(back, name), getattr(golden, name)
+        assert set(found) == set(written)
+        for key, array in written.items():
+            np.testing.assert_array_equal(found[key], array)
+            assert found[key].dtype == array.dtype
+    assert (back.images is None) is not images
+    if images:
+        np.testing.assert_array_equal(back.images, golden.images)
+    assert (back.blocks is None) is not blocks
+    if blocks:
+        assert back.blocks.names == golden.blocks.names
+        for name in ("indices", "values", "e32"):
+            np.testing.assert_array_equal(getattr(back.blocks, name), getattr(golden.blocks, name))
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    """No clock in it."""
+    example().write(tmp_path / "a.npz")
+    example().write(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_arrays_are_stored_as_they_are(tmp_path):
+    """So that a C++ program can read them without zlib."""
+    example().write(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        kinds = {entry.compress_type for entry in archive.infolist()}
+        names = set(archive.namelist())
+    assert kinds == {zipfile.ZIP_STORED}
+    assert names == {
+        "images.npy", "output.logits.npy", "output.features.npy", "e32.logits.npy",
+        "e32.features.npy", "block.names.npy", "block.indices.npy", "block.values.npy",
+        "block.e32.npy",
+    }  # fmt: skip
+
+
+def test_the_golden_file_of_an_export_is_small(tiny_export):
+    """And holds what the gate needs."""
+    golden = Golden.read(tiny_export.golden)
+    assert tiny_export.golden.stat().st_size < 200_000
+    assert golden.images.shape == (8, 32, 32, 3)
+    assert golden.outputs["logits"].shape == (8, 10)
+    assert golden.blocks.names == ("blocks.0", "blocks.1", "blocks.2")
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    """An archive of arrays."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    """A single array's file."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+ONE = np.ones((1, 2))
+DAMAGED = {
+    "empty": b"",
+    "text": b"not a zip archive",
+    "one array": npy(ONE),
+    "a pickled array": npy(np.array([object()])),
+    "an empty archive": npz(),
+    "arrays of another purpose": npz(weights=ONE),
+    "no inputs": npz(**{"output.y": ONE, "e32.y": np.float64(0)}),
+    "no outputs": npz(images=np.zeros((1, 2, 2, 3), np.uint8)),
+    "no baseline": npz(**{"input.x": ONE, "output.y": ONE}),
+    "half of its blocks": npz(
+        **{"input.x": ONE, "output.y": ONE, "e32.y": np.float64(0), "block.names": np.array(["a"])}
+    ),
+    "objects in it": npz(**{"input.x": np.array([None]), "output.y": ONE}),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_what_is_no_golden_file_is_refused(tmp_path, what):
+    """With its name, and never with what numpy says alone."""
+    path = tmp_path / "odd.golden.npz"
+    path.write_bytes(DAMAGED[what])
+    with pytest.raises(ArtifactError, match=r"odd\.golden\.npz: not a golden file"):
+        Golden.read(path)
+
+
+def test_a_golden_file_that_is_not_there_is_named(tmp_path):
+    """A folder is none either."""
+    with pytest.raises(ArtifactError, match=r"none\.npz: no such golden file"):
+        Golden.read(tmp_path / "none.npz")
+    with pytest.raises(ArtifactError, match="not a golden file"):
+        Golden.read(tmp_path)
+
+
+def test_a_golden_file_cut_off_anywhere_is_refused(tmp_path):
+    """The directory of an archive stands at its end."""
+    path = tmp_path / "cut.npz"
+    example().write(path)
+    data = path.read_bytes()
+    for end in np.linspace(0, len(data) - 1, 60).astype(int):
+        path.write_bytes(data[:end])
+        with pytest.raises(ArtifactError):
+            Golden.read(path)
+
+
+WHOLE = npz(**{"input.x": ONE, "output.y": ONE, "e32.y": np.float64(0)})
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=400
+)
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_a_golden_file_with_a_changed_byte_is_read_or_refused(tmp_path, at, byte):
+    """Archives carry checksums; whatever the reader raises, it becomes our error."""
+    data = bytearray(WHOLE)
+    data[at % len(data)] = byte
+    path = tmp_path / "changed.npz"
+    path.write_bytes(data)
+    with contextlib.suppress(ArtifactError):
+        Golden.read(path)
+
+
+@pytest.mark.parametrize("row_size", [1, 2, 255, 256, 257, 100_000])
+def test_kept_elements_lie_within_the_row_and_reach_both_ends(row_size):
+    """Evenly spread."""
+    kept = block_indices(row_size)
+    assert kept.shape == (BLOCK_SAMPLES,)
+    assert kept.dtype == np.int64
+    assert (kept[0], kept[-1]) == (0, row_size - 1)
+    assert (np.diff(kept) >= 0).all()
+    assert len(set(kept)) == min(row_size, BLOCK_SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("artifact", "golden"),
+    [("a/vit.onnx", "a/vit.golden.npz"), ("vit.fp16.onnx", "vit.fp16.golden.npz"),
+     ("vit.engine", "vit.golden.npz")],
+)  # fmt: skip
+def test_the_golden_file_lies_beside_its_artifact(artifact, golden):
+    """Under its name."""
+    assert golden_path(artifact) == Path(golden)

@@ -1,0 +1,152 @@
+"""The wire format is read and written as protobuf itself does it."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from google.protobuf.internal import decoder, encoder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vit_export.protobuf import (
+    BYTES,
+    Field,
+    WireError,
+    fields,
+    header,
+    integer,
+    message,
+    packed_varints,
+    read_varint,
+    signed,
+    varint,
+)
+
+uint64 = st.integers(0, 2**64 - 1)
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(uint64)
+def test_a_varint_comes_back(value):
+    """And ends where it ends."""
+    data = varint(value)
+    assert read_varint(memoryview(data + b"\xff"), 0, len(data)) == (value, len(data))
+
+
+@given(uint64)
+def test_a_varint_is_that_of_protobuf(value):
+    """Byte for byte."""
+    pieces: list[bytes] = []
+    encoder._EncodeVarint(pieces.append, value)
+    assert b"".join(pieces) == varint(value)
+    assert decoder._DecodeVarint(varint(value), 0)[0] == value
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 9))
+def test_a_varint_that_is_cut_off_is_refused(value, keep):
+    """At whatever byte."""
+    data = varint(value)
+    short = data[: min(keep, len(data) - 1)]
+    with pytest.raises(WireError, match="does not end"):
+        read_varint(memoryview(short), 0, len(short))
+
+
+def test_a_varint_that_never_ends_is_refused():
+    """Ten bytes are the most."""
+    with pytest.raises(WireError, match="does not end"):
+        read_varint(memoryview(b"\x80" * 40), 0, 40)
+
+
+@given(int64)
+def test_negative_numbers_are_read_as_protobuf_stores_them(value):
+    """As two's complement of 64 bits."""
+    tensor = onnx.TensorProto(int64_data=[value]).SerializeToString()
+    (field,) = fields(memoryview(tensor))
+    assert packed_varints(memoryview(tensor), field) == [value]
+    dims = onnx.TensorProto(dims=[value]).SerializeToString()
+    (field,) = fields(memoryview(dims))
+    assert packed_varints(memoryview(dims), field) == [value]
+
+
+@given(st.lists(int64, min_size=1, max_size=6))
+def test_packed_and_separate_integers_are_read_alike(values):
+    """`dims` may be written either way."""
+    payload = b"".join(varint(value % 2**64) for value in values)
+    packed = memoryview(message(1, payload))
+    (field,) = fields(packed)
+    assert packed_varints(packed, field) == values
+    apart = memoryview(b"".join(integer(1, value % 2**64) for value in values))
+    assert [packed_varints(apart, f)[0] for f in fields(apart)] == values
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(uint64, st.binary(max_size=200)))))
+def test_fields_come_back_in_order_with_their_place(parts):
+    """Numbers and payloads, side by side."""
+    pieces = [message(n, v) if isinstance(v, bytes) else integer(n, v) for n, v in parts]
+    data = memoryview(b"".join(pieces))
+    found = list(fields(data))
+    assert [bytes(data[f.start : f.end]) for f in found] == pieces
+    for field, (number, value) in zip(found, parts, strict=True):
+        assert field.number == number
+        assert field.is_bytes is isinstance(value, bytes)
+        if field.is_bytes:
+            assert bytes(data[field.value : field.end]) == value
+        else:
+            assert field.value == value
+
+
+def test_fixed_numbers_are_walked_over():
+    """Floats and doubles that are not packed; their bits are the value."""
+    attribute = onnx.AttributeProto(f=1.5, name="x").SerializeToString()
+    double = bytes([1 << 3 | 1]) + (7).to_bytes(8, "little")
+    data = memoryview(attribute + double)
+    found = {f.number: f.value for f in fields(data) if not f.is_bytes}
+    assert found == {2: 0x3FC00000, 1: 7}
+
+
+def test_a_part_of_a_buffer_can_be_walked():
+    """Nothing outside of it is looked at."""
+    inner = integer(3, 5)
+    data = memoryview(b"\xff\xff" + inner + b"\xff")
+    assert list(fields(data, 2, 2 + len(inner))) == [Field(3, 2, 4, 5, False)]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x00\x01", "field number 0 at byte 0"),
+        (b"\x08\x01\x0b", "wire type 3 at byte 2"),
+        (b"\x0f", "wire type 7"),
+        (header(1, 10) + b"123", "reaches 7 bytes beyond the end"),
+        (b"\x0d\x01", "reaches 3 bytes beyond"),
+        (b"\x09\x01", "reaches 7 bytes beyond"),
+        (b"\x08", "does not end"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_the_place(data, reason):
+    """Groups are not in use any more."""
+    with pytest.raises(WireError, match=reason):
+        list(fields(memoryview(data)))
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_are_walked_or_refused(data):
+    """Never anything else, and never for ever."""
+    try:
+        found = list(fields(memoryview(data)))
+    except WireError:
+        return
+    assert b"".join(data[f.start : f.end] for f in found) == data
+
+
+def test_a_header_and_its_payload_are_a_message():
+    """So that large payloads need not be joined."""
+    assert header(7, 300) + bytes(300) == message(7, bytes(300))
+    assert message(1, b"")[0] == 1 << 3 | BYTES
+
+
+def test_signed_is_twos_complement():
+    """Of 64 bits."""
+    assert signed(2**63 - 1) == 2**63 - 1
+    assert signed(2**63) == -(2**63)
+    assert signed(2**64 - 1) == -1

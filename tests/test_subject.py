@@ -1,0 +1,174 @@
+"""What a request names becomes a model with named outputs, or the request is refused."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vit_export.errors import UnknownVariantError, UsageError
+from vit_export.manifest import TensorSpec
+from vit_export.subject import Request, import_module, prepare
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def ask(subject: Any, **fields: Any) -> Any:
+    """Prepare a request."""
+    return prepare(Request(subject=subject, **fields))
+
+
+def test_a_variant_becomes_a_model_with_random_weights_that_says_so():
+    """By its full name, whatever the alias."""
+    subject = ask("ti16", overrides={**SMALL, "num_classes": 2}, labels=["a", "b"], seed=3)
+    assert subject.variant == subject.stem == "vit_tiny_patch16_224"
+    assert subject.weights.source == "random (seed 3)"
+    assert subject.inputs == (TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32)),)
+    assert subject.outputs == ("logits",)
+    assert subject.model.names == ("logits", "features")
+    assert subject.labels == ("a", "b")
+    assert subject.config["embed_dim"] == 32
+    assert subject.config["mean"] == [0.5, 0.5, 0.5]
+    assert subject.preprocess.size == (32, 32)
+    assert not subject.model.training
+
+
+def test_a_model_that_is_built_is_taken_as_it_is(make_model):
+    """Its weights are not touched."""
+    model = make_model()
+    before = model.head.weight.clone()
+    subject = ask(model.train(), batch=4, outputs=("tokens", "logits"))
+    assert subject.model.module is model
+    assert torch.equal(model.head.weight, before)
+    assert subject.inputs[0].shape == (4, 3, 32, 32)
+    assert subject.outputs == ("tokens", "logits")
+    assert subject.weights.source == "given module"
+    assert not model.training
+
+
+def test_a_model_without_a_head_gives_its_features(make_model):
+    """There are no logits to give."""
+    assert ask(make_model(num_classes=0)).outputs == ("features",)
+
+
+def test_image_preparation_can_be_changed_and_is_checked(make_model):
+    """As strings or numbers."""
+    found = ask(make_model(), preprocess={"mean": "0.1,0.2,0.3", "crop_pct": 1}).preprocess
+    assert found.mean == (0.1, 0.2, 0.3)
+    assert found.crop_pct == 1.0
+    assert found.size == (32, 32)
+
+
+class Net(nn.Module):
+    """Somebody's module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv(x).mean((2, 3)), x
+
+
+def test_anybodys_module_takes_images_of_the_size_that_was_said():
+    """It has no other fields."""
+    subject = ask(Net(), overrides={"img_size": "24x16"})
+    assert subject.inputs[0].shape == ("batch_size", 3, 24, 16)
+    assert subject.outputs == ("logits", "output_1")
+    assert subject.variant == subject.stem == "Net"
+    assert subject.config == {}
+    assert subject.weights.source.endswith("Net")
+    assert subject.preprocess.size == (24, 16)
+
+
+def test_what_timm_says_about_a_module_is_taken_over():
+    """Input size and normalisation."""
+    net = Net()
+    net.default_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
+                       "crop_pct": 0.95, "interpolation": "bilinear"}  # fmt: skip
+    subject = ask(net, preprocess={"std": "0.5,0.5,0.5"})
+    assert subject.inputs[0].shape == ("batch_size", 3, 16, 16)
+    prepared = subject.preprocess
+    assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
+    assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
+REFUSED = [
+    ({"subject": None}, "say what to export"),
+    ({"subject": "ti16", "batch": 0}, "batch size 0: must be at least 1"),
+    ({"subject": "ti16", "attention": "decompose"}, "did you mean 'decomposed'"),
+    ({"subject": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
+    ({"subject": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
+    ({"subject": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),
+    ({"subject": "ti16", "overrides": SMALL, "preprocess": {"mean": "1"}}, "mean has 1 values"),
+    ({"subject": Net(), "weights": "w.pt"}, "load a module's weights in its factory"),
+    ({"subject": Net(), "outputs": ["tokens"]}, "--outputs is for our own variants"),
+    ({"subject": Net(), "overrides": {"depth": 3}}, "a module has no field depth"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_a_request_that_cannot_be_met_is_refused(fields, reason):
+    """Before anything is exported."""
+    with pytest.raises(UsageError, match=reason):
+        prepare(Request(**fields))
+
+
+def test_a_built_model_takes_neither_weights_nor_overrides(make_model):
+    """Both would be ignored."""
+    for fields in ({"overrides": {"depth": 1}}, {"weights": "w.pt"}):
+        with pytest.raises(UsageError, match="built already"):
+            ask(make_model(), **fields)
+
+
+def test_an_unknown_variant_is_refused():
+    """With the nearest names."""
+    with pytest.raises(UnknownVariantError, match="did you mean"):
+        ask("b61")
+
+
+FACTORIES = """
+from torch import nn
+def small(): return nn.Linear(2, 3)
+ready = nn.Linear(2, 2)
+number = 3
+def wrong(): return "text"
+"""
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch):
+    """A module of the user's in the current folder."""
+    (tmp_path / "their_models.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("their_models", None)
+
+
+def test_a_factory_of_the_current_folder_is_called(factories):
+    """With the same random numbers each time."""
+    first, second = import_module("their_models:small"), import_module("their_models:small")
+    assert torch.equal(first.weight, second.weight)
+    assert import_module("their_models:ready").out_features == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("their_models", "expected package.module:factory"),
+        (":small", "expected package.module:factory"),
+        ("their_models:", "expected package.module:factory"),
+        ("no_such_module:small", "cannot import no_such_module"),
+        ("their_models:smal", "has no 'smal'; did you mean 'small'"),
+        ("their_models:number", "is a int, expected a factory"),
+        ("their_models:wrong", "gave a str, expected an nn.Module"),
+    ],
+)
+def test_a_factory_that_gives_no_module_is_refused(factories, spec, reason):
+    """With what was found."""
+    with pytest.raises(UsageError, match=reason):
+        import_module(spec)
