@@ -188,17 +188,46 @@ class OnnxFile:
             return b"".join(model) + message(GRAPH, b"".join(body) + extra)
 
     def graph_sha256(self) -> str:
-        """Hash of the model and its weights, without the metadata."""
+        """Hash of the model without its metadata, wherever its weights are stored."""
         digest = hashlib.sha256()
         with mapped(self.path) as buffer:
             for f in fields(buffer):
-                if f.number != METADATA:
-                    _update(digest, buffer[f.start : f.end])
-        for file in self.external_files:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 24):
-                    digest.update(chunk)
+                if f.number not in (METADATA, GRAPH):
+                    digest.update(buffer[f.start : f.end])
+            tensors = iter(self.initializers)
+            for f in graph_fields(buffer):
+                if f.number == INITIALIZER and (tensor := next(tensors)).nbytes >= 0:
+                    digest.update(without_data(buffer, f))
+                    for chunk in self.chunks(buffer, tensor):
+                        digest.update(chunk)
+                else:
+                    digest.update(buffer[f.start : f.end])
         return digest.hexdigest()
+
+    def chunks(self, buffer: memoryview, tensor: Initializer) -> Iterator[bytes]:
+        """The data of an initializer, piece by piece.
+
+        Args:
+            buffer: This file, as `mapped` gives it.
+            tensor: One of `initializers` that is stored raw.
+
+        Raises:
+            ArtifactError: The file beside this one ends too early.
+        """
+        if not tensor.location:
+            end = tensor.offset + tensor.nbytes
+            for at in range(tensor.offset, end, CHUNK_BYTES):
+                yield bytes(buffer[at : min(at + CHUNK_BYTES, end)])
+            return
+        with (self.path.parent / tensor.location).open("rb") as stream:
+            stream.seek(tensor.offset)
+            left = tensor.nbytes
+            while left:
+                chunk = stream.read(min(left, CHUNK_BYTES))
+                if not chunk:
+                    raise ArtifactError(f"{tensor.location}: ends before {tensor.name!r} does")
+                yield chunk
+                left -= len(chunk)
 
 
 class mapped:  # noqa: N801  (reads as a function)
@@ -222,11 +251,6 @@ class mapped:  # noqa: N801  (reads as a function)
     def __exit__(self, *_: object) -> None:
         self._view.release()
         self._map.close()
-
-
-def _update(digest: hashlib._Hash, view: memoryview) -> None:
-    for at in range(0, len(view), 1 << 24):
-        digest.update(view[at : at + (1 << 24)])
 
 
 def _text(buffer: memoryview, field: Field) -> str:
@@ -351,7 +375,8 @@ def _parse_value(buffer: memoryview, value: Field) -> TensorSpec:
 def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
     for f in fields(buffer, dim.value, dim.end):
         if f.number == 1:
-            return signed(f.value)
+            size = signed(f.value)
+            return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
         if f.number == 2:
             return _text(buffer, f)
     return "?"
@@ -373,6 +398,7 @@ def without_data(buffer: memoryview, tensor: Field) -> bytes:
     )
 
 
+CHUNK_BYTES = 1 << 24
 MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
 
 

@@ -102,6 +102,8 @@ def _plan(
             yield _Part(bytes(buffer[f.start : f.end]))
             continue
         tensor = next(initializers)
+        if tensor.nbytes < 0 and tensor.location:
+            raise ArtifactError(f"{source.path}: does not say how long {tensor.name!r} is")
         if tensor.nbytes < 0:
             yield _Part(bytes(buffer[f.start : f.end]))
             continue
@@ -118,20 +120,9 @@ def _plan(
 
 
 def _copy(source: OnnxFile, buffer: memoryview, tensor: Initializer | None, out: BinaryIO) -> None:
-    if tensor is None or not tensor.nbytes:
-        return
-    if not tensor.location:
-        out.write(buffer[tensor.offset : tensor.offset + tensor.nbytes])
-        return
-    with (source.path.parent / tensor.location).open("rb") as stream:
-        stream.seek(tensor.offset)
-        left = tensor.nbytes
-        while left:
-            chunk = stream.read(min(left, 1 << 24))
-            if not chunk:
-                raise ArtifactError(f"{tensor.location}: ends before {tensor.name!r} does")
+    if tensor is not None:
+        for chunk in source.chunks(buffer, tensor):
             out.write(chunk)
-            left -= len(chunk)
 
 
 def _encode_metadata(metadata: Mapping[str, str]) -> bytes:

@@ -30,6 +30,7 @@ from vit_export.validate import Comparison, validate
 if TYPE_CHECKING:
     from torch import nn
 
+    from vit_export.model.checkpoint import LoadReport
     from vit_export.subject import Subject
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
@@ -47,6 +48,7 @@ class ExportResult:
         comparisons: Every gate, one per hop.
         files: All files, external data included.
         nodes: Number of nodes, before and after the simplifier.
+        report: What became of every tensor of the checkpoint, where there was one.
         seconds: How long it took.
     """
 
@@ -58,6 +60,7 @@ class ExportResult:
     files: tuple[Path, ...]
     nodes: tuple[int, int]
     seconds: float
+    report: LoadReport | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -104,7 +107,8 @@ def export(
         attention: `"decomposed"`, or `"op"` for one Attention node per block.
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
         labels: Class names.
-        preprocess: Fields of `Preprocess` that differ from the variant's.
+        preprocess: Any of mean, std, crop_pct and interpolation, where they differ from the
+            variant's.
         images: Folder of pictures to measure on as well.
         simplify: Whether to simplify.
         external_data: Whether to store the weights beside the file; above 2 GiB they always are.
@@ -143,6 +147,7 @@ def export(
         _refuse_bad_name(Path(output))
     progress("load the model")
     prepared = prepare(request)
+    report = prepared.report
     path = Path(output if output is not None else f"{prepared.stem}.onnx")
     with staging(path) as stage:
         golden = _record(prepared, images, progress)
@@ -167,7 +172,10 @@ def export(
         )
         stamp(packed.path, manifest.metadata())
         made = [*packed.external_files, golden_file, packed.path]
+        stale = set(_weights_beside(path)) - {path.parent / file.name for file in made}
         publish(made, path.parent)
+        for file in stale:
+            file.unlink(missing_ok=True)
     files = tuple(path.parent / file.name for file in made)
     return ExportResult(
         path=path,
@@ -178,7 +186,18 @@ def export(
         files=files,
         nodes=(len(raw.nodes), len(packed.nodes)),
         seconds=time.monotonic() - started,
+        report=report,
     )
+
+
+def _weights_beside(path: Path) -> tuple[Path, ...]:
+    """External data of an earlier export under this name, which a new one makes useless."""
+    try:
+        file = OnnxFile.read(path)
+    except ArtifactError:
+        return ()
+    own = path.with_name(path.name + ".data")
+    return tuple(f for f in file.external_files if f == own) if file.manifest else ()
 
 
 def _opset(opset: int | None, attention: str) -> int:

@@ -17,8 +17,11 @@ from vit_export.validate import Comparison
 from vit_export.variants import ViTConfig
 
 if TYPE_CHECKING:
+    from vit_export.model.checkpoint import LoadReport
+    from vit_export.model.finetune import EpochProgress
     from vit_export.pipeline import ExportResult
     from vit_export.runtime.classifier import Prediction
+    from vit_export.training import Trained
 
 
 def to_json(value: Any) -> str:
@@ -129,10 +132,25 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.4g} %"
 
 
+def loaded(report: LoadReport) -> str:
+    """What became of every tensor of a checkpoint, and where the config came from."""
+    rows = [
+        ("weights", f"{report.source}: {report.layout} layout, sha256 {report.sha256[:12]}"),
+        ("used", f"{len(report.used)} tensors"),
+        *(("resampled", name) for name in report.resampled),
+        *(("zero", f"{name} (asked for)") for name in report.reinitialised),
+        *(("unused", name) for name in report.unused),
+        ("seen", ", ".join(f"{name} {value}" for name, value in report.inferred.items())),
+        *(("assumed", f"{name}: {origin}") for name, origin in report.assumed.items()),
+    ]
+    return _pairs(rows)
+
+
 def exported(result: ExportResult) -> str:
     """What an export made, and what to do next."""
     hop, name = result.comparison.hop, result.path
     lines = [
+        *([loaded(result.report), ""] if result.report is not None else []),
         certificate([c.hop for c in result.comparisons]),
         "",
         f"{name}  {size(result.size_bytes)}  {result.seconds:.1f} s  "
@@ -143,6 +161,22 @@ def exported(result: ExportResult) -> str:
     if any(spec.name == "logits" for spec in result.manifest.outputs):
         following.insert(0, f"predict {name} PHOTO.jpg")
     lines += [f"{'next:' if i == 0 else '     '} vit-export {c}" for i, c in enumerate(following)]
+    return "\n".join(lines)
+
+
+def trained(result: Trained) -> str:
+    """How a training went, and what to do next."""
+    best, files = result.result.best, result.result.files
+    early = ", stopped early" if result.result.stopped_early else ""
+    lines = [
+        *([loaded(result.report), ""] if result.report is not None else []),
+        f"{files.checkpoint}  best epoch {best.epoch} of {len(result.result.history)}{early}: "
+        f"{100 * best.val_accuracy:.2f} % of {len(result.result.held_out)} held-out images right, "
+        f"loss {best.val_loss:.4f} ({result.result.num_train} trained on)",
+        f"curve: {files.curve}   history: {files.history}",
+        *([f"predictions: {result.predictions}"] if result.predictions else []),
+        f"next: vit-export onnx --weights {files.checkpoint}",
+    ]
     return "\n".join(lines)
 
 
@@ -248,12 +282,12 @@ class TerminalProgress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self.live = self._stream.isatty()
         self._stage = ""
 
     def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Show where the work is; see `vit_export.progress.Progress`."""
-        if self._live:
+        if self.live:
             bar = f" [{'#' * (20 * done // total):<20}] {done}/{total}" if total else " ..."
             self._stream.write(f"\r\033[K{stage}{bar}")
         elif stage != self._stage:
@@ -261,8 +295,41 @@ class TerminalProgress:
         self._stage = stage
         self._stream.flush()
 
+    def line(self, text: str) -> None:
+        """Leave a line that stays."""
+        self.close()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+        self._stage = ""
+
     def close(self) -> None:
         """Leave a clean line behind."""
-        if self._live and self._stage:
+        if self.live and self._stage:
             self._stream.write("\r\033[K")
             self._stream.flush()
+
+
+class EpochLines:
+    """Training on a terminal: a bar per epoch, then a line that stays."""
+
+    def __init__(self, progress: TerminalProgress) -> None:
+        self._progress = progress
+
+    def __call__(self, now: EpochProgress) -> None:
+        """Show a step, or the end of an epoch."""
+        if now.finished is None:
+            if not self._progress.live:
+                return
+            self._progress(
+                f"epoch {now.epoch}/{now.epochs}  loss {now.loss:.4f}  "
+                f"accuracy {100 * now.accuracy:.1f} %",
+                now.step,
+                now.steps,
+            )
+            return
+        done = now.finished
+        self._progress.line(
+            f"epoch {done.epoch}/{now.epochs}  loss {done.train_loss:.4f}  "
+            f"val loss {done.val_loss:.4f}  val accuracy {100 * done.val_accuracy:.2f} %  "
+            f"{done.time_s:.1f} s"
+        )

@@ -19,6 +19,7 @@ from vit_export.graph.export import example_input
 from vit_export.labels import check_labels
 from vit_export.manifest import Preprocess, TensorSpec, Weights
 from vit_export.model.any_size import AnySizeVisionTransformer
+from vit_export.model.checkpoint import LoadReport, load_checkpoint
 from vit_export.model.outputs import Outputs, module_outputs, vit_outputs
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.variants import ViTConfig, get_variant
@@ -67,6 +68,7 @@ class Subject:
     preprocess: Preprocess
     labels: tuple[str, ...]
     other_sizes: tuple[tuple[int, int], ...] = ()  # to gate a model of dynamic size at
+    report: LoadReport | None = None  # what became of a checkpoint's tensors
     ours_to_free: bool = False  # built here, so nobody else needs it after the export
 
     def free(self) -> None:
@@ -109,7 +111,7 @@ def prepare(request: Request) -> Subject:
 
 
 def _ours(request: Request) -> Subject:
-    stem, labels = "", tuple(request.labels)
+    stem, labels, report = "", tuple(request.labels), None
     name = request.subject if isinstance(request.subject, str) else None
     if isinstance(request.subject, VisionTransformer):
         if request.overrides or request.weights is not None:
@@ -118,8 +120,6 @@ def _ours(request: Request) -> Subject:
         weights = Weights(source="given module")
         preprocess = Preprocess.of(model.config)
     elif request.weights is not None:
-        from vit_export.model.checkpoint import load_checkpoint
-
         loaded = load_checkpoint(
             request.weights,
             variant=name,
@@ -128,7 +128,7 @@ def _ours(request: Request) -> Subject:
             reset_head=request.reset_head,
         )
         model, weights, preprocess = loaded.model, loaded.weights, loaded.preprocess
-        labels = labels or loaded.labels
+        labels, report = labels or loaded.labels, loaded.report
         stem = "" if model.config.variant else _stem(request.weights)
     elif name is None:
         raise UsageError("say what to export: --variant NAME, --weights FILE or --module PKG:NAME")
@@ -157,6 +157,7 @@ def _ours(request: Request) -> Subject:
         preprocess=_adapted(preprocess, request.preprocess),
         labels=labels,
         other_sizes=other_sizes,
+        report=report,
         ours_to_free=not isinstance(request.subject, nn.Module),
     )
 

@@ -1,4 +1,4 @@
-"""What a device does: predict, validate, inspect, with numpy, click, onnxruntime and pillow alone."""
+"""What a device does, with numpy, click, onnxruntime and pillow alone."""
 
 from __future__ import annotations
 

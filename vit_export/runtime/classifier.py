@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, ImageError, InputError
+from vit_export.errors import ArtifactError, ImageError, InputError, UsageError
 from vit_export.manifest import Preprocess
 from vit_export.runtime import Runner
 from vit_export.runtime.image import prepare_batch
@@ -115,11 +115,14 @@ class Classifier:
 
     def _classify_each(self, images: Iterable[Any], top: int) -> Iterable[list[Prediction]]:
         output = self.runner.outputs[0]
-        if output.name != "logits" and self.manifest is not None:
+        if len(output.shape) != 2 or (output.name != "logits" and self.manifest is not None):
             raise ArtifactError(
-                f"{self.runner.path.name}: its first output is {output.name!r}, not 'logits'; "
-                "export it with --outputs logits to classify, or call run()"
+                f"{self.runner.path.name}: its first output ({output}) is no logits (batch, "
+                "classes); export it with --outputs logits to classify, or call run()"
             )
+        classes = output.shape[1]
+        if self.labels and isinstance(classes, int) and len(self.labels) != classes:
+            raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
         for row in softmax(self.logits(images)):
             order = np.argsort(-row, kind="stable")[:top]
             yield [Prediction(int(i), self._label(int(i)), float(row[i])) for i in order]
