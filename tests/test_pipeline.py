@@ -74,6 +74,7 @@ export("mnist", sys.argv[1], overrides={"depth": 2, "embed_dim": 32, "num_heads"
 """
 
 
+@pytest.mark.slow
 def test_two_exports_in_two_processes_are_byte_identical(tmp_path):
     """No clock, no path, no random name, no order of a hash."""
     paths = [tmp_path / f"run{i}" / "same.onnx" for i in range(2)]
@@ -93,6 +94,7 @@ def test_two_exports_in_two_processes_are_byte_identical(tmp_path):
         assert trace not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [
     {"distilled": True}, {"global_pool": "avg"}, {"pos_embed": "sincos"}, {"pos_embed": "none"},
     {"representation_size": 24}, {"img_size": (32, 48)}, {"in_chans": 1}, {"qkv_bias": False},
@@ -247,6 +249,7 @@ def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(
     assert export(make_model(), tmp_path / "model.onnx", simplify=False).comparison.passed
 
 
+@pytest.mark.slow
 def test_a_simplifier_that_fails_is_an_error_with_a_way_out(make_model, tmp_path, monkeypatch):
     """The message names the option."""
 
@@ -277,6 +280,7 @@ def test_an_impossible_output_is_refused_before_any_work(place, tmp_path, make_m
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_nothing(make_model, tmp_path, monkeypatch):
     """A file size limit stands in for a full disk: the write fails midway all the same."""
     code = (

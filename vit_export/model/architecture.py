@@ -139,11 +139,16 @@ def resolve(
     seen = seen_in(state, source=source)
     if heads:
         seen["num_heads"] = heads
-    told = {**layout.fixed, **{name: value for name, (value, _) in layout.assumed.items()}}
+    presumed = {
+        name: (value, reason)
+        for name, (value, reason) in layout.assumed.items()
+        if name not in ("mean", "std") or len(value) == seen.get("in_chans", len(value))
+    }
+    told = {**layout.fixed, **{name: value for name, (value, _) in presumed.items()}}
     told |= sidecar.fields
     assumed = {
         name: f"{value}, {reason}"
-        for name, (value, reason) in layout.assumed.items()
+        for name, (value, reason) in presumed.items()
         if name not in sidecar.fields and name not in settings
     }
     for name in ("num_heads", "norm_eps", "act_layer", "global_pool"):

@@ -1,0 +1,127 @@
+"""The whole road per layout: a file of the original library in, ONNX logits out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from vit_export.cli import main
+from vit_export.runtime import load
+
+
+def _layout_tests() -> ModuleType:
+    """The module that builds models of the original libraries; tests are no package."""
+    path = Path(__file__).with_name("test_layouts.py")
+    spec = importlib.util.spec_from_file_location("layout_models", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["layout_models"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+MODELS = _layout_tests()
+Original = tuple[Path, Callable[[Tensor], Tensor]]
+
+
+def _module(original: nn.Module, folder: Path) -> Original:
+    return MODELS.saved(original.state_dict(), folder), original.double()
+
+
+def _hugging_face(name: str) -> Callable[..., Original]:
+    def build(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+        original = randomised(MODELS.hf_model(name, size))
+        original.save_pretrained(folder / "saved")
+        original.double()
+        return folder / "saved", lambda x: original(x).logits
+
+    return build
+
+
+def _google(big_vision: bool) -> Callable[..., Original]:
+    def build(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+        arrays = MODELS.google_arrays(size, big_vision=big_vision, pre_logits=20)
+        np.savez(folder / "ViT.npz", **arrays)
+        return folder / "ViT.npz", lambda x: MODELS.google_logits(
+            arrays, x, size, big_vision=big_vision
+        )
+
+    return build
+
+
+def _timm(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+    return _module(randomised(MODELS.timm_vit(size)), folder)
+
+
+def _deit(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+    original = timm.models.deit.VisionTransformerDistilled(
+        img_size=size.image, patch_size=size.patch, in_chans=size.channels, depth=size.depth,
+        num_classes=size.classes, embed_dim=size.width, num_heads=size.heads,
+        mlp_ratio=size.hidden / size.width,
+    )  # fmt: skip
+    return _module(randomised(original), folder)
+
+
+def _torchvision(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+    original = torchvision.models.VisionTransformer(
+        size.height, size.patch, size.depth, size.heads, size.width, size.hidden,
+        num_classes=size.classes,
+    )  # fmt: skip
+    if size.channels != 3:  # torchvision builds RGB models only
+        original.conv_proj = nn.Conv2d(size.channels, size.width, size.patch, size.patch)
+    return _module(randomised(original), folder)
+
+
+def _notebook(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+    return _module(randomised(MODELS.Notebook(size)), folder)
+
+
+LAYOUTS: dict[str, Callable[..., Original]] = {
+    "timm": _timm,
+    "deit": _deit,
+    "hf-vit": _hugging_face("ViTForImageClassification"),
+    "hf-deit": _hugging_face("DeiTForImageClassificationWithTeacher"),
+    "torchvision": _torchvision,
+    "google_jax": _google(big_vision=False),
+    "big_vision": _google(big_vision=True),
+    "notebook": _notebook,
+}
+SMALLEST = MODELS.SQUARE[0]
+CASES = [
+    pytest.param(
+        name, size, id=f"{name}-{size.width}x{size.depth}",
+        marks=() if size is SMALLEST and name in ("timm", "notebook") else pytest.mark.slow,
+    )
+    for name in LAYOUTS
+    for size in MODELS.SQUARE
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "size"), CASES)
+def test_onnx_logits_are_those_of_the_original_model(layout, size, tmp_path, randomised):
+    """Within the gate's tolerance, which is computed from our torch model, not from theirs."""
+    torch.manual_seed(0)
+    source, original = LAYOUTS[layout](size, tmp_path, randomised)
+    output = tmp_path / "model.onnx"
+    arguments = ["onnx", "--weights", source, "--set", f"num_heads={size.heads}", "-o", output]
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    hop = json.loads(result.stdout.splitlines()[-1])["manifest"]["certificate"][-1]
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(3, size.channels, *size.image, generator=generator) * 2 - 1
+    with torch.no_grad():
+        expected = original(x.double()).numpy()
+    logits = load(output, provider="cpu").run(x.numpy())
+    assert np.abs(logits - expected).max() <= hop["tolerance"]
