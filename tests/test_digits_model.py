@@ -38,7 +38,7 @@ def test_the_trained_digits_model_is_right_and_the_same_everywhere(tmp_path):
     data = read_digits(
         tmp_path / "digits.csv", decode=lambda image: resize_and_crop(image, preprocess)
     )
-    _, held_out = stratified_split(data.targets, fraction=0.2, seed=0)
+    _, held_out = stratified_split(data.targets, fraction=0.2, seed=1)
     images = np.array(data.images[held_out])
     by_torch = predict_logits(model, images).argmax(dim=1).numpy()
     assert (by_torch == data.targets[held_out]).mean() >= 0.98

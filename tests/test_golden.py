@@ -185,6 +185,70 @@ def test_what_is_no_golden_file_is_refused(tmp_path, what):
         Golden.read(path)
 
 
+WHOLE_ARRAYS = {
+    "images": np.zeros((2, 4, 4, 3), np.uint8),
+    "output.y": np.ones((2, 5)),
+    "e32.y": np.float64(1e-7),
+    "block.names": np.array(["a", "b", "c"]),
+    "block.indices": np.zeros((3, 4), np.int64),
+    "block.values": np.zeros((3, 2, 4)),
+    "block.e32": np.zeros(3),
+}
+DISAGREEING = {
+    "too few images": ({"images": np.zeros((1, 4, 4, 3), np.uint8)}, "1 of images, 2 of output.y"),
+    "too few inputs": ({"input.x": np.zeros((3, 4))}, "3 of input.x, 2 of images"),
+    "outputs of other lengths": ({"output.z": np.ones((1, 5)), "e32.z": np.float64(0)}, "output.z"),
+    "no samples": (
+        {"images": np.zeros((0, 4, 4, 3), np.uint8), "output.y": np.ones((0, 5)),
+         "block.values": np.zeros((3, 0, 4))}, "0 of images"),
+    "an output without rows": ({"output.y": np.float64(1)}, "0 of output.y"),
+    "images of another dtype": ({"images": np.zeros((2, 4, 4, 3), np.float32)}, "images are float"),
+    "images without channels": ({"images": np.zeros((2, 4, 4), np.uint8)}, "images are uint8"),
+    "words as output": ({"output.y": np.array(["a", "b"])}, "output.y is <U1"),
+    "no finite baseline": ({"e32.y": np.float64("inf")}, "e32.y holds inf"),
+    "a negative baseline": ({"e32.y": np.float64(-1)}, "e32.y holds -1"),
+    "several baselines": ({"e32.y": np.zeros(2)}, "e32.y is float64"),
+    "one name": ({"block.names": np.array("a")}, "block.names"),
+    "numbers as names": ({"block.names": np.arange(3)}, "block.names"),
+    "too many names": ({"block.names": np.array(list("abcd"))}, "block.indices"),
+    "negative indices": ({"block.indices": np.full((3, 4), -1)}, "block.indices"),
+    "absurd indices": ({"block.indices": np.full((3, 4), 2**40)}, "block.indices"),
+    "indices that are none": ({"block.indices": np.zeros((3, 4))}, "block.indices"),
+    "flat indices": ({"block.indices": np.zeros(3, np.int64)}, "block.indices"),
+    "no indices": ({"block.indices": np.zeros((3, 0), np.int64)}, "block.indices"),
+    "fewer values than indices": ({"block.values": np.zeros((3, 2, 3))}, "block.values"),
+    "values of other samples": ({"block.values": np.zeros((3, 8, 4))}, "block.values"),
+    "rounded values": ({"block.values": np.zeros((3, 2, 4), np.float32)}, "block.values"),
+    "too few block baselines": ({"block.e32": np.zeros(2)}, "block.e32"),
+    "block baselines not finite": ({"block.e32": np.full(3, np.nan)}, "block.e32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "4x4."])
+@pytest.mark.parametrize("what", DISAGREEING)
+def test_arrays_that_disagree_are_refused_by_name(tmp_path, what, prefix):
+    """At the model's own size and at another."""
+    path = tmp_path / "odd.golden.npz"
+    changes, reason = DISAGREEING[what]
+    other = {prefix + name: array for name, array in (WHOLE_ARRAYS | changes).items()}
+    path.write_bytes(npz(**(WHOLE_ARRAYS | other)))
+    with pytest.raises(ArtifactError, match=rf"odd\.golden\.npz: .*{reason}.*export"):
+        Golden.read(path)
+
+
+def test_arrays_that_agree_are_read_and_pictures_of_another_size_than_told_are_not(tmp_path):
+    """The size stands in the name."""
+    path = tmp_path / "odd.golden.npz"
+    for size in ("4x4", "8x8"):
+        other = {f"{size}.{name}": array for name, array in WHOLE_ARRAYS.items()}
+        path.write_bytes(npz(**WHOLE_ARRAYS, **other))
+        if size == "4x4":
+            assert [other.size for other in Golden.read(path).others] == ["4x4"]
+        else:
+            with pytest.raises(ArtifactError, match=r"8x8\.images are pictures of 4x4"):
+                Golden.read(path)
+
+
 def test_a_golden_file_that_is_not_there_is_named(tmp_path):
     """A folder is none either."""
     with pytest.raises(ArtifactError, match=r"none\.npz: no such golden file"):

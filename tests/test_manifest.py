@@ -42,11 +42,11 @@ hops = st.builds(
     notes=st.lists(text, max_size=2).map(tuple),
     measurements=st.lists(measurements, max_size=2).map(tuple),
 )  # fmt: skip
-preparations = st.builds(
+preparations = st.integers(0, 4).flatmap(lambda channels: st.builds(
     Preprocess, size=st.tuples(st.integers(1, 999), st.integers(1, 999)), crop_pct=number,
-    mean=st.lists(number, max_size=4).map(tuple), std=st.lists(number, max_size=4).map(tuple),
+    mean=st.tuples(*[number] * channels), std=st.tuples(*[number] * channels),
     color=text, crop_mode=text,
-)  # fmt: skip
+))  # fmt: skip
 manifests = st.builds(
     Manifest, variant=text,
     config=st.dictionaries(text, st.one_of(number, text, st.lists(number, max_size=3))),
@@ -122,9 +122,24 @@ def without(name: str) -> str:
     return json.dumps({k: v for k, v in plain().to_dict().items() if k != name})
 
 
+ODD_PREPARATIONS = [
+    {"size": 28}, {"size": [28]}, {"size": [28, 28, 1]}, {"size": [28.0, 28.0]},
+    {"size": ["28", "28"]}, {"size": "28"}, {"size": [True, True]}, {"size": [0, 28]},
+    {"mean": 0.5}, {"mean": ["0.5"] * 3}, {"mean": [0.5]}, {"mean": [math.nan, 0, 0]},
+    {"std": None}, {"std": "0.5"}, {"std": [0.5, 0.5]}, {"std": [math.inf] * 3},
+    {"crop_pct": "0.9"}, {"crop_pct": None}, {"interpolation": 3}, {"color": None},
+    {"crop_mode": ["center"]},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
+        *(json.dumps({**plain().to_dict(), "preprocess": {"size": [1, 2], **change}})
+          for change in ODD_PREPARATIONS),
+        json.dumps({**plain().to_dict(), "preprocess": {}}),
+        json.dumps({**plain().to_dict(), "labels": [1, 2]}),
+        json.dumps({**plain().to_dict(), "blocks": [None]}),
         "", "{", "[]", "null", "3", '"text"', "{}",
         '{"schema_version": "1"}', '{"schema_version": null}',
         without("weights"), without("inputs"), without("opset"), without("schema_version"),

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 
 from vit_export.errors import ArtifactError
 from vit_export.manifest import METADATA_KEY, TensorSpec
@@ -269,6 +271,29 @@ def test_a_file_of_another_kind_is_refused(photographs):
     """A photograph, say."""
     with pytest.raises(ArtifactError, match="not an ONNX file"):
         OnnxFile.read(photographs[0])
+
+
+def test_a_checkpoint_is_called_one_with_the_command_that_takes_it(tmp_path):
+    """As torch and safetensors write it, now and formerly."""
+    weights = {"head.weight": torch.zeros(3, 2)}
+    torch.save(weights, tmp_path / "zip.pth")
+    torch.save(weights, tmp_path / "pickle.pth", _use_new_zipfile_serialization=False)
+    save_file(weights, tmp_path / "w.safetensors")
+    for name, kind in (("zip.pth", "zip archive"), ("pickle.pth", "pickle"),
+                       ("w.safetensors", "safetensors")):  # fmt: skip
+        path = tmp_path / name
+        told = rf"not an ONNX file but a checkpoint \(a? ?{kind}.*vit-export onnx --weights {path}"
+        with pytest.raises(ArtifactError, match=told):
+            OnnxFile.read(path)
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80", b"PK", b"12345678{", b"\x80\x01", b"{}"])
+def test_what_only_resembles_a_checkpoint_is_not_called_one(tmp_path, start):
+    """Nobody is sent the wrong way."""
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(start + b"\xff" * 20)
+    with pytest.raises(ArtifactError, match="not an ONNX file, or a truncated one"):
+        OnnxFile.read(path)
 
 
 @pytest.mark.parametrize("external_name", ["", "m.onnx.data"])

@@ -20,6 +20,7 @@ from torch import nn
 from vit_export.errors import ArtifactError, GateError, OutputError, SimplifyError, UsageError
 from vit_export.golden import Golden
 from vit_export.graph import simplify as simplify_stage
+from vit_export.model.checkpoint import save_checkpoint
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import export, revalidate
 from vit_export.runtime import load
@@ -209,6 +210,24 @@ def test_a_module_that_draws_random_numbers_is_refused(tmp_path):
         export(DrawsNoise(), tmp_path / "noise.onnx", overrides={"img_size": 8})
 
 
+class DrawsALittleNoise(nn.Module):
+    """So little that a loose gate would not see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x.mean((2, 3)))
+        return y + 1e-4 * torch.rand_like(y)
+
+
+def test_a_little_noise_is_refused_too(tmp_path):
+    """Two calls must give the same bits."""
+    with pytest.raises(GateError, match="called again"):
+        export(DrawsALittleNoise(), tmp_path / "noise.onnx", overrides={"img_size": 8})
+
+
 class FixesItsBatch(nn.Module):
     """Gives two rows, whatever comes in."""
 
@@ -321,3 +340,46 @@ def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     with pytest.raises(ArtifactError, match="--golden FILE"):
         revalidate(alone)
     assert revalidate(alone, golden=tiny_export.golden).passed
+
+
+def test_the_truth_is_computed_again_from_the_checkpoint(make_model, tmp_path):
+    """Whatever the export changed: preparation, activation, size, head; another one fails."""
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(make_model(), weights)
+    changes = [
+        {"preprocess": {"mean": "0.2,0.2,0.2"}},
+        {"overrides": {"act_layer": "gelu_tanh"}},
+        {"overrides": {"img_size": 48}},
+        {"overrides": {"num_classes": 4}, "reset_head": True},
+        {"dynamic_size": True},
+    ]
+    for number, change in enumerate(changes):
+        result = export(None, tmp_path / f"{number}.onnx", weights=weights, **change)
+        found = revalidate(result.path, weights=weights, provider="cpu")
+        assert found.passed, (change, found.hop.reason)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(make_model(seed=5), other)
+    assert not revalidate(tmp_path / "0.onnx", weights=other, provider="cpu").passed
+
+
+def test_weights_of_an_earlier_export_do_not_stay_behind(make_model, tmp_path):
+    """A file that nothing refers to any more would be taken for the weights."""
+    path = tmp_path / "model.onnx"
+    export(make_model(), path, external_data=True)
+    export(make_model(), path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.golden.npz"}
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"attention": "op"}, "scaled_dot_product_attention"),
+    ({"reset_head": True}, "--weights FILE"),
+    ({"dynamic_size": True}, "our own variants"),
+    ({"outputs": ("features",)}, "our own variants"),
+    ({"labels": ("a", "b")}, "2 labels for a model of 4 classes"),
+])  # fmt: skip
+def test_what_a_module_cannot_follow_is_refused(options, words, tmp_path):
+    """Not ignored."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten(), nn.Linear(2, 4))
+    with pytest.raises(UsageError, match=words):
+        export(module, tmp_path / "m.onnx", overrides={"img_size": 8}, **options)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,99 @@ def test_publishing_all_or_none(tmp_path, monkeypatch, failing, error):
     with pytest.raises(expected):
         work()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "old a", "c": "old c"}
+
+
+def test_an_interrupt_at_any_line_of_publishing_leaves_the_old_files(tmp_path):
+    """Of those that were there, the only copy is never in danger."""
+    old = {"a": "old a", "c": "old c"}
+    for name, content in old.items():
+        (tmp_path / name).write_text(content)
+
+    def interrupted_at(stop: int) -> bool:
+        lines = 0
+
+        def trace(frame, event, _argument):
+            nonlocal lines
+            if frame.f_code.co_name not in ("publish", "_keep"):
+                return None
+            if event == "line":
+                lines += 1
+                if lines == stop:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        try:
+            with staging(tmp_path / "c") as folder:
+                for name in "abc":
+                    (folder / name).write_text(f"new {name}")
+                sys.settrace(trace)
+                publish([folder / "a", folder / "b", folder / "c"], tmp_path)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    stop = 1
+    while interrupted_at(stop):
+        assert {p.name: p.read_text() for p in tmp_path.iterdir()} == old, stop
+        stop += 1
+    assert stop > 20
+    assert (tmp_path / "c").read_text() == "new c"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vit_export import staging
+replace, left = os.replace, [int(sys.argv[2])]
+def killing(source, target):
+    replace(source, target)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = killing
+folder = Path(sys.argv[1])
+with staging.staging(folder / "b") as stage:
+    for name in "ab":
+        (stage / name).write_text("new")
+    staging.publish([stage / "a", stage / "b"], folder)
+"""
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_a_killed_process_leaves_a_whole_file_under_each_name(tmp_path, moves):
+    """Nothing can be cleaned up then, so no step may leave a gap."""
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(moves)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    found = [(tmp_path / name).read_text() for name in "ab"]
+    assert found == ["new"] * moves + ["old"] * (2 - moves)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_put_back_is_the_file_itself(tmp_path, monkeypatch, links):
+    """A link stays a link, to whatever it pointed; disks without hard links are served too."""
+
+    def refuse(*_paths: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("old a")
+    (tmp_path / "b").symlink_to("nowhere")
+    (tmp_path / "c").mkdir()  # cannot be replaced by a file
+
+    def work() -> None:
+        with staging(tmp_path / "d") as folder:
+            for name in "abc":
+                (folder / name).write_text("new")
+            publish([folder / "a", folder / "b", folder / "c"], tmp_path)
+
+    with pytest.raises(OutputError, match="nothing was left behind"):
+        work()
+    assert (tmp_path / "a").read_text() == "old a"
+    assert os.readlink(tmp_path / "b") == "nowhere"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,3 +215,39 @@ def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
     expected = max(4 * golden.e32["logits"], 1e-6 * largest)
     assert tiny_export.comparison.hop.tolerance == pytest.approx(expected, rel=1e-12)
     assert 0 < golden.e32["logits"] < 1e-4 * largest
+
+
+def test_an_output_that_the_manifest_promises_and_the_graph_lost_is_refused(make_model, tmp_path):
+    """What is left may be right; the caller of the lost one is not served."""
+    result = export(make_model(), tmp_path / "two.onnx", outputs=("tokens", "logits"))
+    model = onnx.load(result.path)
+    model.graph.output.remove(next(o for o in model.graph.output if o.name == "logits"))
+    onnx.save(model, result.path)
+    comparison = validate(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
+    assert not comparison.passed
+    assert "logits: promised by the manifest" in comparison.hop.reason
+
+
+def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
+    """Whoever writes 1e9 there would let any graph pass."""
+    golden = Golden.read(tiny_export.golden)
+    loose = dataclasses.replace(golden, e32={"logits": 1e9, "features": golden.e32["features"]})
+    comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), loose)
+    assert not comparison.passed
+    assert "lets anything pass" in comparison.hop.reason
+
+
+def test_a_golden_file_without_features_does_not_pass_our_own_models(tiny_export):
+    """The body would be unmeasured."""
+    golden = Golden.read(tiny_export.golden)
+    logits = dataclasses.replace(golden, outputs={"logits": golden.outputs["logits"]})
+    comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), logits)
+    assert "lacks the features" in comparison.hop.reason
+
+
+def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
+    """So that damage in the first block is not called damage of the last tensor."""
+    result = export(make_model(), tmp_path / "tokens.onnx", outputs=("logits", "tokens"))
+    assert Golden.read(result.golden).blocks.names == (
+        "blocks.0", "blocks.1", "blocks.2", "tokens"
+    )  # fmt: skip

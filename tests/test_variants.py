@@ -12,7 +12,7 @@ import torch
 
 from vit_export.errors import ConfigError, UnknownVariantError
 from vit_export.model.vit import VisionTransformer
-from vit_export.variants import ALIASES, VARIANTS, ViTConfig, get_variant
+from vit_export.variants import ALIASES, IDENTITY, VARIANTS, ViTConfig, get_variant
 
 FULL = list(VARIANTS)
 
@@ -193,3 +193,14 @@ def test_sizes_follow_from_the_fields():
     assert config.mlp_dim == int(np.floor(768 * 2.5))
     assert config.num_features == 768
     assert config.replace({"distilled": False, "representation_size": 7}).num_features == 7
+
+
+def test_the_fields_that_name_a_network_shape_nothing():
+    """Two configs that differ in these alone are the same network."""
+    config = VARIANTS["vit_mnist_28"]
+    renamed = config.replace(dict.fromkeys(IDENTITY, "other"))
+    assert all(getattr(renamed, name) == "other" for name in IDENTITY)
+    changed = {f.name for f in dataclasses.fields(config)
+               if getattr(config, f.name) != getattr(renamed, f.name)}  # fmt: skip
+    assert changed == set(IDENTITY) == {"variant", "alias", "hub"}
+    assert renamed.num_params == config.num_params

@@ -14,7 +14,7 @@ import click
 
 from vit_export import __version__
 from vit_export.errors import UsageError, VitExportError, nearest
-from vit_export.variants import CHOICES, VARIANTS
+from vit_export.variants import CHOICES, IDENTITY, VARIANTS
 
 EXTRA_OF = {  # what to install when a backend is missing
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
@@ -58,8 +58,8 @@ class Commands(click.Group):
                 raise
             wanted = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
             _fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("interrupted; nothing was left behind", INTERRUPTED, as_json)
+        except (KeyboardInterrupt, click.Abort) as error:
+            _fail(str(error) or "interrupted; nothing was left behind", INTERRUPTED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -109,6 +109,7 @@ def _progress() -> Iterator[Any]:
         progress.close()
 
 
+SEED = click.IntRange(0, 2**63 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 provider_option = click.option(
     "--provider", default="auto", show_default=True, help="cpu, cuda, tensorrt, or auto."
@@ -134,13 +135,26 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
+    settings: dict[str, str] = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
             raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
-        settings[name.strip()] = value.strip()
+        if name in settings:
+            raise UsageError(f"--set {name} is given twice")
+        if name in IDENTITY:
+            raise UsageError(f"--set {name}: says which variant it is, and cannot be set")
+        settings[name] = value
     return settings
+
+
+def _overrides(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Config fields from --set, and from options of their own."""
+    settings = _settings(options["sets"])
+    own = _given(**{name: options[name] for name in names})
+    for name in own.keys() & settings.keys():
+        raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+    return settings | own
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -155,7 +169,7 @@ def main() -> None:
 @layout_option
 @click.option("--reset-head", is_flag=True, help="A new, zero head for another --num-classes.")
 @click.option("--module", metavar="PKG:FACTORY", help="Export any nn.Module instead.")
-@click.option("--seed", default=0, show_default=True, help="Of random weights.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
 @click.option("--num-classes", type=int, help="0 exports features.")
 @click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
@@ -186,7 +200,7 @@ def onnx(as_json: bool, **options: Any) -> None:
     if options["module"]:
         from vit_export.subject import import_module
 
-        subject = import_module(options["module"])
+        subject = import_module(options["module"], seed=options["seed"])
     elif not options["weights"]:
         _shout_random(options["seed"])
     with _progress() as progress:
@@ -197,8 +211,7 @@ def onnx(as_json: bool, **options: Any) -> None:
             layout=options["layout"],
             reset_head=options["reset_head"],
             seed=options["seed"],
-            overrides=_settings(options["sets"])
-            | _given(num_classes=options["num_classes"], img_size=options["img_size"]),
+            overrides=_overrides(options, "num_classes", "img_size"),
             batch=_batch(options["batch"]),
             dynamic_size=options["dynamic_size"],
             opset=options["opset"],
@@ -223,6 +236,7 @@ def onnx(as_json: bool, **options: Any) -> None:
         "passed": result.comparison.passed,
         "manifest": result.manifest,
         "report": result.report,
+        "notes": result.notes,
     }
     _emit(as_json, data, exported(result))
 
@@ -240,7 +254,7 @@ def _shout_random(seed: int) -> None:
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch {text}: expected 'dynamic' or a number of images")
     return int(text)
 
@@ -287,10 +301,12 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             preprocess=_foreign_preprocess(artifact, options),
             progress=progress,
         )
-    _emit(as_json, {"artifact": artifact, "passed": found.passed, **vars(found)}, comparison(found))
+    data = {"artifact": artifact, "passed": found.passed, **vars(found)}
     if not found.passed:
-        if not as_json:
-            click.echo(f"Error: {artifact} does not compute what its torch model does", err=True)
+        data["error"] = f"{artifact} does not compute what its torch model does"
+    _emit(as_json, data, comparison(found))
+    if not found.passed:
+        click.echo(f"Error: {data['error']}", err=True)
         sys.exit(1)
 
 
@@ -352,6 +368,7 @@ def inspect(path: str, as_json: bool) -> None:
     from vit_export.onnxfile import OnnxFile
 
     file = OnnxFile.read(path)
+    file.check_external_data()
     data = {
         "path": file.path,
         "size_bytes": file.size_bytes,
@@ -366,7 +383,6 @@ def inspect(path: str, as_json: bool) -> None:
         "manifest": file.manifest,
     }
     _emit(as_json, data, report.described(file))
-    file.check_external_data()
 
 
 @main.command()
@@ -377,7 +393,7 @@ def inspect(path: str, as_json: bool) -> None:
 @click.option("--reset-head", is_flag=True, help="A new, zero head for other classes.")
 @click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
-@click.option("--epochs", type=int, help="Default: 40.")
+@click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
 @click.option("--optimizer", type=click.Choice(["adamw", "adam"]))
 @click.option("--learning-rate", type=float, help="The highest, after the warm-up.")
@@ -388,13 +404,18 @@ def inspect(path: str, as_json: bool) -> None:
 @click.option("--clip-grad-norm", type=float)
 @click.option("--rotation-degrees", type=float, help="Largest random rotation.")
 @click.option("--shift", type=float, help="Largest random shift, as a share of the side.")
-@click.option("--validation-fraction", type=float, help="Held out, stratified. Default: 0.2.")
+@click.option("--validation-fraction", type=float, help="Share held out, stratified.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better one.")
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 @click.option("--resume", is_flag=True, help="Go on where a run with this output stopped.")
 @click.option("--predict", "test", metavar="CSV", help="Write ImageId,Label for a test CSV.")
-@click.option("-o", "--output", metavar="PATH", help="By default ./<variant>.safetensors")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
+)
 @json_option
 def finetune(as_json: bool, **options: Any) -> None:
     """Train a variant, or a checkpoint, on labelled images."""
@@ -402,33 +423,36 @@ def finetune(as_json: bool, **options: Any) -> None:
     from pathlib import Path
 
     from vit_export import report
+    from vit_export.model.history import TrainingFiles
     from vit_export.model.recipe import TrainingSettings
     from vit_export.training import Start, train
-    from vit_export.variants import get_variant
 
-    named = get_variant(options["variant"]).variant if options["variant"] else "model"
     wanted = {field.name for field in dataclasses.fields(TrainingSettings)}
-    overrides = _settings(options["sets"]) | _given(
-        img_size=options["img_size"], drop_path_rate=options["drop_path_rate"]
+    start = Start(
+        variant=options["variant"],
+        weights=options["weights"],
+        layout=options["layout"],
+        overrides=_overrides(options, "img_size", "drop_path_rate"),
+        reset_head=options["reset_head"],
     )
-    with _progress() as progress:
-        trained = train(
-            Start(
-                variant=options["variant"],
-                weights=options["weights"],
-                layout=options["layout"],
-                overrides=overrides,
-                reset_head=options["reset_head"],
-            ),
-            Path(options["data"]),
-            Path(options["output"] or f"{named}.safetensors"),
-            settings=TrainingSettings(**_given(**{n: options[n] for n in wanted if n in options})),
-            device=options["device"],
-            resume=options["resume"],
-            test=Path(options["test"]) if options["test"] else None,
-            progress=progress,
-            epochs_progress=report.EpochLines(progress),
-        )
+    output = Path(options["output"]) if options["output"] else start.default_output()
+    try:
+        with _progress() as progress:
+            trained = train(
+                start,
+                Path(options["data"]),
+                output,
+                settings=TrainingSettings(**_given(**{n: options[n] for n in wanted})),
+                device=options["device"],
+                resume=options["resume"],
+                test=Path(options["test"]) if options["test"] else None,
+                progress=progress,
+                epochs_progress=report.EpochLines(progress),
+            )
+    except KeyboardInterrupt as error:
+        saved = TrainingFiles.beside(output).state.is_file()
+        next_step = "; go on with --resume" if saved else " before an epoch was saved; start again"
+        raise click.Abort(f"interrupted{next_step}") from error
     data = {"files": trained.result.files, "best": trained.result.best,
             "history": trained.result.history, "stopped_early": trained.result.stopped_early,
             "predictions": trained.predictions, "report": trained.report}  # fmt: skip

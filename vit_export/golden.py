@@ -31,9 +31,11 @@ from numpy.typing import NDArray
 from vit_export.errors import ArtifactError
 
 BATCHES = (1, 2, 3, 8)
+MAX_RELATIVE_E32 = 1e-2  # of max |y64|; a looser baseline would let anything pass
 SAMPLES = max(BATCHES)
 # RuntimeError: a zip archive that asks for a password, or for what Python cannot decompress
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
 BLOCK_SAMPLES = 256  # K, the elements kept of each block's output, per row
 
 _OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
@@ -116,7 +118,7 @@ class Golden:
         """Read a golden file.
 
         Raises:
-            ArtifactError: No such file, or not a golden file.
+            ArtifactError: No such file, not a golden file, or one whose arrays disagree.
         """
         path = Path(path)
         try:
@@ -133,6 +135,10 @@ class Golden:
             return cls._from_arrays(arrays)
         except (KeyError, StopIteration) as error:
             raise ArtifactError(f"{path}: not a golden file: it lacks {error}") from error
+        except ValueError as error:
+            raise ArtifactError(
+                f"{path}: not a golden file, or a damaged one: {error}; export the model again"
+            ) from error
 
     @classmethod
     def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Golden:
@@ -148,13 +154,17 @@ class Golden:
                 others.setdefault(found[1], {})[name.removeprefix(found[0])] = array
         blocks = None
         if "block.names" in arrays:
+            if arrays["block.names"].ndim != 1 or arrays["block.names"].dtype.kind != "U":
+                raise ValueError("block.names are not text (L,)")
             blocks = Blocks(
                 names=tuple(map(str, arrays["block.names"])),
                 indices=arrays["block.indices"],
                 values=arrays["block.values"],
                 e32=arrays["block.e32"],
             )
-        return cls(
+        for name in outputs:
+            _refuse_no_distance(f"e32.{name}", arrays[f"e32.{name}"], shape=())
+        golden = cls(
             images=arrays.get("images"),
             inputs=named("input."),
             outputs=outputs,
@@ -162,6 +172,54 @@ class Golden:
             blocks=blocks,
             others=tuple(cls._from_arrays(other) for other in others.values()),
         )
+        _refuse_disagreeing(golden)
+        for size, other in zip(others, golden.others, strict=True):
+            if other.size != size:
+                raise ValueError(f"{size}.images are pictures of {other.size or 'no size'}")
+        return golden
+
+
+def _refuse_disagreeing(golden: Golden) -> None:
+    """Raise ValueError that names the array which does not fit the others."""
+    images, arrays = golden.images, {f"input.{name}": x for name, x in golden.inputs.items()}
+    if images is not None:
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (S, H, W, C)")
+        arrays["images"] = images
+    for name, output in golden.outputs.items():
+        if output.dtype.kind not in "fiu":  # a module of the user may give integers
+            raise ValueError(f"output.{name} is {output.dtype}, not numbers")
+        arrays[f"output.{name}"] = output
+    samples = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(samples.values())) > 1 or 0 in samples.values():
+        counts = ", ".join(f"{count} of {name}" for name, count in samples.items())
+        raise ValueError(f"it must hold as many samples of everything, and some: found {counts}")
+    if golden.blocks is not None:
+        _refuse_disagreeing_blocks(golden.blocks, golden.samples)
+
+
+def _refuse_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
+    indices, count = blocks.indices, len(blocks.names)
+    if indices.dtype != np.int64 or indices.ndim != 2 or len(indices) != count:
+        raise ValueError(
+            f"block.indices are {indices.dtype} {indices.shape}, not int64 ({count}, K)"
+        )
+    if not indices.size or indices.min() < 0 or indices.max() > _LARGEST_INDEX:
+        raise ValueError(f"block.indices must be some in 0 to {_LARGEST_INDEX}")
+    expected = (count, samples, indices.shape[1])
+    if blocks.values.dtype != np.float64 or blocks.values.shape != expected:
+        raise ValueError(
+            f"block.values are {blocks.values.dtype} {blocks.values.shape}, not float64 {expected}"
+        )
+    _refuse_no_distance("block.e32", blocks.e32, shape=(count,))
+
+
+def _refuse_no_distance(name: str, e32: NDArray[Any], *, shape: tuple[int, ...]) -> None:
+    if e32.dtype != np.float64 or e32.shape != shape:
+        raise ValueError(f"{name} is {e32.dtype} {e32.shape}, not float64 {shape}")
+    bad = e32[~(np.isfinite(e32) & (e32 >= 0))]
+    if bad.size:
+        raise ValueError(f"{name} holds {bad[0]}, not finite and at least 0")
 
 
 def golden_path(artifact: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,6 +142,7 @@ class Weights:
     layout: str = ""
     sha256: str = ""
     changes: tuple[str, ...] = ()  # everything that was not a straight copy
+    reset_head: bool = False  # whether a zero head took the place of the file's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +223,9 @@ class Manifest:
         for name in ("inputs", "outputs"):
             values[name] = tuple(TensorSpec(**_tuples(spec)) for spec in data[name])
         if data.get("preprocess") is not None:
-            values["preprocess"] = Preprocess(**_tuples(data["preprocess"]))
+            values["preprocess"] = _preprocess(data["preprocess"])
         for name in ("labels", "blocks"):
-            values[name] = tuple(data.get(name, ()))
+            values[name] = _tuple_of(str, name, list(data.get(name, ())))
         values["certificate"] = tuple(_hop(hop) for hop in data.get("certificate", ()))
         return cls(**values)
 
@@ -246,6 +248,29 @@ class Manifest:
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
             for key, v in data.items()}  # fmt: skip
+
+
+def _preprocess(data: Mapping[str, Any]) -> Preprocess:
+    """Raises TypeError or ValueError where no image could be prepared by it."""
+    found = Preprocess(**_tuples(data))
+    if len(_tuple_of(int, "size", found.size)) != 2 or min(found.size) < 1:
+        raise ValueError(f"size is {found.size}, not a height and a width")
+    numbers = (*_tuple_of((int, float), "mean", found.mean),
+               *_tuple_of((int, float), "std", found.std),
+               *_tuple_of((int, float), "crop_pct", (found.crop_pct,)))  # fmt: skip
+    if len(found.mean) != len(found.std) or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"mean {found.mean}, std {found.std}, crop_pct {found.crop_pct}")
+    _tuple_of(str, "strings", (found.interpolation, found.color, found.crop_mode))
+    return found
+
+
+def _tuple_of(kind: type | tuple[type, ...], name: str, values: Any) -> tuple[Any, ...]:
+    """The values as they are; TypeError unless they are a sequence of that kind."""
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{name} is {values!r}, not a list")
+    if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
+        raise TypeError(f"{name} is {values!r}: a value of the wrong type")
+    return tuple(values)
 
 
 def _hop(data: Mapping[str, Any]) -> Hop:

@@ -104,6 +104,11 @@ class OnnxFile:
             try:
                 return _parse_model(path, buffer)
             except (ValueError, KeyError, IndexError) as error:
+                if kind := _checkpoint_kind(buffer):
+                    raise ArtifactError(
+                        f"{path}: not an ONNX file but a checkpoint ({kind}); export it first: "
+                        f"vit-export onnx --weights {path}"
+                    ) from error
                 raise ArtifactError(
                     f"{path}: not an ONNX file, or a truncated one ({error}; "
                     f"{len(buffer)} bytes); export or copy it again"
@@ -251,6 +256,18 @@ class mapped:  # noqa: N801  (reads as a function)
     def __exit__(self, *_: object) -> None:
         self._view.release()
         self._map.close()
+
+
+def _checkpoint_kind(buffer: memoryview) -> str:
+    """The format of a file of weights, by its first bytes; empty for any other file."""
+    start = bytes(buffer[:9])
+    if start.startswith(b"PK\x03\x04"):
+        return "a zip archive, as torch.save writes it"
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a pickle"
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= len(buffer) - 8:
+        return "safetensors"
+    return ""
 
 
 def _text(buffer: memoryview, field: Field) -> str:

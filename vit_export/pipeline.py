@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vit_export import __version__
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.golden import Golden, golden_path
+from vit_export.labels import check_labels
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from vit_export.model.checkpoint import LoadReport
     from vit_export.subject import Subject
 
+NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
+    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
+    *("norm_eps", "act_layer"),
+)
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
 
@@ -49,6 +54,7 @@ class ExportResult:
         files: All files, external data included.
         nodes: Number of nodes, before and after the simplifier.
         report: What became of every tensor of the checkpoint, where there was one.
+        notes: Where the artifact cannot run.
         seconds: How long it took.
     """
 
@@ -61,6 +67,7 @@ class ExportResult:
     nodes: tuple[int, int]
     seconds: float
     report: LoadReport | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -151,6 +158,8 @@ def export(
     path = Path(output if output is not None else f"{prepared.stem}.onnx")
     with staging(path) as stage:
         golden = _record(prepared, images, progress)
+        if "logits" in golden.outputs:
+            check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
         golden_file = stage / golden_path(path).name
         golden.write(golden_file)
         raw, manifest = _to_onnx(prepared, stage, opset, progress)
@@ -187,7 +196,25 @@ def export(
         nodes=(len(raw.nodes), len(packed.nodes)),
         seconds=time.monotonic() - started,
         report=report,
+        notes=_notes(attention, dynamic_size),
     )
+
+
+def _notes(attention: str, dynamic_size: bool) -> tuple[str, ...]:
+    """Which targets cannot run an artifact of these options."""
+    notes = []
+    if attention == "op":
+        notes.append(
+            "the Attention node needs a runtime that knows opset 23: TensorRT from 10.14 on, ONNX "
+            "Runtime's CUDA provider from 1.27 on; --attention decomposed runs everywhere"
+        )
+    if dynamic_size:
+        notes.append(
+            "height and width are dynamic: TensorRT cannot parse the antialiased Resize, CoreML "
+            "and QNN want fixed shapes, and on CUDA its cubic form is unmeasured; for these "
+            "export one file per size with --img-size"
+        )
+    return tuple(notes)
 
 
 def _weights_beside(path: Path) -> tuple[Path, ...]:
@@ -369,15 +396,19 @@ def _truth_from(
         )
     from vit_export.subject import Request, prepare
 
-    same = ("img_size", "num_classes", "num_heads", "global_pool", "read_token", "norm_eps")
     request = Request(
         subject=None,
         weights=weights,
         layout=layout,
-        overrides={name: manifest.config[name] for name in same},
+        reset_head=manifest.weights.reset_head,
+        overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
+        dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
         outputs=tuple(spec.name for spec in manifest.outputs),
     )
-    return _record(prepare(request), None, progress)
+    prepared = prepare(request)
+    if manifest.preprocess is not None:  # which the user may have set at the export
+        prepared = dataclasses.replace(prepared, preprocess=manifest.preprocess)
+    return _record(prepared, None, progress)
 
 
 __all__ = ["ExportResult", "TensorSpec", "export", "revalidate", "toolchain"]

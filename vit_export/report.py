@@ -158,8 +158,9 @@ def exported(result: ExportResult) -> str:
         f"{_cell(hop.baseline_max_abs)})  {result.nodes[0]} -> {result.nodes[1]} nodes",
     ]
     following = [f"validate {name}    (anywhere: needs numpy and onnxruntime only)"]
-    if any(spec.name == "logits" for spec in result.manifest.outputs):
+    if any(s.name == "logits" and len(s.shape) == 2 for s in result.manifest.outputs):
         following.insert(0, f"predict {name} PHOTO.jpg")
+    lines += [f"note: {note}" for note in result.notes]
     lines += [f"{'next:' if i == 0 else '     '} vit-export {c}" for i, c in enumerate(following)]
     return "\n".join(lines)
 

@@ -50,24 +50,35 @@ def refuse_impossible(output: Path) -> None:
 def publish(files: Sequence[Path], folder: Path) -> None:
     """Move finished files into a folder, all or none; the last one is the artifact itself.
 
+    At any moment a file stands under each name that had one, even when the process is killed.
+
     Args:
         files: Files in a staging folder, which also keeps what they replace until all is done.
         folder: Where they go.
     """
     replaced: list[tuple[Path, Path]] = []
-    placed: list[Path] = []
+    added: list[Path] = []
     try:
         for file in files:
             target = folder / file.name
-            if target.exists():
+            if os.path.lexists(target):
                 backup = file.with_name(file.name + ".replaced")
-                os.replace(target, backup)
+                _keep(target, backup)
                 replaced.append((backup, target))
+            else:
+                added.append(target)
             os.replace(file, target)
-            placed.append(target)
     except BaseException:  # an interrupt too: what was there comes back
-        for target in placed:
-            target.unlink(missing_ok=True)
         for backup, target in replaced:
             os.replace(backup, target)
+        for target in added:
+            target.unlink(missing_ok=True)
         raise
+
+
+def _keep(file: Path, backup: Path) -> None:
+    """Give a file a second name; copy it where the disk knows no links."""
+    try:
+        os.link(file, backup)
+    except OSError:
+        shutil.copy2(file, backup, follow_symlinks=False)

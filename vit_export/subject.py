@@ -16,7 +16,6 @@ from torch import nn
 
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
-from vit_export.labels import check_labels
 from vit_export.manifest import Preprocess, TensorSpec, Weights
 from vit_export.model.any_size import AnySizeVisionTransformer
 from vit_export.model.checkpoint import LoadReport, load_checkpoint
@@ -25,6 +24,10 @@ from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.variants import ViTConfig, get_variant
 
 INPUT = "pixel_values"
+FAILURES_OF_FOREIGN_CODE = (  # what code that is not ours may raise; a bug of ours is none of these
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+)
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
 
@@ -111,6 +114,8 @@ def prepare(request: Request) -> Subject:
 
 
 def _ours(request: Request) -> Subject:
+    if request.weights is None:
+        _refuse_for_weights_only(request)
     stem, labels, report = "", tuple(request.labels), None
     name = request.subject if isinstance(request.subject, str) else None
     if isinstance(request.subject, VisionTransformer):
@@ -127,7 +132,8 @@ def _ours(request: Request) -> Subject:
             layout=request.layout,
             reset_head=request.reset_head,
         )
-        model, weights, preprocess = loaded.model, loaded.weights, loaded.preprocess
+        model, preprocess = loaded.model, loaded.preprocess
+        weights = dataclasses.replace(loaded.weights, reset_head=request.reset_head)
         labels, report = labels or loaded.labels, loaded.report
         stem = "" if model.config.variant else _stem(request.weights)
     elif name is None:
@@ -138,7 +144,8 @@ def _ours(request: Request) -> Subject:
         weights = Weights(source=f"random (seed {request.seed})")
         preprocess = Preprocess.of(config)
     config = model.config
-    check_labels(labels, config.num_classes)
+    if config.num_classes == 0 and "logits" in request.outputs and len(request.outputs) > 1:
+        raise UsageError("--outputs names logits, but a model without classes has none")
     model.set_attention(request.attention)
     image_hw: tuple[int | str, int | str] = config.image_hw
     other_sizes: tuple[tuple[int, int], ...] = ()
@@ -169,6 +176,12 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
     return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
+def _refuse_for_weights_only(request: Request) -> None:
+    if request.reset_head or request.layout is not None:
+        option = "--reset-head" if request.reset_head else "--layout"
+        raise UsageError(f"{option} speaks of a checkpoint: give one with --weights FILE")
+
+
 def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
     """The outputs asked for; a model without a head gives its features instead of logits."""
     kept = tuple(name for name in outputs.names if name in wanted)
@@ -180,6 +193,12 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
         raise UsageError("--dynamic-size is for our own variants, whose positions it resamples")
     if request.weights is not None:
         raise UsageError("--weights loads our own variants; load a module's weights in its factory")
+    _refuse_for_weights_only(request)
+    if request.attention != "decomposed":
+        raise UsageError(
+            "--attention is for our own variants; in a module of yours call "
+            "F.scaled_dot_product_attention and export with --opset 23"
+        )
     if tuple(request.outputs) != ("logits",):
         raise UsageError("--outputs is for our own variants; a module gives what it returns")
     cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
@@ -245,11 +264,12 @@ def _stem(weights: str | os.PathLike[str]) -> str:
     return Path(str(weights).removeprefix("hf:").split("@")[0]).stem
 
 
-def import_module(spec: str) -> nn.Module:
+def import_module(spec: str, *, seed: int = 0) -> nn.Module:
     """Build a module from `package.module:factory`.
 
     Args:
         spec: Names a callable without arguments that returns a module, or a module.
+        seed: For factories that draw random weights.
 
     Raises:
         UsageError: It cannot be imported or called, or gives something else.
@@ -261,8 +281,10 @@ def import_module(spec: str) -> nn.Module:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         found = importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(f"--module {spec}: cannot import {name}: {error}") from error
+    except FAILURES_OF_FOREIGN_CODE as error:
+        raise UsageError(
+            f"--module {spec}: cannot import {name}: {type(error).__name__}: {error}"
+        ) from error
     if not hasattr(found, attribute):
         raise UsageError(
             f"--module {spec}: {name} has no {attribute!r}{nearest(attribute, vars(found))}"
@@ -271,8 +293,13 @@ def import_module(spec: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise UsageError(f"--module {spec}: is a {type(made).__name__}, expected a factory")
-        torch.manual_seed(0)
-        made = made()
+        torch.manual_seed(seed)
+        try:
+            made = made()
+        except FAILURES_OF_FOREIGN_CODE as error:
+            raise UsageError(
+                f"--module {spec}: the factory failed: {type(error).__name__}: {error}"
+            ) from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"--module {spec}: gave a {type(made).__name__}, expected an nn.Module")
     return made

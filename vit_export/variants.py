@@ -238,6 +238,7 @@ def _refuse_impossible(config: ViTConfig) -> None:
         raise ConfigError(f"norm_eps={config.norm_eps}: must be positive")
 
 
+IDENTITY = ("variant", "alias", "hub")  # which variant it is; not for users to set
 CHOICES = {
     "global_pool": ("token", "avg"),
     "pos_embed": ("learned", "sincos", "none"),
@@ -271,7 +272,7 @@ _21K: dict[str, Any] = {"num_classes": 21843}
 _DEIT: dict[str, Any] = {"distilled": True, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _MNIST: dict[str, Any] = {
     **{"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10},
-    **{"embed_dim": 96, "depth": 6, "num_heads": 6},
+    **{"embed_dim": 96, "depth": 6, "num_heads": 3},
     **{"crop_pct": 1.0, "mean": (0.1307,), "std": (0.3081,)},
 }
 

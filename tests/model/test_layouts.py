@@ -528,7 +528,7 @@ def test_the_heads_of_a_notebook_model_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"--set num_heads=N \(one of 1, 2, 3, 4, 6"):
         load_checkpoint(path)
     found = load_checkpoint(path, variant="vit_mnist_28")
-    assert found.report.assumed["num_heads"] == "6, from variant vit_mnist_28"
+    assert found.report.assumed["num_heads"] == "3, from variant vit_mnist_28"
 
 
 # what a wrong conversion would look like

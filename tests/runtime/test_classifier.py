@@ -145,9 +145,7 @@ def test_features_are_no_classes(make_model, tmp_path, photographs):
     """A file that gives them runs, but does not classify."""
     result = export(make_model(), tmp_path / "features.onnx", outputs=["features"])
     vit = load(result.path)
-    with pytest.raises(
-        ArtifactError, match=r"features\.onnx: its first output .features.*--out"
-    ):
+    with pytest.raises(ArtifactError, match=r"features\.onnx: its first output .features.*--out"):
         vit.classify(photographs[0])
     assert vit.run(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 32)
 

@@ -30,14 +30,32 @@ def foreign(tiny_export, tmp_path):
 
 def test_the_size_is_that_of_the_input(foreign):
     """Height first; defaults elsewhere."""
-    found = given_preprocess(foreign(["n", 3, 32, 48]), {"mean": "0.1,0.2,0.3", "crop_pct": "1"})
-    assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), crop_pct=1.0)
+    changes = {"mean": "0.1,0.2,0.3", "std": "1,2,3"}
+    found = given_preprocess(foreign(["n", 3, 32, 48]), changes)
+    assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    assert (found.crop_pct, found.interpolation) == (0.9, "bicubic")
+    whole = given_preprocess(foreign(["n", 3, 32, 48]), {**changes, "crop_pct": "1"})
+    assert whole == dataclasses.replace(found, crop_pct=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [({}, "mean and std cannot be guessed; give --mean and --std"),
+     ({"crop_pct": "1"}, "mean and std cannot"),
+     ({"mean": "0,0,0"}, "prepared, and std cannot be guessed; give --std as"),
+     ({"std": "1,1,1"}, "prepared, and mean cannot be guessed; give --mean as")],
+)  # fmt: skip
+def test_mean_and_std_are_not_guessed(foreign, changes, missing):
+    """A model fed with others gives other classes, and nobody would know why."""
+    with pytest.raises(UsageError, match=rf"foreign\.onnx: .*{missing}"):
+        given_preprocess(foreign(["n", 3, 32, 32]), changes)
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "")])
 def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
     """Grey, or something else that only arrays can be."""
-    found = given_preprocess(foreign([1, channels, 30, 31]), {})
+    stats = ",".join(["0.5"] * channels)
+    found = given_preprocess(foreign([1, channels, 30, 31]), {"mean": stats, "std": stats})
     assert found.color == color
     assert found.size == (30, 31)
     assert len(found.mean) == len(found.std) == channels
@@ -67,5 +85,6 @@ def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused(foreign, changes, reason):
     """As for a variant."""
+    given = {"mean": "0,0,0", "std": "1,1,1", **changes}
     with pytest.raises(ConfigError, match=reason):
-        given_preprocess(foreign(["n", 3, 32, 32]), changes)
+        given_preprocess(foreign(["n", 3, 32, 32]), given)

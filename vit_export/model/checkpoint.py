@@ -128,6 +128,12 @@ def load_checkpoint(
     shapes = convert_shapes(file, binding)
     sidecar = read_sidecar(file.path.parent, layout=chosen.name)
     own, own_labels = _own_config(file)
+    learned = "pos_embed" in shapes.converted and (own is None or own.pos_embed == "learned")
+    if learned and wanted.get("pos_embed", "learned") != "learned":
+        raise CheckpointError(
+            f"{file.path} holds position embeddings, which pos_embed={wanted['pos_embed']} would "
+            "throw away; leave that setting out"
+        )
     architecture = resolve(
         shapes.converted,
         layout=chosen,

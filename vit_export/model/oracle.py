@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_export.errors import ExportError, GateError
-from vit_export.golden import Blocks, Golden, block_indices
+from vit_export.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
 from vit_export.model.outputs import Outputs, whole
 from vit_export.progress import Progress, silent
 
 BATCH = 8  # images at a time
-MAX_RELATIVE_ERROR = 1e-2  # of float32; beyond it the two passes computed different things
 SUBSAMPLED = ("tokens",)  # an output too large to keep whole: treated as a block is
 
 
@@ -48,6 +47,7 @@ def record(
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     exact = _run(model, [_as(x, torch.float64) for x in tensors], progress, "float64", in_float64)
     rounded = _run(model, tensors, progress, "float32", _as_it_is)
+    _refuse_unsteady(model, tensors)
     outputs, e32 = {}, {}
     kept: dict[str, tuple[Tensor, float]] = {}
     for name, y64, y32 in zip(model.all_names, exact, rounded, strict=True):
@@ -58,7 +58,7 @@ def record(
         if name in model.taps or name in SUBSAMPLED:
             kept[name] = (y64, distance)
         else:
-            _refuse_unsteady(name, distance, float(y64.abs().max()))
+            _refuse_loose(name, distance, float(y64.abs().max()))
             outputs[name] = y64.numpy()
             e32[name] = distance
     return Golden(
@@ -66,7 +66,7 @@ def record(
         inputs={} if images is not None else dict(inputs),
         outputs=outputs,
         e32=e32,
-        blocks=_gather(kept),
+        blocks=_gather({name: kept[name] for name in (*model.taps, *SUBSAMPLED) if name in kept}),
     )
 
 
@@ -102,13 +102,24 @@ def _refuse_not_finite(name: str, *results: Tensor) -> None:
             )
 
 
-def _refuse_unsteady(name: str, distance: float, largest: float) -> None:
-    if distance > MAX_RELATIVE_ERROR * largest:
+def _refuse_unsteady(model: Outputs, inputs: Sequence[Tensor]) -> None:
+    """Raise GateError when two calls with the same images give different results."""
+    few = [x[:2] for x in inputs]
+    first, second = (_run(model, few, silent, "float32", _as_it_is) for _ in range(2))
+    for name, y1, y2 in zip(model.all_names, first, second, strict=True):
+        if not torch.equal(y1, y2) and bool(torch.isfinite(y1).all()):
+            raise GateError(
+                f"the torch model gives {name!r} differently when it is called again with the "
+                "same images, so there is no truth to compare an export with. Does it draw "
+                "random numbers, or keep state? Call .eval() on it and make it deterministic"
+            )
+
+
+def _refuse_loose(name: str, distance: float, largest: float) -> None:
+    if distance > MAX_RELATIVE_E32 * largest:
         raise GateError(
             f"torch float32 and float64 differ by {distance:.3g} in {name!r}, whose largest value "
-            f"is {largest:.3g}: a gate that loose would let anything pass. Does the module draw "
-            "random numbers, or keep state between calls? Call .eval() on it and make it "
-            "deterministic"
+            f"is {largest:.3g}: a gate that loose would let anything pass"
         )
 
 

@@ -32,7 +32,7 @@ class TrainingSettings:
         UsageError: On construction, when a value cannot work.
     """
 
-    epochs: int = 30
+    epochs: int = 40
     batch_size: int = 32
     optimizer: str = "adamw"
     learning_rate: float = 1e-3  # the highest, reached after the warm-up

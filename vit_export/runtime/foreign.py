@@ -19,9 +19,12 @@ def given_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) -
     Args:
         path: An `.onnx` file, with or without a manifest.
         changes: Any of mean, std, crop_pct, interpolation, as `ViTConfig.replace` takes them.
+            Where the file does not say, mean and std are needed, and timm's defaults stand for
+            the others: crop_pct 0.9, interpolation `"bicubic"`.
 
     Raises:
-        UsageError: The file takes no images (B, C, H, W) of a fixed size.
+        UsageError: The file takes no images (B, C, H, W) of a fixed size, or neither it nor
+            the user says what mean or std is.
         ConfigError: A value that cannot work.
     """
     file = OnnxFile.read(path)
@@ -32,6 +35,12 @@ def given_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) -
             raise UsageError(
                 f"{path}: takes ({', '.join(map(str, shape))}), not images (batch, channels, "
                 "height, width) of a fixed size"
+            )
+        if missing := [name for name in ("mean", "std") if name not in changes]:
+            raise UsageError(
+                f"{path}: does not say how its images are prepared, and {' and '.join(missing)} "
+                f"cannot be guessed; give {' and '.join(f'--{name}' for name in missing)} as the "
+                "model was trained with (crop_pct is 0.9 and interpolation bicubic unless given)"
             )
         channels, height, width = (int(size) for size in shape[1:])
         known = Preprocess.of(

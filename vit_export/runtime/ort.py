@@ -34,6 +34,7 @@ MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their result is host memory by 
 GPU_INSTALL = (
     "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
+MAPPED_FROM_BYTES = 1 << 28  # of weights, which the CPU then reads where they lie in the file
 _WARNINGS, _FATAL_ONLY = 2, 4  # onnxruntime's logging severities
 _BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -149,7 +150,10 @@ class OrtRunner:
     def _session_of(
         self, options: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]
     ) -> ort.InferenceSession:
-        if not self._exposed:
+        mapped = (
+            providers[0][0] == PROVIDERS["cpu"] and self.file.weights_bytes >= MAPPED_FROM_BYTES
+        )
+        if not self._exposed and not mapped:
             return ort.InferenceSession(str(self.path), options, providers=providers)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path",

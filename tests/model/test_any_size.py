@@ -1,0 +1,97 @@
+"""Positions resampled in the graph, gated at several sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import numpy_helper
+
+from vit_export.errors import InputError, UsageError
+from vit_export.golden import Golden
+from vit_export.model.any_size import AnySizeVisionTransformer
+from vit_export.pipeline import export, revalidate
+from vit_export.runtime import load
+from vit_export.runtime.ort import OrtRunner
+from vit_export.validate import validate
+
+
+def test_at_its_own_size_it_computes_what_the_plain_model_does(make_model):
+    """Resampling to the same grid is the identity, to the bit."""
+    model = make_model()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(AnySizeVisionTransformer.of(model)(x), model(x))
+
+
+@pytest.mark.parametrize("size", [(48, 32), (24, 64), (8, 8)])
+def test_at_other_sizes_it_computes_what_timm_does(make_model, size):
+    """Timm's own `dynamic_img_size`, with the same weights, in float64."""
+    model = make_model().double()
+    theirs = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=10,
+        dynamic_img_size=True,
+    )  # fmt: skip
+    theirs.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        ours = AnySizeVisionTransformer.of(model)(x)
+        expected = theirs.double().eval()(x)
+    # timm resamples in float32
+    assert (ours - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+def test_a_model_without_positions_is_refused(make_model):
+    """There is nothing to resample."""
+    with pytest.raises(UsageError, match="none to resample"):
+        AnySizeVisionTransformer.of(make_model(pos_embed="none"))
+
+
+@pytest.mark.parametrize("fields", [
+    {}, pytest.param({"distilled": True, "img_size": (32, 48)}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
+    make_model, tmp_path, fields
+):
+    """Square or not, with one prefix token or two; the resampling itself is under the gate."""
+    result = export(make_model(**fields), tmp_path / "any.onnx", dynamic_size=True)
+    height, width = result.manifest.preprocess.size
+    assert result.manifest.inputs[0].shape == ("batch_size", 3, "height", "width")
+    golden = Golden.read(result.golden)
+    assert [other.size for other in golden.others] == [
+        f"{height + 16}x{width + 8}", f"{height}x{width + 32}", f"{height - 24}x{width - 16}"
+    ]  # fmt: skip
+    measured = {m.output for m in result.comparison.hop.measurements}
+    assert {f"logits {other.size}" for other in golden.others} <= measured
+    assert any("TensorRT" in note for note in result.notes)
+    assert revalidate(result.path, provider="cpu").passed
+
+    model = onnx.load(result.path)
+    (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
+    next(a for a in resize.attribute if a.name == "cubic_coeff_a").f = -0.75  # ONNX's default
+    onnx.save(model, result.path)
+    comparison = validate(OrtRunner(result.path, provider="cpu"), golden)
+    assert not comparison.passed
+    assert f"{golden.others[0].size} px" in comparison.hop.reason
+
+
+def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_path):
+    """The convolution would cut the rest off without a word."""
+    vit = load(export(make_model(), tmp_path / "any.onnx", dynamic_size=True).path)
+    assert vit.run(np.zeros((1, 3, 40, 24), np.float32)).shape == (1, 10)
+    with pytest.raises(InputError, match="height 41 px is no multiple"):
+        vit.run(np.zeros((1, 3, 41, 24), np.float32))
+
+
+def test_the_positions_in_the_file_are_those_of_the_trained_grid(make_model, tmp_path):
+    """They are resampled in the graph, not at the export."""
+    model = make_model()
+    result = export(model, tmp_path / "any.onnx", dynamic_size=True)
+    arrays = [numpy_helper.to_array(t) for t in onnx.load(result.path).graph.initializer]
+    grid = model.pos_embed[0, 1:].detach().numpy()
+    assert any(
+        a.size == grid.size and np.array_equal(np.sort(a.ravel()), np.sort(grid.ravel()))
+        for a in arrays
+    )

@@ -1,0 +1,216 @@
+"""The finetune command for real, on a model and data so small that it takes seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from vit_export import training
+from vit_export.cli import main
+from vit_export.model.checkpoint import load_checkpoint
+from vit_export.pipeline import export
+
+SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")
+
+
+def finetune(*arguments: str | Path) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(main, ["finetune", *map(str, arguments)])
+
+
+def last_json(result: Result) -> dict:
+    """The last line of standard output."""
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 scanned digits of 8 x 8 px with labels; `test.csv` beside it has 30 more without."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, targets = sklearn.datasets.load_digits(return_X_y=True)
+    pixels = np.round(images * 255 / 16).astype(int)
+    names = [f"pixel{i}" for i in range(64)]
+    with (folder / "digits.csv").open("w", newline="") as file:
+        rows = [[t, *row] for t, row in zip(targets[:200], pixels[:200], strict=True)]
+        csv.writer(file).writerows([["label", *names], *rows])
+    with (folder / "test.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *pixels[200:230]])
+    return folder / "digits.csv"
+
+
+@pytest.fixture(scope="module")
+def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of ten small pictures."""
+    folder = tmp_path_factory.mktemp("shades")
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 60), ("light", 190)):
+        (folder / label).mkdir()
+        for number in range(10):
+            pixels = rng.integers(level - 30, level + 30, (12, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A checkpoint of two epochs on the digits, as the command leaves it; do not change it."""
+    output = tmp_path_factory.mktemp("trained") / "digits.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "2",
+                      "-o", output)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert f"next: vit-export onnx --weights {output}" in result.stdout
+    return output
+
+
+def test_without_a_name_the_checkpoint_is_called_as_the_variant(digits, tmp_path, monkeypatch):
+    """The JSON names every file and the epochs; text goes to standard error."""
+    monkeypatch.chdir(tmp_path)
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "2", "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["files"]["checkpoint"] == "vit_mnist_28.safetensors"
+    assert [epoch["epoch"] for epoch in data["history"]] == [1, 2]
+    assert data["best"] in data["history"]
+    assert data["stopped_early"] is False
+    assert data["predictions"] is None
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == set(data["files"].values()) - {data["files"]["best"]}
+    assert "held-out images right" in result.stderr
+
+
+def test_predictions_of_a_test_file_are_a_submission(digits, tmp_path):
+    """One `ImageId,Label` per row, counted from 1."""
+    output = tmp_path / "m.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "1",
+                      "--predict", digits.parent / "test.csv", "-o", output, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    path = Path(last_json(result)["predictions"])
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["ImageId", "Label"]
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 31)]
+    assert {row[1] for row in rows} <= set("0123456789")
+
+
+def test_an_interrupted_run_says_to_resume_and_ends_as_an_unbroken_one(
+    digits, trained, tmp_path, monkeypatch
+):
+    """Status 130; afterwards the same weights to the byte."""
+    output = tmp_path / "digits.safetensors"
+    arguments = ("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "2", "-o", output)
+    whole = training.finetune
+
+    def broken_off(**options):
+        def progress(now):
+            if now.epoch == 2:
+                raise KeyboardInterrupt
+            options["progress"](now)
+
+        return whole(**{**options, "progress": progress})
+
+    monkeypatch.setattr(training, "finetune", broken_off)
+    result = finetune(*arguments, "--json")
+    assert result.exit_code == 130
+    assert last_json(result) == {"error": "interrupted; go on with --resume"}
+    assert not output.exists()
+    first = json.loads((tmp_path / "digits.history.jsonl").read_text())
+    monkeypatch.setattr(training, "finetune", whole)
+    result = finetune(*arguments, "--resume", "--json")
+    assert result.exit_code == 0, result.output
+    resumed = last_json(result)["history"]
+    assert len(resumed) == 2
+    assert resumed[0] == first  # its seconds too: the epoch was not trained again
+    assert output.read_bytes() == trained.read_bytes()
+
+
+def test_a_run_interrupted_in_its_first_epoch_has_nothing_to_resume(digits, tmp_path, monkeypatch):
+    """And says so."""
+
+    def broken_off(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "finetune", broken_off)
+    output = tmp_path / "m.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "-o", output)
+    assert result.exit_code == 130
+    assert "interrupted before an epoch was saved; start again" in result.stderr
+    assert "resume" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_classes_need_a_new_head(trained, shades, tmp_path, monkeypatch):
+    """Without --reset-head an error that names it; with it the classes are those of the data."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(trained, tmp_path / "model.safetensors")
+    before = Path("model.safetensors").read_bytes()
+    arguments = ("--weights", "model.safetensors", "--data", shades, "--epochs", "1")
+    result = finetune(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "10 classes and the data 2" in result.stderr
+    assert "--reset-head" in result.stderr
+    result = finetune(*arguments, "--reset-head", "--json")
+    assert result.exit_code == 0, result.output
+    data = last_json(result)
+    assert data["files"]["checkpoint"] == "model.finetuned.safetensors"
+    assert data["report"]["reinitialised"] == ["head.weight", "head.bias"]
+    assert Path("model.safetensors").read_bytes() == before
+    loaded = load_checkpoint("model.finetuned.safetensors")
+    assert loaded.labels == ("dark", "light")
+    assert loaded.config.embed_dim == 32
+
+
+def test_the_weights_are_never_the_output(trained, digits, tmp_path):
+    """Refused as wrong usage; the file stays as it is."""
+    weights = tmp_path / "model.safetensors"
+    shutil.copy(trained, weights)
+    for source in (weights, tmp_path):
+        result = finetune("--weights", source, "--data", digits, "-o", weights)
+        assert result.exit_code == 2, result.output
+        assert "would replace" in result.stderr
+    assert weights.read_bytes() == trained.read_bytes()
+
+
+def test_what_was_trained_can_be_exported(trained, tmp_path):
+    """Through the gate, with the labels of the data."""
+    result = export(output=tmp_path / "m.onnx", weights=trained)
+    assert result.comparison.passed
+    assert result.manifest.labels == tuple("0123456789")
+    assert result.manifest.config["embed_dim"] == 32
+
+
+WRONG = [
+    (2, ["--data", "."], "say what to train"),
+    (1, ["--variant", "mnist", "--data", "none.csv"], "none.csv does not exist"),
+    (1, ["--weights", "none.pth", "--data", "."], "none.pth"),
+    (2, ["--variant", "mnst", "--data", "."], "did you mean 'mnist'"),
+    (2, ["--variant", "mnist", "--data", ".", "--device", "gpu"], "expected auto, cpu, cuda"),
+    (1, ["--variant", "mnist", "--data", ".", "--device", "cuda:99"], "cannot train on cuda:99"),
+    (2, ["--variant", "mnist", "--data", ".", "-o", "m.pt"], "ends in .safetensors"),
+    (2, ["--variant", "mnist", "--data", ".", "--resume"], "cannot resume"),
+    (2, ["--variant", "mnist", "--data", ".", "--epochs", "0"], "must be at least 1"),
+    (2, ["--variant", "mnist", "--data", ".", "--reset-head"], "is for --weights"),
+    (2, ["--variant", "mnist", "--data", ".", "--set", "num_classes=3"], "the data say"),
+    (1, ["--variant", "mnist", "--data", "."], "expected one folder of images"),
+    (2, ["--variant", "mnist"], "--data"),
+]
+
+
+@pytest.mark.parametrize(("status", "arguments", "words"), WRONG, ids=lambda v: str(v)[-40:])
+def test_a_wrong_turn_is_answered_in_words(status, arguments, words, tmp_path, monkeypatch):
+    """In text and in JSON, with the right status, without a traceback, leaving nothing."""
+    monkeypatch.chdir(tmp_path)
+    result = finetune(*arguments)
+    assert result.exit_code == status, result.output
+    assert words in result.stderr
+    in_json = finetune(*arguments, "--json")
+    assert in_json.exit_code == status
+    assert words in last_json(in_json)["error"]
+    assert not list(tmp_path.iterdir())
