@@ -13,8 +13,9 @@ from onnx import helper
 
 from vit_export import onnxpack
 from vit_export.errors import ArtifactError
-from vit_export.onnxfile import MIN_EXTERNAL_BYTES, OnnxFile
+from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import ALIGNMENT, pack, stamp
+from vit_export.onnxproto import MIN_EXTERNAL_BYTES
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

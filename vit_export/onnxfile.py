@@ -1,8 +1,7 @@
-"""An .onnx file read and written as bytes: no onnx, no torch, no copy of the weights.
+"""An .onnx file read as bytes: no onnx, no torch, no copy of the weights.
 
-It serves what a device needs (manifest, signature, missing external data, outputs of inner
-blocks) and what the last stage of an export needs (weights inside the file or beside it,
-metadata stamped last). Field numbers are those of onnx.proto.
+It serves what a device needs: manifest, signature, missing external data, outputs of inner
+blocks.
 """
 
 from __future__ import annotations
@@ -17,57 +16,31 @@ from pathlib import Path
 
 from vit_export.errors import ArtifactError
 from vit_export.manifest import METADATA_KEY, Manifest, TensorSpec
-from vit_export.protobuf import (
-    Field,
-    WireError,
-    fields,
-    integer,
-    message,
-    packed_varints,
-    signed,
+from vit_export.onnxproto import (
+    GRAPH,
+    GRAPH_NAME,
+    INITIALIZER,
+    INPUT,
+    IR_VERSION,
+    METADATA,
+    NODE,
+    OPSET,
+    OUTPUT,
+    PRODUCER,
+    PRODUCER_VERSION,
+    Initializer,
+    Node,
+    graph_fields,
+    parse_initializer,
+    parse_node,
+    parse_value,
+    referring,
+    text,
+    without_data,
 )
+from vit_export.protobuf import WireError, fields, message
 
-# ModelProto
-_IR_VERSION, _PRODUCER, _PRODUCER_VERSION, GRAPH, _OPSET, METADATA = 1, 2, 3, 7, 8, 14
-# GraphProto
-_NODE, _GRAPH_NAME, INITIALIZER, _INPUT, OUTPUT = 1, 2, 5, 11, 12
-# TensorProto
-_DIMS, _DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
-_STORED_ELSEWHERE = 1
-
-DTYPES = {
-    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
-    **{8: "string", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
-    **{16: "bfloat16", 17: "float8e4m3fn", 19: "float8e5m2", 21: "uint4", 22: "int4"},
-}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator of the graph."""
-
-    op_type: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Initializer:
-    """One constant of the graph, and where its bytes lie.
-
-    Attributes:
-        location: File name relative to the .onnx file; empty when it is inside.
-        offset: Byte offset of the data in that file; -1 when it is not stored raw.
-        nbytes: Size of the data; -1 when it is not stored raw, or reaches to the file's end.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    location: str
-    offset: int
-    nbytes: int
+CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -187,7 +160,7 @@ class OnnxFile:
             body = []
             for part in graph_fields(buffer):
                 if part.number == INITIALIZER:
-                    body.append(_referring(buffer, part, self.path.name))
+                    body.append(referring(buffer, part, self.path.name))
                 else:
                     body.append(bytes(buffer[part.start : part.end]))
             return b"".join(model) + message(GRAPH, b"".join(body) + extra)
@@ -270,31 +243,20 @@ def _checkpoint_kind(buffer: memoryview) -> str:
     return ""
 
 
-def _text(buffer: memoryview, field: Field) -> str:
-    return str(buffer[field.value : field.end], "utf-8")
-
-
-def graph_fields(buffer: memoryview) -> Iterator[Field]:
-    """Fields of the GraphProto."""
-    for part in fields(buffer):
-        if part.number == GRAPH:
-            yield from fields(buffer, part.value, part.end)
-
-
 def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
     ir_version, producer, opsets, metadata = 0, [], {}, {}
     for f in fields(buffer):
-        if f.number == _IR_VERSION and not f.is_bytes:
+        if f.number == IR_VERSION and not f.is_bytes:
             ir_version = f.value
-        elif f.number in (_PRODUCER, _PRODUCER_VERSION):
-            producer.append(_text(buffer, f))
-        elif f.number == _OPSET:
+        elif f.number in (PRODUCER, PRODUCER_VERSION):
+            producer.append(text(buffer, f))
+        elif f.number == OPSET:
             entry = {p.number: p for p in fields(buffer, f.value, f.end)}
-            domain = _text(buffer, entry[1]) if 1 in entry else ""
+            domain = text(buffer, entry[1]) if 1 in entry else ""
             opsets[domain if domain != "ai.onnx" else ""] = entry[2].value if 2 in entry else 0
         elif f.number == METADATA:
             entry = {p.number: p for p in fields(buffer, f.value, f.end)}
-            key, value = (_text(buffer, entry[n]) if n in entry else "" for n in (1, 2))
+            key, value = (text(buffer, entry[n]) if n in entry else "" for n in (1, 2))
             metadata[key] = value
     graph_name = ""
     inputs: list[TensorSpec] = []
@@ -302,14 +264,14 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
     nodes: list[Node] = []
     initializers: list[Initializer] = []
     for f in graph_fields(buffer):
-        if f.number == _GRAPH_NAME:
-            graph_name = _text(buffer, f)
-        elif f.number == _NODE:
-            nodes.append(_parse_node(buffer, f))
+        if f.number == GRAPH_NAME:
+            graph_name = text(buffer, f)
+        elif f.number == NODE:
+            nodes.append(parse_node(buffer, f))
         elif f.number == INITIALIZER:
-            initializers.append(_parse_initializer(buffer, f))
-        elif f.number in (_INPUT, OUTPUT):
-            (inputs if f.number == _INPUT else outputs).append(_parse_value(buffer, f))
+            initializers.append(parse_initializer(buffer, f))
+        elif f.number in (INPUT, OUTPUT):
+            (inputs if f.number == INPUT else outputs).append(parse_value(buffer, f))
     if not ir_version or not opsets or not outputs:
         raise WireError("no IR version, operator set or graph output in it")
     constants = {tensor.name for tensor in initializers}
@@ -326,103 +288,3 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
         nodes=tuple(nodes),
         initializers=tuple(initializers),
     )
-
-
-def _parse_node(buffer: memoryview, node: Field) -> Node:
-    inputs: list[str] = []
-    outputs: list[str] = []
-    op_type = domain = ""
-    for f in fields(buffer, node.value, node.end):
-        if f.number == 1:
-            inputs.append(_text(buffer, f))
-        elif f.number == 2:
-            outputs.append(_text(buffer, f))
-        elif f.number == 4:
-            op_type = _text(buffer, f)
-        elif f.number == 7:
-            domain = _text(buffer, f)
-    return Node(op_type, domain, tuple(inputs), tuple(outputs))
-
-
-def _parse_initializer(buffer: memoryview, tensor: Field) -> Initializer:
-    name, dtype, shape, location, offset, nbytes = "", 0, [], "", -1, -1
-    for f in fields(buffer, tensor.value, tensor.end):
-        if f.number == _DIMS:
-            shape.extend(packed_varints(buffer, f))
-        elif f.number == _DATA_TYPE:
-            dtype = f.value
-        elif f.number == _TENSOR_NAME:
-            name = _text(buffer, f)
-        elif f.number == RAW_DATA:
-            offset, nbytes = f.value, f.end - f.value
-        elif f.number == _EXTERNAL:
-            entry = {p.number: _text(buffer, p) for p in fields(buffer, f.value, f.end)}
-            if entry.get(1) == "location":
-                location, offset = entry.get(2, ""), max(offset, 0)
-            elif entry.get(1) == "offset":
-                offset = int(entry[2])
-            elif entry.get(1) == "length":
-                nbytes = int(entry[2])
-    named = DTYPES.get(dtype, f"type {dtype}")
-    return Initializer(name, named, tuple(shape), location, offset, nbytes)
-
-
-def _parse_value(buffer: memoryview, value: Field) -> TensorSpec:
-    """ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
-    name, dtype, shape = "", 0, []
-    for f in fields(buffer, value.value, value.end):
-        if f.number == 1:
-            name = _text(buffer, f)
-        elif f.number == 2:
-            for kind in fields(buffer, f.value, f.end):
-                if kind.number != 1:
-                    continue
-                for part in fields(buffer, kind.value, kind.end):
-                    if part.number == 1:
-                        dtype = part.value
-                    elif part.number == 2:
-                        shape = [
-                            _parse_dimension(buffer, dim)
-                            for dim in fields(buffer, part.value, part.end)
-                            if dim.number == 1
-                        ]
-    return TensorSpec(name, DTYPES.get(dtype, f"type {dtype}"), tuple(shape))
-
-
-def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
-    for f in fields(buffer, dim.value, dim.end):
-        if f.number == 1:
-            size = signed(f.value)
-            return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
-        if f.number == 2:
-            return _text(buffer, f)
-    return "?"
-
-
-def external_entries(location: str, offset: int, nbytes: int) -> bytes:
-    """The fields of a TensorProto that say where its data lies."""
-    pairs = (("location", location), ("offset", str(offset)), ("length", str(nbytes)))
-    entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
-    return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)
-
-
-def without_data(buffer: memoryview, tensor: Field) -> bytes:
-    """A TensorProto's fields other than where its data is."""
-    return b"".join(
-        bytes(buffer[f.start : f.end])
-        for f in fields(buffer, tensor.value, tensor.end)
-        if f.number not in (RAW_DATA, _EXTERNAL, _LOCATION)
-    )
-
-
-CHUNK_BYTES = 1 << 24
-MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
-
-
-def _referring(buffer: memoryview, tensor: Field, file_name: str) -> bytes:
-    """A tensor whose raw data is referred to where it lies in the same file."""
-    for f in fields(buffer, tensor.value, tensor.end):
-        if f.number == RAW_DATA and f.end - f.value >= MIN_EXTERNAL_BYTES:
-            where = external_entries(file_name, f.value, f.end - f.value)
-            return message(INITIALIZER, without_data(buffer, tensor) + where)
-    return bytes(buffer[tensor.start : tensor.end])

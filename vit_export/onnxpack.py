@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vit_export.errors import ArtifactError
-from vit_export.onnxfile import (
+from vit_export.onnxfile import OnnxFile, mapped
+from vit_export.onnxproto import (
     GRAPH,
     INITIALIZER,
     METADATA,
@@ -19,10 +20,8 @@ from vit_export.onnxfile import (
     OUTPUT,
     RAW_DATA,
     Initializer,
-    OnnxFile,
     external_entries,
     graph_fields,
-    mapped,
     without_data,
 )
 from vit_export.protobuf import fields, header, message

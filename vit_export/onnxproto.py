@@ -1,0 +1,163 @@
+"""Messages of onnx.proto, as far as an .onnx file is read and written without onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vit_export.manifest import TensorSpec
+from vit_export.protobuf import Field, fields, integer, message, packed_varints, signed
+
+MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
+
+# ModelProto
+IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 14
+# GraphProto
+NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12
+# TensorProto
+_DIMS, _DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
+_STORED_ELSEWHERE = 1
+
+DTYPES = {
+    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
+    **{8: "string", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
+    **{16: "bfloat16", 17: "float8e4m3fn", 19: "float8e5m2", 21: "uint4", 22: "int4"},
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of the graph."""
+
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """One constant of the graph, and where its bytes lie.
+
+    Attributes:
+        location: File name relative to the .onnx file; empty when it is inside.
+        offset: Byte offset of the data in that file; -1 when it is not stored raw.
+        nbytes: Size of the data; -1 when it is not stored raw, or reaches to the file's end.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    location: str
+    offset: int
+    nbytes: int
+
+
+def text(buffer: memoryview, field: Field) -> str:
+    """A string field."""
+    return str(buffer[field.value : field.end], "utf-8")
+
+
+def graph_fields(buffer: memoryview) -> Iterator[Field]:
+    """Fields of the GraphProto."""
+    for part in fields(buffer):
+        if part.number == GRAPH:
+            yield from fields(buffer, part.value, part.end)
+
+
+def parse_node(buffer: memoryview, node: Field) -> Node:
+    """A NodeProto, attributes excepted."""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    op_type = domain = ""
+    for f in fields(buffer, node.value, node.end):
+        if f.number == 1:
+            inputs.append(text(buffer, f))
+        elif f.number == 2:
+            outputs.append(text(buffer, f))
+        elif f.number == 4:
+            op_type = text(buffer, f)
+        elif f.number == 7:
+            domain = text(buffer, f)
+    return Node(op_type, domain, tuple(inputs), tuple(outputs))
+
+
+def parse_initializer(buffer: memoryview, tensor: Field) -> Initializer:
+    """A TensorProto, data excepted."""
+    name, dtype, shape, location, offset, nbytes = "", 0, [], "", -1, -1
+    for f in fields(buffer, tensor.value, tensor.end):
+        if f.number == _DIMS:
+            shape.extend(packed_varints(buffer, f))
+        elif f.number == _DATA_TYPE:
+            dtype = f.value
+        elif f.number == _TENSOR_NAME:
+            name = text(buffer, f)
+        elif f.number == RAW_DATA:
+            offset, nbytes = f.value, f.end - f.value
+        elif f.number == _EXTERNAL:
+            entry = {p.number: text(buffer, p) for p in fields(buffer, f.value, f.end)}
+            if entry.get(1) == "location":
+                location, offset = entry.get(2, ""), max(offset, 0)
+            elif entry.get(1) == "offset":
+                offset = int(entry[2])
+            elif entry.get(1) == "length":
+                nbytes = int(entry[2])
+    named = DTYPES.get(dtype, f"type {dtype}")
+    return Initializer(name, named, tuple(shape), location, offset, nbytes)
+
+
+def parse_value(buffer: memoryview, value: Field) -> TensorSpec:
+    """ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
+    name, dtype, shape = "", 0, []
+    for f in fields(buffer, value.value, value.end):
+        if f.number == 1:
+            name = text(buffer, f)
+        elif f.number == 2:
+            for kind in fields(buffer, f.value, f.end):
+                if kind.number != 1:
+                    continue
+                for part in fields(buffer, kind.value, kind.end):
+                    if part.number == 1:
+                        dtype = part.value
+                    elif part.number == 2:
+                        shape = [
+                            _parse_dimension(buffer, dim)
+                            for dim in fields(buffer, part.value, part.end)
+                            if dim.number == 1
+                        ]
+    return TensorSpec(name, DTYPES.get(dtype, f"type {dtype}"), tuple(shape))
+
+
+def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
+    for f in fields(buffer, dim.value, dim.end):
+        if f.number == 1:
+            size = signed(f.value)
+            return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
+        if f.number == 2:
+            return text(buffer, f)
+    return "?"
+
+
+def external_entries(location: str, offset: int, nbytes: int) -> bytes:
+    """The fields of a TensorProto that say where its data lies."""
+    pairs = (("location", location), ("offset", str(offset)), ("length", str(nbytes)))
+    entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
+    return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)
+
+
+def without_data(buffer: memoryview, tensor: Field) -> bytes:
+    """A TensorProto's fields other than where its data is."""
+    return b"".join(
+        bytes(buffer[f.start : f.end])
+        for f in fields(buffer, tensor.value, tensor.end)
+        if f.number not in (RAW_DATA, _EXTERNAL, _LOCATION)
+    )
+
+
+def referring(buffer: memoryview, tensor: Field, file_name: str) -> bytes:
+    """A tensor whose raw data is referred to where it lies in the same file."""
+    for f in fields(buffer, tensor.value, tensor.end):
+        if f.number == RAW_DATA and f.end - f.value >= MIN_EXTERNAL_BYTES:
+            where = external_entries(file_name, f.value, f.end - f.value)
+            return message(INITIALIZER, without_data(buffer, tensor) + where)
+    return bytes(buffer[tensor.start : tensor.end])
