@@ -2,112 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import click
 
 from vit_export import __version__
-from vit_export.errors import UsageError, VitExportError, nearest
+from vit_export.console import Commands, emit, progress_bar
+from vit_export.errors import UsageError
 from vit_export.variants import CHOICES, IDENTITY, VARIANTS
-
-EXTRA_OF = {  # what to install when a backend is missing
-    **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
-    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors"), "export"),
-    "huggingface_hub": "hub",
-    "matplotlib": "bench",
-}
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
-
-
-class Commands(click.Group):
-    """A group that turns our errors into messages, and a mistyped command into a suggestion."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find a command, or offer the nearest ones."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in self.commands:
-            raise click.UsageError(f"no command {name!r}{nearest(name, self.commands)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def main(  # type: ignore[override]  # click's overloads tell standalone modes apart
-        self, args: Sequence[str] | None = None, **kwargs: Any
-    ) -> Any:
-        """Run a command; exit with 0, 1 (failed), 2 (wrong usage), or 128 + signal."""
-        kwargs.pop("standalone_mode", None)
-        argv = list(sys.argv[1:] if args is None else args)
-        as_json = "--json" in argv
-        try:
-            with _unwinding_on_sigterm():
-                status = super().main(argv, standalone_mode=False, **kwargs)
-        except VitExportError as error:
-            _fail(str(error), error.exit_code, as_json)
-        except click.ClickException as error:
-            if as_json:
-                _fail(error.format_message(), error.exit_code, as_json)
-            error.show()
-            sys.exit(error.exit_code)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").split(".")[0]
-            if package not in EXTRA_OF:
-                raise
-            wanted = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
-            _fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
-        except (KeyboardInterrupt, click.Abort) as error:
-            _fail(str(error) or "interrupted; nothing was left behind", INTERRUPTED, as_json)
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-@contextlib.contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """Let a termination unwind the stack, so that temporary files go."""
-
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _fail(message: str, status: int, as_json: bool) -> None:
-    click.echo(f"Error: {message}", err=True)
-    if as_json:
-        from vit_export.report import to_json
-
-        click.echo(to_json({"error": message}))
-    sys.exit(status)
-
-
-def _emit(as_json: bool, data: Any, text: str) -> None:
-    """Show text; with --json show it on standard error, and end with one JSON object."""
-    click.echo(text, err=as_json)
-    if as_json:
-        from vit_export.report import to_json
-
-        click.echo(to_json(data))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    from vit_export.report import TerminalProgress
-
-    progress = TerminalProgress()
-    try:
-        yield progress
-    finally:
-        progress.close()
-
 
 SEED = click.IntRange(0, 2**63 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
@@ -203,7 +106,7 @@ def onnx(as_json: bool, **options: Any) -> None:
         subject = import_module(options["module"], seed=options["seed"])
     elif not options["weights"]:
         _shout_random(options["seed"])
-    with _progress() as progress:
+    with progress_bar() as progress:
         result = export(
             subject,
             options["output"],
@@ -238,7 +141,7 @@ def onnx(as_json: bool, **options: Any) -> None:
         "report": result.report,
         "notes": result.notes,
     }
-    _emit(as_json, data, exported(result))
+    emit(as_json, data, exported(result))
 
 
 def _shout_random(seed: int) -> None:
@@ -291,7 +194,7 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
     from vit_export.pipeline import revalidate
     from vit_export.report import comparison
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         found = revalidate(
             artifact,
             golden=options["golden"],
@@ -304,7 +207,7 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
     data = {"artifact": artifact, "passed": found.passed, **vars(found)}
     if not found.passed:
         data["error"] = f"{artifact} does not compute what its torch model does"
-    _emit(as_json, data, comparison(found))
+    emit(as_json, data, comparison(found))
     if not found.passed:
         click.echo(f"Error: {data['error']}", err=True)
         sys.exit(1)
@@ -346,7 +249,7 @@ def predict(
     text = f"{predictions(found)}\nprovider: {classifier.provider}"
     for name, reason in getattr(classifier.runner, "rejected", {}).items():
         text += f"\nnot {name}: {reason}"
-    _emit(as_json, {"predictions": rows}, text)
+    emit(as_json, {"predictions": rows}, text)
 
 
 @main.command()
@@ -363,7 +266,7 @@ def inspect(path: str, as_json: bool) -> None:
 
         found = Golden.read(path)
         data = {"path": path, "samples": found.samples, "e32": found.e32}
-        _emit(as_json, data, report.golden(Path(path), found))
+        emit(as_json, data, report.golden(Path(path), found))
         return
     from vit_export.onnxfile import OnnxFile
 
@@ -382,7 +285,7 @@ def inspect(path: str, as_json: bool) -> None:
         "op_counts": file.op_counts,
         "manifest": file.manifest,
     }
-    _emit(as_json, data, report.described(file))
+    emit(as_json, data, report.described(file))
 
 
 @main.command()
@@ -437,7 +340,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     )
     output = Path(options["output"]) if options["output"] else start.default_output()
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             trained = train(
                 start,
                 Path(options["data"]),
@@ -456,7 +359,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     data = {"files": trained.result.files, "best": trained.result.best,
             "history": trained.result.history, "stopped_early": trained.result.stopped_early,
             "predictions": trained.predictions, "report": trained.report}  # fmt: skip
-    _emit(as_json, data, report.trained(trained))
+    emit(as_json, data, report.trained(trained))
 
 
 @main.command()
@@ -466,7 +369,7 @@ def variants(as_json: bool) -> None:
     from vit_export import report
 
     rows = [{**vars(c), "num_params": c.num_params} for c in VARIANTS.values()]
-    _emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))
+    emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))
 
 
 @main.command()
@@ -477,6 +380,6 @@ def doctor(strict: bool, as_json: bool) -> None:
     from vit_export.doctor import examine, render
 
     diagnosis = examine()
-    _emit(as_json, diagnosis.to_dict(), render(diagnosis))
+    emit(as_json, diagnosis.to_dict(), render(diagnosis))
     if strict and diagnosis.faults:
         sys.exit(1)

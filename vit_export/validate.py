@@ -6,20 +6,17 @@ numpy only, so that a device can re-run it from the golden file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vit_export.distance import Array, Measured, references
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.golden import BATCHES, MAX_RELATIVE_E32, Golden
 from vit_export.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
 from vit_export.runtime import Runner
 from vit_export.runtime.image import normalize
 from vit_export.runtime.tensors import fits
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,94 +59,6 @@ class Comparison:
             raise GateError(f"{self.hop.hop}: {self.hop.reason}")
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """What one tensor should be.
-
-    Attributes:
-        values: float64 (S, K).
-        indices: Elements of a flattened row that `values` keeps; `None` for all.
-        tolerance: Largest distance allowed.
-        e32: torch's own distance.
-    """
-
-    values: NDArray[np.float64]
-    indices: NDArray[np.int64] | None
-    tolerance: float
-    e32: float
-
-    def pick(self, output: Array) -> NDArray[np.float64]:
-        """The elements of an output (B, ...) that can be compared, float64 (B, K)."""
-        rows = output.reshape(len(output), -1)
-        if self.indices is not None:
-            if rows.shape[1] <= self.indices[-1]:
-                return np.full((len(rows), 0), np.nan)
-            rows = rows[:, self.indices]
-        return rows.astype(np.float64)
-
-
-def fp32_tolerance(e32: float, largest: float) -> float:
-    """No worse than what torch itself rounds: `max(4 * e32, 1e-6 * max|y64|)`."""
-    return max(4 * e32, 1e-6 * largest)
-
-
-def references(golden: Golden) -> dict[str, _Reference]:
-    """Everything that a golden file knows, by tensor name."""
-    known: dict[str, _Reference] = {}
-    if golden.blocks is not None:
-        for i, name in enumerate(golden.blocks.names):
-            values, e32 = golden.blocks.values[i], float(golden.blocks.e32[i])
-            tolerance = fp32_tolerance(e32, float(np.abs(values).max()))
-            known[name] = _Reference(values, golden.blocks.indices[i], tolerance, e32)
-    for name, output in golden.outputs.items():
-        e32 = golden.e32[name]
-        tolerance = fp32_tolerance(e32, float(np.abs(output).max(initial=0)))
-        known[name] = _Reference(output.reshape(len(output), -1), None, tolerance, e32)
-    return known
-
-
-@dataclass
-class _Measured:
-    """Running result of one output."""
-
-    reference: _Reference
-    by_batch: dict[int, float] = field(default_factory=dict)
-    cosine: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one seen
-    row_max_abs: float = 0.0
-
-    def add(self, batch: int, samples: Sequence[int], output: Array) -> str:
-        """Take in one run's output; return what is wrong with it beyond distance."""
-        if len(output) != len(samples):
-            return (
-                f"gives {len(output)} rows: the model fixes its batch size (--batch N exports that)"
-            )
-        found = self.reference.pick(output)
-        expected = self.reference.values[list(samples)]
-        if found.shape != expected.shape:
-            return f"has shape {output.shape}, which is not that of the torch model"
-        if not np.isfinite(output).all():
-            count = int((~np.isfinite(output)).sum())
-            self.by_batch[batch] = float("inf")
-            self.cosine[batch] = float("nan")
-            return f"holds {count} NaN or infinite values"
-        distance = float(np.abs(found - expected).max())
-        self.by_batch[batch] = max(self.by_batch.get(batch, 0.0), distance)
-        self.cosine[batch] = min(self.cosine.get(batch, 1.0), _cosine(found, expected))
-        for sample, row in zip(samples, found, strict=True):
-            first = self.rows.setdefault(sample, row)
-            self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
-        return ""
-
-
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Smallest cosine similarity between rows; two zero rows are alike."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = (a * b).sum(axis=1)
-    alike = np.where((norms == 0) & (np.abs(a - b).max(axis=1) == 0), 1.0, 0.0)
-    return float(np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), alike).min())
-
-
 def validate(
     runner: Runner,
     golden: Golden,
@@ -188,7 +97,7 @@ def validate(
 class _Measurements:
     """What was found at one image size."""
 
-    measured: dict[str, _Measured]
+    measured: dict[str, Measured]
     primary: str  # the output that the certificate's line is about
     failures: list[str]
     notes: list[str]
@@ -209,7 +118,7 @@ def _measure(
             f"{', '.join(golden.outputs)}); it belongs to another model"
         )
     declared = (manifest.inputs if manifest else runner.inputs)[0].shape[0]
-    measured = {name: _Measured(known[name]) for name in names}
+    measured = {name: Measured(known[name]) for name in names}
     failures = [
         f"{name}: promised by the manifest, but {what}"
         for name in sorted(promised - set(names) if manifest else ())
@@ -223,7 +132,7 @@ def _measure(
         if not runner.has_tensor(name):
             notes.append(f"{name}: not measured, the graph has no tensor of that name")
             continue
-        measured[name] = _Measured(known[name])
+        measured[name] = Measured(known[name])
         inner = {name: measured[name]}
         runner.release()  # one session at a time: each holds the weights
         plan = list(_largest_only(declared, golden.samples))
@@ -304,7 +213,7 @@ def _largest_only(declared: int | str, samples: int) -> Iterator[tuple[int, list
 def _run_all(
     runner: Runner,
     feeds: Mapping[str, Array],
-    measured: Mapping[str, _Measured],
+    measured: Mapping[str, Measured],
     plan: Sequence[tuple[int, list[int]]],
 ) -> list[str]:
     """Run every batch of the plan; return what went wrong beyond distance."""
@@ -321,7 +230,7 @@ def _run_all(
     return list(dict.fromkeys(failures))
 
 
-def _failures(measured: Mapping[str, _Measured]) -> Iterator[str]:
+def _failures(measured: Mapping[str, Measured]) -> Iterator[str]:
     for name, result in measured.items():
         reference = result.reference
         if not np.isfinite(reference.e32) or not np.isfinite(reference.values).all():
@@ -421,7 +330,7 @@ def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> 
     )
 
 
-def _top1_agreement(result: _Measured) -> float | None:
+def _top1_agreement(result: Measured) -> float | None:
     if not result.rows:
         return None
     agree = [row.argmax() == result.reference.values[s].argmax() for s, row in result.rows.items()]
