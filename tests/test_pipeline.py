@@ -17,7 +17,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vit_export.errors import ArtifactError, GateError, OutputError, SimplifyError, UsageError
+from vit_export.errors import (
+    ArtifactError,
+    ExportError,
+    GateError,
+    OutputError,
+    SimplifyError,
+    UsageError,
+)
 from vit_export.golden import Golden
 from vit_export.graph import simplify as simplify_stage
 from vit_export.model.checkpoint import save_checkpoint
@@ -237,6 +244,14 @@ class FixesItsBatch(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(x.mean((2, 3)).reshape(2, -1)[:, :3])
+
+
+def test_a_module_that_fixes_its_batch_exports_at_that_size(tmp_path):
+    """And at no other."""
+    result = export(FixesItsBatch(), tmp_path / "two.onnx", overrides={"img_size": 8}, batch=2)
+    assert result.comparison.hop.batches == (2,)
+    with pytest.raises((ExportError, GateError)):
+        export(FixesItsBatch(), tmp_path / "three.onnx", overrides={"img_size": 8}, batch=3)
 
 
 def test_a_failed_gate_leaves_an_existing_file_and_nothing_else(tmp_path):

@@ -218,6 +218,7 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
     module = module.eval()
     inputs = (_images(request.batch, like.in_chans, like.image_hw),)
     outputs = module_outputs(module, [example_input(spec) for spec in inputs])
+    outputs.fixed_batch = request.batch  # which may be the only one that it takes
     name = type(module).__name__
     return Subject(
         model=outputs,

@@ -131,11 +131,12 @@ def _run(
     mode: Any,
 ) -> tuple[Tensor, ...]:
     model.keep_tap = subsample
-    samples = len(inputs[0])
-    starts = range(0, samples, BATCH)
+    samples, size = len(inputs[0]), model.fixed_batch or min(BATCH, len(inputs[0]))
+    starts = range(0, samples, size)
+    rows = [torch.arange(start, start + size) % samples for start in starts]
     try:
         with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
-            parts = [model(*(x[start : start + BATCH] for x in inputs)) for start in starts]
+            parts = [model(*(x[row] for x in inputs)) for row in rows]
     except RuntimeError as error:
         raise ExportError(
             f"{type(model.module).__name__} fails in {what}, which the gate measures by: {error}; "
@@ -144,7 +145,7 @@ def _run(
         ) from error
     finally:
         model.keep_tap = whole
-    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    return tuple(torch.cat(pieces)[:samples] for pieces in zip(*parts, strict=True))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Outputs(nn.Module):
 
     Attributes:
         keep_tap: What to keep of a tapped result; all of it by default.
+        fixed_batch: The only batch size that the module takes; `None` where it takes any.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Outputs(nn.Module):
         self.names = tuple(names)
         self.taps = tuple(taps)
         self.keep_tap: Callable[[Tensor], Tensor] = whole
+        self.fixed_batch: int | None = None
         self._read = read
         self._call = call  # a module here would be registered a second time
         self.train(module.training)
