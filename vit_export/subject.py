@@ -16,6 +16,7 @@ from torch import nn
 
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
+from vit_export.labels import check_labels
 from vit_export.manifest import Preprocess, TensorSpec, Weights
 from vit_export.model.any_size import AnySizeVisionTransformer
 from vit_export.model.checkpoint import LoadReport, load_checkpoint
@@ -146,6 +147,7 @@ def _ours(request: Request) -> Subject:
     config = model.config
     if config.num_classes == 0 and "logits" in request.outputs and len(request.outputs) > 1:
         raise UsageError("--outputs names logits, but a model without classes has none")
+    check_labels(labels, config.num_classes)
     model.set_attention(request.attention)
     image_hw: tuple[int | str, int | str] = config.image_hw
     other_sizes: tuple[tuple[int, int], ...] = ()
