@@ -148,7 +148,7 @@ def test_the_number_of_heads_of_a_variant_is_reported(tmp_path: Path) -> None:
     path = plain(model.state_dict(), tmp_path / "digits.safetensors")
     found = load_checkpoint(path)
     assert found.config == get_variant("mnist")
-    assert found.report.assumed["num_heads"] == "6, from variant vit_mnist_28"
+    assert found.report.assumed["num_heads"] == "3, from variant vit_mnist_28"
     assert "vit_mnist_28" in found.report.assumed["preprocess"]
 
 
