@@ -163,6 +163,7 @@ def test_weights_beside_the_file_on_request(make_model, tmp_path):
         load(result.path)
 
 
+@pytest.mark.slow
 def test_the_users_pictures_are_measured_too(make_model, tmp_path, photographs):
     """They join the golden file after the synthetic ones."""
     folder = tmp_path / "pictures"
@@ -333,6 +334,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(make_model, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_nothing(number, status, tmp_path):
     """Whether by Ctrl-C or by a supervisor."""
@@ -357,6 +359,7 @@ def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     assert revalidate(alone, golden=tiny_export.golden).passed
 
 
+@pytest.mark.slow
 def test_the_truth_is_computed_again_from_the_checkpoint(make_model, tmp_path):
     """Whatever the export changed: preparation, activation, size, head; another one fails."""
     weights = tmp_path / "weights.safetensors"
@@ -377,6 +380,7 @@ def test_the_truth_is_computed_again_from_the_checkpoint(make_model, tmp_path):
     assert not revalidate(tmp_path / "0.onnx", weights=other, provider="cpu").passed
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_export_do_not_stay_behind(make_model, tmp_path):
     """A file that nothing refers to any more would be taken for the weights."""
     path = tmp_path / "model.onnx"

@@ -139,6 +139,7 @@ export_module(vit_outputs(create_model(config)), Path(sys.argv[1]), [spec])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
     """This one and a fresh one, with other seeds of hashes, in another folder."""
     files = [tmp_path / name / "m.onnx" for name in ("child", "here")]

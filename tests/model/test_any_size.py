@@ -77,6 +77,7 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     assert f"{golden.others[0].size} px" in comparison.hop.reason
 
 
+@pytest.mark.slow
 def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_path):
     """The convolution would cut the rest off without a word."""
     vit = load(export(make_model(), tmp_path / "any.onnx", dynamic_size=True).path)
@@ -85,6 +86,7 @@ def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_pa
         vit.run(np.zeros((1, 3, 41, 24), np.float32))
 
 
+@pytest.mark.slow
 def test_the_positions_in_the_file_are_those_of_the_trained_grid(make_model, tmp_path):
     """They are resampled in the graph, not at the export."""
     model = make_model()

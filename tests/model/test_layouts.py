@@ -264,6 +264,7 @@ def test_a_hugging_face_folder_computes_the_same(
     assert compare(found.model, original, lambda output: output.logits) < EXACT
 
 
+@pytest.mark.slow
 @EACH_SQUARE
 @pytest.mark.parametrize("name", HF_CLASSIFIERS)
 def test_the_names_that_transformers_5_has_in_memory_are_known_too(
@@ -554,6 +555,7 @@ def originals(size: Size) -> dict[str, dict[str, Tensor]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit_export"])
 def test_every_tensor_of_a_file_matters(layout: str, tmp_path: Path) -> None:
     """Take out each tensor in turn: never does a model load without it."""
@@ -566,6 +568,7 @@ def test_every_tensor_of_a_file_matters(layout: str, tmp_path: Path) -> None:
             load_checkpoint(path, overrides=settings, layout=layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit_export"])
 def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) -> None:
     """Change each tensor in turn: the logits change too."""
