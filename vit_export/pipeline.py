@@ -205,8 +205,9 @@ def _notes(attention: str, dynamic_size: bool) -> tuple[str, ...]:
     notes = []
     if attention == "op":
         notes.append(
-            "the Attention node needs a runtime that knows opset 23: TensorRT from 10.14 on, ONNX "
-            "Runtime's CUDA provider from 1.27 on; --attention decomposed runs everywhere"
+            "the Attention node needs a runtime that knows opset 23: TensorRT from 10.14 on and, "
+            "unmeasured, ONNX Runtime's CUDA provider from 1.27 on; --attention decomposed runs "
+            "everywhere"
         )
     if dynamic_size:
         notes.append(
