@@ -146,6 +146,38 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A layer that stayed in a wider precision than the artifact's, and why."""
+
+    layer: str  # e.g. "blocks.3.mlp.fc2"
+    precision: str  # e.g. "fp32"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """How an artifact was made narrower than fp32.
+
+    Attributes:
+        recipe: `"mixed"` or `"all"` (fp16, bf16), `"dynamic"` or `"static"` (int8).
+        source_sha256: `graph_sha256` of the fp32 artifact.
+        planned: Number of nodes with weights that the recipe narrows.
+        narrowed: Number of them that are narrow in the file: `planned`, less those kept.
+        kept: Layers that stayed wider.
+        calibration: Where the ranges of activations came from; empty where none were needed.
+        notes: What became of the weights: how many overflow, how many flush to zero.
+    """
+
+    recipe: str
+    source_sha256: str = ""
+    planned: int
+    narrowed: int
+    kept: tuple[Kept, ...] = ()
+    calibration: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything an artifact says about itself; see the module's docstring.
 
@@ -153,6 +185,7 @@ class Manifest:
         variant: Full variant name, or the module's own name.
         config: Fields of the `ViTConfig`; empty for a module that is not ours.
         blocks: Names of the tensors that leave each encoder block.
+        conversion: How it was made from an fp32 artifact; `None` where it is one.
         graph_sha256: Hash of the artifact without its metadata.
         certificate: One entry per hop.
     """
@@ -168,6 +201,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     graph_sha256: str = ""
     blocks: tuple[str, ...] = ()
+    conversion: Conversion | None = None
     toolchain: Mapping[str, str] = field(default_factory=dict)
     certificate: tuple[Hop, ...] = ()
     schema_version: int = SCHEMA_VERSION
@@ -224,6 +258,8 @@ class Manifest:
             values[name] = tuple(TensorSpec(**_tuples(spec)) for spec in data[name])
         if data.get("preprocess") is not None:
             values["preprocess"] = _preprocess(data["preprocess"])
+        if data.get("conversion") is not None:
+            values["conversion"] = _conversion(data["conversion"])
         for name in ("labels", "blocks"):
             values[name] = _tuple_of(str, name, list(data.get(name, ())))
         values["certificate"] = tuple(_hop(hop) for hop in data.get("certificate", ()))
@@ -271,6 +307,12 @@ def _tuple_of(kind: type | tuple[type, ...], name: str, values: Any) -> tuple[An
     if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
         raise TypeError(f"{name} is {values!r}: a value of the wrong type")
     return tuple(values)
+
+
+def _conversion(data: Mapping[str, Any]) -> Conversion:
+    values = _tuples(data)
+    values["kept"] = tuple(Kept(**row) for row in data.get("kept", ()))
+    return Conversion(**values)
 
 
 def _hop(data: Mapping[str, Any]) -> Hop:

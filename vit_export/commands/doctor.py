@@ -1,0 +1,23 @@
+"""`vit-export doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from vit_export.commands.options import json_option
+from vit_export.console import emit
+
+
+@click.command()
+@click.option("--strict", is_flag=True, help="Exit with 1 when something is broken.")
+@json_option
+def doctor(strict: bool, as_json: bool) -> None:
+    """Say what this machine can run, and what mends each fault."""
+    from vit_export.doctor import examine, render
+
+    diagnosis = examine()
+    emit(as_json, diagnosis.to_dict(), render(diagnosis))
+    if strict and diagnosis.faults:
+        sys.exit(1)

@@ -1,0 +1,123 @@
+"""`vit-export onnx`: a variant, a checkpoint or anybody's module to ONNX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vit_export.commands.options import (
+    SEED,
+    json_option,
+    labels_of,
+    labels_option,
+    layout_option,
+    overrides,
+    preprocess_given,
+    preprocess_options,
+)
+from vit_export.console import emit, progress_bar
+from vit_export.errors import UsageError
+
+
+@click.command()
+@click.option("--variant", metavar="NAME", help="e.g. b16; `vit-export variants` lists them.")
+@click.option("--weights", metavar="FILE", help="Checkpoint: a file, a folder, hub, hf:owner/name.")
+@layout_option
+@click.option("--reset-head", is_flag=True, help="A new, zero head for another --num-classes.")
+@click.option("--module", metavar="PKG:FACTORY", help="Export any nn.Module instead.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
+@click.option("--num-classes", type=int, help="0 exports features.")
+@click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
+@labels_option
+@preprocess_options
+@click.option("--batch", default="dynamic", show_default=True, metavar="dynamic|N")
+@click.option("--dynamic-size", is_flag=True, help="Any height and width, multiples of the patch.")
+@click.option("--opset", type=int, help="20 by default, 23 with --attention op.")
+@click.option("--attention", type=click.Choice(["decomposed", "op"]), default="decomposed")
+@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option("--outputs", default="logits", show_default=True, help="logits,features,tokens")
+@click.option("--images", metavar="DIR", help="Measure on these pictures as well.")
+@click.option("--no-simplify", is_flag=True, help="Leave the graph as torch exports it.")
+@click.option("--external-data", is_flag=True, help="Weights beside the file; above 2 GiB always.")
+@click.option("-o", "--output", metavar="PATH", help="By default ./<variant>.onnx")
+@json_option
+def onnx(as_json: bool, **options: Any) -> None:
+    """Variant or checkpoint to a validated, simplified ONNX file."""
+    from vit_export.pipeline import export
+
+    if options["module"] and (options["variant"] or options["weights"]):
+        raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+    subject: Any = options["variant"]
+    if options["variant"] is not None:
+        from vit_export.variants import get_variant
+
+        get_variant(options["variant"])  # a typo is answered before anything heavy is loaded
+    if options["module"]:
+        from vit_export.subject import import_module
+
+        subject = import_module(options["module"], seed=options["seed"])
+    elif not options["weights"]:
+        _shout_random(options["seed"])
+    with progress_bar() as progress:
+        result = export(
+            subject,
+            options["output"],
+            weights=options["weights"],
+            layout=options["layout"],
+            reset_head=options["reset_head"],
+            seed=options["seed"],
+            overrides=overrides(options, "num_classes", "img_size"),
+            batch=_batch(options["batch"]),
+            dynamic_size=options["dynamic_size"],
+            opset=options["opset"],
+            attention=options["attention"],
+            outputs=_names(options["outputs"]),
+            labels=labels_of(options["labels"]),
+            preprocess=preprocess_given(options),
+            images=options["images"],
+            simplify=not options["no_simplify"],
+            external_data=options["external_data"],
+            progress=progress,
+        )
+    from vit_export.report import exported
+
+    data = {
+        "path": result.path,
+        "golden": result.golden,
+        "files": result.files,
+        "size_bytes": result.size_bytes,
+        "seconds": result.seconds,
+        "nodes": result.nodes,
+        "passed": result.comparison.passed,
+        "manifest": result.manifest,
+        "report": result.report,
+        "notes": result.notes,
+    }
+    emit(as_json, data, exported(result))
+
+
+def _shout_random(seed: int) -> None:
+    click.secho(
+        f"WARNING: the weights are RANDOM (seed {seed}): what this model predicts means nothing. "
+        "Give trained ones with --weights FILE.",
+        fg="yellow",
+        bold=True,
+        err=True,
+    )
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch {text}: expected 'dynamic' or a number of images")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError("--outputs: expected at least one of logits, features, tokens")
+    return names

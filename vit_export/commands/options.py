@@ -1,0 +1,82 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vit_export.errors import UsageError
+from vit_export.variants import CHOICES, IDENTITY
+
+SEED = click.IntRange(0, 2**63 - 1)
+json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
+provider_option = click.option(
+    "--provider", default="auto", show_default=True, help="cpu, cuda, tensorrt, or auto."
+)
+labels_option = click.option("--labels", metavar="FILE", help="Class names: lines, or JSON.")
+layout_option = click.option("--layout", help="How the checkpoint names its tensors.")
+
+
+def preprocess_options(command: Any) -> Any:
+    """Options that say how images are prepared."""
+    for option in (
+        click.option("--interpolation", type=click.Choice(CHOICES["interpolation"])),
+        click.option("--crop-pct", type=float, help="Crop size / resized short side."),
+        click.option("--std", metavar="R,G,B", help="Of pixels in [0, 1]."),
+        click.option("--mean", metavar="R,G,B", help="Of pixels in [0, 1]."),
+    ):
+        command = option(command)
+    return command
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
+        if name in settings:
+            raise UsageError(f"--set {name} is given twice")
+        if name in IDENTITY:
+            raise UsageError(f"--set {name}: says which variant it is, and cannot be set")
+        settings[name] = value
+    return settings
+
+
+def overrides(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Config fields from --set, and from options of their own."""
+    settings = _settings(options["sets"])
+    own = given(**{name: options[name] for name in names})
+    for name in own.keys() & settings.keys():
+        raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+    return settings | own
+
+
+def labels_of(path: str | None) -> tuple[str, ...]:
+    """Class names of a file; none where no file was given."""
+    if path is None:
+        return ()
+    from vit_export.labels import read_labels
+
+    return read_labels(path)
+
+
+def preprocess_given(options: dict[str, Any]) -> dict[str, Any]:
+    """What `preprocess_options` were given."""
+    return given(**{k: options[k] for k in ("mean", "std", "crop_pct", "interpolation")})
+
+
+def foreign_preprocess(artifact: str, options: dict[str, Any]) -> Any:
+    """The image preparation given on the command line; `None` to take the file's own."""
+    changes = preprocess_given(options)
+    if not changes:
+        return None
+    from vit_export.runtime.foreign import given_preprocess
+
+    return given_preprocess(artifact, changes)

@@ -1,0 +1,19 @@
+"""`vit-export variants`: the architectures known by name."""
+
+from __future__ import annotations
+
+import click
+
+from vit_export.commands.options import json_option
+from vit_export.console import emit
+from vit_export.variants import VARIANTS
+
+
+@click.command()
+@json_option
+def variants(as_json: bool) -> None:
+    """List the architectures known by name."""
+    from vit_export import report
+
+    rows = [{**vars(c), "num_params": c.num_params} for c in VARIANTS.values()]
+    emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))

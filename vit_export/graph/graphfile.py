@@ -1,0 +1,41 @@
+"""An .onnx file opened as a graph, its weights left on disk.
+
+Weights of any size, inside the file or beside it, are mapped where they lie and read one at a
+time; so a graph is changed with little more memory than its largest weight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from vit_export.errors import ArtifactError
+from vit_export.onnxfile import OnnxFile
+
+
+def open_graph(path: Path) -> ir.Model:
+    """Open an .onnx file; its large weights are `ir.ExternalTensor`s that are read when asked for.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or lacks its weights.
+    """
+    file = OnnxFile.read(path)
+    file.check_external_data()
+    model = ir.serde.deserialize_model(onnx.load_model_from_string(file.expose(())))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+               for a in node.attributes.values()):  # fmt: skip
+            raise ArtifactError(
+                f"{path}: has control flow ({node.op_type} {node.name!r}), whose branches cannot "
+                "be converted; export the model without it"
+            )
+    return model
+
+
+def save_graph(model: ir.Model, path: Path) -> OnnxFile:
+    """Write a graph to a new file, its weights to `path` + `.data`; `onnxpack.pack` joins them."""
+    ir.save(model, path, external_data=path.name + ".data")
+    return OnnxFile.read(path)

@@ -1,0 +1,88 @@
+"""What a gate measured, and what an export made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vit_export.manifest import Hop
+from vit_export.report.tables import cell, pairs, percent, size, table
+from vit_export.validate import Comparison
+
+if TYPE_CHECKING:
+    from vit_export.model.checkpoint import LoadReport
+    from vit_export.pipeline import ExportResult
+
+
+VERDICT = {True: "passed", False: "FAILED", None: "not measured"}
+
+
+def certificate(hops: Sequence[Hop]) -> str:
+    """Every measurement of every hop, as a table, and what could not be measured."""
+    rows = [
+        (hop.hop, m.output, m.batch, m.max_abs, m.tolerance, f"{m.cosine:.9f}", verdict(m.passed))
+        for hop in hops
+        for m in hop.measurements
+    ]
+    headers = ("hop", "output", "batch", "max_abs", "tolerance", "cosine", "")
+    lines = [table(headers, rows)]
+    for hop in hops:
+        lines += [f"{hop.hop}: {note}" for note in hop.notes]
+    return "\n".join(lines)
+
+
+def verdict(passed: bool) -> str:
+    """What stands behind a measurement: nothing when it passed."""
+    return "" if passed else "FAILED"
+
+
+def comparison(found: Comparison) -> str:
+    """A gate's result: the table, the verdict, and where it diverges."""
+    hop = found.hop
+    lines = [certificate([hop])]
+    if found.blocks:
+        headers = ("tensor", "max_abs", "tolerance", "")
+        rows = [(b.name, b.max_abs, b.tolerance, "diverges" if b.diverges else "")
+                for b in found.blocks]  # fmt: skip
+        lines.append(table(headers, rows))
+    lines.append(
+        f"{VERDICT[hop.passed]} on {hop.provider}: {hop.samples} samples, batches "
+        f"{', '.join(map(str, hop.batches))}, rows differ by {cell(hop.row_max_abs)}, "
+        f"top-1 agrees on {percent(hop.top1_agreement)}"
+    )
+    if hop.reason:
+        lines += [f"  - {reason}" for reason in hop.reason.split("; ")]
+    return "\n".join(lines)
+
+
+def loaded(report: LoadReport) -> str:
+    """What became of every tensor of a checkpoint, and where the config came from."""
+    rows = [
+        ("weights", f"{report.source}: {report.layout} layout, sha256 {report.sha256[:12]}"),
+        ("used", f"{len(report.used)} tensors"),
+        *(("resampled", name) for name in report.resampled),
+        *(("zero", f"{name} (asked for)") for name in report.reinitialised),
+        *(("unused", name) for name in report.unused),
+        ("seen", ", ".join(f"{name} {value}" for name, value in report.inferred.items())),
+        *(("assumed", f"{name}: {origin}") for name, origin in report.assumed.items()),
+    ]
+    return pairs(rows)
+
+
+def exported(result: ExportResult) -> str:
+    """What an export made, and what to do next."""
+    hop, name = result.comparison.hop, result.path
+    lines = [
+        *([loaded(result.report), ""] if result.report is not None else []),
+        certificate([c.hop for c in result.comparisons]),
+        "",
+        f"{name}  {size(result.size_bytes)}  {result.seconds:.1f} s  "
+        f"max|y - y64| {cell(hop.max_abs)} (allowed {cell(hop.tolerance)}, torch float32 "
+        f"{cell(hop.baseline_max_abs)})  {result.nodes[0]} -> {result.nodes[1]} nodes",
+    ]
+    following = [f"validate {name}    (anywhere: needs numpy and onnxruntime only)"]
+    if any(s.name == "logits" and len(s.shape) == 2 for s in result.manifest.outputs):
+        following.insert(0, f"predict {name} PHOTO.jpg")
+    lines += [f"note: {note}" for note in result.notes]
+    lines += [f"{'next:' if i == 0 else '     '} vit-export {c}" for i, c in enumerate(following)]
+    return "\n".join(lines)
