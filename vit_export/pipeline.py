@@ -23,9 +23,9 @@ from vit_export.labels import check_labels
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.progress import Progress, silent
-from vit_export.staging import publish, refuse_impossible, staging
+from vit_export.publication import pack_artifact, publish_artifact, refuse_bad_name
+from vit_export.staging import staging
 from vit_export.validate import Comparison, validate
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def export(
     )
     opset = _opset(opset, attention)
     if output is not None:
-        _refuse_bad_name(Path(output))
+        refuse_bad_name(Path(output))
     progress("load the model")
     prepared = prepare(request)
     report = prepared.report
@@ -170,7 +170,13 @@ def export(
         final = raw
         if simplify:
             final = _simplified(raw, stage, progress)
-        packed = _pack(final, stage / path.name, manifest, external_data)
+        packed = pack_artifact(
+            final,
+            stage / path.name,
+            manifest,
+            outputs=[spec.name for spec in manifest.outputs],
+            external_data=external_data,
+        )
         if simplify:
             hops.append(_gate(packed.path, golden, manifest, "onnx -> simplified", progress))
             _raise_for_simplifier(hops[-1])
@@ -179,13 +185,7 @@ def export(
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(hop.hop for hop in hops),
         )
-        stamp(packed.path, manifest.metadata())
-        made = [*packed.external_files, golden_file, packed.path]
-        stale = set(_weights_beside(path)) - {path.parent / file.name for file in made}
-        publish(made, path.parent)
-        for file in stale:
-            file.unlink(missing_ok=True)
-    files = tuple(path.parent / file.name for file in made)
+        files = publish_artifact(packed, [golden_file], manifest, path)
     return ExportResult(
         path=path,
         golden=golden_path(path),
@@ -218,16 +218,6 @@ def _notes(attention: str, dynamic_size: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _weights_beside(path: Path) -> tuple[Path, ...]:
-    """External data of an earlier export under this name, which a new one makes useless."""
-    try:
-        file = OnnxFile.read(path)
-    except ArtifactError:
-        return ()
-    own = path.with_name(path.name + ".data")
-    return tuple(f for f in file.external_files if f == own) if file.manifest else ()
-
-
 def _opset(opset: int | None, attention: str) -> int:
     from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET
 
@@ -239,12 +229,6 @@ def _opset(opset: int | None, attention: str) -> int:
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
-
-
-def _refuse_bad_name(path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise UsageError(f"the output {path} must end in .onnx")
-    refuse_impossible(path)
 
 
 def _record(subject: Subject, images: Any, progress: Progress) -> Golden:
@@ -300,18 +284,6 @@ def _simplified(raw: OnnxFile, stage: Path, progress: Progress) -> OnnxFile:
 
     progress("simplify")
     return OnnxFile.read(simplify(raw.path, stage / "simplified.onnx").path)
-
-
-def _pack(source: OnnxFile, path: Path, manifest: Manifest, external_data: bool) -> OnnxFile:
-    beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
-    pack(
-        source,
-        path,
-        metadata=manifest.metadata(),
-        outputs=[spec.name for spec in manifest.outputs],
-        external_name=path.name + ".data" if beside else "",
-    )
-    return OnnxFile.read(path)
 
 
 def _gate(
