@@ -43,9 +43,7 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
     found = plan(source, keep)
     _Dynamic(found).apply()
     save_graph(found.model, destination)
-    return Conversion(
-        recipe="dynamic", planned=len(found.planned), narrowed=len(found.narrowed)
-    )
+    return Conversion(recipe="dynamic", planned=len(found.planned), narrowed=len(found.narrowed))
 
 
 def quantised_nodes(file: OnnxFile) -> int:
@@ -87,9 +85,7 @@ class _Dynamic:
         weight, weight_scale = self.weights.of(node, as_columns=True)
         quantised, scale, zero_point = self._quantised(x, node)
         product = self._before(node, "MatMulInteger", [quantised, weight, zero_point], layer)
-        product_f = self._before(
-            node, "Cast", [product], layer, {"to": ir.DataType.FLOAT.value}
-        )
+        product_f = self._before(node, "Cast", [product], layer, {"to": ir.DataType.FLOAT.value})
         both_scales = self._before(node, "Mul", [scale, weight_scale], layer)
         new = self._before(node, "Mul", [product_f, both_scales], layer)
         if len(node.inputs) > 2 and node.inputs[2] is not None:

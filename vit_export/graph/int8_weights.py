@@ -15,6 +15,8 @@ channel is therefore the smallest with which its weights fit [-127, 127] and its
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +44,7 @@ def channel_scales(weight: Float32) -> Float32:
         raise ValueError("a weight is not finite")
     reach = np.abs(weight).max(axis=0, initial=0) / np.float32(LARGEST)
     pairs = np.abs(_pair_sums(weight)).max(axis=0, initial=0) / np.float32(LARGEST_PAIR)
-    scales = np.maximum(reach, pairs).astype(np.float32)
+    scales: Float32 = np.maximum(reach, pairs).astype(np.float32)
     scales[scales < np.finfo(np.float32).tiny] = 1  # so small that they are zeros
     over = np.flatnonzero(~_fits(weight, scales))
     while over.size:
@@ -58,7 +60,8 @@ def to_int8(weight: Float32, scales: Float32) -> Int8:
         weight: float32 (K, N).
         scales: float32 (N,), as `channel_scales` gives them.
     """
-    return np.rint(weight / scales).astype(np.int8)
+    values: Int8 = np.rint(weight / scales).astype(np.int8)
+    return values
 
 
 def largest_pair(values: Int8) -> int:
@@ -74,7 +77,7 @@ def _fits(weight: Float32, scales: Float32) -> NDArray[np.bool_]:
     return np.asarray((reach <= LARGEST) & (pairs <= LARGEST_PAIR))
 
 
-def _pair_sums(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _pair_sums(values: NDArray[Any]) -> NDArray[Any]:
     """Sums of rows 2j and 2j + 1, (ceil(K / 2), N); the last row of an odd K stands alone."""
     sums = values[0::2].copy()
     sums[: len(values) // 2] += values[1::2]
