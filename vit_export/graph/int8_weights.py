@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 LARGEST = 127  # symmetric: -128 stays unused, as TensorRT wants it
 LARGEST_PAIR = 128
-_HAIR = np.float32(1 + 2**-10)  # a scale grows by this until rounding pushes no pair over
+_HAIR = np.float32(1 + 2**-18)
 
 Float32 = NDArray[np.float32]
 Int8 = NDArray[np.int8]
@@ -46,6 +46,7 @@ def channel_scales(weight: Float32) -> Float32:
     pairs = np.abs(_pair_sums(weight)).max(axis=0, initial=0) / np.float32(LARGEST_PAIR)
     scales: Float32 = np.maximum(reach, pairs).astype(np.float32)
     scales[scales < np.finfo(np.float32).tiny] = 1  # so small that they are zeros
+    # Halves rounded to even leave a pair of 128 at 128; but the division rounds before.
     over = np.flatnonzero(~_fits(weight, scales))
     while over.size:
         scales[over] *= _HAIR
