@@ -192,12 +192,15 @@ class Ranges:
         """
         path = Path(path)
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with path.open("rb") as stream:  # numpy leaves it open where it fails
+                file = np.load(stream, allow_pickle=False)
+                if isinstance(file, np.ndarray):
+                    raise ValueError("it holds one array")
                 arrays = {name: file[name] for name in file.files}
             return cls._from_arrays(arrays)
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file of ranges; calibrate again") from None
-        except (*_UNREADABLE, KeyError, AttributeError) as error:
+        except (*_UNREADABLE, KeyError) as error:
             raise ArtifactError(
                 f"{path}: not a file of ranges, or a damaged one ({error}); calibrate again"
             ) from error

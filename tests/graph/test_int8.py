@@ -181,7 +181,7 @@ def test_the_same_source_gives_the_same_bytes(tiny_export, tmp_path):
 def test_what_is_converted_already_is_refused(tiny_export, tmp_path):
     """Twice would be neither."""
     to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")
-    with pytest.raises(ArtifactError, match="int8.*convert the fp32 artifact"):
+    with pytest.raises(ArtifactError, match=r"int8.*convert the fp32 artifact"):
         to_int8_dynamic(tmp_path / "int8.onnx", tmp_path / "again.onnx")
 
 

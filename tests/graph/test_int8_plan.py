@@ -28,11 +28,11 @@ def test_every_planned_layer_reads_a_tensor_that_can_be_watched(tiny_export):
     ("fields", "settings", "count"),
     [
         ({}, {"simplify": False}, 13),
-        ({}, {"attention": "op"}, 13),
+        pytest.param({}, {"attention": "op"}, 13, marks=pytest.mark.slow),
         ({}, {"batch": 2}, 13),
-        ({}, {"dynamic_size": True}, 13),
+        pytest.param({}, {"dynamic_size": True}, 13, marks=pytest.mark.slow),
         ({"distilled": True}, {}, 14),
-        ({"representation_size": 24}, {}, 14),
+        pytest.param({"representation_size": 24}, {}, 14, marks=pytest.mark.slow),
     ],
     ids=["as exported", "Attention node", "fixed batch", "any size", "two heads", "pre_logits"],
 )

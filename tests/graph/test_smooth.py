@@ -127,5 +127,5 @@ def test_missing_or_foreign_statistics_are_refused(tiny_export, names, tmp_path)
         smooth(tiny_export.path, tmp_path / "s.onnx", {})
     with pytest.raises(ArtifactError, match="3 channels for a weight of 32 rows"):
         smooth(tiny_export.path, tmp_path / "s.onnx", {n: np.ones(3) for n in names})
-    with pytest.raises(UsageError, match="alpha is 1.5"):
+    with pytest.raises(UsageError, match=r"alpha is 1\.5"):
         smooth(tiny_export.path, tmp_path / "s.onnx", {}, alpha=1.5)
