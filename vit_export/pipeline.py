@@ -27,6 +27,7 @@ from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.progress import Progress, silent
 from vit_export.staging import publish, refuse_impossible, staging
 from vit_export.validate import Comparison, validate
+from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from vit_export.model.checkpoint import LoadReport
     from vit_export.subject import Subject
 
-NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
-    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
-    *("norm_eps", "act_layer"),
-)
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
 
