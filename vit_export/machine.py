@@ -13,6 +13,8 @@ from pathlib import Path
 from vit_export import __version__
 from vit_export.probe import in_child, probe_nvidia
 
+BUSY_SHARE = 0.5  # of the cores, in use by others: times are then theirs as well
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -36,6 +38,11 @@ class Machine:
     system: str
     gpus: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def busy(self) -> bool:
+        """Whether others took a good part of it when it was looked at."""
+        return self.load_average is not None and self.load_average > BUSY_SHARE * self.cores
 
 
 def this_machine(packages: Iterable[str]) -> Machine:

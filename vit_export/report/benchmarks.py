@@ -19,6 +19,11 @@ def benchmark(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str
     lines = [described(machine, threads), "", table(HEADERS, map(_cells, rows))]
     if any(row.speedup is not None for row in rows):
         lines.append(f"speedup: times as fast as {rows[0].name} on {rows[0].provider}, same batch")
+    if machine.busy:
+        lines.append(
+            f"note: {machine.load_average:.1f} processes were running on {machine.cores} cores "
+            "before this began: do not rely on these times"
+        )
     said: dict[str, None] = {}  # one candidate says the same at every batch size
     for row in rows:
         title = f"{row.name} on {row.provider}"

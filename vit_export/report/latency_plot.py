@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 from vit_export.benchmark import Row
@@ -106,6 +107,10 @@ def draw(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
 def _scale(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
     if xs and max(xs) >= LOG_FROM_RATIO * min(xs):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        axes.tick_params(which="minor", labelsize=FONT_SIZE - 1)
     else:
         axes.set_xlim(left=0, right=1.25 * max(xs, default=1))
     if ys and min(ys) > 0 and max(ys) >= LOG_FROM_RATIO * min(ys):
