@@ -96,6 +96,24 @@ def test_torch_has_the_same_weights_or_is_refused(seeded, tmp_path):
     assert "nothing shows that its weights are the same" in row.error
 
 
+def test_a_compiler_that_fails_is_a_row_with_a_reason(seeded, monkeypatch):
+    """No C++ compiler, no compiled torch; never eager torch unasked."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    _, row = measure(plan([seeded], providers=["cpu"], against=["torch-compile"]), **QUICK)
+    assert "no-such-compiler" in row.error
+    assert row.median_ms is None
+
+
+@pytest.mark.slow
+def test_compiled_torch_has_the_same_weights(seeded):
+    """Compiled once for each batch size."""
+    candidates = plan([seeded], providers=["cpu"], against=["torch-compile"])
+    rows = [row for row in measure(candidates, [1, 2], **QUICK) if row.name == "torch-compile"]
+    assert [(row.batch, row.error) for row in rows] == [(1, ""), (2, "")]
+    assert all(0 < row.max_abs <= row.tolerance for row in rows)
+
+
 def test_torch_asks_for_a_checkpoint_where_no_seed_gave_the_weights(tiny_export):
     """And says where the weights came from."""
     with pytest.raises(UsageError, match=r"given module.*--weights FILE"):

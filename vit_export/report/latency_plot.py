@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
@@ -28,7 +28,7 @@ from vit_export.report.plot_style import (
 # Where a label may stand, in points from its mark: near places first.
 PLACES = [
     (x * step, y * step)
-    for step in (7, 14, 24, 38, 56)
+    for step in (7, 14, 24, 38, 56, 80)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 ]
 MARK_RADIUS = 5  # points
@@ -133,7 +133,7 @@ def _label(axes: Axes, canvas: FigureCanvasAgg, shown: Sequence[Mark]) -> None:
         best: tuple[float, Annotation, Bbox] | None = None
         for place in PLACES:
             text = _annotate(axes, mark, place)
-            box = text.get_window_extent(renderer)
+            box = text_box(text, renderer)
             cost = sum(_overlap(box, other) for other in taken) + _outside(box, room)
             if best is None or cost < best[0]:
                 if best is not None:
@@ -145,6 +145,12 @@ def _label(axes: Axes, canvas: FigureCanvasAgg, shown: Sequence[Mark]) -> None:
                 break
         if best is not None:
             taken.append(best[2])
+
+
+def text_box(text: Annotation, renderer: RendererAgg) -> Bbox:
+    """Where the words stand, without the line that leads to the mark."""
+    text.update_positions(renderer)
+    return Text.get_window_extent(text, renderer)
 
 
 def _annotate(axes: Axes, mark: Mark, place: tuple[int, int]) -> Annotation:
