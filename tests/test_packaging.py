@@ -32,6 +32,7 @@ SIDES = {
     "": ["cpu", "export", "hub", "bench"],  # doors and the files beside them
     "model": ["export", "hub"],
     "graph": ["export", "cpu"],
+    "quantization": ["export", "cpu"],
     "runtime": ["cpu", "tensorrt", "tensorrt-rtx"],
     "engine": ["tensorrt", "tensorrt-rtx"],
     "deploy": ["cpu", "ray"],
@@ -194,7 +195,9 @@ def test_every_constraint_is_exact() -> None:
     assert len(names) == len(set(names))
     development = project()["dependency-groups"]["dev"]
     needed = {re.split(r"[>=\[]", line)[0] for line in development}
-    needed |= {name for extra in ("", "cpu", "export", "hub") for name in requirements(extra)}
+    needed |= {
+        name for extra in ("", "cpu", "export", "hub", "bench") for name in requirements(extra)
+    }
     assert needed - set(names) == set()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vit_export import __version__
+from vit_export.commands.bench import bench
 from vit_export.commands.doctor import doctor
 from vit_export.commands.finetune import finetune
 from vit_export.commands.inspect import inspect
@@ -22,5 +23,5 @@ def main() -> None:
     """Take a Vision Transformer out of torch, and measure every step."""
 
 
-for command in (onnx, quantize, validate, predict, inspect, finetune, variants, doctor):
+for command in (onnx, quantize, validate, bench, predict, inspect, finetune, variants, doctor):
     main.add_command(command)

@@ -9,6 +9,7 @@
     ├── ExportError             torch could not express the module as ONNX
     ├── SimplifyError           the simplifier failed
     ├── ArtifactError           an .onnx, .npz or manifest is damaged, incomplete or foreign
+    ├── BenchmarkError          a candidate of a benchmark crashed, or computes something else
     ├── GateError               an artifact computes something other than its torch model
     ├── ProviderError           what was asked to run the model is not what would run it
     ├── InputError              a tensor does not fit the model's input
@@ -63,6 +64,10 @@ class SimplifyError(VitExportError):
 
 class ArtifactError(VitExportError):
     """An artifact is damaged, incomplete, or lacks what vit-export writes into it."""
+
+
+class BenchmarkError(VitExportError):
+    """A candidate of a benchmark crashed, or does not compute what it is compared by."""
 
 
 class GateError(VitExportError):

@@ -14,11 +14,7 @@ from vit_export.progress import Progress, silent
 from vit_export.runtime import load
 from vit_export.trace import golden_feeds, trace
 from vit_export.validate import Comparison, criterion_for, validate
-
-NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
-    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
-    *("norm_eps", "act_layer"),
-)
+from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 
 def revalidate(

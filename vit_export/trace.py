@@ -17,6 +17,7 @@ from vit_export.golden import BATCHES, Golden
 from vit_export.manifest import Preprocess
 from vit_export.runtime import Runner
 from vit_export.runtime.image import normalize
+from vit_export.runtime.runnable import Runnable
 from vit_export.runtime.tensors import fits
 
 
@@ -45,7 +46,9 @@ class BlockError:
         return not self.accepted
 
 
-def golden_feeds(runner: Runner, golden: Golden, preprocess: Preprocess | None) -> dict[str, Array]:
+def golden_feeds(
+    runner: Runnable, golden: Golden, preprocess: Preprocess | None
+) -> dict[str, Array]:
     """The golden inputs as the graph takes them.
 
     Raises:

@@ -18,6 +18,10 @@ from vit_export.errors import ConfigError, UnknownVariantError, nearest
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
+    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
+    *("norm_eps", "act_layer"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,3 +120,16 @@ def test_the_other_commands_work_too(command):
     done = run(command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])
+
+
+def test_bench_measures_on_the_device(artifact):
+    """Time, memory and distance from golden; torch is missed in words where it is asked for."""
+    quick = ("--rounds", "2", "--min-time", "0.02", "--warmup", "0", "--json")
+    done = run("bench", artifact, "--batch", "1,2", *quick)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(row["median_ms"] > 0 and row["max_abs"] <= row["tolerance"] for row in rows)
+    done = run("bench", artifact, "--against", "torch", *quick)
+    assert done.returncode == 1
+    assert "torch" in json.loads(done.stdout.splitlines()[-1])["rows"][1]["error"]

@@ -1,0 +1,194 @@
+"""Candidates run in turns, each in its own process; what did not run says why."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from vit_export import benchmark
+from vit_export.benchmark import measure
+from vit_export.candidates import plan
+from vit_export.child import Child
+from vit_export.errors import UsageError
+from vit_export.golden import golden_path
+from vit_export.pipeline import export
+
+QUICK = {"rounds": 3, "min_time_s": 0.02, "warmup_s": 0.0}
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory) -> Path:
+    """An artifact whose weights came from a seed, which torch can therefore draw again."""
+    path = tmp_path_factory.mktemp("seeded") / "seeded.onnx"
+    export("mnist", path, overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, seed=3)
+    return path
+
+
+def copy_of(artifact: Path, folder: Path) -> Path:
+    """An artifact and its golden file, elsewhere."""
+    shutil.copy(artifact, folder)
+    shutil.copy(golden_path(artifact), folder)
+    return folder / artifact.name
+
+
+def test_a_row_holds_everything_that_is_asked_of_a_candidate(seeded):
+    """Latency, throughput, load, memory, size, distance; ratios to the first at its batch."""
+    rows = measure(plan([seeded], providers=["cpu", "auto"]), [3, 1], **QUICK)
+    assert [(row.batch, row.provider, row.error) for row in rows] == [
+        (1, "cpu", ""), (1, "cpu", ""), (3, "cpu", ""), (3, "cpu", ""),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.images_per_s == pytest.approx(1e3 * row.batch / row.median_ms)
+        assert row.iqr_ms >= 0
+        assert len(row.round_medians_ms) == 3
+        assert row.runs >= 3
+        assert 0 < row.load_s < 60
+        assert 2e7 < row.peak_rss_bytes < 3e8  # not this process's, which holds torch
+        assert row.file_bytes == seeded.stat().st_size
+        assert 0 < row.max_abs <= row.tolerance
+        assert row.precision == "fp32"
+        assert row.notes == ()
+    assert rows[0].speedup == rows[2].speedup == 1
+    assert rows[1].speedup == pytest.approx(rows[0].median_ms / rows[1].median_ms)
+    assert rows[3].speedup == pytest.approx(rows[2].median_ms / rows[3].median_ms)
+
+
+def test_rounds_alternate_between_the_candidates(seeded, monkeypatch):
+    """A B A B, so that a machine that changes changes all of them."""
+    asked: list[tuple[int, str]] = []
+    ask = Child.ask
+
+    def noted(child: Child, order: str, **arguments: object) -> dict:
+        asked.append((id(child), order))
+        return ask(child, order, **arguments)
+
+    monkeypatch.setattr(Child, "ask", noted)
+    measure(plan([seeded], providers=["cpu", "auto"]), **QUICK)
+    first, second = dict.fromkeys(child for child, _ in asked)
+    assert [child for child, order in asked if order == "time"] == 3 * [first, second]
+
+
+def test_torch_has_the_same_weights_or_is_refused(seeded, tmp_path):
+    """Drawn from the seed and compared with the golden file; an altered manifest is caught."""
+    found = plan([seeded], providers=["cpu"], against=["torch"])
+    _, row = measure(found, **QUICK)
+    assert (row.name, row.provider, row.error) == ("torch", "cpu", "")
+    assert 0 < row.max_abs <= row.tolerance
+    assert row.file_bytes is None
+    other = copy_of(seeded, tmp_path)
+    model = onnx.load(other)
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace("random (seed 3)", "random (seed 4)")
+    onnx.save(model, other)
+    artifact, row = measure(plan([other], providers=["cpu"], against=["torch"]), **QUICK)
+    assert artifact.error == ""
+    assert "its weights are not the artifact's" in row.error
+    assert row.median_ms is None
+    golden_path(other).unlink()
+    artifact, row = measure(plan([other], providers=["cpu"], against=["torch"]), **QUICK)
+    assert "there is no golden file" in artifact.notes[0]
+    assert artifact.max_abs is None
+    assert artifact.median_ms > 0
+    assert "nothing shows that its weights are the same" in row.error
+
+
+def test_a_compiler_that_fails_is_a_row_with_a_reason(seeded, monkeypatch):
+    """No C++ compiler, no compiled torch; never eager torch unasked."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    _, row = measure(plan([seeded], providers=["cpu"], against=["torch-compile"]), **QUICK)
+    assert "no-such-compiler" in row.error
+    assert row.median_ms is None
+
+
+@pytest.mark.slow
+def test_compiled_torch_has_the_same_weights(seeded):
+    """Compiled once for each batch size."""
+    candidates = plan([seeded], providers=["cpu"], against=["torch-compile"])
+    rows = [row for row in measure(candidates, [1, 2], **QUICK) if row.name == "torch-compile"]
+    assert [(row.batch, row.error) for row in rows] == [(1, ""), (2, "")]
+    assert all(0 < row.max_abs <= row.tolerance for row in rows)
+
+
+def test_torch_asks_for_a_checkpoint_where_no_seed_gave_the_weights(tiny_export):
+    """And says where the weights came from."""
+    with pytest.raises(UsageError, match=r"given module.*--weights FILE"):
+        measure(plan([tiny_export.path], against=["torch"]), **QUICK)
+
+
+def test_a_fixed_batch_is_a_reason_at_every_other_size(tmp_path):
+    """And none at its own."""
+    path = tmp_path / "fixed.onnx"
+    export("mnist", path, overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, batch=2)
+    rows = measure(plan([path], providers=["cpu"]), [1, 2, 4], **QUICK)
+    assert [row.batch for row in rows if row.error] == [1, 4]
+    assert "takes batches of 2 only" in rows[0].error
+    assert rows[1].median_ms > 0
+    assert rows[1].speedup == 1
+
+
+def test_a_provider_that_is_not_there_is_a_row_with_a_reason(seeded):
+    """Never the CPU unasked; the others run on."""
+    cuda, cpu = measure(plan([seeded], providers=["cuda", "cpu"]), **QUICK)
+    assert "pip" in cuda.error
+    assert (cuda.provider, cuda.median_ms) == ("cuda", None)
+    assert cpu.error == ""
+    assert cpu.speedup is None
+    with pytest.raises(UsageError, match="did you mean 'cuda'"):
+        measure(plan([seeded], providers=["cudda"]), **QUICK)
+
+
+def test_an_artifact_that_computes_something_else_is_said_to(seeded, tmp_path):
+    """A wrong weight is a note, NaN a refusal."""
+    for factor, place in ((1.01, "notes"), (float("nan"), "error")):
+        folder = tmp_path / place
+        folder.mkdir()
+        damaged = copy_of(seeded, folder)
+        model = onnx.load(damaged)
+        weight = next(t for t in model.graph.initializer if t.name == "blocks.0.mlp.fc1.weight")
+        values = (numpy_helper.to_array(weight) * factor).astype("float32")
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        onnx.save(model, damaged)
+        (row,) = measure(plan([damaged], providers=["cpu"]), **QUICK)
+        if place == "notes":
+            assert row.median_ms > 0
+            assert "outside its gate" in row.notes[0]
+        else:
+            assert row.median_ms is None
+            assert "NaN" in row.error
+
+
+def test_a_candidate_that_dies_leaves_the_others_running(seeded, monkeypatch):
+    """Its row says what ended it, at this batch size and all later ones."""
+    ask = Child.ask
+    victims: list[Child] = []
+
+    def murderous(child: Child, order: str, **arguments: object) -> dict:
+        victims.append(child)
+        if order == "time" and child is victims[0]:
+            child._process.kill()
+        return ask(child, order, **arguments)
+
+    monkeypatch.setattr(Child, "ask", murderous)
+    rows = measure(plan([seeded], providers=["cpu", "auto"]), [1, 2], **QUICK)
+    assert ["SIGKILL" in row.error for row in rows] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "plan_of_work", [{"batches": []}, {"batches": [0]}, {"rounds": 0}, {"min_time_s": -1.0},
+                     {"warmup_s": float("nan")}],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_kept_is_refused(seeded, plan_of_work):
+    """Before a child is started."""
+    with pytest.raises(UsageError, match="expected"):
+        measure(plan([seeded]), **plan_of_work)
+
+
+def test_the_spread_is_the_interquartile_range():
+    """Of all runs; one run has none."""
+    assert benchmark._iqr([1.0, 2.0, 3.0, 4.0, 100.0]) == 2.0
+    assert benchmark._iqr([1.0]) == 0.0

@@ -1,0 +1,53 @@
+"""What was asked for becomes candidates, or an error before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from vit_export.candidates import plan
+from vit_export.errors import ArtifactError, UsageError
+
+
+def test_artifacts_meet_every_provider_and_torch_comes_last(tiny_export):
+    """Torch runs where it can: it knows no tensorrt."""
+    found = plan([tiny_export.path], providers=["cpu", "tensorrt"], against=["torch"], threads=2)
+    assert [(c.name, c.provider) for c in found] == [
+        ("tiny.onnx", "cpu"), ("tiny.onnx", "tensorrt"), ("torch", "cpu"),
+    ]  # fmt: skip
+    assert [c.must_match for c in found] == [False, False, True]
+    assert all(c.order["threads"] == 2 for c in found)
+    assert found[0].file_bytes == tiny_export.path.stat().st_size
+
+
+def test_files_of_one_name_are_told_apart(tiny_export, tmp_path):
+    """By their paths."""
+    copy = tmp_path / tiny_export.path.name
+    shutil.copy(tiny_export.path, copy)
+    names = [candidate.name for candidate in plan([tiny_export.path, copy])]
+    assert names == [str(tiny_export.path), str(copy)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"against": ["torhc"]}, "did you mean 'torch'"),
+        ({"providers": ["cpu", "cpu"]}, "given twice"),
+        ({"against": ["torch", "torch"]}, "given twice"),
+        ({"weights": "w.safetensors"}, "add --against torch"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(tiny_export, changes, words):
+    """Before a second of measuring."""
+    with pytest.raises(UsageError, match=words):
+        plan([tiny_export.path], **changes)
+    with pytest.raises(UsageError, match="given twice"):
+        plan([tiny_export.path, tiny_export.path.parent / "." / tiny_export.path.name])
+
+
+@pytest.mark.parametrize("name", ["none.onnx", "none.engine"])
+def test_a_missing_file_is_named(tmp_path, name):
+    """Whatever it would have been."""
+    with pytest.raises(ArtifactError, match=rf"{name}.*no such file"):
+        plan([tmp_path / name])

@@ -1,0 +1,29 @@
+"""What a measured time depends on, named."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from vit_export.machine import this_machine
+
+
+def test_the_machine_is_named_with_the_versions_that_matter():
+    """A package that is not installed is left out."""
+    machine = this_machine(["numpy", "no-such-package"])
+    assert machine.versions["numpy"] == np.__version__
+    assert {"vit-export", "python"} < set(machine.versions)
+    assert "no-such-package" not in machine.versions
+    assert machine.processor
+    assert 1 <= machine.cores <= os.cpu_count()
+    assert machine.memory_bytes > 1e9
+
+
+def test_a_machine_that_others_use_is_busy():
+    """By its load when it was looked at."""
+    machine = dataclasses.replace(this_machine([]), cores=4)
+    assert not dataclasses.replace(machine, load_average=2.0).busy
+    assert dataclasses.replace(machine, load_average=2.1).busy
+    assert not dataclasses.replace(machine, load_average=None).busy

@@ -1,0 +1,110 @@
+"""What a child feeds, runs and counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_export.errors import ArtifactError
+from vit_export.golden import Golden, golden_path
+from vit_export.manifest import Manifest, TensorSpec
+from vit_export.runtime import load
+from vit_export.stopwatch import Stopwatch, peak_rss_bytes, random_feeds
+
+
+@dataclass
+class Recorded:
+    """A model that keeps what it is given."""
+
+    inputs: tuple[TensorSpec, ...]
+    manifest: Manifest | None = None
+    path: Path = Path("recorded.onnx")
+    provider: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def run(self, feeds):
+        """One class; nothing is computed."""
+        self.seen.append(feeds)
+        return {"logits": np.zeros((len(next(iter(feeds.values()))), 1), np.float32)}
+
+
+def test_inputs_have_the_dtype_and_shape_that_the_model_takes():
+    """float16 is given float16, bytes are given bytes."""
+    model = Recorded((TensorSpec("x", "float16", ("n", 3, 8, 4)), TensorSpec("m", "uint8", ("n",))))
+    feeds = random_feeds(model, 5)
+    assert {name: (x.dtype.name, x.shape) for name, x in feeds.items()} == {
+        "x": ("float16", (5, 3, 8, 4)), "m": ("uint8", (5,)),
+    }  # fmt: skip
+
+
+def test_a_size_that_nobody_says_is_an_error(tiny_export):
+    """A manifest says it for dynamic height and width; any other dimension is unknown."""
+    dynamic = (TensorSpec("x", "float32", ("n", 3, "height", "width")),)
+    known = Recorded(dynamic, manifest=tiny_export.manifest)
+    assert random_feeds(known, 2)["x"].shape == (2, 3, 32, 32)
+    with pytest.raises(ArtifactError, match="how large 'height' is"):
+        random_feeds(Recorded(dynamic), 2)
+
+
+def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
+    """So that one wrong size does not lose the right one."""
+    model = Recorded((TensorSpec("x", "float32", (4, 2)),))
+    stopwatch = Stopwatch(lambda order: model)
+    stopwatch.load({"batch": 1})
+    assert [len(feeds["x"]) for feeds in model.seen] == [4]
+    with pytest.raises(ArtifactError, match="takes batches of 4 only"):
+        stopwatch.warm({"batch": 1, "seconds": 0})
+
+
+def test_the_first_run_of_a_turn_is_not_counted():
+    """Other candidates had the caches until then."""
+    model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
+    stopwatch = Stopwatch(lambda order: model)
+    stopwatch.load({"batch": 3})
+    model.seen.clear()
+    seconds = stopwatch.time({"batch": 3, "runs": 7})["seconds"]
+    assert len(seconds) == 7
+    assert all(second > 0 for second in seconds)
+    assert len(model.seen) == 8
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+def test_the_distance_is_that_of_all_golden_samples(tiny_export, batch):
+    """Whatever batches they are run in."""
+    stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
+    stopwatch.load({"batch": batch})
+    found = stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
+    assert found["max_abs"] == pytest.approx(tiny_export.comparison.hop.max_abs, rel=0.5)
+    assert found["tolerance"] == tiny_export.comparison.hop.tolerance
+    assert found["accepted"] is True
+
+
+def test_a_golden_file_of_another_model_is_an_error(tiny_export, tmp_path):
+    """Its outputs bear other names."""
+    golden = Golden.read(tiny_export.golden)
+    other = Golden(
+        images=golden.images, outputs={"depth": golden.outputs["logits"]}, e32={"depth": 1e-6}
+    )
+    other.write(tmp_path / "other.npz")
+    stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
+    stopwatch.load({"batch": 1})
+    with pytest.raises(ArtifactError, match="belongs to another model"):
+        stopwatch.distance({"golden": str(tmp_path / "other.npz"), "batch": 1})
+
+
+def test_peak_memory_is_this_programs_own():
+    """Grows with what is taken; a child's does not begin with its parent's."""
+    before = peak_rss_bytes()
+    ballast = np.ones(300_000_000, np.uint8)
+    assert peak_rss_bytes() >= max(before, 300_000_000)
+    code = "from vit_export.stopwatch import peak_rss_bytes; print(peak_rss_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(child.stdout) < len(ballast) / 2

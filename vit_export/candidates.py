@@ -1,0 +1,133 @@
+"""What a benchmark sets side by side: artifacts on providers, and torch with the same weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_export.errors import ArtifactError, UsageError, nearest
+from vit_export.golden import golden_path
+from vit_export.onnxfile import OnnxFile
+
+AGAINST = {"torch": False, "torch-compile": True}  # name -> whether it is compiled
+TORCH_PROVIDERS = ("auto", "cpu", "cuda")  # of those that artifacts have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One line of the comparison.
+
+    Attributes:
+        name: What people call it; no two candidates on one provider have the same.
+        module: Whose `main()` runs it in a child.
+        provider: The provider asked for.
+        order: How the child loads it.
+        golden: Its golden file, which need not exist.
+        file_bytes: Size of the artifact, external data included; `None` for torch.
+        must_match: Whether a distance from golden outside the tolerance refuses it: torch with
+            other weights would be no comparison.
+    """
+
+    name: str
+    module: str
+    provider: str
+    order: Mapping[str, Any]
+    golden: Path
+    file_bytes: int | None = None
+    must_match: bool = False
+
+
+def plan(
+    artifacts: Sequence[str | os.PathLike[str]],
+    *,
+    providers: Sequence[str] = ("auto",),
+    against: Sequence[str] = (),
+    weights: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
+    threads: int | None = None,
+) -> list[Candidate]:
+    """Every artifact on every provider, then torch with the weights of the first artifact.
+
+    Args:
+        artifacts: Files to run.
+        providers: Where to run them.
+        against: `"torch"` (eager), `"torch-compile"`, or both.
+        weights: Checkpoint for torch; not needed where weights came from a seed.
+        layout: How the checkpoint names its tensors; recognised by default.
+        threads: CPU threads of one run; by default each backend's choice.
+
+    Raises:
+        UsageError: Something is unknown, twice the same, or missing.
+        ArtifactError: A file is missing or damaged.
+    """
+    paths = [Path(artifact) for artifact in artifacts]
+    _refuse_twice("artifact", [os.path.realpath(path) for path in paths])
+    _refuse_twice("--provider", providers)
+    _refuse_twice("--against", against)
+    for name in against:
+        if name not in AGAINST:
+            raise UsageError(
+                f"--against {name}: unknown{nearest(name, AGAINST)} (known: {', '.join(AGAINST)})"
+            )
+    if weights is not None and not against:
+        raise UsageError("--weights is for torch, which is not asked for: add --against torch")
+    found = [
+        Candidate(
+            name=name,
+            module="vit_export.stopwatch",
+            provider=provider,
+            order={"path": str(path), "provider": provider, "threads": threads},
+            golden=golden_path(path),
+            file_bytes=_file_bytes(path),
+        )
+        for path, name in zip(paths, _names(paths), strict=True)
+        for provider in providers
+    ]
+    for name in against:
+        found += [
+            Candidate(
+                name=name,
+                module="vit_export.torch_stopwatch",
+                provider=provider,
+                order={
+                    "path": str(paths[0]),
+                    "provider": provider,
+                    "threads": threads,
+                    "weights": None if weights is None else str(weights),
+                    "layout": layout,
+                    "compiled": AGAINST[name],
+                },
+                golden=golden_path(paths[0]),
+                must_match=True,
+            )
+            for provider in [p for p in providers if p in TORCH_PROVIDERS] or ["auto"]
+        ]
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names; the path as it was given where two files share a name."""
+    names = [path.name for path in paths]
+    return [
+        str(path) if names.count(path.name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _file_bytes(path: Path) -> int:
+    if path.suffix == ".onnx":
+        file = OnnxFile.read(path)
+        file.check_external_data()
+        return sum(part.stat().st_size for part in (path, *file.external_files))
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file")
+    return path.stat().st_size
+
+
+def _refuse_twice(what: str, values: Sequence[str]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UsageError(f"{what} {value} is given twice")

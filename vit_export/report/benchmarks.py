@@ -1,0 +1,70 @@
+"""A benchmark as people read it: the machine, the table, what did not run and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vit_export.benchmark import Row
+from vit_export.machine import Machine
+from vit_export.report.tables import cell, size, table
+
+HEADERS = (
+    *("candidate", "on", "batch", "median ms", "IQR ms", "images/s"),
+    *("speedup", "load s", "peak MB", "file MB", "max|y-y64|"),
+)
+
+
+def benchmark(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str:
+    """The machine, every row, and every reason."""
+    lines = [described(machine, threads), "", table(HEADERS, map(_cells, rows))]
+    if any(row.speedup is not None for row in rows):
+        lines.append(f"speedup: times as fast as {rows[0].name} on {rows[0].provider}, same batch")
+    if machine.busy:
+        lines.append(
+            f"note: {machine.load_average:.1f} processes were running on {machine.cores} cores "
+            "before this began: do not rely on these times"
+        )
+    said: dict[str, None] = {}  # one candidate says the same at every batch size
+    for row in rows:
+        title = f"{row.name} on {row.provider}"
+        said |= {f"{title}: note: {note}": None for note in row.notes}
+        if row.error:
+            said[f"{title}, batch {row.batch}: NOT RUN: {row.error}"] = None
+    return "\n".join([*lines, *said])
+
+
+def described(machine: Machine, threads: int | None) -> str:
+    """The machine in a line: processor, GPUs, memory, threads, versions."""
+    parts = [f"{machine.processor}, {machine.cores} cores"]
+    if machine.memory_bytes is not None:
+        parts.append(size(machine.memory_bytes))
+    parts += [*machine.gpus, machine.system]
+    parts.append(f"threads: {'default' if threads is None else threads}")
+    if machine.load_average is not None:
+        parts.append(f"load {machine.load_average:.2f}")
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    return f"{'; '.join(parts)}; {versions}"
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    return (
+        row.name,
+        row.provider,
+        row.batch,
+        _fixed(row.median_ms),
+        _fixed(row.iqr_ms),
+        _fixed(row.images_per_s),
+        _fixed(row.speedup),
+        _fixed(row.load_s),
+        _fixed(None if row.peak_rss_bytes is None else row.peak_rss_bytes / 1e6),
+        _fixed(None if row.file_bytes is None else row.file_bytes / 1e6),
+        cell(row.max_abs),
+    )
+
+
+def _fixed(value: float | None) -> str:
+    """Three digits at least, and no exponent: times and sizes are compared by eye."""
+    if value is None:
+        return "-"
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{decimals}f}"

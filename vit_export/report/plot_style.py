@@ -1,0 +1,40 @@
+"""What all pictures have in common: size, colours that the colour-blind tell apart, lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from vit_export.errors import UsageError
+from vit_export.staging import publish, staging
+
+SIZE_INCHES = (8.0, 5.0)
+DPI = 150
+FONT_SIZE = 9
+GRID = "#dddddd"
+INK = "#333333"
+# Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LOG_FROM_RATIO = 10  # largest / smallest value from which an axis is logarithmic
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_suffix(path: Path) -> None:
+    """Raise UsageError unless a picture of that name can be written."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UsageError: The name's ending is none that can be written.
+        OutputError: It cannot be written there.
+    """
+    check_suffix(path)
+    with staging(path) as stage:
+        figure.savefig(stage / path.name, dpi=DPI)
+        publish([stage / path.name], path.parent)

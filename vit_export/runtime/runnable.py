@@ -1,0 +1,32 @@
+"""The least that a model needs to be run: an artifact's runner has it, and torch's too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.manifest import Manifest, TensorSpec
+
+
+class Runnable(Protocol):
+    """Something that computes outputs from inputs; see `Runner` for what an artifact adds.
+
+    Attributes:
+        path: The artifact, or the one whose model it is.
+        provider: What really runs it.
+        inputs: What it takes.
+        manifest: What the artifact says about itself; `None` in a file of another tool.
+    """
+
+    path: Path
+    provider: str
+    inputs: tuple[TensorSpec, ...]
+    manifest: Manifest | None
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+        """Compute every output from inputs by name; results lie in host memory."""
+        ...

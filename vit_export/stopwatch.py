@@ -1,0 +1,189 @@
+"""The child that runs one candidate of a benchmark, and nothing beside it.
+
+A result counts when it lies in host memory: `run` copies it back from a GPU, so that a GPU's
+time is not the time of a launch. Inputs come from host memory as well, and are checked as in
+any other call of `run`.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_export.child import Answer, Order, answer_orders
+from vit_export.criterion import criterion_of
+from vit_export.distance import cosine, references
+from vit_export.errors import ArtifactError
+from vit_export.golden import Golden
+from vit_export.manifest import TensorSpec
+from vit_export.runtime import load
+from vit_export.runtime.runnable import Runnable
+from vit_export.trace import golden_feeds
+
+LEAST_WARM_RUNS = 3
+SPATIAL = {"height": 0, "width": 1}  # names of dynamic dimensions -> place in a size
+Feeds = dict[str, Any]
+
+
+def main() -> None:
+    """Serve an artifact."""
+    serve(load_artifact)
+
+
+def load_artifact(order: Order) -> Runnable:
+    """Load what an order names."""
+    classifier = load(order["path"], provider=order["provider"], threads=order["threads"])
+    return classifier.runner
+
+
+def serve(load_candidate: Callable[[Order], Runnable]) -> None:
+    """Answer the orders of `benchmark` about one candidate."""
+    stopwatch = Stopwatch(load_candidate)
+    answer_orders(
+        {
+            "load": stopwatch.load,
+            "distance": stopwatch.distance,
+            "warm": stopwatch.warm,
+            "time": stopwatch.time,
+            "memory": lambda _: {"peak_rss_bytes": peak_rss_bytes()},
+        }
+    )
+
+
+class Stopwatch:
+    """One candidate, loaded once, timed many times."""
+
+    def __init__(self, load_candidate: Callable[[Order], Runnable]) -> None:
+        self._load_candidate = load_candidate
+        self._runner: Runnable
+        self._feeds: dict[int, Feeds] = {}
+
+    def load(self, order: Order) -> Answer:
+        """Load the candidate and run it once, at the batch size given or its own."""
+        self._runner = self._load_candidate(order)
+        manifest = self._runner.manifest
+        fixed = self._runner.inputs[0].shape[0]
+        self._run(fixed if isinstance(fixed, int) else order["batch"])
+        precision = getattr(self._runner, "precision", manifest.precision if manifest else "")
+        return {"provider": self._runner.provider, "precision": precision}
+
+    def warm(self, order: Order) -> Answer:
+        """Run until the caches, clocks and thread pools have settled; tell what a run takes."""
+        times: list[float] = []
+        while len(times) < LEAST_WARM_RUNS or sum(times) < order["seconds"]:
+            times.append(self._seconds(order["batch"]))
+        return {"run_s": statistics.median(times[len(times) // 2 :])}
+
+    def time(self, order: Order) -> Answer:
+        """Time some runs, after one that is not counted: other candidates had the caches."""
+        self._run(order["batch"])
+        return {"seconds": [self._seconds(order["batch"]) for _ in range(order["runs"])]}
+
+    def distance(self, order: Order) -> Answer:
+        """Measure the first output that the golden file knows over all of its samples.
+
+        Returns:
+            `max_abs` (`None` where it is not finite), the `tolerance` of its precision (`None`
+            where cosine decides), and whether it is `accepted`.
+        """
+        runner, golden = self._runner, Golden.read(order["golden"])
+        manifest = runner.manifest
+        preprocess = manifest.preprocess if manifest else None
+        precision = getattr(runner, "precision", manifest.precision if manifest else "fp32")
+        known = references(golden, criterion_of(precision, source=runner.path.name))
+        feeds = golden_feeds(runner, golden, preprocess)
+        fixed = runner.inputs[0].shape[0]
+        size = fixed if isinstance(fixed, int) else min(order["batch"], golden.samples)
+        max_abs, angle = 0.0, 1.0
+        name = ""
+        for start in range(0, golden.samples, size):
+            rows = [i % golden.samples for i in range(start, start + size)]
+            outputs = runner.run({key: values[rows] for key, values in feeds.items()})
+            name = name or next((n for n in outputs if n in golden.outputs), "")
+            if not name:
+                raise ArtifactError(
+                    f"the golden file knows none of its outputs ({', '.join(outputs)}; it knows "
+                    f"{', '.join(golden.outputs)}); it belongs to another model"
+                )
+            found, expected = known[name].pick(outputs[name]), known[name].values[rows]
+            if found.shape != expected.shape:
+                raise ArtifactError(
+                    f"its {name} has shape {outputs[name].shape}, the golden file's are of "
+                    f"{golden.outputs[name].shape}; it belongs to another model"
+                )
+            if not np.isfinite(found).all():
+                return {"max_abs": None, "tolerance": known[name].tolerance, "accepted": False}
+            max_abs = max(max_abs, float(np.abs(found - expected).max()))
+            angle = min(angle, cosine(found, expected))
+        accepted = known[name].accepts(max_abs, angle)
+        return {"max_abs": max_abs, "tolerance": known[name].tolerance, "accepted": accepted}
+
+    def _seconds(self, batch: int) -> float:
+        feeds = self._feeds_of(batch)
+        started = time.perf_counter()
+        self._runner.run(feeds)
+        return time.perf_counter() - started
+
+    def _run(self, batch: int) -> None:
+        self._runner.run(self._feeds_of(batch))
+
+    def _feeds_of(self, batch: int) -> Feeds:
+        if batch not in self._feeds:
+            self._feeds = {batch: random_feeds(self._runner, batch)}
+        return self._feeds[batch]
+
+
+def random_feeds(runner: Runnable, batch: int) -> Feeds:
+    """Inputs of the dtypes and shapes that a model takes: what they show costs no time.
+
+    Raises:
+        ArtifactError: The model fixes another batch size, or does not say how large a dynamic
+            dimension is.
+    """
+    generator = np.random.default_rng(0)
+    size = runner.manifest.preprocess.size if runner.manifest and runner.manifest.preprocess else ()
+    return {spec.name: _random(generator, spec, batch, size) for spec in runner.inputs}
+
+
+def _random(
+    generator: np.random.Generator, spec: TensorSpec, batch: int, size: tuple[int, ...]
+) -> Any:
+    first, *rest = spec.shape
+    if isinstance(first, int) and first != batch:
+        raise ArtifactError(
+            f"takes batches of {first} only, asked for was {batch}: --batch {first} measures it, "
+            "and an export without --batch takes any"
+        )
+    shape = [batch]
+    for dim in rest:
+        if isinstance(dim, str) and not (size and dim in SPATIAL):
+            raise ArtifactError(f"cannot be timed: nothing says how large {dim!r} is in {spec}")
+        shape.append(size[SPATIAL[dim]] if isinstance(dim, str) else dim)
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind in "iub":
+        return generator.integers(0, 2, shape).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far, interpreter and libraries included.
+
+    On Linux VmHWM, which begins with this program: `ru_maxrss` begins with a copy of the
+    parent's, so that the child of a large process looks large (seen: 310 MB for one of 9 MB).
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields: Mapping[str, str] = dict(
+            line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
+        )
+        if "VmHWM" in fields:
+            return int(fields["VmHWM"].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kB

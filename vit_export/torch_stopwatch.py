@@ -1,0 +1,24 @@
+"""The child that runs torch itself, eager or compiled, beside the artifacts of a benchmark."""
+
+from __future__ import annotations
+
+from vit_export.child import Order
+from vit_export.model.torch_runner import TorchRunner
+from vit_export.stopwatch import serve
+
+
+def main() -> None:
+    """Serve the torch model of an artifact."""
+    serve(load_torch)
+
+
+def load_torch(order: Order) -> TorchRunner:
+    """Build the model that an order names."""
+    return TorchRunner(
+        order["path"],
+        weights=order["weights"],
+        layout=order["layout"],
+        provider=order["provider"],
+        compiled=order["compiled"],
+        threads=order["threads"],
+    )
