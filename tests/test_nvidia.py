@@ -40,7 +40,7 @@ def test_another_major_version_is_named_with_the_command(monkeypatch, installed,
 
 
 def test_the_version_is_that_of_the_first_wheel_installed():
-    """numpy is there, the first is not."""
+    """The first is not there, numpy is."""
     import numpy as np
 
     assert nvidia.version_of("no-such-wheel", "numpy") == np.__version__
