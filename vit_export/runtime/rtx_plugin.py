@@ -16,17 +16,15 @@ import onnxruntime as ort
 
 from vit_export.errors import ProviderError
 from vit_export.nvidia import RTX_INSTALL, RTX_PLUGIN
+from vit_export.runtime.providers import BACKEND_ERRORS, PROVIDERS, first_line
 
-EP_NAME = "NvTensorRTRTXExecutionProvider"
+EP_NAME = PROVIDERS["tensorrt-rtx"]
 SUPPORTED = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h
 _registering = threading.Lock()
 
 
-def rtx_devices(failures: tuple[type[Exception], ...]) -> list[Any]:
+def rtx_devices() -> list[Any]:
     """GPUs that the plugin offers, after registering it once in this process.
-
-    Args:
-        failures: Exceptions of ONNX Runtime.
 
     Returns:
         `OrtEpDevice`s, at least one.
@@ -45,7 +43,7 @@ def rtx_devices(failures: tuple[type[Exception], ...]) -> list[Any]:
         )
     with _registering:
         if not _devices():
-            _register(failures)
+            _register()
     found = _devices()
     if not found:
         raise ProviderError(
@@ -59,15 +57,14 @@ def _devices() -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == EP_NAME]
 
 
-def _register(failures: tuple[type[Exception], ...]) -> None:
+def _register() -> None:
     plugin = importlib.import_module(RTX_PLUGIN)
     try:
         ort.register_execution_provider_library(EP_NAME, plugin.get_library_path())
-    except failures as error:
-        message = str(error)
-        if "already registered" in message:
+    except BACKEND_ERRORS as error:
+        if "already registered" in str(error):
             return
-        reason = message.rpartition("with error: ")[2].strip()
+        reason = first_line(error).rpartition("with error: ")[2]
         raise ProviderError(
             f"provider 'tensorrt-rtx': its plugin cannot be loaded ({reason}); it needs an NVIDIA "
             "driver for CUDA 13; see: vit-export doctor"

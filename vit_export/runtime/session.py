@@ -97,7 +97,7 @@ def _session(
     if threads is not None:
         session_options.intra_op_num_threads = threads
     if provider in PLUGINS:
-        devices = rtx_devices(BACKEND_ERRORS)
+        devices = rtx_devices()
         index = options.device_id if options else 0
         if index >= len(devices):
             raise UsageError(f"device_id={index}: the plugin finds {len(devices)} GPUs")
