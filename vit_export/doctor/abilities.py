@@ -55,7 +55,7 @@ def can_run_on_tensorrt_rtx(facts: Facts) -> Ability:
     name = "run on TensorRT-RTX in ONNX Runtime"
     if not has_gpu(facts):
         return _no_gpu(facts, name)
-    if not _supported_by_rtx(capability(facts)):
+    if not supported_by_rtx(capability(facts)):
         reason = "TensorRT-RTX runs on compute capability 8.6, 8.9, and 12.0 or newer"
         return Ability(name, possible=False, reason=reason, remedy="take --provider cuda")
     fact = find(facts, "provider", RTX)
@@ -105,7 +105,8 @@ ABILITIES: tuple[Callable[[Facts], Ability], ...] = (
 )
 
 
-def _supported_by_rtx(found: tuple[int, int]) -> bool:
+def supported_by_rtx(found: tuple[int, int]) -> bool:
+    """Whether TensorRT-RTX supports a compute capability; (0, 0), unknown, is given a try."""
     return found == (0, 0) or found in RTX_CAPABILITIES or found >= (12, 0)
 
 
