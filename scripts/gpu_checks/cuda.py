@@ -13,6 +13,7 @@ from typing import Any
 from gpu_checks.artifacts import EDGE, ROOT, exported, validated
 from gpu_checks.outcome import NotRunError, expect, need
 
+DEVICE = "cuda"
 LOAD = """
 import json, sys
 from vit_export.errors import ProviderError
@@ -77,11 +78,11 @@ def io_binding(folder: Path) -> dict[str, Any]:
     from vit_export.runtime import load
 
     runner = load(exported(folder, "edge"), provider="cuda").runner
-    x = torch.randn(4, 3, 32, 32, device="cuda")
+    x = torch.randn(4, 3, 32, 32, device=DEVICE)
     value = ort.OrtValue.from_dlpack(x)
     expect(value.data_ptr() == x.data_ptr(), "the input was copied on its way to ONNX Runtime")
     result = runner.run_on_device({"pixel_values": x})["logits"]
-    expect(result.device_name() == "cuda", f"the output lies on {result.device_name()}")
+    expect(result.device_name() == DEVICE, f"the output lies on {result.device_name()}")
     back = torch.from_dlpack(result)
     expect(back.data_ptr() == result.data_ptr(), "the output was copied on its way to torch")
     kinds = {

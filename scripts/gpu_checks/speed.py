@@ -16,6 +16,7 @@ from gpu_checks.cuda import need_cuda_wheel
 from gpu_checks.outcome import NotRunError, expect, need
 from gpu_checks.tensorrt import engine_path, need_tensorrt_provider
 
+DEVICE = "cuda"
 BATCHES = (1, 64)
 PEAK_SIZE = 8192  # rows and columns of the two float16 matrices
 SMALLEST_COSINE = 0.999  # a candidate that computes something else has no speed
@@ -42,7 +43,7 @@ def flops_per_image(config: Any) -> int:
 def matmul_peak(folder: Path) -> dict[str, Any]:
     """The fastest float16 product that torch does here, of two square matrices."""
     torch = _torch()
-    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device="cuda", dtype=torch.float16) for _ in range(2))
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=DEVICE, dtype=torch.float16) for _ in range(2))
     ms = _median_ms(torch, lambda: a @ b)
     return {"matmul_ms": ms, "peak_tflops": 2 * PEAK_SIZE**3 / ms / 1e9}
 
@@ -102,7 +103,7 @@ def _model(torch: Any, variant: str) -> Any:
     from vit_export.model.vit import create_model
     from vit_export.variants import get_variant
 
-    return create_model(get_variant(variant), seed=0).eval().cuda()
+    return create_model(get_variant(variant), seed=0).eval().to(DEVICE)
 
 
 def _on_device(torch: Any, runner: Any) -> Run:
@@ -116,7 +117,7 @@ def _time(torch: Any, variant: str, run: Run, *, half_input: bool = False) -> di
     config = get_variant(variant)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # the yardstick is float32; products have no TF32
-    images = torch.randn(BATCHES[-1], config.in_chans, *config.image_hw, device="cuda")
+    images = torch.randn(BATCHES[-1], config.in_chans, *config.image_hw, device=DEVICE)
     measured: dict[str, Any] = {}
     with torch.inference_mode():
         expected = _model(torch, variant)(images[: BATCHES[0] + 1])
