@@ -248,6 +248,8 @@ def test_engines_are_refused_by_name(tmp_path):
     """Until there is a runner for them."""
     with pytest.raises(ArtifactError, match="engine"):
         load(tmp_path / "m.engine")
+    with pytest.raises(UsageError, match=r"CudaOptions is for an \.onnx file in ONNX Runtime"):
+        load(tmp_path / "m.engine", options=CudaOptions())
 
 
 def test_nothing_is_printed(tiny_export, capfd, monkeypatch, recwarn):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from vit_export.errors import ArtifactError
 from vit_export.onnxfile import OnnxFile
@@ -18,13 +19,17 @@ from vit_export.onnxfile import OnnxFile
 def open_graph(path: Path) -> ir.Model:
     """Open an .onnx file; its large weights are `ir.ExternalTensor`s that are read when asked for.
 
+    Types and shapes are inferred, and Constant nodes become initializers.
+
     Raises:
         ArtifactError: The file is missing, damaged or lacks its weights.
     """
     file = OnnxFile.read(path)
     file.check_external_data()
-    model = ir.serde.deserialize_model(onnx.load_model_from_string(file.expose(())))
+    proto = onnx.load_model_from_string(file.expose(()))
+    model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
     ir.external_data.set_base_dir(model.graph, path.parent)
+    LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
                for a in node.attributes.values()):  # fmt: skip

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, ProviderError
+from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ def load(
     from vit_export.runtime.classifier import Classifier
 
     if Path(path).suffix == ".engine":
+        if options is not None:
+            raise UsageError(
+                f"{path}: {type(options).__name__} is for an .onnx file in ONNX Runtime; what an "
+                "engine does was settled when it was built"
+            )
         raise ArtifactError(f"{path}: TensorRT engines cannot be loaded by this version")
     try:
         from vit_export.runtime.ort import OrtRunner
