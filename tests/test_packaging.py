@@ -37,6 +37,7 @@ SIDES = {
     "deploy": ["cpu", "ray"],
     "commands": [],
     "doctor": [],
+    "quantization": ["cpu", "export"],
     "report": ["bench"],
 }
 # These run where `cpu` or `gpu` is all that is installed.

@@ -53,6 +53,14 @@ def test_buffers_stay_where_they_are(runs):
     assert addresses() == before
 
 
+def test_the_callers_array_is_left_alone(runs):
+    """The buffer of its batch size is another one."""
+    mine = X[:1].copy()
+    runs.run({"pixel_values": mine})
+    runs.run({"pixel_values": X[1:2]})
+    np.testing.assert_array_equal(mine, X[:1])
+
+
 def test_results_are_not_overwritten_by_the_next_run(runs):
     """They are copies of the buffer."""
     first = runs.run({"pixel_values": X[:1]})["logits"]

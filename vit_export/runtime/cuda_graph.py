@@ -78,9 +78,13 @@ class RecordedRuns:
             return {name: value.numpy().copy() for name, value in recorded.outputs.items()}
 
     def _prepare(self, feeds: Mapping[str, NDArray[Any]]) -> _Recorded:
-        """Run once without recording: what comes out are the buffers for all further runs."""
+        """Run once without recording: what comes out are the buffers for all further runs.
+
+        The caller's arrays are copied: in host memory an OrtValue is the array itself, and the
+        next run would write into it.
+        """
         inputs = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
+            name: ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
             for name, array in feeds.items()
         }
         first = self._session.io_binding()
