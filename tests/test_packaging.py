@@ -36,9 +36,13 @@ SIDES = {
     "runtime": ["cpu", "tensorrt", "tensorrt-rtx"],
     "engine": ["tensorrt", "tensorrt-rtx"],
     "deploy": ["cpu", "ray"],
+    "commands": [],
+    "doctor": [],
+    "quantization": ["cpu", "export"],
+    "report": ["bench"],
 }
 # These run where `cpu` or `gpu` is all that is installed.
-DEVICE_FILES = ("golden.py", "manifest.py", "onnxfile.py", "probe.py", "doctor.py", "validate.py")
+DEVICE_FILES = ("golden.py", "manifest.py", "onnxfile.py", "probe.py", "nvidia.py", "validate.py")
 
 
 def project() -> dict[str, Any]:
@@ -167,7 +171,10 @@ def test_every_folder_of_the_package_has_a_side() -> None:
 def test_the_device_side_needs_no_more_than_the_cpu_extra() -> None:
     """numpy, click, onnxruntime and pillow are enough to validate and to predict."""
     files = [PACKAGE / name for name in DEVICE_FILES] + [
-        path for path in (PACKAGE / "runtime").rglob("*.py") if path.name != "trt.py"
+        path
+        for folder in ("runtime", "doctor")
+        for path in (PACKAGE / folder).rglob("*.py")
+        if path.name != "trt.py"
     ]
     imported = {name for path in files for name in third_party(path)}
     assert imported - {*requirements(""), *requirements("cpu")} == set()

@@ -9,6 +9,8 @@ compiled with, and a session falls back to the CPU without an error.
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from vit_export.nvidia import RTX_PLUGIN, load_tensorrt
 from vit_export.protobuf import integer, message
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
@@ -118,12 +121,51 @@ def probe_provider(provider: str) -> Answer:
 
     if provider in NVIDIA_PROVIDERS:
         onnxruntime.preload_dlls()  # CUDA and cuDNN of the wheel's extras; prints what it misses
+        load_tensorrt()
     session = onnxruntime.InferenceSession(_matmul_model(), providers=[provider])
     if session.get_providers()[0] != provider:
         return {"error": f"ONNX Runtime fell back to {session.get_providers()[0]}"}
     square = np.array([[1, 2], [3, 4]], dtype=np.float32)
     (product,) = session.run(None, {"x": square})
     return {} if np.allclose(product, square @ square) else {"error": f"x @ x gives {product}"}
+
+
+def probe_rtx_plugin() -> Answer:
+    """Register the TensorRT-RTX plugin with ONNX Runtime and count the GPUs that it offers.
+
+    Returns:
+        `{"devices": 1}`, `{"absent": why}` or `{"error": why}`.
+    """
+    import onnxruntime
+
+    if importlib.util.find_spec(RTX_PLUGIN) is None:
+        return {"absent": "not installed"}
+    plugin = importlib.import_module(RTX_PLUGIN)
+    name = plugin.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    return {"devices": sum(device.ep_name == name for device in onnxruntime.get_ep_devices())}
+
+
+def probe_libraries(*names: str) -> Answer:
+    """Load shared libraries as ONNX Runtime would: by name, after those of the wheels.
+
+    Returns:
+        `{"missing": [name, ...]}`.
+    """
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    load_tensorrt()
+    return {"missing": [name for name in names if not _loads(name)]}
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _matmul_model() -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,8 +16,9 @@ from vit_export.errors import ArtifactError, InputError, ProviderError, UsageErr
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import pack
 from vit_export.runtime import load
-from vit_export.runtime import ort as module
-from vit_export.runtime.ort import OrtRunner, installed_wheels
+from vit_export.runtime.ort import OrtRunner
+from vit_export.runtime.provider_options import CudaOptions, TensorrtOptions
+from vit_export.runtime.providers import installed_wheels
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
@@ -50,7 +49,7 @@ def test_an_unknown_provider_offers_the_nearest(tiny_export, name, offered):
     """Before the file is read."""
     with pytest.raises(UsageError, match=f"unknown provider '{name}'; did you mean {offered}"):
         OrtRunner(tiny_export.path, provider=name)
-    with pytest.raises(UsageError, match="known: auto, cpu, cuda, tensorrt"):
+    with pytest.raises(UsageError, match="known: auto, cpu, cuda, tensorrt, tensorrt-rtx"):
         OrtRunner("none.onnx", provider="xyz")
 
 
@@ -60,14 +59,6 @@ def test_a_provider_that_the_wheel_lacks_is_refused_with_the_command(tiny_export
     assert installed_wheels() == ["onnxruntime"]
     with pytest.raises(ProviderError, match=r"built without .*pip install 'onnxruntime-gpu\["):
         OrtRunner(tiny_export.path, provider=provider)
-
-
-def test_two_wheels_that_overwrite_each_other_are_refused(tiny_export, monkeypatch):
-    """Which of them is imported is chance."""
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
-    assert installed_wheels() == ["onnxruntime", "onnxruntime-gpu"]
-    with pytest.raises(ProviderError, match="both installed and overwrite each other; keep one"):
-        OrtRunner(tiny_export.path, provider="cuda")
 
 
 def pretend_cuda(monkeypatch) -> None:
@@ -97,44 +88,6 @@ def test_auto_does_not_try_what_the_wheel_lacks(tiny_export):
     """On a machine without a GPU nothing was passed over."""
     runner = OrtRunner(tiny_export.path)
     assert (runner.provider, runner.rejected) == ("cpu", {})
-
-
-def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> SimpleNamespace:
-    """What a session tells of where its nodes run."""
-    parts = [
-        SimpleNamespace(
-            ep_name=name,
-            get_nodes=lambda nodes=nodes: [
-                SimpleNamespace(name=node, op_type=op) for node, op in nodes
-            ],
-        )
-        for name, nodes in assignment.items()
-    ]
-    return SimpleNamespace(
-        get_providers=lambda: [active, "CPUExecutionProvider"],
-        get_provider_graph_assignment_info=lambda: parts,
-    )
-
-
-def test_nodes_that_stray_to_the_cpu_are_named():
-    """Shape and Size belong there."""
-    session = session_of(
-        {
-            "CUDAExecutionProvider": [("a", "MatMul")],
-            "CPUExecutionProvider": [("b", "Shape"), *((f"n{i}", "Gelu") for i in range(7))],
-        },
-        "CUDAExecutionProvider",
-    )
-    with pytest.raises(ProviderError, match=r"m\.onnx: 7 of its nodes.*n0 \(Gelu\), .*n4.*\.\.\."):
-        module._refuse_fallback(session, "cuda", "m.onnx")
-
-
-def test_nodes_that_all_run_where_they_should_are_fine():
-    """And those that are on the host by definition."""
-    assignment = {
-        "CUDAExecutionProvider": [("a", "MatMul")], "CPUExecutionProvider": [("b", "Shape")],
-    }  # fmt: skip
-    module._refuse_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
 
 
 def test_a_real_session_tells_where_its_nodes_run(runner):
@@ -295,6 +248,8 @@ def test_engines_are_refused_by_name(tmp_path):
     """Until there is a runner for them."""
     with pytest.raises(ArtifactError, match="engine"):
         load(tmp_path / "m.engine")
+    with pytest.raises(UsageError, match=r"CudaOptions is for an \.onnx file in ONNX Runtime"):
+        load(tmp_path / "m.engine", options=CudaOptions())
 
 
 def test_nothing_is_printed(tiny_export, capfd, monkeypatch, recwarn):
@@ -303,3 +258,33 @@ def test_nothing_is_printed(tiny_export, capfd, monkeypatch, recwarn):
     OrtRunner(Path(tiny_export.path)).run({"pixel_values": X})
     captured = capfd.readouterr()
     assert captured.out == ""
+
+
+def test_options_name_their_provider(tiny_export):
+    """And never another one; here the wheel lacks it."""
+    with pytest.raises(ProviderError, match=r"'cuda': .*built without CUDAExecutionProvider"):
+        OrtRunner(tiny_export.path, options=CudaOptions(cuda_graph=True))
+    with pytest.raises(ProviderError, match=r"'tensorrt': .*built without Tensorrt"):
+        load(tiny_export.path, provider="tensorrt", options=TensorrtOptions(profile=(1, 2, 8)))
+    with pytest.raises(UsageError, match=r"CudaOptions is for provider 'cuda', and 'cpu' was"):
+        load(tiny_export.path, provider="cpu", options=CudaOptions())
+
+
+def test_the_rtx_plugin_is_named_where_it_is_missing(tiny_export):
+    """It works with this wheel too, so nothing is said of the GPU build."""
+    with pytest.raises(ProviderError, match=r"pip install onnxruntime-ep-nv-tensorrt-rtx$"):
+        OrtRunner(tiny_export.path, provider="tensorrt-rtx")
+
+
+def test_a_recording_runner_gives_what_a_plain_one_gives(runner, monkeypatch):
+    """Through the same checks of its inputs; tensors of a device are refused by name."""
+    recording = OrtRunner(runner.path, provider="cpu")
+    monkeypatch.setattr(recording, "options", CudaOptions(cuda_graph=True))
+    expected = runner.run({"pixel_values": X})["logits"]
+    np.testing.assert_array_equal(recording.run({"pixel_values": X})["logits"], expected)
+    with pytest.raises(InputError, match="add the batch dimension"):
+        recording.run({"pixel_values": X[0]})
+    with pytest.raises(UsageError, match="fixed buffers: give `run` numpy arrays"):
+        recording.run_on_device({"pixel_values": X})
+    recording.release()
+    np.testing.assert_array_equal(recording.run({"pixel_values": X})["logits"], expected)

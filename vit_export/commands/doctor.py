@@ -15,9 +15,10 @@ from vit_export.console import emit
 @json_option
 def doctor(strict: bool, as_json: bool) -> None:
     """Say what this machine can run, and what mends each fault."""
-    from vit_export.doctor import examine, render
+    from vit_export.doctor import examine
+    from vit_export.report.diagnosis import diagnosis_text
 
     diagnosis = examine()
-    emit(as_json, diagnosis.to_dict(), render(diagnosis))
+    emit(as_json, diagnosis.to_dict(), diagnosis_text(diagnosis))
     if strict and diagnosis.faults:
         sys.exit(1)

@@ -13,7 +13,10 @@ from vit_export.variants import CHOICES, IDENTITY
 SEED = click.IntRange(0, 2**63 - 1)
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 provider_option = click.option(
-    "--provider", default="auto", show_default=True, help="cpu, cuda, tensorrt, or auto."
+    "--provider",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, tensorrt, tensorrt-rtx, or auto.",
 )
 labels_option = click.option("--labels", metavar="FILE", help="Class names: lines, or JSON.")
 layout_option = click.option("--layout", help="How the checkpoint names its tensors.")

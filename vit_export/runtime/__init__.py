@@ -2,9 +2,12 @@
 
 from vit_export.runtime import load
 
-vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt"
+vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt", "tensorrt-rtx"
 vit.classify("cat.jpg", top=5)          # [Prediction(index, label, score), ...]
 vit.run(pixel_values)                   # float32 (B, num_classes)
+
+Options of NVIDIA's providers are in `vit_export.runtime.provider_options`:
+`load(path, options=CudaOptions(cuda_graph=True))`.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, ProviderError
+from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from vit_export.runtime.classifier import Classifier
+    from vit_export.runtime.provider_options import ProviderOptions
 
 
 class Runner(Protocol):
@@ -62,6 +66,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     provider: str = "auto",
+    options: ProviderOptions | None = None,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     threads: int | None = None,
@@ -70,8 +75,10 @@ def load(
 
     Args:
         path: An `.onnx` file.
-        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, or `"auto"` for the best one that is really
-            active; what was chosen is the result's `provider`.
+        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
+            that is really active; what was chosen is the result's `provider`.
+        options: Of an NVIDIA provider: `CudaOptions`, `TensorrtOptions` or `TensorrtRtxOptions`
+            of `vit_export.runtime.provider_options`; they name the provider too.
         preprocess: How images are prepared; by default what the file's manifest says.
         labels: Class names; by default those of the manifest.
         threads: CPU threads of one run; by default the backend's choice.
@@ -79,10 +86,16 @@ def load(
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
         ProviderError: The backend is not installed, or the provider asked for is not active.
+        UsageError: No such provider, or options that do not fit it or the model.
     """
     from vit_export.runtime.classifier import Classifier
 
     if Path(path).suffix == ".engine":
+        if options is not None:
+            raise UsageError(
+                f"{path}: {type(options).__name__} is for an .onnx file in ONNX Runtime; what an "
+                "engine does was settled when it was built"
+            )
         raise ArtifactError(f"{path}: TensorRT engines cannot be loaded by this version")
     try:
         from vit_export.runtime.ort import OrtRunner
@@ -91,5 +104,5 @@ def load(
             f"cannot run {Path(path).name}: {error.name} is not installed; install it with: "
             "pip install 'vit-export[cpu]' (or 'vit-export[gpu]' with an NVIDIA GPU)"
         ) from error
-    runner = OrtRunner(path, provider=provider, threads=threads)
+    runner = OrtRunner(path, provider=provider, options=options, threads=threads)
     return Classifier(runner, preprocess=preprocess, labels=labels)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import io
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -14,37 +12,31 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
 from vit_export.manifest import TensorSpec
 from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
-from vit_export.probe import in_child, probe_provider
+from vit_export.runtime.cuda_graph import RecordedRuns
+from vit_export.runtime.provider_options import (
+    CudaOptions,
+    ProviderOptions,
+    check_profile,
+    chosen,
+    without_dump,
+)
+from vit_export.runtime.providers import (
+    AUTO,
+    BACKEND_ERRORS,
+    ON_DEVICE,
+    PROVIDERS,
+    FallbackError,
+    cause,
+    first_line,
+    worth_trying,
+)
+from vit_export.runtime.session import create_session
 from vit_export.runtime.tensors import check_array, check_feeds, check_names, fits
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-AUTO = ("cuda", "cpu")  # best first; a TensorRT engine takes minutes to build, so ask for it
-OPTIONS: dict[str, dict[str, str]] = {"cuda": {"use_tf32": "0"}}  # TF32 keeps 10 bits of 23
-MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their result is host memory by definition
-GPU_INSTALL = (
-    "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-)
-MAPPED_FROM_BYTES = 1 << 28  # of weights, which the CPU then reads where they lie in the file
-_WARNINGS, _FATAL_ONLY = 2, 4  # onnxruntime's logging severities
-_BACKEND_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    ValueError,
-    *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
-)
-
-
-class FallbackError(ProviderError):
-    """ONNX Runtime started another provider than the one it was given."""
 
 
 class OrtRunner:
@@ -52,16 +44,19 @@ class OrtRunner:
 
     Args:
         path: The `.onnx` file.
-        provider: `"cpu"`, `"cuda"`, `"tensorrt"` or `"auto"`.
+        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"` or `"auto"`.
+        options: Of an NVIDIA provider, e.g. `CudaOptions(cuda_graph=True)`; they name it.
         expose: Inner tensors to give as outputs as well.
         threads: CPU threads of one run; by default all cores.
 
     Attributes:
         provider: What really runs the model.
+        options: What the provider was given; `None` for the CPU.
         rejected: Providers that `"auto"` passed over, with the reason.
 
     Raises:
-        UsageError: No such provider.
+        UsageError: No such provider, or options that do not fit it or the model.
+        OutputError: A context file that was asked for cannot be written.
         ArtifactError: The file is missing, damaged or lacks its weights.
         ProviderError: The provider asked for is not what would run the model.
     """
@@ -71,6 +66,7 @@ class OrtRunner:
         path: str | os.PathLike[str],
         *,
         provider: str = "auto",
+        options: ProviderOptions | None = None,
         expose: Collection[str] = (),
         threads: int | None = None,
     ) -> None:
@@ -79,6 +75,7 @@ class OrtRunner:
                 f"unknown provider {provider!r}{nearest(provider, PROVIDERS)} "
                 f"(known: auto, {', '.join(PROVIDERS)})"
             )
+        provider, self.options = chosen(provider, options)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
         self.file.check_external_data()
@@ -88,6 +85,7 @@ class OrtRunner:
         self._exposed = tuple(expose)
         self._lock = threading.Lock()
         self._held: ort.InferenceSession | None
+        self._recorded: RecordedRuns | None = None
         self.provider, self._held = self._open(provider)
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
@@ -100,66 +98,39 @@ class OrtRunner:
     def _session(self) -> ort.InferenceSession:
         with self._lock:
             if self._held is None:
-                self._held = self._create(self.provider)
+                self._held = self._create(self.provider, without_dump(self.options))
             return self._held
 
     def release(self) -> None:
         """Free the session and its copy of the weights; the next run loads them again."""
-        self._held = None
+        self._held = self._recorded = None
         give_back()
 
     def _open(self, provider: str) -> tuple[str, ort.InferenceSession]:
         if provider != "auto":
             try:
-                return provider, self._create(provider)
+                return provider, self._create(provider, self.options)
             except FallbackError as error:
-                raise ProviderError(f"{error}{_cause(provider)}") from None
+                raise ProviderError(f"{error}{cause(provider)}") from None
         for candidate in AUTO[:-1]:
-            if PROVIDERS[candidate] not in ort.get_available_providers() and not _both_wheels():
-                continue  # a CPU build: nobody expects a GPU from it
+            if not worth_trying(candidate):
+                continue
+            options = chosen(candidate, None)[1]
             try:
-                return candidate, self._create(candidate)
+                session = self._create(candidate, options)
+            except FallbackError as error:
+                self.rejected[candidate] = f"{error}{cause(candidate)}"
             except ProviderError as error:
                 self.rejected[candidate] = str(error)
-        return AUTO[-1], self._create(AUTO[-1])
+            else:
+                self.options = options
+                return candidate, session
+        return AUTO[-1], self._create(AUTO[-1], None)
 
-    def _create(self, provider: str) -> ort.InferenceSession:
-        if provider != "cpu":
-            _refuse_unusable_wheel(provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        chosen = [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
-        try:
-            with _quiet(provider):
-                session = self._session_of(options, chosen)
-        except _BACKEND_ERRORS as error:
-            if provider == "cpu":
-                raise ArtifactError(
-                    f"{self.path}: ONNX Runtime {ort.__version__} cannot load it: {_line(error)}"
-                ) from error
-            raise ProviderError(
-                f"provider {provider!r} cannot run {self.path.name}: {_line(error)}; "
-                "see: vit-export doctor"
-            ) from error
-        _refuse_fallback(session, provider, self.path.name)
-        return session
-
-    def _session_of(
-        self, options: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]
-    ) -> ort.InferenceSession:
-        mapped = (
-            providers[0][0] == PROVIDERS["cpu"] and self.file.weights_bytes >= MAPPED_FROM_BYTES
+    def _create(self, provider: str, options: ProviderOptions | None) -> ort.InferenceSession:
+        return create_session(
+            self.file, provider, options, exposed=self._exposed, threads=self._threads
         )
-        if not self._exposed and not mapped:
-            return ort.InferenceSession(str(self.path), options, providers=providers)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path",
-            str(self.path.parent.resolve()),
-        )
-        return ort.InferenceSession(self.file.expose(self._exposed), options, providers=providers)
 
     @property
     def _patch_size(self) -> int:
@@ -172,7 +143,13 @@ class OrtRunner:
 
     def expose(self, names: Collection[str]) -> OrtRunner:
         """A runner of the same file, on the same provider, that gives inner tensors as well."""
-        return OrtRunner(self.path, provider=self.provider, expose=names, threads=self._threads)
+        return OrtRunner(
+            self.path,
+            provider=self.provider,
+            options=without_dump(self.options),
+            expose=names,
+            threads=self._threads,
+        )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Compute every output.
@@ -185,15 +162,40 @@ class OrtRunner:
             numpy arrays by output name.
 
         Raises:
-            InputError: A wrong name, dtype or shape.
+            InputError: A wrong name, dtype or shape, or a batch that no engine was built for.
         """
         names = [spec.name for spec in self.outputs]
-        if self.provider == "cpu" and all(isinstance(x, np.ndarray) for x in feeds.values()):
+        arrays = all(isinstance(x, np.ndarray) for x in feeds.values())
+        check_profile(self.options, feeds)
+        if self._records_graphs:
+            return self._run_recorded(feeds)
+        if self.provider not in ON_DEVICE and arrays:
             check_feeds(self.inputs, feeds, patch_size=self._patch_size)
             with self._named_failures():
                 return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         values = self.run_on_device(feeds)
         return {name: value.numpy() for name, value in values.items()}
+
+    @property
+    def _records_graphs(self) -> bool:
+        return isinstance(self.options, CudaOptions) and self.options.cuda_graph
+
+    def _run_recorded(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+        session = self._session
+        with self._lock:
+            if self._recorded is None:
+                names = [spec.name for spec in self.outputs]
+                self._recorded = RecordedRuns(session, names, device=self._device[0],
+                                              device_id=self._device[1])  # fmt: skip
+            recorded = self._recorded
+        with self._named_failures():
+            return recorded.run(feeds)
+
+    @property
+    def _device(self) -> tuple[str, int]:
+        index = self.options.device_id if self.options and self.provider in ON_DEVICE else 0
+        return ON_DEVICE.get(self.provider, "cpu"), index
 
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
         """Compute every output and leave it on the provider's device.
@@ -206,15 +208,20 @@ class OrtRunner:
 
         Raises:
             InputError: A wrong name, dtype or shape.
+            UsageError: The runner replays CUDA graphs.
         """
-        device = "cpu" if self.provider == "cpu" else "cuda"
+        if self._records_graphs:
+            raise UsageError(
+                "a CUDA graph reads and writes fixed buffers: give `run` numpy arrays, or load "
+                "the model without cuda_graph"
+            )
         specs = {spec.name: spec for spec in self.inputs}
         check_names(self.inputs, feeds)
         binding = self._session.io_binding()
         for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, _ort_value(specs[name], value, device))
+            binding.bind_ortvalue_input(name, _ort_value(specs[name], value, self._device))
         for spec in self.outputs:
-            binding.bind_output(spec.name, device)
+            binding.bind_output(spec.name, *self._device)
         with self._named_failures():
             binding.synchronize_inputs()
             self._session.run_with_iobinding(binding)
@@ -227,16 +234,16 @@ class OrtRunner:
         """Turn a backend's failure into an error that names the file."""
         try:
             yield
-        except _BACKEND_ERRORS as error:
+        except BACKEND_ERRORS as error:
             raise ArtifactError(
-                f"{self.path.name}: fails while it runs on {self.provider!r}: {_line(error)}"
+                f"{self.path.name}: fails while it runs on {self.provider!r}: {first_line(error)}"
             ) from error
 
 
-def _ort_value(spec: TensorSpec, value: Any, device: str) -> ort.OrtValue:
+def _ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.OrtValue:
     if isinstance(value, np.ndarray):
         check_array(spec, value)
-        return ort.OrtValue.ortvalue_from_numpy(value, device, 0)
+        return ort.OrtValue.ortvalue_from_numpy(value, *device)
     if not hasattr(value, "__dlpack__"):
         raise InputError(
             f"input {spec.name!r} is a {type(value).__name__}; expected a numpy array or a "
@@ -246,7 +253,7 @@ def _ort_value(spec: TensorSpec, value: Any, device: str) -> ort.OrtValue:
         tensor = ort.OrtValue.from_dlpack(value)
     except (BufferError, RuntimeError) as error:
         raise InputError(
-            f"input {spec.name!r} cannot be taken where it lies ({_line(error)}); give it as "
+            f"input {spec.name!r} cannot be taken where it lies ({first_line(error)}); give it as "
             "x.detach().contiguous()"
         ) from error
     dtype = tensor.data_type().removeprefix("tensor(").removesuffix(")")
@@ -254,87 +261,3 @@ def _ort_value(spec: TensorSpec, value: Any, device: str) -> ort.OrtValue:
     if dtype != spec.dtype or not fits(spec.shape, tensor.shape()):
         raise InputError(f"input {spec.name!r} is {dtype} {tuple(tensor.shape())}, expected {spec}")
     return tensor
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a backend's message, without its prefix."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split("] : ")[-1].strip()
-
-
-@contextlib.contextmanager
-def _quiet(provider: str) -> Iterator[None]:
-    """Silence what onnxruntime prints and logs when it falls back: an error will say it."""
-    if provider == "cpu":
-        yield
-        return
-    ort.set_default_logger_severity(_FATAL_ONLY)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        ort.set_default_logger_severity(_WARNINGS)  # as onnxruntime starts
-
-
-def _cause(provider: str) -> str:
-    """Why a provider does not start, as the dynamic loader says it in another process."""
-    error = in_child(probe_provider, PROVIDERS[provider]).get("error", "")
-    return f" ({error})" if error else ""
-
-
-def installed_wheels() -> list[str]:
-    """Names of the installed wheels that provide `import onnxruntime`."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.distribution(name)
-            found.append(name)
-    return found
-
-
-def _both_wheels() -> bool:
-    return len(installed_wheels()) > 1
-
-
-def _refuse_unusable_wheel(provider: str) -> None:
-    """Raise ProviderError when the installed onnxruntime cannot have the provider."""
-    if _both_wheels():
-        raise ProviderError(
-            f"provider {provider!r}: onnxruntime and onnxruntime-gpu are both installed and "
-            f"overwrite each other; keep one: {GPU_INSTALL}"
-        )
-    if PROVIDERS[provider] not in ort.get_available_providers():
-        raise ProviderError(
-            f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
-            f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())}); "
-            f"install the GPU build: {GPU_INSTALL}"
-        )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; so do we, better
-        ort.preload_dlls()  # the CUDA libraries that came as wheels
-
-
-def _refuse_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
-    """Raise ProviderError unless the provider is active and runs every node."""
-    wanted = PROVIDERS[provider]
-    if session.get_providers()[0] != wanted:
-        raise FallbackError(
-            f"provider {provider!r} was asked for, but ONNX Runtime fell back to "
-            f"{session.get_providers()[0]}; --provider cpu asks for that, and `vit-export doctor` "
-            "says what this machine lacks"
-        )
-    if provider == "cpu":
-        return
-    strays = [
-        f"{node.name} ({node.op_type})"
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == PROVIDERS["cpu"]
-        for node in part.get_nodes()
-        if node.op_type not in MAY_RUN_ON_CPU
-    ]
-    if strays:
-        shown = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
-        raise ProviderError(
-            f"{name}: {len(strays)} of its nodes have no kernel on {provider!r} and would run "
-            f"on the CPU: {shown}; export it again with another --opset or --attention, or "
-            "take --provider cpu"
-        )

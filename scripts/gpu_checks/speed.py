@@ -1,0 +1,148 @@
+"""How fast the ways to run a model are on this GPU, and against its measured peak.
+
+Everything is timed alike: tensors lie on the GPU before and after, every run is waited for.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gpu_checks.artifacts import exported
+from gpu_checks.cuda import need_cuda_wheel
+from gpu_checks.outcome import NotRunError, expect, need
+from gpu_checks.tensorrt import engine_path, need_tensorrt_provider
+
+DEVICE = "cuda"
+BATCHES = (1, 64)
+PEAK_SIZE = 8192  # rows and columns of the two float16 matrices
+SMALLEST_COSINE = 0.999  # a candidate that computes something else has no speed
+WARMUP_RUNS, TIMED_RUNS, TIMED_S = 10, 20, 2.0
+
+Run = Callable[[Any], Any]
+
+
+def flops_per_image(config: Any) -> int:
+    """Multiplications and additions of the matrix products of one image.
+
+    "Scaling Vision Transformers" (arXiv 2106.04560) and others count the same: two for each
+    element of a product; normalisation, activation and softmax are left out.
+    """
+    n, d, hidden = config.num_tokens, config.embed_dim, config.mlp_dim
+    rows, columns = config.grid_hw
+    patches = 2 * rows * columns * config.in_chans * config.patch_size**2 * d
+    projections = 2 * n * d * (3 * d + d + 2 * hidden)
+    attention = 2 * 2 * n * n * d
+    heads = 2 * d * config.num_classes * (2 if config.distilled else 1)
+    return patches + config.depth * (projections + attention) + heads
+
+
+def matmul_peak(folder: Path) -> dict[str, Any]:
+    """The fastest float16 product that torch does here, of two square matrices."""
+    torch = _torch()
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=DEVICE, dtype=torch.float16) for _ in range(2))
+    ms = _median_ms(torch, lambda: a @ b)
+    return {"matmul_ms": ms, "peak_tflops": 2 * PEAK_SIZE**3 / ms / 1e9}
+
+
+def torch_eager(folder: Path, variant: str) -> dict[str, Any]:
+    """The torch module in float16, as it stands."""
+    torch = _torch()
+    model = _model(torch, variant).half()
+    return _time(torch, variant, lambda x: model(x.half()), half_input=True)
+
+
+def torch_compiled(folder: Path, variant: str) -> dict[str, Any]:
+    """The torch module in float16 through `torch.compile(mode="max-autotune-no-cudagraphs")`."""
+    torch = _torch()
+    model = torch.compile(_model(torch, variant).half(), mode="max-autotune-no-cudagraphs")
+    return _time(torch, variant, lambda x: model(x.half()), half_input=True)
+
+
+def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
+    """The FP16 artifact in ONNX Runtime."""
+    torch = _torch()
+    if provider == "tensorrt":
+        need_tensorrt_provider()
+        from vit_export.runtime.provider_options import TensorrtOptions
+
+        options = TensorrtOptions(profile=(1, BATCHES[-1], BATCHES[-1]))
+    else:
+        need_cuda_wheel()
+        options = None
+    from vit_export.runtime import load
+
+    runner = load(exported(folder, variant, "fp16"), provider=provider, options=options).runner
+    return _time(torch, variant, _on_device(torch, runner))
+
+
+def engine(folder: Path, variant: str, backend: str) -> dict[str, Any]:
+    """The FP16 engine that the check before has built."""
+    torch = _torch()
+    path = engine_path(folder, backend, variant, "fp16")
+    if not path.exists():
+        raise NotRunError(f"there is no engine: see the check 'engine {backend} {variant} fp16'")
+    from vit_export.runtime import load
+
+    return _time(torch, variant, _on_device(torch, load(path).runner))
+
+
+def _torch() -> Any:
+    need("torch", "numpy")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise NotRunError("the installed torch has no CUDA")
+    return torch
+
+
+def _model(torch: Any, variant: str) -> Any:
+    from vit_export.model.vit import create_model
+    from vit_export.variants import get_variant
+
+    return create_model(get_variant(variant), seed=0).eval().to(DEVICE)
+
+
+def _on_device(torch: Any, runner: Any) -> Run:
+    name = runner.inputs[0].name
+    return lambda x: torch.from_dlpack(runner.run_on_device({name: x})["logits"])
+
+
+def _time(torch: Any, variant: str, run: Run, *, half_input: bool = False) -> dict[str, Any]:
+    from vit_export.variants import get_variant
+
+    config = get_variant(variant)
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # the yardstick is float32; products have no TF32
+    images = torch.randn(BATCHES[-1], config.in_chans, *config.image_hw, device=DEVICE)
+    measured: dict[str, Any] = {}
+    with torch.inference_mode():
+        expected = _model(torch, variant)(images[: BATCHES[0] + 1])
+        found = run(images[: BATCHES[0] + 1]).float()
+        cosine = torch.nn.functional.cosine_similarity(expected, found).min().item()
+        expect(cosine >= SMALLEST_COSINE, f"it computes something else: cosine {cosine:.6f}")
+        for size in BATCHES:
+            x = images[:size].half() if half_input else images[:size].contiguous()
+            ms = _median_ms(torch, lambda x=x: run(x))
+            measured[f"batch_{size}_ms"] = ms
+            measured[f"batch_{size}_images_per_s"] = 1000 * size / ms
+    best = max(measured[f"batch_{size}_images_per_s"] for size in BATCHES)
+    return {**measured, "tflops": best * flops_per_image(config) / 1e12, "cosine": cosine}
+
+
+def _median_ms(torch: Any, run: Callable[[], Any]) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    for _ in range(WARMUP_RUNS):
+        once()
+    times: list[float] = []
+    while len(times) < TIMED_RUNS or sum(times) < 1000 * TIMED_S:
+        times.append(once())
+    return statistics.median(times)

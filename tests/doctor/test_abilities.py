@@ -1,0 +1,103 @@
+"""What can be built and run on machines that these facts describe."""
+
+from __future__ import annotations
+
+import pytest
+
+from vit_export.doctor import abilities
+from vit_export.doctor.words import Fact, Facts
+
+
+def with_gpu(capability: str = "8.9", *facts: Fact) -> Facts:
+    """A machine with one GPU, and more."""
+    gpu = f"NVIDIA GPU, compute capability {capability}, 24 GiB"
+    driver = Fact("gpu", "driver", "CUDA 13.1", usable=True)
+    return (driver, Fact("gpu", "GPU 0", gpu, usable=True), *facts)
+
+
+def test_a_gpu_under_the_cpu_wheel_is_told_which_wheel_to_take() -> None:
+    """First the one is removed, then the other installed."""
+    facts = (*with_gpu(), Fact("package", "onnxruntime", "1.32.0", usable=True))
+    ability = abilities.can_run_on_cuda(facts)
+    assert not ability.possible
+    assert ability.remedy == "pip uninstall -y onnxruntime && pip install 'vit-export[gpu]'"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "installed", "possible", "remedy"),
+    [
+        (False, "tensorrt-rtx", True, ""),
+        (False, "tensorrt", False, "pip install 'vit-export[tensorrt-rtx]'"),
+        (True, "tensorrt", True, ""),
+        (True, "tensorrt-rtx", True, ""),
+        (True, "", False, "pip install 'vit-export[tensorrt]'"),
+    ],
+)
+def test_only_tensorrt_rtx_builds_engines_without_a_gpu(
+    gpu: bool, installed: str, possible: bool, remedy: str
+) -> None:
+    """TensorRT builds on the GPU that it builds for."""
+    facts = (with_gpu() if gpu else ()) + (Fact("package", installed, "1", usable=True),)
+    ability = abilities.can_build_engines(facts)
+    assert (ability.possible, ability.remedy) == (possible, remedy)
+
+
+def test_without_a_gpu_nothing_runs_on_one():
+    """And the reason is the driver's."""
+    facts = (Fact("gpu", "driver", "libcuda.so.1: no such file", usable=False),)
+    for ability in (
+        abilities.can_run_on_cuda,
+        abilities.can_run_on_tensorrt,
+        abilities.can_run_on_tensorrt_rtx,
+        abilities.can_run_engines,
+    ):
+        found = ability(facts)
+        assert not found.possible
+        assert found.reason == "no NVIDIA GPU: libcuda.so.1: no such file"
+
+
+@pytest.mark.parametrize(
+    ("capability", "possible"), [("6.1", False), ("7.5", True), ("9.0", True), ("12.0", True)]
+)
+def test_cuda_13_has_no_kernels_for_old_gpus(capability, possible):
+    """Pascal and Volta."""
+    active = Fact("provider", abilities.CUDA, "active", usable=True)
+    found = abilities.can_run_on_cuda(with_gpu(capability, active))
+    assert found.possible == possible
+    assert possible or "6.1 is older than 7.5" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "possible"),
+    [("7.5", False), ("8.0", False), ("8.6", True), ("8.9", True), ("9.0", False), ("10.0", False),
+     ("12.0", True), ("12.1", True)],
+)  # fmt: skip
+def test_tensorrt_rtx_is_not_for_data_centre_gpus(capability, possible):
+    """A100, H100 and B200; its plugin says so in a header."""
+    active = Fact("provider", abilities.RTX, "plugin 0.5.0, active", usable=True)
+    found = abilities.can_run_on_tensorrt_rtx(with_gpu(capability, active))
+    assert found.possible == possible
+    assert possible or found.remedy == "take --provider cuda"
+
+
+def test_the_rtx_plugin_is_what_is_missing():
+    """Whatever wheel of ONNX Runtime is there."""
+    found = abilities.can_run_on_tensorrt_rtx(with_gpu())
+    assert found.remedy == "pip install onnxruntime-ep-nv-tensorrt-rtx"
+
+
+def test_a_tensorrt_of_another_major_version_is_the_reason(monkeypatch):
+    """With the command that installs the right one."""
+    conflict = "ONNX Runtime is linked with TensorRT 10 and 11 is installed: pip install that"
+    monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: conflict)
+    found = abilities.can_run_on_tensorrt(with_gpu())
+    assert (found.possible, found.remedy) == (False, "pip install that")
+    assert found.reason == "ONNX Runtime is linked with TensorRT 10 and 11 is installed"
+
+
+def test_engines_run_where_either_flavour_is_installed():
+    """And a GPU."""
+    for name in ("tensorrt", "tensorrt-rtx"):
+        facts = with_gpu("8.9", Fact("package", name, "11", usable=True))
+        assert abilities.can_run_engines(facts).possible
+    assert abilities.can_run_engines(with_gpu()).remedy == "pip install 'vit-export[tensorrt]'"

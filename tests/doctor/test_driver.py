@@ -1,0 +1,36 @@
+"""What NVIDIA's driver says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from vit_export import probe
+from vit_export.doctor import driver
+from vit_export.doctor.words import Fact
+
+
+@pytest.mark.parametrize(
+    ("answer", "usable", "faults"),
+    [
+        ({"absent": "libcuda.so.1: no such file"}, False, 0),
+        ({"error": "cuInit: system driver mismatch (803)"}, False, 1),
+        ({"cuda": "13.0", "gpus": []}, False, 0),
+        ({"cuda": "13.0", "gpus": ["NVIDIA H200, compute capability 9.0, 140 GiB"]}, True, 0),
+    ],
+)
+def test_a_driver_that_is_absent_is_no_fault_and_a_broken_one_is(
+    monkeypatch: pytest.MonkeyPatch, answer: probe.Answer, usable: bool, faults: int
+) -> None:
+    """Most machines have no GPU; a driver that refuses is never meant to be there."""
+    monkeypatch.setattr(driver, "in_child", lambda function: answer)
+    facts, found = driver.check_nvidia(())
+    assert (facts[0].usable, len(found)) == (usable, faults)
+    assert len(facts) == 1 + len(answer.get("gpus", ()))
+
+
+def test_the_capability_is_that_of_the_first_gpu():
+    """Read off the description; unknown without one."""
+    gpus = [Fact("gpu", f"GPU {n}", f"G, compute capability {c}, 1 GiB", True)
+            for n, c in enumerate(("12.0", "8.9"))]  # fmt: skip
+    assert driver.capability((Fact("gpu", "driver", "CUDA 13.0", True), *gpus)) == (12, 0)
+    assert driver.capability(()) == (0, 0)

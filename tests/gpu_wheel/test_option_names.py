@@ -1,0 +1,95 @@
+"""Every option that we pass is one that the real provider library reads, spelled as it reads it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from vit_export.nvidia import libraries_of
+from vit_export.onnxfile import OnnxFile
+from vit_export.runtime.provider_options import CudaOptions, TensorrtOptions, TensorrtRtxOptions
+
+# Adds a provider with options to a session's options, which is where they are parsed.
+ADD = """
+import json, sys, onnxruntime
+options = onnxruntime.SessionOptions()
+try:
+    options.add_provider(sys.argv[1], json.loads(sys.argv[2]))
+    print(json.dumps("accepted"))
+except Exception as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture
+def add(python, empty_libraries):
+    """What the provider's own parser says of options."""
+    import json
+
+    return lambda name, options: python(ADD, name, json.dumps(options), libraries=empty_libraries)
+
+
+@pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_the_parser_refuses_what_it_does_not_know(add, name):
+    """Otherwise the tests below prove nothing."""
+    assert add(name, {}) == "accepted"
+    assert re.search(r"option: \"?nonsense", add(name, {"nonsense": "1"}))
+
+
+def test_the_parsers_refuse_values_that_they_cannot_read(add):
+    """Numbers for CUDA, words for TensorRT."""
+    assert "use_tf32" in add("CUDAExecutionProvider", {"use_tf32": "maybe"})
+    said = add("TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"})
+    assert "should be 'True' or 'False'" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CudaOptions(),
+        CudaOptions(device_id=1, tf32=True, cuda_graph=True, memory_limit_bytes=2**33),
+    ],
+)
+def test_cuda_reads_all_of_ours(add, artifact, options):
+    """Names and values."""
+    settings = options.provider_options(OnnxFile.read(artifact), "1")
+    assert add("CUDAExecutionProvider", settings) == "accepted"
+
+
+@pytest.mark.parametrize("dump", [False, True])
+def test_tensorrt_reads_all_of_ours(add, artifact, tmp_path, dump):
+    """Names and values."""
+    more = {"ep_context": tmp_path / "c.onnx"} if dump else {"engine_cache": tmp_path}
+    options = TensorrtOptions(device_id=1, profile=(1, 2, 8), **more)
+    settings = options.provider_options(OnnxFile.read(artifact), "1")
+    assert len(settings) == (7 if dump else 8)
+    assert add("TensorrtExecutionProvider", settings) == "accepted"
+
+
+def test_the_rtx_plugins_header_lists_all_of_ours(artifact, rtx_folder, tmp_path):
+    """Its parser needs a device, so the header that the wheel brings is asked."""
+    header = (rtx_folder / "tensorrt_rtx_provider_options.h").read_text()
+    known = set(re.findall(r'constexpr const char\* k\w+ = "(\w+)"', header))
+    options = TensorrtRtxOptions(profile=(1, 2, 8), runtime_cache=tmp_path / "cache")
+    settings = options.provider_options(OnnxFile.read(artifact), "1")
+    assert set(settings) <= known
+    assert len(settings) == 4
+    library = (rtx_folder / "libonnxruntime_providers_nv_tensorrt_rtx.so").read_bytes()
+    for name in TensorrtRtxOptions(ep_context=tmp_path / "c.onnx").session_entries():
+        assert f"\0{name}\0".encode() in library
+
+
+def test_the_rtx_plugins_header_lists_the_gpus_that_doctor_knows(rtx_folder):
+    """Compute capabilities 8.6, 8.9, and all from 12.0 on."""
+    header = (rtx_folder / "tensorrt_rtx_provider_options.h").read_text()
+    (values,) = re.findall(r"kTargetSMValues\[\] = \{(.*?)\}", header)
+    assert values == '"sm86", "sm89", "sm120", "sm121"'
+    assert "compute_capability >= 120" in header
+
+
+def test_the_wheel_is_linked_with_cuda_13_and_tensorrt_10():
+    """What `doctor` and the errors say is read from here."""
+    assert "libcudart.so.13" in libraries_of("CUDAExecutionProvider")
+    assert "libcuda.so.1" in libraries_of("CUDAExecutionProvider")
+    assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(libraries_of("TensorrtExecutionProvider"))

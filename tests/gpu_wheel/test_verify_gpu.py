@@ -1,0 +1,64 @@
+"""scripts/verify_gpu with the real GPU wheel: what cannot run on a GPU is never called passed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_gpu"
+
+
+@pytest.fixture
+def only(tmp_path):
+    """What becomes of one check, run as the script runs it on a machine with a GPU."""
+
+    def run(name: str) -> dict:
+        command = [sys.executable, SCRIPT, "--only", name, "--folder", tmp_path]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_parity_on_a_provider_that_does_not_start_has_failed(only):
+    """With the refusal as the reason."""
+    outcome = only("cuda parity edge fp32")
+    assert outcome["status"] == "FAILED"
+    assert "provider 'cuda' was asked for, but ONNX Runtime fell back" in outcome["why"]
+    assert "libcublasLt.so.13" in outcome["why"]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_refusal_is_seen(only, provider):
+    """The one check that needs the wheel and no GPU."""
+    outcome = only(f"refusal without a visible GPU: {provider}")
+    assert outcome["status"] == "passed"
+    assert f"provider '{provider}'" in outcome["measured"]["refused with"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cuda IO binding without copies", "not installed: torch"),
+        ("tensorrt parity edge fp32", "linked with TensorRT 10 (libnvinfer.so.10) and no TensorRT"),
+        ("engine tensorrt b16 fp16", "not installed: tensorrt"),
+        ("cuda parity ti16 fp32", "not installed: torch, onnx, onnxscript, onnxsim, safetensors"),
+    ],
+)
+def test_what_is_missing_is_named(only, name, why):
+    """Not run, and why."""
+    outcome = only(name)
+    assert outcome["status"] == "not run"
+    assert why in outcome["why"]
+
+
+def test_doctor_is_asked_too(only):
+    """Nothing is broken on this machine."""
+    outcome = only("doctor finds no fault")
+    assert outcome["status"] == "passed"
+    assert "run on the CPU" in outcome["measured"]["can"]

@@ -1,0 +1,99 @@
+"""Runs from fixed buffers; recording itself needs a GPU and is looked at by scripts/verify_gpu."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vit_export.runtime.cuda_graph import RecordedRuns
+
+X = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_export) -> onnxruntime.InferenceSession:
+    """The tiny export in a session of its own."""
+    return onnxruntime.InferenceSession(tiny_export.path, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def runs(session) -> RecordedRuns:
+    """Nothing recorded yet."""
+    return RecordedRuns(session, ["logits"], device="cpu")
+
+
+def test_every_run_computes_its_own_input(session, runs):
+    """Also the second one of a batch size, which reads the same buffer."""
+    for batch in (X[:2], X[2:4], X[:1], X[3:5], X[4:]):
+        (expected,) = session.run(["logits"], {"pixel_values": batch})
+        found = runs.run({"pixel_values": batch})
+        np.testing.assert_array_equal(found["logits"], expected)
+
+
+def test_one_recording_serves_a_batch_size(runs):
+    """Three sizes, three of them."""
+    for size in (1, 2, 1, 3, 2, 1):
+        runs.run({"pixel_values": X[:size]})
+    assert len(runs) == 3
+
+
+def test_buffers_stay_where_they_are(runs):
+    """A recorded graph reads and writes these addresses."""
+
+    def addresses() -> list[int]:
+        (recorded,) = runs._recorded.values()
+        return [v.data_ptr() for v in (*recorded.inputs.values(), *recorded.outputs.values())]
+
+    runs.run({"pixel_values": X[:2]})
+    before = addresses()
+    runs.run({"pixel_values": X[2:4]})
+    assert addresses() == before
+
+
+def test_the_callers_array_is_left_alone(runs):
+    """The buffer of its batch size is another one."""
+    mine = X[:1].copy()
+    runs.run({"pixel_values": mine})
+    runs.run({"pixel_values": X[1:2]})
+    np.testing.assert_array_equal(mine, X[:1])
+
+
+def test_results_are_not_overwritten_by_the_next_run(runs):
+    """They are copies of the buffer."""
+    first = runs.run({"pixel_values": X[:1]})["logits"]
+    kept = first.copy()
+    runs.run({"pixel_values": X[1:2]})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_every_graph_has_a_number_of_its_own(runs):
+    """ONNX Runtime would replay the graph of another batch size otherwise."""
+    for size in (1, 2, 3):
+        runs.run({"pixel_values": X[:size]})
+    numbers = [r.run_options.get_run_config_entry("gpu_graph_id") for r in runs._recorded.values()]
+    assert numbers == ["0", "1", "2"]
+
+
+def test_an_input_that_is_not_contiguous_is_copied_right(session, runs):
+    """Channels last in memory."""
+    strided = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    (expected,) = session.run(["logits"], {"pixel_values": X})
+    for _ in range(2):
+        np.testing.assert_array_equal(runs.run({"pixel_values": strided})["logits"], expected)
+
+
+def test_threads_take_turns(session, runs):
+    """They share the buffers."""
+
+    def work(i: int) -> bool:
+        batch = X[i : i + 1]
+        (expected,) = session.run(["logits"], {"pixel_values": batch})
+        return all(
+            np.array_equal(runs.run({"pixel_values": batch})["logits"], expected) for _ in range(20)
+        )
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(work, range(5)))

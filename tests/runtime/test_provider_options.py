@@ -1,0 +1,158 @@
+"""Options of NVIDIA's providers: how they are spelled, and what is refused before a session."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vit_export.errors import InputError, OutputError, UsageError
+from vit_export.onnxfile import OnnxFile
+from vit_export.runtime.provider_options import (
+    CudaOptions,
+    TensorrtOptions,
+    TensorrtRtxOptions,
+    check_profile,
+    chosen,
+    without_dump,
+)
+
+ENGINES = (TensorrtOptions, TensorrtRtxOptions)
+
+
+@pytest.fixture(scope="module")
+def file(tiny_export) -> OnnxFile:
+    """The tiny export: any batch size of 3 x 32 x 32."""
+    return OnnxFile.read(tiny_export.path)
+
+
+@pytest.fixture
+def fixed(file) -> OnnxFile:
+    """The same with a batch of four."""
+    spec = dataclasses.replace(file.inputs[0], shape=(4, 3, 32, 32))
+    return dataclasses.replace(file, inputs=(spec,))
+
+
+def test_float32_is_computed_in_float32_unless_asked_otherwise(file):
+    """ONNX Runtime's own default is TF32."""
+    assert CudaOptions().provider_options(file, "1")["use_tf32"] == "0"
+    assert CudaOptions(tf32=True).provider_options(file, "1")["use_tf32"] == "1"
+
+
+def test_cuda_options_are_spelled_as_onnxruntime_reads_them(file):
+    """Only those that were asked for."""
+    options = CudaOptions(device_id=1, cuda_graph=True, memory_limit_bytes=2**30)
+    assert options.provider_options(file, "1") == {
+        "device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1", "gpu_mem_limit": "1073741824",
+    }  # fmt: skip
+    assert set(CudaOptions().provider_options(file, "1")) == {"device_id", "use_tf32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"), [(TensorrtOptions, "trt"), (TensorrtRtxOptions, "nv")]
+)
+def test_a_profile_names_every_dimension(file, options, prefix):
+    """The batch varies, the rest is the model's."""
+    found = options(profile=(1, 8, 32)).provider_options(file, "1")
+    shapes = [found[f"{prefix}_profile_{end}_shapes"] for end in ("min", "opt", "max")]
+    assert shapes == [f"pixel_values:{size}x3x32x32" for size in (1, 8, 32)]
+
+
+@pytest.mark.parametrize("options", ENGINES)
+@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2)])
+def test_a_profile_out_of_order_is_refused(options, profile):
+    """When it is written down, not when an engine is built."""
+    with pytest.raises(UsageError, match=r"expected the batch sizes \(min, opt, max\)"):
+        options(profile=profile)
+
+
+def test_a_profile_needs_a_batch_that_is_dynamic_alone(file, fixed):
+    """Engines for a fixed batch have no range; dynamic sizes of images have no shape."""
+    options = TensorrtOptions(profile=(1, 2, 3))
+    with pytest.raises(UsageError, match=r"the batch of pixel_values: .* is fixed"):
+        options.provider_options(fixed, "1")
+    spec = dataclasses.replace(file.inputs[0], shape=("batch_size", 3, "height", "width"))
+    with pytest.raises(UsageError, match="more than the batch is dynamic"):
+        options.provider_options(dataclasses.replace(file, inputs=(spec,)), "1")
+
+
+def test_engines_of_other_weights_lie_in_other_folders(file, tiny_export, tmp_path):
+    """ONNX Runtime names them after the model's file name, which stays the same."""
+    path = tmp_path / file.path.name
+    content = bytearray(file.path.read_bytes())
+    weight = next(t for t in file.initializers if t.name == "head.bias")
+    content[weight.offset] ^= 1
+    path.write_bytes(content)
+    options = TensorrtOptions(engine_cache=tmp_path / "cache")
+    folders = [
+        options.provider_options(model, version)["trt_engine_cache_path"]
+        for model, version in ((file, "1"), (OnnxFile.read(path), "1"), (file, "2"), (file, "1"))
+    ]
+    assert len(set(folders)) == 3
+    assert folders[0] == folders[3]
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {
+        f.rpartition("/")[2] for f in folders
+    }
+
+
+def test_a_context_dump_is_refused_before_the_engine_is_built(file, fixed, tmp_path):
+    """Where the file exists, its folder does not, or no batch size is named."""
+    there = tmp_path / "there.onnx"
+    there.touch()
+    with pytest.raises(OutputError, match="exists; remove it"):
+        TensorrtOptions(ep_context=there, profile=(1, 1, 1)).check_dump(file)
+    with pytest.raises(OutputError, match=r"folder .* does not exist"):
+        TensorrtRtxOptions(ep_context=tmp_path / "no" / "m.onnx").check_dump(file)
+    with pytest.raises(UsageError, match=r"needs profile=\(min, opt, max\): tiny.onnx takes any"):
+        TensorrtOptions(ep_context=tmp_path / "m.onnx").check_dump(file)
+    TensorrtOptions(ep_context=tmp_path / "m.onnx").check_dump(fixed)
+    TensorrtOptions(ep_context=tmp_path / "m.onnx", profile=(1, 1, 1)).check_dump(file)
+
+
+@pytest.mark.parametrize("options", ENGINES)
+def test_a_context_file_is_an_onnx_file(options):
+    """`load` goes by the name."""
+    with pytest.raises(UsageError, match=r"expected a name in \.onnx"):
+        options(ep_context="m.engine")
+
+
+def test_a_cache_and_a_dump_exclude_each_other():
+    """The provider would refuse it, or write to another place than was said."""
+    with pytest.raises(UsageError, match="give one"):
+        TensorrtOptions(ep_context="m.onnx", engine_cache="cache")
+
+
+@pytest.mark.parametrize("options", ENGINES)
+def test_a_further_session_does_not_dump_again(options):
+    """All else stays."""
+    asked = options(device_id=1, profile=(1, 2, 3), ep_context="m.onnx")
+    assert without_dump(asked) == options(device_id=1, profile=(1, 2, 3))
+    assert without_dump(None) is None
+    assert without_dump(CudaOptions(tf32=True)) == CudaOptions(tf32=True)
+
+
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_batch_that_no_engine_was_built_for_is_refused(size):
+    """ONNX Runtime would build another, for minutes, without a word."""
+    options = TensorrtOptions(profile=(2, 4, 8))
+    with pytest.raises(InputError, match=rf"holds {size} images; the engine is built for 2 to 8"):
+        check_profile(options, {"x": np.zeros((size, 3))})
+    check_profile(options, {"x": np.zeros((8, 3))})
+    check_profile(CudaOptions(), {"x": np.zeros((size, 3))})
+
+
+def test_options_name_their_provider():
+    """`auto` is what they say; another one is a contradiction."""
+    options = TensorrtRtxOptions()
+    assert chosen("auto", options) == chosen("tensorrt-rtx", options) == ("tensorrt-rtx", options)
+    assert chosen("cuda", None) == ("cuda", CudaOptions())
+    assert chosen("cpu", None) == ("cpu", None)
+    with pytest.raises(UsageError, match="TensorrtRtxOptions is for provider 'tensorrt-rtx'"):
+        chosen("tensorrt", options)
+
+
+def test_a_memory_limit_holds_something():
+    """Zero would mean no limit to one reader and no memory to another."""
+    with pytest.raises(UsageError, match="expected 1 or more"):
+        CudaOptions(memory_limit_bytes=0)

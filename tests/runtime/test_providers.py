@@ -1,0 +1,85 @@
+"""What ONNX Runtime really runs, and the reason when it is not what was asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from types import SimpleNamespace
+
+import pytest
+
+from vit_export.errors import ProviderError
+from vit_export.runtime.providers import (
+    first_line,
+    installed_wheels,
+    refuse_fallback,
+    refuse_unusable_wheel,
+)
+
+
+def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch):
+    """Which of them is imported is chance."""
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
+    assert installed_wheels() == ["onnxruntime", "onnxruntime-gpu"]
+    with pytest.raises(ProviderError, match="both installed and overwrite each other; keep one"):
+        refuse_unusable_wheel("cuda")
+
+
+def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> SimpleNamespace:
+    """What a session tells of where its nodes run."""
+    parts = [
+        SimpleNamespace(
+            ep_name=name,
+            get_nodes=lambda nodes=nodes: [
+                SimpleNamespace(name=node, op_type=op) for node, op in nodes
+            ],
+        )
+        for name, nodes in assignment.items()
+    ]
+    return SimpleNamespace(
+        get_providers=lambda: [active, "CPUExecutionProvider"],
+        get_provider_graph_assignment_info=lambda: parts,
+    )
+
+
+def test_nodes_that_stray_to_the_cpu_are_named():
+    """Shape and Size belong there."""
+    session = session_of(
+        {
+            "CUDAExecutionProvider": [("a", "MatMul")],
+            "CPUExecutionProvider": [("b", "Shape"), *((f"n{i}", "Gelu") for i in range(7))],
+        },
+        "CUDAExecutionProvider",
+    )
+    with pytest.raises(ProviderError, match=r"m\.onnx: 7 of its nodes.*n0 \(Gelu\), .*n4.*\.\.\."):
+        refuse_fallback(session, "cuda", "m.onnx")
+
+
+def test_nodes_that_all_run_where_they_should_are_fine():
+    """And those that are on the host by definition."""
+    assignment = {
+        "CUDAExecutionProvider": [("a", "MatMul")], "CPUExecutionProvider": [("b", "Shape")],
+    }  # fmt: skip
+    refuse_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
+
+
+def test_nodes_on_any_other_provider_are_strays():
+    """TensorRT that leaves nodes to CUDA is not what was asked for either."""
+    assignment = {
+        "TensorrtExecutionProvider": [("a", "MatMul")], "CUDAExecutionProvider": [("b", "Gelu")],
+    }  # fmt: skip
+    with pytest.raises(ProviderError, match=r"1 of its nodes have no kernel on 'tensorrt'.*Gelu"):
+        refuse_fallback(session_of(assignment, "TensorrtExecutionProvider"), "tensorrt", "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("[ONNXRuntimeError] : 1 : FAIL : no kernel\nmore", "1 : FAIL : no kernel"),
+        ("/src/state.cc:729 void f(Options&, const Map&) Please install it", "Please install it"),
+        ("/src/is/no/place", "/src/is/no/place"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_backends_message_is_cut_to_what_it_says(said, shown):
+    """Neither its place in C++ nor the lines behind the first."""
+    assert first_line(RuntimeError(said)) == shown

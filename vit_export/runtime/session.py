@@ -1,0 +1,121 @@
+"""One ONNX Runtime session on exactly the provider that was asked for, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import onnxruntime as ort
+
+from vit_export.errors import ArtifactError, ProviderError, UsageError
+from vit_export.onnxfile import OnnxFile
+from vit_export.onnxpack import stamp
+from vit_export.runtime.provider_options import EngineOptions, ProviderOptions
+from vit_export.runtime.providers import (
+    BACKEND_ERRORS,
+    FATAL_ONLY,
+    PLUGINS,
+    PROVIDERS,
+    cause,
+    first_line,
+    quiet,
+    refuse_fallback,
+    refuse_unusable_wheel,
+)
+from vit_export.runtime.rtx_plugin import rtx_devices
+
+MAPPED_FROM_BYTES = 1 << 28  # of weights, which the CPU then reads where they lie in the file
+
+
+def create_session(
+    file: OnnxFile,
+    provider: str,
+    options: ProviderOptions | None,
+    *,
+    exposed: Collection[str] = (),
+    threads: int | None = None,
+) -> ort.InferenceSession:
+    """Create a session, and look at what it really runs on.
+
+    Args:
+        file: The model.
+        provider: One of `PROVIDERS`.
+        options: Of that provider; `None` for the CPU.
+        exposed: Inner tensors to give as outputs as well.
+        threads: CPU threads of one run; by default all cores.
+
+    Raises:
+        ArtifactError: The CPU cannot load the model.
+        ProviderError: The provider does not start, or does not run every node.
+        FallbackError: ONNX Runtime started another provider, without an error of its own.
+        OutputError: A context file that was asked for cannot be written.
+        UsageError: The options do not fit the model.
+    """
+    if provider != "cpu":
+        refuse_unusable_wheel(provider)
+    if isinstance(options, EngineOptions):
+        options.check_dump(file)
+    try:
+        with quiet(provider):
+            session = _session(file, provider, options, exposed, threads)
+    except BACKEND_ERRORS as error:
+        if provider == "cpu":
+            raise ArtifactError(
+                f"{file.path}: ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
+            ) from error
+        raise ProviderError(
+            f"provider {provider!r} cannot run {file.path.name}: {first_line(error)}"
+            f"{cause(provider)}; see: vit-export doctor"
+        ) from error
+    refuse_fallback(session, provider, file.path.name)
+    if isinstance(options, EngineOptions) and options.ep_context is not None:
+        finish_dump(Path(options.ep_context), file, provider)
+    return session
+
+
+def _session(
+    file: OnnxFile,
+    provider: str,
+    options: ProviderOptions | None,
+    exposed: Collection[str],
+    threads: int | None,
+) -> ort.InferenceSession:
+    entries = {"session.record_ep_graph_assignment_info": "1"}
+    settings: dict[str, str] = {}
+    if options is not None:
+        settings = options.provider_options(file, ort.__version__)
+        entries |= options.session_entries()
+    model: str | bytes = str(file.path)
+    if exposed or (provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES):
+        folder = str(file.path.parent.resolve())
+        entries["session.model_external_initializers_file_folder_path"] = folder
+        model = file.expose(exposed)
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = FATAL_ONLY
+    for name, value in entries.items():
+        session_options.add_session_config_entry(name, value)
+    if threads is not None:
+        session_options.intra_op_num_threads = threads
+    if provider in PLUGINS:
+        devices = rtx_devices()
+        index = options.device_id if options else 0
+        if index >= len(devices):
+            raise UsageError(f"device_id={index}: the plugin finds {len(devices)} GPUs")
+        session_options.add_provider_for_devices([devices[index]], settings)
+        return ort.InferenceSession(model, session_options, enable_fallback=0)
+    providers = [(PROVIDERS[provider], settings)]
+    return ort.InferenceSession(model, session_options, providers=providers, enable_fallback=0)
+
+
+def finish_dump(path: Path, file: OnnxFile, provider: str) -> None:
+    """Give a dumped context file the manifest, so that it says how to prepare an image.
+
+    Raises:
+        ProviderError: The provider did not write it.
+    """
+    if not path.is_file():
+        raise ProviderError(
+            f"provider {provider!r} built its engine and did not write {path}, which was asked "
+            "for with ep_context"
+        )
+    stamp(path, file.metadata)
