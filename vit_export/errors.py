@@ -8,6 +8,7 @@
     ├── DataError               training or calibration data cannot be used
     ├── ExportError             torch could not express the module as ONNX
     ├── SimplifyError           the simplifier failed
+    ├── EngineError             TensorRT built no engine, or another than was asked for
     ├── ArtifactError           an .onnx, .npz or manifest is damaged, incomplete or foreign
     ├── GateError               an artifact computes something other than its torch model
     ├── ProviderError           what was asked to run the model is not what would run it
@@ -59,6 +60,10 @@ class ExportError(VitExportError):
 
 class SimplifyError(VitExportError):
     """The simplifier failed; `--no-simplify` exports without it."""
+
+
+class EngineError(VitExportError):
+    """TensorRT could not build an engine, or built another than was asked for."""
 
 
 class ArtifactError(VitExportError):
