@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.criterion import Criterion
+from vit_export.errors import ArtifactError
 from vit_export.golden import Golden
 
 Array = NDArray[Any]
@@ -21,14 +23,24 @@ class Reference:
     Attributes:
         values: float64 (S, K).
         indices: Elements of a flattened row that `values` keeps; `None` for all.
-        tolerance: Largest distance allowed.
-        e32: torch's own distance.
+        own: Distance of torch's own arithmetic in the artifact's precision; infinite where it
+            overflows, `None` where there is no such arithmetic.
+        tolerance: Largest distance allowed; `None` where cosine decides.
+        row_tolerance: How far a row may move with its neighbours; `None` where it may.
+        min_cosine: Smallest cosine similarity allowed; `None` where distance decides alone.
     """
 
     values: NDArray[np.float64]
     indices: NDArray[np.int64] | None
-    tolerance: float
-    e32: float
+    own: float | None
+    tolerance: float | None
+    row_tolerance: float | None
+    min_cosine: float | None
+
+    @property
+    def largest(self) -> float:
+        """`max|y64|`."""
+        return float(np.abs(self.values).max(initial=0))
 
     def pick(self, output: Array) -> NDArray[np.float64]:
         """The elements of an output (B, ...) that can be compared, float64 (B, K)."""
@@ -39,25 +51,54 @@ class Reference:
             rows = rows[:, self.indices]
         return rows.astype(np.float64)
 
+    def accepts(self, distance: float, cosine: float) -> bool:
+        """Whether a result at this distance and angle from the oracle is good enough."""
+        near = self.tolerance is None or distance <= self.tolerance
+        return bool(near and (self.min_cosine is None or cosine >= self.min_cosine))
 
-def fp32_tolerance(e32: float, largest: float) -> float:
-    """No worse than what torch itself rounds: `max(4 * e32, 1e-6 * max|y64|)`."""
-    return max(4 * e32, 1e-6 * largest)
 
+def references(golden: Golden, criterion: Criterion) -> dict[str, Reference]:
+    """Everything that a golden file knows, by tensor name.
 
-def references(golden: Golden) -> dict[str, Reference]:
-    """Everything that a golden file knows, by tensor name."""
+    Raises:
+        ArtifactError: The golden file does not know torch's distance in this precision.
+    """
+    baseline = criterion.baseline
+    owns: Mapping[str, float] = getattr(golden, baseline) if baseline else {}
+    if baseline and not set(golden.outputs) <= set(owns):
+        raise ArtifactError(
+            f"the golden file does not say how far {criterion.torch_name} is from the truth "
+            f"({baseline}), which the gate for {criterion.precision} measures by: it is of an "
+            "older version; export the fp32 model again"
+        )
     known: dict[str, Reference] = {}
     if golden.blocks is not None:
+        block_owns = getattr(golden.blocks, baseline) if baseline else ()
         for i, name in enumerate(golden.blocks.names):
-            values, e32 = golden.blocks.values[i], float(golden.blocks.e32[i])
-            tolerance = fp32_tolerance(e32, float(np.abs(values).max()))
-            known[name] = Reference(values, golden.blocks.indices[i], tolerance, e32)
+            own = float(block_owns[i]) if i < len(block_owns) else None
+            values, indices = golden.blocks.values[i], golden.blocks.indices[i]
+            known[name] = _reference(criterion, own, values, indices)
     for name, output in golden.outputs.items():
-        e32 = golden.e32[name]
-        tolerance = fp32_tolerance(e32, float(np.abs(output).max(initial=0)))
-        known[name] = Reference(output.reshape(len(output), -1), None, tolerance, e32)
+        values = output.reshape(len(output), -1)
+        known[name] = _reference(criterion, owns.get(name), values, None)
     return known
+
+
+def _reference(
+    criterion: Criterion,
+    own: float | None,
+    values: NDArray[np.float64],
+    indices: NDArray[np.int64] | None,
+) -> Reference:
+    largest = float(np.abs(values).max(initial=0))
+    return Reference(
+        values=values,
+        indices=indices,
+        own=own,
+        tolerance=criterion.tolerance(own, largest),
+        row_tolerance=criterion.row_tolerance(own, largest),
+        min_cosine=criterion.min_cosine,
+    )
 
 
 @dataclass
@@ -87,14 +128,14 @@ class Measured:
             return f"holds {count} NaN or infinite values"
         distance = float(np.abs(found - expected).max())
         self.by_batch[batch] = max(self.by_batch.get(batch, 0.0), distance)
-        self.cosine[batch] = min(self.cosine.get(batch, 1.0), _cosine(found, expected))
+        self.cosine[batch] = min(self.cosine.get(batch, 1.0), cosine(found, expected))
         for sample, row in zip(samples, found, strict=True):
             first = self.rows.setdefault(sample, row)
             self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
         return ""
 
 
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Smallest cosine similarity between rows; two zero rows are alike."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products = (a * b).sum(axis=1)

@@ -6,10 +6,12 @@ An .npz of plain arrays, stored uncompressed so that a C++ program can read it t
     input.NAME        (S, ...)             instead of images, for inputs that are not pictures
     output.NAME       float64 (S, ...)     what torch computes in float64
     e32.NAME          float64 ()           max |torch float32 - float64| over all samples
+    e16.NAME          float64 ()           the same for float16; infinite where it overflows
+    ebf16.NAME        float64 ()           the same for bfloat16
     block.names       str (L,)             tensors that leave the encoder blocks
     block.indices     int64 (L, K)         elements of a flattened row that were kept
     block.values      float64 (L, S, K)
-    block.e32         float64 (L,)
+    block.e32         float64 (L,)         and block.e16, block.ebf16
 
 A model of dynamic size has the same at other sizes, under names such as `48x32.images`.
 """
@@ -31,6 +33,8 @@ from numpy.typing import NDArray
 from vit_export.errors import ArtifactError
 
 BATCHES = (1, 2, 3, 8)
+HALF_BASELINES = ("e16", "ebf16")
+BASELINES = ("e32", *HALF_BASELINES)
 MAX_RELATIVE_E32 = 1e-2  # of max |y64|; a looser baseline would let anything pass
 SAMPLES = max(BATCHES)
 # RuntimeError: a zip archive that asks for a password, or for what Python cannot decompress
@@ -53,12 +57,16 @@ class Blocks:
         indices: Elements of a flattened row that were kept (L, K).
         values: float64 (L, S, K).
         e32: torch float32's own distance, per block (L,).
+        e16: That of float16, infinite where it overflows; empty in a file of an old version.
+        ebf16: That of bfloat16.
     """
 
     names: tuple[str, ...]
     indices: NDArray[np.int64]
     values: Float64
     e32: Float64
+    e16: Float64 = field(default_factory=lambda: np.zeros(0))
+    ebf16: Float64 = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,8 @@ class Golden:
         inputs: Raw inputs (S, ...) by name; empty where they are pictures.
         outputs: float64 (S, ...) by name.
         e32: torch float32's own distance from `outputs`, by name.
+        e16: That of float16, infinite where it overflows; empty in a file of an old version.
+        ebf16: That of bfloat16.
         blocks: What leaves each encoder block; `None` where it was not recorded.
         others: The same at other image sizes, for a model of dynamic size.
     """
@@ -78,6 +88,8 @@ class Golden:
     inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     outputs: Mapping[str, Float64]
     e32: Mapping[str, float]
+    e16: Mapping[str, float] = field(default_factory=dict)
+    ebf16: Mapping[str, float] = field(default_factory=dict)
     blocks: Blocks | None = None
     others: tuple[Golden, ...] = ()
 
@@ -105,12 +117,16 @@ class Golden:
             arrays["images"] = self.images
         for name, values in self.outputs.items():
             arrays[f"output.{name}"] = values
-            arrays[f"e32.{name}"] = np.float64(self.e32[name])
+            for baseline in BASELINES:
+                if name in getattr(self, baseline):
+                    arrays[f"{baseline}.{name}"] = np.float64(getattr(self, baseline)[name])
         if self.blocks is not None:
             arrays["block.names"] = np.array(self.blocks.names)
             arrays["block.indices"] = self.blocks.indices
             arrays["block.values"] = self.blocks.values
-            arrays["block.e32"] = self.blocks.e32
+            for baseline in BASELINES:
+                if getattr(self.blocks, baseline).size:
+                    arrays[f"block.{baseline}"] = getattr(self.blocks, baseline)
         return arrays
 
     @classmethod
@@ -161,14 +177,20 @@ class Golden:
                 indices=arrays["block.indices"],
                 values=arrays["block.values"],
                 e32=arrays["block.e32"],
+                **{b: arrays[f"block.{b}"] for b in HALF_BASELINES if f"block.{b}" in arrays},
             )
         for name in outputs:
             _refuse_no_distance(f"e32.{name}", arrays[f"e32.{name}"], shape=())
+        halves = {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
+        for baseline, distances in halves.items():
+            for name, e in distances.items():
+                _refuse_no_distance(f"{baseline}.{name}", e, shape=(), infinite=True)
         golden = cls(
             images=arrays.get("images"),
             inputs=named("input."),
             outputs=outputs,
             e32={name: float(arrays[f"e32.{name}"]) for name in outputs},
+            **{b: {name: float(e) for name, e in found.items()} for b, found in halves.items()},
             blocks=blocks,
             others=tuple(cls._from_arrays(other) for other in others.values()),
         )
@@ -212,14 +234,22 @@ def _refuse_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
             f"block.values are {blocks.values.dtype} {blocks.values.shape}, not float64 {expected}"
         )
     _refuse_no_distance("block.e32", blocks.e32, shape=(count,))
+    for baseline in HALF_BASELINES:
+        distances = getattr(blocks, baseline)
+        if distances.size:
+            _refuse_no_distance(f"block.{baseline}", distances, shape=(count,), infinite=True)
 
 
-def _refuse_no_distance(name: str, e32: NDArray[Any], *, shape: tuple[int, ...]) -> None:
-    if e32.dtype != np.float64 or e32.shape != shape:
-        raise ValueError(f"{name} is {e32.dtype} {e32.shape}, not float64 {shape}")
-    bad = e32[~(np.isfinite(e32) & (e32 >= 0))]
+def _refuse_no_distance(
+    name: str, distances: NDArray[Any], *, shape: tuple[int, ...], infinite: bool = False
+) -> None:
+    if distances.dtype != np.float64 or distances.shape != shape:
+        raise ValueError(f"{name} is {distances.dtype} {distances.shape}, not float64 {shape}")
+    finite = np.isfinite(distances) | (infinite & (distances == np.inf))
+    bad = distances[~(finite & (distances >= 0))]
     if bad.size:
-        raise ValueError(f"{name} holds {bad[0]}, not finite and at least 0")
+        expected = "at least 0" if infinite else "finite and at least 0"
+        raise ValueError(f"{name} holds {bad[0]}, not {expected}")
 
 
 def golden_path(artifact: str | os.PathLike[str]) -> Path:

@@ -92,7 +92,7 @@ class Measurement:
     output: str
     batch: int
     max_abs: float
-    tolerance: float
+    tolerance: float | None  # None where cosine decides
     cosine: float
     passed: bool
 
@@ -114,6 +114,12 @@ class Hop:
         row_max_abs: Largest difference between rows that must be equal.
         passed: `None` only where the artifact cannot run on this machine.
         reason: Why it did not pass; empty when it did.
+        accuracy: `"unmeasured"` without real images, otherwise what was found on them; empty
+            in fp32, whose distance says it all.
+        real_images: Number of real images that it was measured on.
+        real_agreement: Share of them with the same top-1 class as the fp32 artifact.
+        accuracy_drop: Percentage points of top-1 accuracy lost against the fp32 artifact, where
+            the images have labels.
         notes: What could not be measured.
         measurements: Every output at every batch size.
     """
@@ -130,6 +136,10 @@ class Hop:
     row_max_abs: float | None
     passed: bool | None
     reason: str = ""
+    accuracy: str = ""
+    real_images: int = 0
+    real_agreement: float | None = None
+    accuracy_drop: float | None = None
     notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
 

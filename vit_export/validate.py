@@ -10,30 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit_export.distance import Array, Measured, references
+from vit_export.criterion import Criterion, criterion_of
+from vit_export.distance import Array, Measured, Reference, references
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.golden import BATCHES, MAX_RELATIVE_E32, Golden
 from vit_export.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
 from vit_export.runtime import Runner
-from vit_export.runtime.image import normalize
-from vit_export.runtime.tensors import fits
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockError:
-    """Distance of one inner tensor from the oracle, over the elements that the golden file keeps.
-
-    `max_abs` is `None` where the graph has no tensor of that name.
-    """
-
-    name: str
-    max_abs: float | None
-    tolerance: float
-
-    @property
-    def diverges(self) -> bool:
-        """Whether it is known to lie outside its tolerance."""
-        return self.max_abs is not None and not self.max_abs <= self.tolerance
+from vit_export.trace import BlockError, golden_feeds, locate, trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +67,25 @@ def validate(
     """
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)
-    whole = _measure(runner, golden, manifest, preprocess)
+    criterion = criterion_for(runner, manifest)
+    whole = _measure(runner, golden, manifest, preprocess, criterion)
     for other in golden.others:
-        part = _measure(runner, other, manifest, preprocess)
+        part = _measure(runner, other, manifest, preprocess, criterion)
         whole.measured |= {f"{name} {other.size}": m for name, m in part.measured.items()}
         whole.failures += [f"{other.size} px: {failure}" for failure in part.failures]
         whole.blocks = whole.blocks or part.blocks
+    whole.notes += _notes(runner, criterion, whole)
     return Comparison(hop=_certify(hop, runner, golden, whole), blocks=whole.blocks)
+
+
+def criterion_for(runner: Runner, manifest: Manifest | None) -> Criterion:
+    """What an artifact has to keep to; fp32's where it does not say its precision.
+
+    Raises:
+        ArtifactError: Its precision is unknown.
+    """
+    precision = manifest.precision if manifest is not None else "fp32"
+    return criterion_of(precision, source=runner.path.name)
 
 
 @dataclass
@@ -105,10 +100,14 @@ class _Measurements:
 
 
 def _measure(
-    runner: Runner, golden: Golden, manifest: Manifest | None, preprocess: Preprocess | None
+    runner: Runner,
+    golden: Golden,
+    manifest: Manifest | None,
+    preprocess: Preprocess | None,
+    criterion: Criterion,
 ) -> _Measurements:
     feeds = golden_feeds(runner, golden, preprocess)
-    known = references(golden)
+    known = references(golden, criterion)
     promised = {spec.name for spec in (manifest.outputs if manifest else runner.outputs)}
     names = [s.name for s in runner.outputs if s.name in known and s.name in promised]
     if not names:
@@ -137,44 +136,13 @@ def _measure(
         runner.release()  # one session at a time: each holds the weights
         plan = list(_largest_only(declared, golden.samples))
         failures += _run_all(runner.expose([name]), feeds, inner, plan)
-    failures += list(_failures(measured))
+    failures += list(_failures(measured, criterion))
     primary = "logits" if "logits" in measured else names[0]
     found = _Measurements(measured, primary, failures, notes)
     if failures:
-        found.blocks = trace(runner, golden, feeds)
-        failures += _locate(found.blocks)
+        found.blocks = trace(runner, golden, feeds, criterion)
+        failures += locate(found.blocks)
     return found
-
-
-def golden_feeds(runner: Runner, golden: Golden, preprocess: Preprocess | None) -> dict[str, Array]:
-    """The golden inputs as the graph takes them.
-
-    Raises:
-        ArtifactError: Golden file and artifact do not belong together.
-    """
-    if golden.images is None:
-        feeds = dict(golden.inputs)
-    elif preprocess is None:
-        raise ArtifactError(
-            f"{runner.path.name}: has no vit-export manifest, so it does not say how golden "
-            "images are normalised; give it with --mean and --std"
-        )
-    elif golden.images.shape[-1] != len(preprocess.mean):
-        raise ArtifactError(
-            f"{runner.path.name}: takes {len(preprocess.mean)} channels, the golden images have "
-            f"{golden.images.shape[-1]}; the golden file belongs to another model"
-        )
-    else:
-        feeds = {runner.inputs[0].name: normalize(golden.images, preprocess)}
-    for spec in runner.inputs:
-        if spec.name not in feeds:
-            raise ArtifactError(f"{runner.path.name}: the golden file has no input {spec.name!r}")
-        if not fits(spec.shape[1:], feeds[spec.name].shape[1:]):
-            raise ArtifactError(
-                f"{runner.path.name}: takes {spec}, the golden file has "
-                f"{feeds[spec.name].shape}; it belongs to another model"
-            )
-    return {spec.name: feeds[spec.name] for spec in runner.inputs}
 
 
 def _gated_always(golden: Golden) -> list[str]:
@@ -230,72 +198,64 @@ def _run_all(
     return list(dict.fromkeys(failures))
 
 
-def _failures(measured: Mapping[str, Measured]) -> Iterator[str]:
+def _failures(measured: Mapping[str, Measured], criterion: Criterion) -> Iterator[str]:
     for name, result in measured.items():
         reference = result.reference
-        if not np.isfinite(reference.e32) or not np.isfinite(reference.values).all():
+        if not np.isfinite(reference.values).all():
             yield f"{name}: torch's own result is not finite, so there is nothing to compare with"
             continue
-        largest = float(np.abs(reference.values).max(initial=0))
-        if reference.e32 > MAX_RELATIVE_E32 * largest:
-            yield (
-                f"{name}: the golden file says that torch float32 is off by {reference.e32:.3g}, "
-                f"of {largest:.3g} at most: so loose a baseline lets anything pass"
-            )
+        if criterion.baseline == "e32":
+            yield from _loose(name, reference)
         for batch, distance in result.by_batch.items():
-            if not distance <= reference.tolerance:
+            if reference.tolerance is not None and not distance <= reference.tolerance:
                 yield (
                     f"{name} at batch {batch}: max|y - y64| = {distance:.3g}, allowed "
-                    f"{reference.tolerance:.3g} (torch float32: {reference.e32:.3g})"
+                    f"{reference.tolerance:.3g} ({criterion.torch_name}: {reference.own:.3g})"
                 )
-        if not result.row_max_abs <= reference.tolerance:
+            if reference.min_cosine is not None and not result.cosine[batch] >= (
+                reference.min_cosine
+            ):
+                yield (
+                    f"{name} at batch {batch}: cosine {result.cosine[batch]:.6f}, expected at "
+                    f"least {reference.min_cosine:g}"
+                )
+        allowed = reference.row_tolerance
+        if allowed is not None and not result.row_max_abs <= allowed:
             yield (
                 f"{name}: a row changes by {result.row_max_abs:.3g} with its place or its "
-                f"neighbours in the batch, allowed {reference.tolerance:.3g}"
+                f"neighbours in the batch, allowed {allowed:.3g}"
             )
 
 
-def trace(runner: Runner, golden: Golden, feeds: Mapping[str, Array]) -> tuple[BlockError, ...]:
-    """Measure what leaves each encoder block on one batch of golden inputs."""
-    if golden.blocks is None:
-        return ()
-    known = references(golden)
-    present = [name for name in golden.blocks.names if runner.has_tensor(name)]
-    first = runner.inputs[0].shape[0]
-    size = first if isinstance(first, int) else min(BATCHES[-1], golden.samples)
-    rows = [i % golden.samples for i in range(size)]
-    outputs: Mapping[str, Array] = {}
-    if present:
-        runner.release()
-        try:
-            exposed = runner.expose(present)
-            outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
-        except (ArtifactError, InputError):
-            present = []
-    errors = []
-    for name in golden.blocks.names:
-        max_abs = None
-        if name in present:
-            found = known[name].pick(outputs[name])
-            expected = known[name].values[rows]
-            same = found.shape == expected.shape
-            with np.errstate(invalid="ignore"):  # NaN and infinity are what is looked for
-                max_abs = float(np.abs(found - expected).max()) if same else float("inf")
-        errors.append(BlockError(name=name, max_abs=max_abs, tolerance=known[name].tolerance))
-    return tuple(errors)
+def _loose(name: str, reference: Reference) -> Iterator[str]:
+    if reference.own is None or not np.isfinite(reference.own):
+        yield f"{name}: torch's own result is not finite, so there is nothing to compare with"
+    elif reference.own > MAX_RELATIVE_E32 * reference.largest:
+        yield (
+            f"{name}: the golden file says that torch float32 is off by {reference.own:.3g}, "
+            f"of {reference.largest:.3g} at most: so loose a baseline lets anything pass"
+        )
 
 
-def _locate(blocks: Sequence[BlockError]) -> list[str]:
-    """Say where the artifact first leaves its torch model, as far as that is known."""
-    for block in blocks:
-        if block.diverges:
-            return [
-                f"first tensor outside its tolerance: {block.name} "
-                f"({block.max_abs:.3g}, allowed {block.tolerance:.3g})"
-            ]
-    if any(block.max_abs is not None for block in blocks):
-        return ["every block is within its tolerance: what differs lies behind the last one"]
-    return ["the graph has none of the block tensors that the golden file knows"] if blocks else []
+def _notes(runner: Runner, criterion: Criterion, found: _Measurements) -> Iterator[str]:
+    """What the reader of a low-precision certificate has to know."""
+    if criterion.precision == "fp16" and runner.provider == "cpu":
+        yield (
+            "ONNX Runtime's CPU computes float16 in float32 and rounds less often: what overflows "
+            "on a GPU may pass here"
+        )
+    main = found.measured[found.primary].reference
+    if main.own == float("inf"):
+        yield (
+            f"{criterion.torch_name} itself overflows on these images: "
+            f"{criterion.cap:g} of max|y64| is allowed"
+        )
+    if criterion.rows_depend:
+        rows = max(result.row_max_abs for result in found.measured.values())
+        yield (
+            f"rows of a batch share one activation scale: a row changes by up to {rows:.3g} with "
+            "its neighbours"
+        )
 
 
 def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> Hop:
@@ -306,7 +266,7 @@ def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> 
             max_abs=distance,
             tolerance=result.reference.tolerance,
             cosine=result.cosine[batch],
-            passed=distance <= result.reference.tolerance,
+            passed=result.reference.accepts(distance, result.cosine[batch]),
         )
         for name, result in found.measured.items()
         for batch, distance in sorted(result.by_batch.items())
@@ -317,7 +277,7 @@ def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> 
         provider=runner.provider,
         samples=golden.samples,
         batches=tuple(sorted(main.by_batch)),
-        baseline_max_abs=main.reference.e32,
+        baseline_max_abs=main.reference.own,
         max_abs=max(main.by_batch.values(), default=None),
         tolerance=main.reference.tolerance,
         cosine=min(main.cosine.values(), default=None),

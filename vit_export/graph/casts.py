@@ -84,7 +84,9 @@ class _Typing:
         def convert() -> ir.TensorProtocol:
             return ir.Tensor(half.round(tensor.numpy()), dtype=half.dtype, name=name)
 
-        lazy = ir.LazyTensor(convert, dtype=half.dtype, shape=ir.Shape(tensor.shape), name=name)
+        lazy = ir.LazyTensor(
+            convert, dtype=half.dtype, shape=weight.shape or ir.Shape(()), name=name
+        )
         value = ir.Value(
             name=name, type=ir.TensorType(half.dtype), shape=weight.shape, const_value=lazy
         )

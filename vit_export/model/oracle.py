@@ -1,4 +1,4 @@
-"""The torch truth: what a module computes in float64, and how far its float32 is from it.
+"""The torch truth: what a module computes in float64, and how far its own arithmetic is from it.
 
 The float64 pass converts an encoder block when it is entered and back when it is left, so it
 never holds more than one block twice: float32 to float64 and back is exact.
@@ -6,6 +6,7 @@ never holds more than one block twice: float32 to float64 and back is exact.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from vit_export.errors import ExportError, GateError
 from vit_export.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
 from vit_export.model.outputs import Outputs, whole
+from vit_export.model.rounded import in_half, round_to
 from vit_export.progress import Progress, silent
 
 BATCH = 8  # images at a time
+HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 SUBSAMPLED = ("tokens",)  # an output too large to keep whole: treated as a block is
 
 
@@ -32,7 +35,10 @@ def record(
     images: NDArray[np.uint8] | None = None,
     progress: Progress = silent,
 ) -> Golden:
-    """Run a module in float64 and in float32 on the golden inputs.
+    """Run a module in float64, float32, float16 and bfloat16 on the golden inputs.
+
+    In float16 and bfloat16 a result may well be infinite or NaN: then its distance is infinite,
+    and says that torch itself cannot run the model so.
 
     Args:
         model: The module, in evaluation mode, with float32 parameters.
@@ -48,26 +54,58 @@ def record(
     exact = _run(model, [_as(x, torch.float64) for x in tensors], progress, "float64", in_float64)
     rounded = _run(model, tensors, progress, "float32", _as_it_is)
     _refuse_unsteady(model, tensors)
-    outputs, e32 = {}, {}
-    kept: dict[str, tuple[Tensor, float]] = {}
+    truth, kept = {}, {}
     for name, y64, y32 in zip(model.all_names, exact, rounded, strict=True):
         _refuse_not_finite(name, y64, y32)
-        if name in SUBSAMPLED:
-            y64, y32 = subsample(y64), subsample(y32)
-        distance = float((y32.double() - y64).abs().max())
         if name in model.taps or name in SUBSAMPLED:
-            kept[name] = (y64, distance)
+            kept[name] = y64 if name in model.taps else subsample(y64)
         else:
-            _refuse_loose(name, distance, float(y64.abs().max()))
-            outputs[name] = y64.numpy()
-            e32[name] = distance
+            truth[name] = y64
+    known = truth | kept
+    e32 = _distances(model, rounded, known)
+    for name, y64 in truth.items():
+        _refuse_loose(name, e32[name], float(y64.abs().max()))
+    halves = {what: _distances(model, _run_half(model, tensors, progress, what), known)
+              for what in HALF_TYPES}  # fmt: skip
+    e16, ebf16 = halves["float16"], halves["bfloat16"]
     return Golden(
         images=images,
         inputs={} if images is not None else dict(inputs),
-        outputs=outputs,
-        e32=e32,
-        blocks=_gather({name: kept[name] for name in (*model.taps, *SUBSAMPLED) if name in kept}),
+        outputs={name: y64.numpy() for name, y64 in truth.items()},
+        e32={name: e32[name] for name in truth},
+        e16={name: e16[name] for name in truth},
+        ebf16={name: ebf16[name] for name in truth},
+        blocks=_gather(
+            {name: kept[name] for name in (*model.taps, *SUBSAMPLED) if name in kept},
+            e32=e32,
+            e16=e16,
+            ebf16=ebf16,
+        ),
     )
+
+
+def _run_half(
+    model: Outputs, tensors: Sequence[Tensor], progress: Progress, what: str
+) -> tuple[Tensor, ...]:
+    dtype = HALF_TYPES[what]
+    inputs = [round_to(x, dtype) for x in tensors]
+    return _run(model, inputs, progress, what, lambda m: in_half(m, dtype))
+
+
+def _distances(
+    model: Outputs, results: Sequence[Tensor], known: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Largest distance of every result from the oracle; infinite where one is not finite."""
+    found = {}
+    for name, y in zip(model.all_names, results, strict=True):
+        if name in SUBSAMPLED:
+            y = subsample(y)
+        y64 = known[name]
+        if name in model.taps or name in SUBSAMPLED:  # the last element is the row's size
+            y, y64 = y[:, :-1], y64[:, :-1]
+        distance = float((y.double() - y64).abs().max())
+        found[name] = distance if math.isfinite(distance) else math.inf
+    return found
 
 
 def subsample(x: Tensor) -> Tensor:
@@ -77,15 +115,15 @@ def subsample(x: Tensor) -> Tensor:
     return torch.cat((kept, kept.new_full((len(kept), 1), rows.shape[1])), dim=1)
 
 
-def _gather(kept: Mapping[str, tuple[Tensor, float]]) -> Blocks | None:
+def _gather(kept: Mapping[str, Tensor], **distances: Mapping[str, float]) -> Blocks | None:
     if not kept:
         return None
-    rows = [tensor for tensor, _ in kept.values()]
+    rows = list(kept.values())
     return Blocks(
         names=tuple(kept),
         indices=np.stack([block_indices(int(tensor[0, -1])) for tensor in rows]),
         values=np.stack([tensor[:, :-1].numpy() for tensor in rows]),
-        e32=np.array([distance for _, distance in kept.values()]),
+        **{what: np.array([e[name] for name in kept]) for what, e in distances.items()},
     )
 
 
