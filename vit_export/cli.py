@@ -6,6 +6,7 @@ import click
 
 from vit_export import __version__
 from vit_export.commands.doctor import doctor
+from vit_export.commands.engine import engine
 from vit_export.commands.finetune import finetune
 from vit_export.commands.inspect import inspect
 from vit_export.commands.onnx import onnx
@@ -21,5 +22,5 @@ def main() -> None:
     """Take a Vision Transformer out of torch, and measure every step."""
 
 
-for command in (onnx, validate, predict, inspect, finetune, variants, doctor):
+for command in (onnx, engine, validate, predict, inspect, finetune, variants, doctor):
     main.add_command(command)

@@ -68,8 +68,6 @@ class Check:
 
     gpu: Gpu
     plan_sha256: str
-    max_abs: float | None
-    tolerance: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,10 @@ from vit_export.errors import ProviderError, UsageError, nearest
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+DTYPES = {  # names of TensorRT's DataType -> numpy's
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
+    "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 SHOWN_LINES = 3  # of TensorRT's own words, in a message
 
 

@@ -130,9 +130,7 @@ def build_engine(
     )
 
 
-def _failed(
-    backend: Backend, name: str, why: str, options: BuildOptions, gpu: Gpu | None
-) -> str:
+def _failed(backend: Backend, name: str, why: str, options: BuildOptions, gpu: Gpu | None) -> str:
     text = f"{backend.name} {backend.version} cannot build {name}: {why}"
     if gpu is None and (options.refit or options.strip):
         text += "; refittable and stripped engines are compiled on the GPU, and there is none here"
@@ -199,6 +197,8 @@ def _config(
     for field, flag in FLAGS.items():
         if getattr(options, field):
             config.set_flag(getattr(trt.BuilderFlag, flag))
+    if options.strip and not options.refit:  # weights of the same file, and no others
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what the inspector reads
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 from vit_export.nvinfer import Backend
@@ -85,24 +86,12 @@ def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
     Returns:
         What the build returned.
     """
-    results: list[Any] = []
-    failures: list[BaseException] = []
-
-    def work() -> None:
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
+        future = pool.submit(build)
         try:
-            results.append(build())
-        except BaseException as error:  # handed to the thread that waits
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name="build", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(POLL_S)
-    except BaseException:
-        cancelled.set()
-        thread.join()
-        raise
-    if failures:
-        raise failures[0]
-    return results[0]
+            while not futures.wait([future], timeout=POLL_S).done:
+                pass
+        except BaseException:  # leaving the pool waits until TensorRT has stopped
+            cancelled.set()
+            raise
+    return future.result()

@@ -9,12 +9,7 @@ from typing import Any
 
 from vit_export.errors import EngineError
 from vit_export.manifest import Manifest, TensorSpec
-from vit_export.nvinfer import Backend
-
-DTYPES = {
-    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
-    "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
-}  # fmt: skip
+from vit_export.nvinfer import DTYPES, Backend
 
 
 @dataclass(frozen=True, kw_only=True)

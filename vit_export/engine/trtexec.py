@@ -41,7 +41,7 @@ def trtexec_line(
         UsageError: trtexec of that version cannot build it.
     """
     numbers = version_tuple(version)
-    if not numbers or not OLDEST[:len(numbers)] <= numbers[:2] <= NEWEST:
+    if not numbers or not OLDEST[: len(numbers)] <= numbers[:2] <= NEWEST:
         raise UsageError(
             f"--print-trtexec {version}: known are TensorRT 10.3 to 11, e.g. 10.16 or 11.4"
         )

@@ -5,6 +5,7 @@ By NVIDIA's `cuda-bindings`; every call is checked, and a failure says which cal
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,6 @@ class PinnedArray:
 
 def _host_array(address: int, nbytes: int) -> NDArray[np.uint8]:
     """Bytes at an address as an array, without a copy."""
-    import ctypes
-
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
     return np.ctypeslib.as_array(memory)
 
