@@ -12,7 +12,10 @@ PACKAGE = ROOT / "vit_export"
 
 BACKENDS = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime", "tensorrt"}
 ONNX = {"onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime"}
-TORCH_SIDE = ("vit_export.model", "vit_export.graph", "vit_export.subject", "vit_export.training")
+TORCH_SIDE = (
+    *("vit_export.model", "vit_export.graph", "vit_export.quantization"),
+    *("vit_export.subject", "vit_export.training"),
+)
 STANDARD_LIBRARY_ONLY = ("errors", "variants", "manifest", "onnxfile", "onnxpack", "protobuf")
 
 # Imports the modules named on the command line in turn, and tells what each has brought.

@@ -11,6 +11,7 @@ from vit_export.commands.finetune import finetune
 from vit_export.commands.inspect import inspect
 from vit_export.commands.onnx import onnx
 from vit_export.commands.predict import predict
+from vit_export.commands.quantize import quantize
 from vit_export.commands.validate import validate
 from vit_export.commands.variants import variants
 from vit_export.console import Commands
@@ -22,5 +23,7 @@ def main() -> None:
     """Take a Vision Transformer out of torch, and measure every step."""
 
 
-for command in (onnx, engine, validate, predict, inspect, finetune, variants, doctor):
+for command in (
+    onnx, engine, quantize, validate, predict, inspect, finetune, variants, doctor,
+):  # fmt: skip
     main.add_command(command)

@@ -92,6 +92,8 @@ def make_engine(
         OutputError: The output cannot be written.
     """
     from vit_export.engine.build import build_engine, compute_capabilities
+    from vit_export.engine.options import DEFAULT_BATCH
+    from vit_export.engine.profiles import profiles_of
     from vit_export.engine.source import refuse_unfit
     from vit_export.engine.timing_cache import cache_key
     from vit_export.runtime.device import current_gpu
@@ -105,7 +107,9 @@ def make_engine(
     converts = must_convert(manifest, options, source)
     truth = _golden_of(source)
     backend, gpu = load_backend(options.backend), current_gpu()
-    compute_capabilities(backend, options.compute_capabilities, gpu)  # before the conversion
+    # what cannot be is said before the conversion, which takes long
+    compute_capabilities(backend, options.compute_capabilities, gpu)
+    profiles_of(manifest.inputs, options.batches, DEFAULT_BATCH)
     with staging(path) as stage:
         built_from = source
         if converts:
@@ -200,11 +204,10 @@ def _golden_of(source: Path) -> Golden:
 
 def _converted(source: Path, destination: Path, precision: str, progress: Progress) -> Path:
     """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it."""
-    from vit_export.graph.float16 import to_half
+    from vit_export.quantization import QuantizeSettings, quantize
 
-    progress(f"convert to {precision}")
-    to_half(source, destination, precision=precision)
-    return destination
+    settings = QuantizeSettings(precision=precision)
+    return quantize(source, destination, settings=settings, progress=progress).path
 
 
 def _runs_here(built: Built, gpu: Gpu | None) -> bool:

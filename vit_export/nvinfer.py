@@ -116,7 +116,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
 def _logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         """Hands every error and warning to whoever listens."""
 
         def __init__(self) -> None:

@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from vit_export import __version__
 from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.golden import Golden, golden_path
+from vit_export.golden import BATCHES, Golden, golden_path
 from vit_export.labels import check_labels
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.progress import Progress, silent
-from vit_export.staging import publish, refuse_impossible, staging
+from vit_export.publication import pack_artifact, publish_artifact, refuse_bad_name
+from vit_export.staging import staging
 from vit_export.validate import Comparison, validate
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vit_export.model.checkpoint import LoadReport
+    from vit_export.runtime import Runner
     from vit_export.subject import Subject
 
 NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
@@ -151,7 +152,7 @@ def export(
     )
     opset = _opset(opset, attention)
     if output is not None:
-        _refuse_bad_name(Path(output))
+        refuse_bad_name(Path(output))
     progress("load the model")
     prepared = prepare(request)
     report = prepared.report
@@ -170,7 +171,13 @@ def export(
         final = raw
         if simplify:
             final = _simplified(raw, stage, progress)
-        packed = _pack(final, stage / path.name, manifest, external_data)
+        packed = pack_artifact(
+            final,
+            stage / path.name,
+            manifest,
+            outputs=[spec.name for spec in manifest.outputs],
+            external_data=external_data,
+        )
         if simplify:
             hops.append(_gate(packed.path, golden, manifest, "onnx -> simplified", progress))
             _raise_for_simplifier(hops[-1])
@@ -179,13 +186,7 @@ def export(
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(hop.hop for hop in hops),
         )
-        stamp(packed.path, manifest.metadata())
-        made = [*packed.external_files, golden_file, packed.path]
-        stale = set(_weights_beside(path)) - {path.parent / file.name for file in made}
-        publish(made, path.parent)
-        for file in stale:
-            file.unlink(missing_ok=True)
-    files = tuple(path.parent / file.name for file in made)
+        files = publish_artifact(packed, [golden_file], manifest, path)
     return ExportResult(
         path=path,
         golden=golden_path(path),
@@ -218,16 +219,6 @@ def _notes(attention: str, dynamic_size: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _weights_beside(path: Path) -> tuple[Path, ...]:
-    """External data of an earlier export under this name, which a new one makes useless."""
-    try:
-        file = OnnxFile.read(path)
-    except ArtifactError:
-        return ()
-    own = path.with_name(path.name + ".data")
-    return tuple(f for f in file.external_files if f == own) if file.manifest else ()
-
-
 def _opset(opset: int | None, attention: str) -> int:
     from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET
 
@@ -239,12 +230,6 @@ def _opset(opset: int | None, attention: str) -> int:
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
-
-
-def _refuse_bad_name(path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise UsageError(f"the output {path} must end in .onnx")
-    refuse_impossible(path)
 
 
 def _record(subject: Subject, images: Any, progress: Progress) -> Golden:
@@ -302,18 +287,6 @@ def _simplified(raw: OnnxFile, stage: Path, progress: Progress) -> OnnxFile:
     return OnnxFile.read(simplify(raw.path, stage / "simplified.onnx").path)
 
 
-def _pack(source: OnnxFile, path: Path, manifest: Manifest, external_data: bool) -> OnnxFile:
-    beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
-    pack(
-        source,
-        path,
-        metadata=manifest.metadata(),
-        outputs=[spec.name for spec in manifest.outputs],
-        external_name=path.name + ".data" if beside else "",
-    )
-    return OnnxFile.read(path)
-
-
 def _gate(
     path: Path, golden: Golden, manifest: Manifest, hop: str, progress: Progress
 ) -> Comparison:
@@ -369,9 +342,7 @@ def revalidate(
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
     """
-    from vit_export.runtime import load
-
-    runner = load(path, provider=provider).runner
+    runner, batches = _runner_of(Path(path), provider)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
     else:
@@ -384,7 +355,25 @@ def revalidate(
             )
         truth = Golden.read(file)
     progress(f"measure on {runner.provider}")
-    return validate(runner, truth, preprocess=preprocess, hop=f"validate {Path(path).name}")
+    return validate(
+        runner,
+        truth,
+        preprocess=preprocess,
+        hop=f"validate {Path(path).name}",
+        batches=batches,
+    )
+
+
+def _runner_of(path: Path, provider: str) -> tuple[Runner, Sequence[int]]:
+    """What runs an artifact, and the batch sizes to measure it at."""
+    if path.suffix == ".engine":
+        from vit_export.enginecheck import batches_of, open_engine
+
+        engine = open_engine(path, provider=provider, check=False)
+        return engine, batches_of(engine.sidecar)
+    from vit_export.runtime import load
+
+    return load(path, provider=provider).runner, BATCHES
 
 
 def _truth_from(

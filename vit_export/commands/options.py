@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +29,40 @@ def preprocess_options(command: Any) -> Any:
     ):
         command = option(command)
     return command
+
+
+def precision_options(command: Any) -> Any:
+    """Options of a conversion to a narrower precision."""
+    for option in (
+        click.option("--budget", type=float, metavar="SHARE",
+                     help="Of the weights that may stay fp32; a third by default."),
+        click.option("--max-drop", type=float, metavar="POINTS",
+                     help="Of top-1 accuracy that may be lost on --images."),
+        click.option("--smooth", type=float, metavar="ALPHA",
+                     help="SmoothQuant before int8, e.g. 0.5."),
+        click.option("--percentile", type=float, help="Of absolute values; 99.99 by default."),
+        click.option("--calibration-method", "method",
+                     type=click.Choice(["percentile", "entropy", "max"])),
+        click.option("--calibration", metavar="PATH",
+                     help="Images that show the ranges of activations: folder or CSV."),
+        click.option("--fp16-io", "half_io", is_flag=True, default=None,
+                     help="Half-precision input and outputs."),
+        click.option("--fp16-recipe", "recipe", type=click.Choice(["mixed", "all"])),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def precision_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """What `precision_options` were given, as fields of `QuantizeSettings`."""
+    names = ("recipe", "half_io", "method", "percentile", "smooth", "max_drop", "budget")
+    found = given(**{name: options[name] for name in names})
+    return found | given(calibration=path_of(options["calibration"]))
+
+
+def path_of(text: str | None) -> Path | None:
+    """An option's path; `None` where it was not given."""
+    return None if text is None else Path(text)
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def to_half(
         destination: File to write; its weights go to `destination` + `.data`.
         precision: `"fp16"` or `"bf16"`.
         recipe: `"mixed"`, or `"all"` to narrow the residual stream and the norms as well.
-        keep: Layers or blocks that stay in float32, e.g. `"blocks.3"`, `"blocks.3.mlp.fc2"`.
+        keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
         half_io: Whether inputs and outputs are narrow too.
 
     Returns:
@@ -82,6 +82,25 @@ def to_half(
         kept=tuple(_overflowing(model.graph, losses, half)),
         notes=tuple(_notes({name: losses[name] for name in converted if name in losses}, half)),
     )
+
+
+def layers_to_narrow(source: Path, *, precision: str, recipe: str) -> list[str]:
+    """Layers that `to_half` narrows, in the order of the graph; each may be named in `keep`."""
+    graph, half = open_graph(source).graph, HALVES[precision]
+    plan = plan_types(graph, recipe=RECIPES[recipe], wide_ops=half.wide_ops)
+    chosen = (node for node in graph if plan.get(node) == "narrow")
+    return list(dict.fromkeys(layer_of(n) for n in chosen if n.op_type in RECIPES[recipe]))
+
+
+def residual_tensors(source: Path) -> list[str]:
+    """Tensors of the residual stream: what leaves the additions of two computed tensors."""
+    graph = open_graph(source).graph
+    plan = plan_types(graph, recipe=RECIPES["mixed"])
+    return [
+        node.outputs[0].name or ""
+        for node in graph
+        if node.op_type == "Add" and plan.get(node) == "wide"
+    ]
 
 
 def refuse_narrow(file: OnnxFile) -> None:

@@ -7,8 +7,11 @@ layer `blocks.3.mlp.fc2`. A node of another exporter, whose name is no path, is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import onnx_ir as ir
+
+from vit_export.graph.graphfile import open_graph
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -38,3 +41,14 @@ def weight_of(node: ir.Node) -> ir.Value | None:
 def weighted_layers(nodes: Iterable[ir.Node]) -> list[str]:
     """Layers that hold weights, in the order of the graph, each once."""
     return list(dict.fromkeys(layer_of(node) for node in nodes if weight_of(node) is not None))
+
+
+def weight_bytes(path: Path) -> dict[str, int]:
+    """Bytes of the weights of every layer of a file that holds some."""
+    found: dict[str, int] = {}
+    for node in open_graph(path).graph:
+        weight = weight_of(node)
+        if weight is not None and weight.const_value is not None:
+            layer = layer_of(node)
+            found[layer] = found.get(layer, 0) + weight.const_value.nbytes
+    return found

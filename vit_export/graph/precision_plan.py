@@ -48,14 +48,14 @@ def plan_types(
         graph: In float32, sorted, with inferred types.
         recipe: Operators that are narrow; a value of `RECIPES`.
         wide_ops: Operators that are wide whatever the recipe.
-        keep: Layers or blocks that are wide.
+        keep: Layers that are wide.
         too_large: Weights that do not fit the narrow type; their nodes are wide.
     """
     plan: Plan = {}
     for node in graph:
         if not any(is_float(value) for value in node.outputs):
             continue
-        held = _is_in(layer_of(node), keep) and node.op_type not in FOLLOWING
+        held = layer_of(node) in keep and node.op_type not in FOLLOWING
         weights = {value.name for value in node.inputs if value is not None}
         if held or node.op_type in wide_ops or weights & set(too_large):
             plan[node] = "wide"
@@ -76,10 +76,6 @@ def is_float(value: ir.Value | None) -> bool:
 def is_constant(value: ir.Value) -> bool:
     """Whether a value is a weight, not computed and no input of the graph."""
     return value.is_initializer()
-
-
-def _is_in(layer: str, kept: Collection[str]) -> bool:
-    return any(layer == name or layer.startswith(f"{name}.") for name in kept)
 
 
 def _follows(node: ir.Node) -> bool:

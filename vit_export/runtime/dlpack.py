@@ -130,17 +130,18 @@ _handed_out: dict[int, tuple[Any, ...]] = {}  # what a consumer holds, until its
 _tickets = itertools.count(1)
 
 
-@_Deleter
-def _delete(managed: Any) -> None:
+def _forget(managed: Any) -> None:
+    """What a consumer calls when it is done."""
     _handed_out.pop(managed.contents.manager_ctx, None)
 
 
-@_CapsuleDestructor
 def _destroy(capsule: int) -> None:
-    """A capsule that nobody consumed."""
+    """What Python calls for a capsule that nobody refers to; if nobody consumed it, forget it."""
     if _is_valid(capsule, _NAME):
-        managed = ctypes.cast(_pointer_of(capsule, _NAME), ctypes.POINTER(_ManagedTensor))
-        _delete(managed)
+        _forget(ctypes.cast(_pointer_of(capsule, _NAME), ctypes.POINTER(_ManagedTensor)))
+
+
+_deleter, _capsule_destructor = _Deleter(_forget), _CapsuleDestructor(_destroy)
 
 
 def capsule_of(
@@ -167,6 +168,6 @@ def capsule_of(
     tensor.shape = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64))
     ticket = next(_tickets)
     managed.manager_ctx = ticket
-    managed.deleter = _delete
+    managed.deleter = _deleter
     _handed_out[ticket] = (managed, sizes, owner)
-    return _new_capsule(ctypes.addressof(managed), _NAME, _destroy)
+    return _new_capsule(ctypes.addressof(managed), _NAME, _capsule_destructor)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_export.enginefile import Sidecar, batch_ends
 from vit_export.errors import ArtifactError, InputError, ProviderError
-from vit_export.manifest import TensorSpec
+from vit_export.manifest import Manifest, TensorSpec
 from vit_export.nvinfer import load_backend
 from vit_export.runtime.batches import Chunk, split
 from vit_export.runtime.device import current_gpu
@@ -66,9 +66,9 @@ class TrtRunner:
         self._backend = load_backend(self.sidecar.backend)
         self.gpu = refuse_misfit(self.path, self.sidecar, self._backend.version, current_gpu())
         self.provider = self.sidecar.backend
-        self.manifest = self.sidecar.manifest
-        self.inputs: tuple[TensorSpec, ...] = self.manifest.inputs
-        self.outputs: tuple[TensorSpec, ...] = self.manifest.outputs
+        self.manifest: Manifest | None = self.sidecar.manifest
+        self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
         self._host_code, self._cuda_graphs = host_code, cuda_graphs
         self._ends = [batch_ends(profile) for profile in self.sidecar.profiles]
         self._lock = threading.Lock()

@@ -1,0 +1,71 @@
+"""`vit-export quantize`: an fp32 artifact to FP16, BF16 or INT8, gated and repaired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vit_export.commands.options import json_option, path_of, precision_options, precision_settings
+from vit_export.console import emit, progress_bar
+
+
+@click.command()
+@click.argument("artifact")
+@click.option(
+    "--precision",
+    required=True,
+    type=click.Choice(["fp16", "bf16", "int8", "int8-static"]),
+)
+@precision_options
+@click.option("--golden", metavar="FILE", help="By default NAME.golden.npz beside the artifact.")
+@click.option("--images", metavar="PATH", help="Real images to compare classes on: folder or CSV.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Show what each block does to the result, as a table and NAME.sensitivity.png.",
+)
+@click.option("--external-data", is_flag=True, help="Weights beside the file; above 2 GiB always.")
+@click.option("-o", "--output", metavar="PATH", help="By default NAME.<precision>.onnx")
+@json_option
+def quantize(artifact: str, as_json: bool, **options: Any) -> None:
+    """Make an fp32 artifact narrower; layers stay wide where the gate needs it."""
+    from vit_export.quantization import QuantizeSettings
+    from vit_export.quantization import quantize as convert
+    from vit_export.report.conversions import quantized
+
+    with progress_bar() as progress:
+        result = convert(
+            artifact,
+            options["output"],
+            settings=QuantizeSettings(
+                precision=options["precision"],
+                images=path_of(options["images"]),
+                explain=options["explain"],
+                **precision_settings(options),
+            ),
+            golden=options["golden"],
+            external_data=options["external_data"],
+            progress=progress,
+        )
+    picture = None
+    if options["explain"]:
+        from vit_export.report.error_plot import sensitivity_plot
+
+        picture = result.path.with_suffix(".sensitivity.png")
+        sensitivity_plot(result, picture)
+    data = {
+        "path": result.path,
+        "golden": result.golden,
+        "files": result.files,
+        "source_bytes": result.source_bytes,
+        "size_bytes": result.size_bytes,
+        "seconds": result.seconds,
+        "passed": result.comparison.hop.passed,
+        "accuracy": result.comparison.hop.accuracy,
+        "blocks": result.blocks,
+        "layers": result.layers,
+        "picture": picture,
+        "manifest": result.manifest,
+    }
+    emit(as_json, data, quantized(result, picture))

@@ -1,0 +1,135 @@
+"""The gate of a narrower artifact: its layers counted, its outputs and its classes compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from vit_export.accuracy import Accuracy
+from vit_export.criterion import CRITERIA
+from vit_export.errors import ArtifactError
+from vit_export.manifest import Conversion, Hop
+from vit_export.onnxfile import OnnxFile
+from vit_export.progress import Progress
+from vit_export.quantization.measuring import Workbench
+from vit_export.runtime.ort import OrtRunner
+from vit_export.validate import Comparison, validate
+
+UNMEASURED = "unmeasured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated:
+    """What the gate found.
+
+    Attributes:
+        comparison: Of the file itself; its `passed` is `None` where it cannot run here.
+        hops: For the certificate: the file itself last.
+        accuracy: On real images, where there were some.
+        failures: Why it did not pass; empty when it did.
+    """
+
+    comparison: Comparison
+    hops: tuple[Hop, ...]
+    accuracy: Accuracy | None
+    failures: tuple[str, ...]
+
+
+def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: Progress) -> Gated:
+    """Measure a packed artifact.
+
+    Half precision is measured twice: rounded after every operation, as a GPU computes it, and
+    as the file runs on this CPU. BF16 cannot run here; the first measurement then stands alone.
+    """
+    target = bench.target
+    hop = f"fp32 -> {target.precision}"
+    hops: list[Hop] = []
+    judged = None
+    if target.rounded:
+        progress(f"measure {hop}, rounded after every operation")
+        runner = bench.runner(packed.path)
+        judged = validate(
+            runner, bench.golden, manifest=bench.manifest, hop=f"{hop}, every operation rounded"
+        )
+        runner.release()
+        hops.append(judged.hop)
+    progress(f"measure {hop}")
+    comparison = _of_file(bench, packed, hop)
+    accuracy = _accuracy(bench, packed, progress)
+    reason = _shortfall(bench, accuracy)
+    found = [*hops, comparison.hop]
+    failures = [h.reason for h in found if h.passed is False]
+    failures += [reason] if reason else []
+    count = target.count(packed)
+    if count != conversion.narrowed:
+        failures.append(
+            f"{count} nodes are {target.precision} in the file, the plan has {conversion.narrowed}"
+        )
+    last = dataclasses.replace(
+        _with_accuracy(comparison.hop, accuracy),
+        passed=False if failures else comparison.hop.passed,
+        reason="; ".join(failures) or comparison.hop.reason,
+    )
+    return Gated(
+        comparison=Comparison(hop=last, blocks=comparison.blocks or (judged or comparison).blocks),
+        hops=(*hops, last),
+        accuracy=accuracy,
+        failures=tuple(dict.fromkeys(failures)),
+    )
+
+
+def _of_file(bench: Workbench, packed: OnnxFile, hop: str) -> Comparison:
+    """The file itself on this CPU; not passed and not failed where it has no kernels for it."""
+    try:
+        runner = OrtRunner(packed.path, provider="cpu")
+    except ArtifactError as error:
+        if bench.target.precision != "bf16":
+            raise
+        return Comparison(hop=_not_run(bench, hop, str(error)))
+    found = validate(runner, bench.golden, manifest=bench.manifest, hop=hop)
+    runner.release()
+    return found
+
+
+def _not_run(bench: Workbench, hop: str, error: str) -> Hop:
+    cause = error.rpartition(": ")[2]
+    return Hop(
+        hop=hop, provider="cpu", samples=bench.golden.samples, batches=(), baseline_max_abs=None,
+        max_abs=None, tolerance=None, cosine=None, top1_agreement=None, row_max_abs=None,
+        passed=None,
+        reason="ONNX Runtime's CPU provider has no bfloat16 kernels; it was measured with every "
+        f"operation rounded, and not on a GPU ({cause})",
+    )  # fmt: skip
+
+
+def _accuracy(bench: Workbench, packed: OnnxFile, progress: Progress) -> Accuracy | None:
+    if bench.limits.images is None:
+        return None
+    progress(f"compare classes on {len(bench.limits.images)} real images")
+    runner = bench.runner(packed.path)
+    found = bench.accuracy(runner, bench.limits.images)
+    runner.release()
+    return found
+
+
+def _shortfall(bench: Workbench, accuracy: Accuracy | None) -> str:
+    """Why an accuracy is not good enough; empty where it is."""
+    if accuracy is None or bench.limits.harm(accuracy, bench.target.precision) <= 1:
+        return ""
+    floor = CRITERIA[bench.target.precision].min_agreement or 0.0
+    allowed = f"expected agreement on at least {100 * floor:g} %"
+    if bench.limits.max_drop is not None:
+        allowed += f" and a drop of at most {bench.limits.max_drop:g} points"
+    return f"{accuracy}; {allowed}".replace("; ", ", ")
+
+
+def _with_accuracy(hop: Hop, accuracy: Accuracy | None) -> Hop:
+    if accuracy is None:
+        return dataclasses.replace(hop, accuracy=UNMEASURED)
+    return dataclasses.replace(
+        hop,
+        accuracy=str(accuracy),
+        real_images=accuracy.images,
+        real_agreement=accuracy.agreement,
+        accuracy_drop=accuracy.drop,
+    )

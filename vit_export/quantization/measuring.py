@@ -1,0 +1,144 @@
+"""One conversion after another, each measured on the golden images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vit_export.accuracy import Accuracy, RealImages, compare, top1
+from vit_export.criterion import CRITERIA
+from vit_export.distance import Measured, references
+from vit_export.golden import Golden
+from vit_export.graph.rounded import to_rounded
+from vit_export.manifest import FEATURES, Conversion, Manifest, Preprocess
+from vit_export.quantization.target import Target
+from vit_export.runtime import Runner
+from vit_export.runtime.ort import OrtRunner
+from vit_export.trace import golden_feeds
+
+MARGIN = 0.95  # of a limit: the search stays below what the gate, at other batches, allows
+FEW_IMAGES = 128  # of the real ones, while searching
+
+
+@dataclass
+class Limits:
+    """What real images have to show, and of how many.
+
+    Attributes:
+        images: `None` without any.
+        gated: Whether they decide; with random weights the top-1 class means nothing.
+        max_drop: Percentage points of accuracy that may be lost; without labels, of agreement.
+    """
+
+    images: RealImages | None = None
+    gated: bool = True
+    max_drop: float | None = None
+
+    def harm(self, found: Accuracy, precision: str) -> float:
+        """How far an accuracy is from the limits: up to 1 it is within."""
+        if not self.gated:
+            return 0.0
+        floor = CRITERIA[precision].min_agreement or 0.0
+        shares = [_share(1 - found.agreement, 1 - floor)]
+        if self.max_drop is not None:
+            drop = found.drop if found.drop is not None else 100 * (1 - found.agreement)
+            shares.append(_share(max(drop, 0.0), self.max_drop))
+        return max(shares)
+
+
+@dataclass
+class Workbench:
+    """A folder where an fp32 artifact is converted again and again.
+
+    Attributes:
+        source: The fp32 artifact.
+        manifest: Of the source, with the target's precision.
+        harms: What was measured already, by the layers that stayed wide.
+    """
+
+    source: Path
+    golden: Golden
+    manifest: Manifest
+    target: Target
+    limits: Limits
+    folder: Path
+    harms: dict[frozenset[str], float] = field(default_factory=dict)
+    _reference: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def convert(self, keep: frozenset[str]) -> tuple[Path, Conversion]:
+        """Convert with some layers kept wide; replaces what was converted before."""
+        path = self.folder / "converted.onnx"
+        return path, self.target.convert(self.source, path, keep)
+
+    def runner(self, converted: Path) -> OrtRunner:
+        """What computes a conversion as a device would, on this machine's CPU."""
+        if not self.target.rounded:
+            return OrtRunner(converted, provider="cpu")
+        path = self.folder / "rounded.onnx"
+        to_rounded(converted, path)
+        return OrtRunner(path, provider="cpu")
+
+    def harm(self, keep: frozenset[str]) -> float:
+        """Distance from the limits with these layers kept wide: up to 1 the gate will pass."""
+        if keep not in self.harms:
+            runner = self.runner(self.convert(keep)[0])
+            harm = golden_harm(runner, self.golden, self.manifest)
+            if harm <= MARGIN and self.limits.images is not None:
+                found = self.accuracy(runner, self.limits.images.some(FEW_IMAGES))
+                harm = max(harm, self.limits.harm(found, self.target.precision))
+            runner.release()
+            self.harms[keep] = harm / MARGIN
+        return self.harms[keep]
+
+    def accuracy(self, runner: Runner, images: RealImages) -> Accuracy:
+        """A conversion beside its source on real images; the source is run once."""
+        preprocess = self.preprocess
+        if len(images) not in self._reference:
+            source = OrtRunner(self.source, provider="cpu")
+            self._reference[len(images)] = top1(source, images, preprocess)
+            source.release()
+        found = top1(runner, images, preprocess)
+        return compare(found, self._reference[len(images)], images.targets)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images are prepared; only artifacts that say so are measured on any."""
+        if self.manifest.preprocess is None:
+            raise ValueError(f"{self.source} does not say how images are prepared")
+        return self.manifest.preprocess
+
+
+def golden_harm(runner: Runner, golden: Golden, manifest: Manifest) -> float:
+    """Distance from the oracle on the golden images, as a share of what is allowed.
+
+    The outputs that the manifest promises, and the features; every golden image once.
+    """
+    known = references(golden, CRITERIA[manifest.precision])
+    names = [spec.name for spec in manifest.outputs if spec.name in known]
+    inner = [n for n in (FEATURES,) if n in known and n not in names and runner.has_tensor(n)]
+    computing = runner.expose(inner) if inner else runner
+    feeds = golden_feeds(runner, golden, manifest.preprocess)
+    size = manifest.inputs[0].shape[0]
+    size = size if isinstance(size, int) else golden.samples
+    worst = 0.0
+    measured = {name: Measured(known[name]) for name in (*names, *inner)}
+    for start in range(0, golden.samples, size):
+        rows = [i % golden.samples for i in range(start, start + size)]
+        outputs = computing.run({name: x[rows] for name, x in feeds.items()})
+        for name, result in measured.items():
+            if result.add(size, rows, outputs[name]):
+                return float("inf")
+    for result in measured.values():
+        reference = result.reference
+        if reference.tolerance is not None:
+            worst = max(worst, _share(max(result.by_batch.values()), reference.tolerance))
+        if reference.min_cosine is not None:
+            angle = 1 - min(result.cosine.values())
+            worst = max(worst, _share(angle, 1 - reference.min_cosine))
+    return worst
+
+
+def _share(found: float, allowed: float) -> float:
+    return found / allowed if allowed else (0.0 if found <= 0 else float("inf"))
