@@ -14,7 +14,7 @@ BACKENDS = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime", 
 ONNX = {"onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime"}
 TORCH_SIDE = (
     *("vit_export.model", "vit_export.graph", "vit_export.quantization"),
-    *("vit_export.subject", "vit_export.training"),
+    *("vit_export.recording", "vit_export.subject", "vit_export.training"),
 )
 STANDARD_LIBRARY_ONLY = ("errors", "variants", "manifest", "onnxfile", "onnxpack", "protobuf")
 

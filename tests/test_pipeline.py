@@ -29,7 +29,8 @@ from vit_export.golden import Golden
 from vit_export.graph import simplify as simplify_stage
 from vit_export.model.checkpoint import save_checkpoint
 from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export, revalidate
+from vit_export.pipeline import export
+from vit_export.revalidation import revalidate
 from vit_export.runtime import load
 
 

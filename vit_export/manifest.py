@@ -155,7 +155,7 @@ class Weights:
     reset_head: bool = False  # whether a zero head took the place of the file's
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kept:
     """A layer that stayed in a wider precision than the artifact's, and why."""
 

@@ -7,7 +7,6 @@ that need them, so that a device without torch can validate.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import os
 import time
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export import __version__
-from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.golden import BATCHES, Golden, golden_path
+from vit_export.errors import GateError, UsageError
+from vit_export.golden import Golden, golden_path
 from vit_export.labels import check_labels
-from vit_export.manifest import Manifest, Preprocess, TensorSpec
+from vit_export.manifest import Manifest, TensorSpec
 from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
+from vit_export.onnxpack import stamp
 from vit_export.progress import Progress, silent
 from vit_export.publication import pack_artifact, publish_artifact, refuse_bad_name
 from vit_export.staging import staging
@@ -32,13 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vit_export.model.checkpoint import LoadReport
-    from vit_export.runtime import Runner
+    from vit_export.quantization import QuantizeResult, QuantizeSettings
     from vit_export.subject import Subject
 
-NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
-    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
-    *("norm_eps", "act_layer"),
-)
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
 
@@ -54,6 +50,7 @@ class ExportResult:
         comparisons: Every gate, one per hop.
         files: All files, external data included.
         nodes: Number of nodes, before and after the simplifier.
+        converted: How it was made narrower, where that was asked for.
         report: What became of every tensor of the checkpoint, where there was one.
         notes: Where the artifact cannot run.
         seconds: How long it took.
@@ -67,6 +64,7 @@ class ExportResult:
     files: tuple[Path, ...]
     nodes: tuple[int, int]
     seconds: float
+    converted: QuantizeResult | None = None
     report: LoadReport | None = None
     notes: tuple[str, ...] = ()
 
@@ -95,6 +93,7 @@ def export(
     images: str | os.PathLike[str] | None = None,
     simplify: bool = True,
     external_data: bool = False,
+    narrow: QuantizeSettings | None = None,
     progress: Progress = silent,
 ) -> ExportResult:
     """Export a model to ONNX, simplify it, and measure both steps against torch in float64.
@@ -120,6 +119,8 @@ def export(
         images: Folder of pictures to measure on as well.
         simplify: Whether to simplify.
         external_data: Whether to store the weights beside the file; above 2 GiB they always are.
+        narrow: A narrower precision to convert it to, which is measured too; the fp32 artifact
+            is then not kept.
         progress: Told what is being done.
 
     Returns:
@@ -133,6 +134,7 @@ def export(
         GateError: What was made does not compute what torch computes; nothing was written.
         OutputError: The output cannot be written.
     """
+    from vit_export.recording import record_golden
     from vit_export.subject import Request, prepare
 
     started = time.monotonic()
@@ -156,9 +158,10 @@ def export(
     progress("load the model")
     prepared = prepare(request)
     report = prepared.report
-    path = Path(output if output is not None else f"{prepared.stem}.onnx")
+    precision = f".{narrow.precision}" if narrow is not None else ""
+    path = Path(output if output is not None else f"{prepared.stem}{precision}.onnx")
     with staging(path) as stage:
-        golden = _record(prepared, images, progress)
+        golden = record_golden(prepared, images, progress)
         if "logits" in golden.outputs:
             check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
         golden_file = stage / golden_path(path).name
@@ -186,7 +189,14 @@ def export(
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(hop.hop for hop in hops),
         )
-        files = publish_artifact(packed, [golden_file], manifest, path)
+        converted = None
+        if narrow is None:
+            files = publish_artifact(packed, [golden_file], manifest, path)
+        else:
+            stamp(packed.path, manifest.metadata())
+            converted = _narrowed(packed, path, narrow, external_data, progress)
+            files, manifest = converted.files, converted.manifest
+            hops.append(converted.comparison)
     return ExportResult(
         path=path,
         golden=golden_path(path),
@@ -195,9 +205,25 @@ def export(
         comparisons=tuple(hops),
         files=files,
         nodes=(len(raw.nodes), len(packed.nodes)),
+        converted=converted,
         seconds=time.monotonic() - started,
         report=report,
         notes=_notes(attention, dynamic_size),
+    )
+
+
+def _narrowed(
+    packed: OnnxFile,
+    path: Path,
+    settings: QuantizeSettings,
+    external_data: bool,
+    progress: Progress,
+) -> QuantizeResult:
+    """Convert the measured fp32 artifact of a staging folder into the one that was asked for."""
+    from vit_export.quantization import quantize
+
+    return quantize(
+        packed.path, path, settings=settings, external_data=external_data, progress=progress
     )
 
 
@@ -230,26 +256,6 @@ def _opset(opset: int | None, attention: str) -> int:
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
-
-
-def _record(subject: Subject, images: Any, progress: Progress) -> Golden:
-    """Run the model in float64 and float32 on the golden images."""
-    from vit_export.golden import pictures
-    from vit_export.model.oracle import record
-    from vit_export.runtime.image import normalize
-    from vit_export.samples import user_pictures
-
-    preprocess = subject.preprocess
-
-    def at(size: tuple[int, int], users: Any = None) -> Golden:
-        shown = pictures(*size, len(preprocess.mean))
-        if users is not None:
-            shown = user_pictures(Path(users), preprocess, before=shown)
-        inputs = {subject.inputs[0].name: normalize(shown, preprocess)}
-        return record(subject.model, inputs, images=shown, progress=progress)
-
-    others = tuple(at(size) for size in subject.other_sizes)
-    return dataclasses.replace(at(preprocess.size, images), others=others)
 
 
 def _to_onnx(
@@ -317,88 +323,4 @@ def toolchain() -> dict[str, str]:
     return found
 
 
-def revalidate(
-    path: str | os.PathLike[str],
-    *,
-    golden: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    layout: str | None = None,
-    provider: str = "auto",
-    preprocess: Preprocess | None = None,
-    progress: Progress = silent,
-) -> Comparison:
-    """Run the gate again on an artifact, wherever it is now.
-
-    Args:
-        path: An artifact.
-        golden: Golden file; by default the one beside the artifact.
-        weights: Checkpoint to compute the truth from again, by torch, instead of a golden file.
-        layout: How the checkpoint names its tensors; recognised by default.
-        provider: What runs the artifact.
-        preprocess: How golden images are normalised, where the artifact does not say.
-        progress: Told what is being done.
-
-    Raises:
-        ArtifactError: A file is missing or damaged.
-        ProviderError: The provider asked for is not active.
-    """
-    runner, batches = _runner_of(Path(path), provider)
-    if weights is not None:
-        truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
-    else:
-        file = Path(golden) if golden is not None else golden_path(path)
-        if golden is None and not file.exists():
-            raise ArtifactError(
-                f"{path}: there is no golden file {file.name} beside it; say where it is with "
-                "--golden FILE, or compute the truth again from the checkpoint with "
-                "--weights FILE (needs torch)"
-            )
-        truth = Golden.read(file)
-    progress(f"measure on {runner.provider}")
-    return validate(
-        runner,
-        truth,
-        preprocess=preprocess,
-        hop=f"validate {Path(path).name}",
-        batches=batches,
-    )
-
-
-def _runner_of(path: Path, provider: str) -> tuple[Runner, Sequence[int]]:
-    """What runs an artifact, and the batch sizes to measure it at."""
-    if path.suffix == ".engine":
-        from vit_export.enginecheck import batches_of, open_engine
-
-        engine = open_engine(path, provider=provider, check=False)
-        return engine, batches_of(engine.sidecar)
-    from vit_export.runtime import load
-
-    return load(path, provider=provider).runner, BATCHES
-
-
-def _truth_from(
-    weights: Any, layout: str | None, manifest: Manifest | None, path: Path, progress: Progress
-) -> Golden:
-    if manifest is None or not manifest.config:
-        raise ArtifactError(
-            f"{path}: does not say which architecture it is (no vit-export manifest with a "
-            "config), so a checkpoint cannot be loaded for it; give --golden FILE"
-        )
-    from vit_export.subject import Request, prepare
-
-    request = Request(
-        subject=None,
-        weights=weights,
-        layout=layout,
-        reset_head=manifest.weights.reset_head,
-        overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
-        dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
-        outputs=tuple(spec.name for spec in manifest.outputs),
-    )
-    prepared = prepare(request)
-    if manifest.preprocess is not None:  # which the user may have set at the export
-        prepared = dataclasses.replace(prepared, preprocess=manifest.preprocess)
-    return _record(prepared, None, progress)
-
-
-__all__ = ["ExportResult", "TensorSpec", "export", "revalidate", "toolchain"]
+__all__ = ["ExportResult", "TensorSpec", "export", "toolchain"]

@@ -246,7 +246,7 @@ def _loose(name: str, reference: Reference) -> Iterator[str]:
 
 def _notes(runner: Runner, criterion: Criterion, found: _Measurements) -> Iterator[str]:
     """What the reader of a low-precision certificate has to know."""
-    if criterion.precision == "fp16" and runner.provider == "cpu":
+    if criterion.precision == "fp16" and runner.provider == "cpu" and runner.manifest:
         yield (
             "ONNX Runtime's CPU computes float16 in float32 and rounds less often: what overflows "
             "on a GPU may pass here"

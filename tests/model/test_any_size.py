@@ -12,7 +12,8 @@ from onnx import numpy_helper
 from vit_export.errors import InputError, UsageError
 from vit_export.golden import Golden
 from vit_export.model.any_size import AnySizeVisionTransformer
-from vit_export.pipeline import export, revalidate
+from vit_export.pipeline import export
+from vit_export.revalidation import revalidate
 from vit_export.runtime import load
 from vit_export.runtime.ort import OrtRunner
 from vit_export.validate import validate

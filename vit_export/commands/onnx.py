@@ -13,6 +13,9 @@ from vit_export.commands.options import (
     labels_option,
     layout_option,
     overrides,
+    path_of,
+    precision_options,
+    precision_settings,
     preprocess_given,
     preprocess_options,
 )
@@ -36,7 +39,13 @@ from vit_export.errors import UsageError
 @click.option("--dynamic-size", is_flag=True, help="Any height and width, multiples of the patch.")
 @click.option("--opset", type=int, help="20 by default, 23 with --attention op.")
 @click.option("--attention", type=click.Choice(["decomposed", "op"]), default="decomposed")
-@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-static"]),
+    default="fp32",
+    show_default=True,
+)
+@precision_options
 @click.option("--outputs", default="logits", show_default=True, help="logits,features,tokens")
 @click.option("--images", metavar="DIR", help="Measure on these pictures as well.")
 @click.option("--no-simplify", is_flag=True, help="Leave the graph as torch exports it.")
@@ -79,6 +88,7 @@ def onnx(as_json: bool, **options: Any) -> None:
             images=options["images"],
             simplify=not options["no_simplify"],
             external_data=options["external_data"],
+            narrow=_narrower(options),
             progress=progress,
         )
     from vit_export.report import exported
@@ -90,12 +100,32 @@ def onnx(as_json: bool, **options: Any) -> None:
         "size_bytes": result.size_bytes,
         "seconds": result.seconds,
         "nodes": result.nodes,
-        "passed": result.comparison.passed,
+        "passed": result.comparison.hop.passed,
         "manifest": result.manifest,
         "report": result.report,
         "notes": result.notes,
     }
-    emit(as_json, data, exported(result))
+    text = exported(result)
+    if result.converted is not None:
+        from vit_export.report.conversions import quantized
+
+        text = f"{text}\n\n{quantized(result.converted)}"
+    emit(as_json, data, text)
+
+
+def _narrower(options: dict[str, Any]) -> Any:
+    """Settings of the conversion that was asked for; `None` for fp32."""
+    settings = precision_settings(options)
+    if options["precision"] == "fp32":
+        for name in settings:
+            option = {"half_io": "fp16-io", "recipe": "fp16-recipe", "method": "calibration-method"}
+            shown = option.get(name, name.replace("_", "-"))
+            raise UsageError(f"--{shown} is for a narrower --precision than fp32")
+        return None
+    from vit_export.quantization.settings import QuantizeSettings
+
+    real = path_of(options["images"]) if settings.get("max_drop") is not None else None
+    return QuantizeSettings(precision=options["precision"], images=real, **settings)
 
 
 def _shout_random(seed: int) -> None:

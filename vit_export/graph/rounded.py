@@ -27,6 +27,7 @@ def to_rounded(source: Path, destination: Path) -> OnnxFile:
         destination: File to write; its weights go to `destination` + `.data`.
     """
     model = open_graph(source)
+    model.metadata_props.clear()  # it is not the artifact, and has no certificate
     graph = model.graph
     for value in list(graph.initializers.values()):
         if value.dtype in HALF_TYPES:

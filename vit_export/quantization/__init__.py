@@ -240,15 +240,13 @@ def _make(
 
 def _kept(found: Repair, precision: str) -> list[Kept]:
     harm = {s.unit: s.harm for s in (*found.blocks, *found.layers)}
-    return [
-        Kept(
-            layer=layer,
-            precision="fp32",
-            reason=f"alone in {precision} it takes the result to {harm[layer]:.3g} times the "
-            "distance allowed",
-        )
-        for layer in sorted(found.keep or ())
-    ]
+
+    def reason(layer: str) -> str:
+        if harm[layer] == float("inf"):
+            return f"alone in {precision} it makes the result NaN or infinite"
+        return f"alone in {precision} it is off by {harm[layer]:.3g} times what is allowed"
+
+    return [Kept(layer, "fp32", reason(layer)) for layer in sorted(found.keep or ())]
 
 
 def _refuse_over_budget(

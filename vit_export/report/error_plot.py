@@ -67,7 +67,8 @@ def _bars(
         )  # fmt: skip
     if limit is not None:
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1)
-        axes.text(limit, -0.8, "allowed", color=LIMIT, fontsize=8, ha="center", va="bottom")
+        above = axes.get_xaxis_transform()
+        axes.text(limit, 1.01, "allowed", color=LIMIT, fontsize=8, ha="center", transform=above)
     axes.set_xlabel(label, fontsize=9)
     axes.set_title(title, fontsize=10, loc="left", pad=16)
     for side in ("top", "right"):

@@ -41,18 +41,24 @@ def comparison(found: Comparison) -> str:
     hop = found.hop
     lines = [certificate([hop])]
     if found.blocks:
-        headers = ("tensor", "max_abs", "tolerance", "")
-        rows = [(b.name, b.max_abs, b.tolerance, "diverges" if b.diverges else "")
-                for b in found.blocks]  # fmt: skip
+        headers = ("tensor", "max_abs", "share of max|y64|", "tolerance", "cosine", "")
+        rows = [(b.name, b.max_abs, b.relative, b.tolerance, _angle(b.cosine),
+                 "diverges" if b.diverges else "") for b in found.blocks]  # fmt: skip
         lines.append(table(headers, rows))
     lines.append(
         f"{VERDICT[hop.passed]} on {hop.provider}: {hop.samples} samples, batches "
         f"{', '.join(map(str, hop.batches))}, rows differ by {cell(hop.row_max_abs)}, "
         f"top-1 agrees on {percent(hop.top1_agreement)}"
     )
+    if hop.accuracy:
+        lines.append(f"accuracy: {hop.accuracy}")
     if hop.reason:
         lines += [f"  - {reason}" for reason in hop.reason.split("; ")]
     return "\n".join(lines)
+
+
+def _angle(cosine: float | None) -> str | None:
+    return None if cosine is None else f"{cosine:.6f}"
 
 
 def loaded(report: LoadReport) -> str:

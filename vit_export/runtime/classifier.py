@@ -149,7 +149,8 @@ class Classifier:
         size = self.runner.inputs[0].shape[0]
         missing = size - len(batch) if isinstance(size, int) else 0
         padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else batch
-        return self.run(padded)[: len(batch)]
+        half = self.runner.inputs[0].dtype == "float16"
+        return self.run(padded.astype(np.float16) if half else padded)[: len(batch)]
 
 
 def _is_many(images: Any) -> bool:

@@ -1,0 +1,110 @@
+"""The gate again on an artifact, wherever it is now."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_export.errors import ArtifactError
+from vit_export.golden import BATCHES, Golden, golden_path
+from vit_export.manifest import Manifest, Preprocess
+from vit_export.progress import Progress, silent
+from vit_export.runtime import Runner, load
+from vit_export.trace import golden_feeds, trace
+from vit_export.validate import Comparison, criterion_for, validate
+
+NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
+    *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
+    *("norm_eps", "act_layer"),
+)
+
+
+def revalidate(
+    path: str | os.PathLike[str],
+    *,
+    golden: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
+    provider: str = "auto",
+    preprocess: Preprocess | None = None,
+    traced: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """Run the gate again on an artifact, wherever it is now.
+
+    Args:
+        path: An artifact.
+        golden: Golden file; by default the one beside the artifact.
+        weights: Checkpoint to compute the truth from again, by torch, instead of a golden file.
+        layout: How the checkpoint names its tensors; recognised by default.
+        provider: What runs the artifact.
+        preprocess: How golden images are normalised, where the artifact does not say.
+        traced: Whether to measure every block even where the gate passes.
+        progress: Told what is being done.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+        ProviderError: The provider asked for is not active.
+    """
+    runner, batches = _runner_of(Path(path), provider)
+    if weights is not None:
+        truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
+    else:
+        file = Path(golden) if golden is not None else golden_path(path)
+        if golden is None and not file.exists():
+            raise ArtifactError(
+                f"{path}: there is no golden file {file.name} beside it; say where it is with "
+                "--golden FILE, or compute the truth again from the checkpoint with "
+                "--weights FILE (needs torch)"
+            )
+        truth = Golden.read(file)
+    progress(f"measure on {runner.provider}")
+    name = f"validate {Path(path).name}"
+    found = validate(runner, truth, preprocess=preprocess, hop=name, batches=batches)
+    if not traced or found.blocks:
+        return found
+    progress(f"trace on {runner.provider}")
+    manifest = runner.manifest
+    preprocess = preprocess or (manifest.preprocess if manifest else None)
+    feeds = golden_feeds(runner, truth, preprocess)
+    blocks = trace(runner, truth, feeds, criterion_for(runner, manifest))
+    return dataclasses.replace(found, blocks=blocks)
+
+
+def _runner_of(path: Path, provider: str) -> tuple[Runner, Sequence[int]]:
+    """What runs an artifact, and the batch sizes to measure it at."""
+    if path.suffix != ".engine":
+        return load(path, provider=provider).runner, BATCHES
+    from vit_export.enginecheck import batches_of, open_engine  # needs cuda-bindings
+
+    engine = open_engine(path, provider=provider, check=False)
+    return engine, batches_of(engine.sidecar)
+
+
+def _truth_from(
+    weights: Any, layout: str | None, manifest: Manifest | None, path: Path, progress: Progress
+) -> Golden:
+    if manifest is None or not manifest.config:
+        raise ArtifactError(
+            f"{path}: does not say which architecture it is (no vit-export manifest with a "
+            "config), so a checkpoint cannot be loaded for it; give --golden FILE"
+        )
+    from vit_export.recording import record_golden  # these need torch
+    from vit_export.subject import Request, prepare
+
+    request = Request(
+        subject=None,
+        weights=weights,
+        layout=layout,
+        reset_head=manifest.weights.reset_head,
+        overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
+        dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
+        outputs=tuple(spec.name for spec in manifest.outputs),
+    )
+    prepared = prepare(request)
+    if manifest.preprocess is not None:  # which the user may have set at the export
+        prepared = dataclasses.replace(prepared, preprocess=manifest.preprocess)
+    return record_golden(prepared, None, progress)
