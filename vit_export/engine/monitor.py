@@ -21,6 +21,7 @@ class Phases:
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[str | None, int, int]] = {}  # parent, done, total
+        self._furthest = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins."""
@@ -38,13 +39,14 @@ class Phases:
 
     @property
     def share(self) -> float:
-        """Share of the build that is done, 0 to 1, as far as TensorRT tells."""
+        """Share of the build that is done, 0 to 1, as far as TensorRT tells; it never falls."""
         inner = 0.0
         for parent, done, total in reversed(self._open.values()):
             inner = min((done + inner) / total, 1.0)
             if parent is None:
                 break
-        return inner
+        self._furthest = max(self._furthest, inner)
+        return self._furthest
 
 
 def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) -> Any:
