@@ -26,7 +26,8 @@ FILES = [
 # What an object is called in these files -> its class; "" is the module.
 OWNERS = {
     "trt": "", "builder": "Builder", "config": "IBuilderConfig", "definition": "INetworkDefinition",
-    "parser": "OnnxParser", "layer": "ILayer", "made": "IOptimizationProfile", "plan": "IHostMemory",
+    "parser": "OnnxParser", "layer": "ILayer", "made": "IOptimizationProfile",
+    "plan": "IHostMemory",
     "engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
     "runtime": "Runtime", "inspector": "EngineInspector", "cache": "ITimingCache",
     "refitter": "Refitter", "tensor": "ITensor", "e": "ParserError", "attention": "IAttention",

@@ -112,7 +112,7 @@ def test_an_fp16_graph_is_refused_where_fp32_is_asked(
     build: Callable[..., Built], half: Path
 ) -> None:
     """The other way round."""
-    with pytest.raises(EngineError, match="fp32 was asked for, but .* HALF"):
+    with pytest.raises(EngineError, match=r"fp32 was asked for, but .* HALF"):
         build(half, "fp32")
 
 
@@ -173,7 +173,7 @@ def test_a_graph_that_tensorrt_does_not_understand_names_the_node(
     norm.op_type, norm.domain = "Invented", "example.com"
     model.opset_import.append(onnx.helper.make_opsetid("example.com", 1))
     onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(EngineError, match="does not understand odd.onnx: Invented"):
+    with pytest.raises(EngineError, match=r"does not understand odd.onnx: Invented"):
         build(tmp_path / "odd.onnx", "fp32")
 
 
@@ -209,9 +209,7 @@ def test_weight_streaming_is_built(build: Callable[..., Built], half: Path) -> N
     assert build(half, weight_streaming=True).plan_bytes > 0
 
 
-def test_progress_rises_to_the_end(
-    rtx: Backend, tiny_export: ExportResult, tmp_path: Path
-) -> None:
+def test_progress_rises_to_the_end(rtx: Backend, tiny_export: ExportResult, tmp_path: Path) -> None:
     """A bar that goes back is worse than none."""
     seen: list[int] = []
 

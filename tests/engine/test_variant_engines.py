@@ -22,7 +22,7 @@ from vit_export.subject import Request, prepare
 from vit_export.variants import get_variant
 
 TARGETS = ("8.0", "8.6", "8.9", "12.0")
-VARIANTS = ("mnist", "s16", "deit_b16", "b16", "b32", "l16", "h14")
+VARIANTS = ("mnist", "s16", "deit_b", "b16", "b32", "l16", "h14")
 
 
 def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
