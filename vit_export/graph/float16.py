@@ -107,10 +107,9 @@ def refuse_narrow(file: OnnxFile) -> None:
     """Raise ArtifactError unless a file holds float32 weights only."""
     found = sorted({tensor.dtype for tensor in file.initializers} & NOT_FLOAT32)
     if found:
-        precision = f" ({file.manifest.precision})" if file.manifest is not None else ""
         raise ArtifactError(
-            f"{file.path}: holds {', '.join(found)} weights{precision}, so it was converted "
-            "already; convert the fp32 artifact instead"
+            f"{file.path}: holds {', '.join(found)} weights, so it was converted already; "
+            "convert the fp32 artifact instead"
         )
 
 
