@@ -26,7 +26,7 @@ PACKAGE = ROOT / "vit_export"
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
 
 # Distribution of a module, where it is not called the same.
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "cuda": "cuda-bindings"}
 # Part of the package -> extras that install what it imports.
 SIDES = {
     "": ["cpu", "export", "hub", "bench"],  # doors and the files beside them
@@ -166,7 +166,7 @@ def test_every_folder_of_the_package_has_a_side() -> None:
 def test_the_device_side_needs_no_more_than_the_cpu_extra() -> None:
     """numpy, click, onnxruntime and pillow are enough to validate and to predict."""
     files = [PACKAGE / name for name in DEVICE_FILES] + [
-        path for path in (PACKAGE / "runtime").rglob("*.py") if path.name != "trt.py"
+        path for path in (PACKAGE / "runtime").rglob("*.py") if path.name != "device.py"
     ]
     imported = {name for path in files for name in third_party(path)}
     assert imported - {*requirements(""), *requirements("cpu")} == set()
@@ -194,7 +194,7 @@ def test_every_constraint_is_exact() -> None:
     assert len(names) == len(set(names))
     development = project()["dependency-groups"]["dev"]
     needed = {re.split(r"[>=\[]", line)[0] for line in development}
-    needed |= {name for extra in ("", "cpu", "export", "hub") for name in requirements(extra)}
+    needed |= {name for extra in ("", "cpu", "export", "hub", "tensorrt-rtx") for name in requirements(extra)}
     assert needed - set(names) == set()
 
 
