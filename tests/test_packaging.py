@@ -194,7 +194,8 @@ def test_every_constraint_is_exact() -> None:
     assert len(names) == len(set(names))
     development = project()["dependency-groups"]["dev"]
     needed = {re.split(r"[>=\[]", line)[0] for line in development}
-    needed |= {name for extra in ("", "cpu", "export", "hub", "tensorrt-rtx") for name in requirements(extra)}
+    extras = ("", "cpu", "export", "hub", "tensorrt-rtx")
+    needed |= {name for extra in extras for name in requirements(extra)}
     assert needed - set(names) == set()
 
 
