@@ -101,7 +101,7 @@ def quantize(
         max_drop=settings.max_drop,
     )
     with staging(path) as stage:
-        prepared = prepare(source, manifest, truth, settings, stage, progress)
+        prepared = prepare(source, path.stem, truth, settings, stage, progress)
         narrow = manifest.replace(precision=settings.precision)
         bench = Workbench(prepared.source, truth, narrow, prepared.target, limits, stage)
         made = _make(bench, path, settings.budget, external_data, progress)
@@ -113,7 +113,11 @@ def quantize(
         final = narrow.replace(
             inputs=made.packed.inputs,
             outputs=made.packed.outputs,
-            conversion=made.conversion,
+            conversion=dataclasses.replace(
+                made.conversion,
+                calibration=prepared.calibration,
+                notes=(*prepared.notes, *made.conversion.notes),
+            ),
             graph_sha256=made.packed.graph_sha256(),
             certificate=(*manifest.certificate, *made.gated.hops),
         )

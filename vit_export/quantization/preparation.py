@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from vit_export.accuracy import RealImages, read_images
+from vit_export.calibration import BATCH, MOST, calibrate, calibration_batches
 from vit_export.errors import GateError
 from vit_export.golden import Golden
 from vit_export.graph.float16 import residual_tensors
 from vit_export.graph.halves import HALVES
+from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.smooth import smooth
 from vit_export.manifest import Manifest
+from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress
+from vit_export.publication import pack_artifact
+from vit_export.quantization.settings import HALVES as HALF_PRECISIONS
 from vit_export.quantization.settings import QuantizeSettings
-from vit_export.quantization.target import HalfTarget, Target
+from vit_export.quantization.target import DynamicTarget, HalfTarget, StaticTarget, Target
+from vit_export.ranges import Ranges
 from vit_export.runtime.ort import OrtRunner
 from vit_export.trace import golden_feeds
 
 HEADROOM = 2  # a residual stream may reach the largest value of its type, divided by this
+RANGES_SUFFIX = ".ranges.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +37,21 @@ class Prepared:
     Attributes:
         source: The fp32 artifact, or the same with smoothed weights.
         target: The precision, and how to get there.
+        calibration: Where ranges of activations came from; empty where none were needed.
+        notes: What was done to the weights before.
         beside: Files in the staging folder that belong beside the result.
     """
 
     source: Path
     target: Target
+    calibration: str = ""
+    notes: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
 
 
 def prepare(
     source: Path,
-    manifest: Manifest,
+    name: str,
     golden: Golden,
     settings: QuantizeSettings,
     stage: Path,
@@ -46,42 +59,123 @@ def prepare(
 ) -> Prepared:
     """Calibrate and smooth, as far as the settings ask for it.
 
+    Args:
+        source: An fp32 artifact of ours.
+        name: Stem of the result, after which its ranges are called.
+        golden: Its golden file.
+        settings: What was asked for.
+        stage: Folder for files.
+        progress: Told what is being done.
+
     Raises:
         GateError: The recipe cannot hold the residual stream.
         DataError: The calibration images cannot be used.
     """
-    if settings.recipe == "all":
-        _refuse_large_residual(source, manifest, golden, settings, progress)
+    if settings.precision in HALF_PRECISIONS:
+        target = HalfTarget(settings.precision, settings.recipe, settings.half_io)
+        if settings.recipe != "all":
+            return Prepared(source=source, target=target)
+        watched = _Watched(source, golden, settings, progress)
+        _refuse_large_residual(watched, settings.precision)
+        return Prepared(source=source, target=target, calibration=watched.described)
+    notes: tuple[str, ...] = ()
+    if settings.smooth is not None:
+        source, notes = _smoothed(source, golden, settings, stage, progress)
+    if settings.precision == "int8":
+        return Prepared(source=source, target=DynamicTarget(), notes=notes)
+    watched = _Watched(source, golden, settings, progress)
+    ranges = watched.ranges(list(planned_inputs(source).values()))
+    beside = stage / f"{name}{RANGES_SUFFIX}"
+    ranges.write(beside)
     return Prepared(
         source=source,
-        target=HalfTarget(
-            precision=settings.precision, recipe=settings.recipe, half_io=settings.half_io
-        ),
+        target=StaticTarget(ranges.thresholds(settings.method, percentile=settings.percentile)),
+        calibration=f"{watched.described}, {_method(settings)}",
+        notes=notes,
+        beside=(beside,),
     )
 
 
-def _refuse_large_residual(
-    source: Path,
-    manifest: Manifest,
-    golden: Golden,
-    settings: QuantizeSettings,
-    progress: Progress,
-) -> None:
+def _method(settings: QuantizeSettings) -> str:
+    exact = f" {settings.percentile:g}" if settings.method == "percentile" else ""
+    return settings.method + exact
+
+
+class _Watched:
+    """An fp32 artifact on its calibration images; on the golden ones where none were given."""
+
+    def __init__(
+        self, source: Path, golden: Golden, settings: QuantizeSettings, progress: Progress
+    ) -> None:
+        self.runner = OrtRunner(source, provider="cpu")
+        self.golden, self.progress = golden, progress
+        self.manifest: Manifest | None = self.runner.manifest
+        self.images: RealImages | None = None
+        preprocess = self.manifest.preprocess if self.manifest else None
+        if settings.calibration is not None and preprocess is not None:
+            self.images = read_images(settings.calibration, preprocess, ())
+
+    @property
+    def described(self) -> str:
+        """Where the ranges come from."""
+        if self.images is None:
+            return f"the {self.golden.samples} golden images"
+        return f"{min(MOST, len(self.images))} of {len(self.images)} images of {self.images.source}"
+
+    def ranges(self, tensors: Sequence[str]) -> Ranges:
+        """Statistics of tensors."""
+        total = self.golden.samples if self.images is None else min(MOST, len(self.images))
+        found = calibrate(
+            self.runner, self._batches(), tensors, total=total, progress=self.progress
+        )
+        self.runner.release()
+        return found
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        declared = self.runner.inputs[0].shape[0]
+        size = declared if isinstance(declared, int) else BATCH
+        preprocess = self.manifest.preprocess if self.manifest else None
+        if self.images is not None and preprocess is not None:
+            images, fixed = self.images.images, isinstance(declared, int)
+            for batch in calibration_batches(images, preprocess, batch=size, fixed=fixed):
+                yield {self.runner.inputs[0].name: next(iter(batch.values()))}
+            return
+        feeds = golden_feeds(self.runner, self.golden, preprocess)
+        for start in range(0, self.golden.samples, size):
+            rows = [i % self.golden.samples for i in range(start, start + size)]
+            yield {name: values[rows] for name, values in feeds.items()}
+
+
+def _smoothed(
+    source: Path, golden: Golden, settings: QuantizeSettings, stage: Path, progress: Progress
+) -> tuple[Path, tuple[str, ...]]:
+    """The same artifact with activations evened out into the weights, to the bit in float32."""
+    watched = _Watched(source, golden, settings, progress)
+    ranges = watched.ranges(list(planned_inputs(source).values()))
+    count = smooth(
+        source, stage / "smooth.onnx", ranges.channel_absmax, alpha=settings.smooth or 0.0
+    )
+    file, manifest = OnnxFile.read(stage / "smooth.onnx"), OnnxFile.read(source).manifest
+    if manifest is None:
+        raise ValueError(f"{source} has no manifest")
+    packed = pack_artifact(
+        file, stage / "smoothed.onnx", manifest, outputs=[spec.name for spec in file.outputs]
+    )
+    note = f"SmoothQuant with alpha {settings.smooth:g} after {count} LayerNormalizations"
+    return packed.path, (note,)
+
+
+def _refuse_large_residual(watched: _Watched, precision: str) -> None:
     """Raise GateError when the residual stream comes near the largest value of its type."""
-    progress("range of the residual stream")
-    tensors = residual_tensors(source)
-    runner = OrtRunner(source, provider="cpu").expose(tensors)
-    feeds = golden_feeds(runner, golden, manifest.preprocess)
-    size = manifest.inputs[0].shape[0]
-    rows = np.arange(size if isinstance(size, int) else golden.samples) % golden.samples
-    outputs = runner.run({name: values[rows] for name, values in feeds.items()})
-    reached = {name: float(np.abs(outputs[name]).max()) for name in tensors}
-    largest = HALVES[settings.precision].largest
-    over = [name for name in tensors if reached[name] > largest / HEADROOM]
+    tensors = residual_tensors(watched.runner.path)
+    found = watched.ranges(tensors).tensors
+    largest = HALVES[precision].largest
+    over = [name for name in tensors if found[name].absmax > largest / HEADROOM]
     if over:
+        most = max(found[name].absmax for name in tensors)
         raise GateError(
-            f"{source.name}: --fp16-recipe all puts the residual stream into "
-            f"{settings.precision}, but it reaches {max(reached.values()):.3g} (first at "
-            f"{over[0]}, {reached[over[0]]:.3g}) of {largest:g}, the largest value; the default "
+            f"{watched.runner.path.name}: --fp16-recipe all puts the residual stream into "
+            f"{precision}, but it reaches {most:.3g} (first at {over[0]}, "
+            f"{found[over[0]].absmax:.3g}) of {largest:g}, the largest value; the default "
             "recipe keeps it in fp32: leave --fp16-recipe out"
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vit_export.graph.float16 import layers_to_narrow, narrow_nodes, to_half
+from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8_plan import planned_inputs
 from vit_export.graph.layers import block_of
+from vit_export.graph.qdq import to_int8_static
 from vit_export.manifest import Conversion
 from vit_export.onnxfile import OnnxFile
 
@@ -65,6 +68,45 @@ class HalfTarget:
 
     def count(self, file: OnnxFile) -> int:
         return narrow_nodes(file)
+
+
+@dataclass(frozen=True)
+class DynamicTarget:
+    """INT8 whose activations are quantised as it runs."""
+
+    precision: str = "int8"
+    rounded: bool = False
+
+    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
+        return to_int8_dynamic(source, destination, keep=keep)
+
+    def layers(self, source: Path) -> list[str]:
+        return list(planned_inputs(source))
+
+    def count(self, file: OnnxFile) -> int:
+        return quantised_nodes(file)
+
+
+@dataclass(frozen=True)
+class StaticTarget:
+    """INT8 whose activations have fixed ranges.
+
+    Attributes:
+        thresholds: Largest magnitude by tensor; what lies beyond is clipped.
+    """
+
+    thresholds: Mapping[str, float]
+    precision: str = "int8-static"
+    rounded: bool = False
+
+    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
+        return to_int8_static(source, destination, thresholds=self.thresholds, keep=keep)
+
+    def layers(self, source: Path) -> list[str]:
+        return list(planned_inputs(source))
+
+    def count(self, file: OnnxFile) -> int:
+        return quantised_nodes(file)
 
 
 def units_of(layers: Sequence[str], blocks: Sequence[str]) -> dict[str, list[str]]:

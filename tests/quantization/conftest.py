@@ -1,0 +1,34 @@
+"""Models whose half precision breaks in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from vit_export.pipeline import ExportResult, export
+
+CHANNEL, MASSIVE = 7, 7e4
+
+
+@pytest.fixture(scope="session")
+def massive_bias(
+    tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., object]
+) -> ExportResult:
+    """12 blocks; from block 3 on, one residual channel is 7e4: a bias that float16 cannot hold."""
+    model = make_model(depth=12, embed_dim=48, num_heads=3)
+    model.blocks[3].mlp.fc2.bias.data[CHANNEL] = MASSIVE
+    return export(model, tmp_path_factory.mktemp("bias") / "massive.onnx")
+
+
+@pytest.fixture(scope="session")
+def massive_product(
+    tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., object]
+) -> ExportResult:
+    """The same channel from weights that all fit: 6e4 from a bias, 1.5e4 from a product."""
+    model = make_model(depth=12, embed_dim=48, num_heads=3)
+    block = model.blocks[3]
+    block.mlp.fc2.bias.data[CHANNEL] = 6e4
+    block.mlp.fc1.bias.data[5] = 100.0
+    block.mlp.fc2.weight.data[CHANNEL, 5] = 150.0
+    return export(model, tmp_path_factory.mktemp("product") / "massive.onnx")

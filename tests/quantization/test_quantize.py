@@ -1,0 +1,208 @@
+"""A narrower artifact is written when it is good enough, and says what made it so."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_export.errors import ArtifactError, GateError, UsageError
+from vit_export.golden import Golden
+from vit_export.graph.float16 import narrow_nodes, to_half
+from vit_export.graph.rounded import to_rounded
+from vit_export.onnxfile import OnnxFile
+from vit_export.pipeline import export
+from vit_export.quantization import QuantizeSettings, quantize
+from vit_export.runtime import load
+from vit_export.runtime.ort import OrtRunner
+from vit_export.validate import validate
+
+FP16, BF16 = QuantizeSettings(precision="fp16"), QuantizeSettings(precision="bf16")
+
+
+def test_fp16_passes_and_the_file_says_how(tiny_export, tmp_path):
+    """Two gates: as a GPU rounds, and as the file runs here; then it takes its name."""
+    made = quantize(tiny_export.path, tmp_path / "tiny.fp16.onnx", settings=FP16)
+    manifest = OnnxFile.read(made.path).manifest
+    assert manifest.precision == "fp16"
+    assert manifest.passed is True
+    hops = [hop.hop for hop in manifest.certificate]
+    assert hops[-2:] == ["fp32 -> fp16, every operation rounded", "fp32 -> fp16"]
+    assert hops[:-2] == [hop.hop for hop in tiny_export.manifest.certificate]
+    assert manifest.conversion.planned == manifest.conversion.narrowed == 14
+    assert manifest.conversion.kept == ()
+    assert manifest.conversion.source_sha256 == tiny_export.manifest.graph_sha256
+    assert manifest.certificate[-1].accuracy == "unmeasured"
+    assert narrow_nodes(OnnxFile.read(made.path)) == 14
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.fp16.golden.npz", "tiny.fp16.onnx"]
+    assert made.size_bytes == made.path.stat().st_size
+
+
+def test_the_gate_measures_by_torchs_own_float16(tiny_export, tmp_path):
+    """Twice its distance, and never more than 1e-2 of the largest value."""
+    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=FP16)
+    golden = Golden.read(tiny_export.golden)
+    largest = np.abs(golden.outputs["logits"]).max()
+    expected = min(2 * golden.e16["logits"], 1e-2 * largest)
+    for hop in made.manifest.certificate[-2:]:
+        assert hop.tolerance == expected
+        assert hop.baseline_max_abs == golden.e16["logits"]
+        assert 0 < hop.max_abs <= expected
+
+
+def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
+    """With its own limits, from the golden file beside it."""
+    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=FP16)
+    found = validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
+    assert found.passed
+    assert found.hop.tolerance == made.comparison.hop.tolerance
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    wide, narrow = load(tiny_export.path, provider="cpu"), load(made.path, provider="cpu")
+    np.testing.assert_allclose(narrow.logits(images), wide.logits(images), atol=1e-2)
+
+
+def test_half_precision_inputs_are_fed_by_classify(tiny_export, tmp_path):
+    """Somebody who classifies images need not know."""
+    settings = dataclasses.replace(FP16, half_io=True)
+    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=settings)
+    assert [str(spec.dtype) for spec in made.manifest.inputs] == ["float16"]
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    top = load(made.path, provider="cpu").classify(image, top=1)
+    assert top[0].index == load(tiny_export.path, provider="cpu").classify(image, top=1)[0].index
+    assert validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden)).passed
+
+
+def test_bf16_is_measured_rounded_and_not_called_passed(tiny_export, tmp_path):
+    """This machine has no kernels for it; the certificate says so."""
+    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=BF16)
+    rounded, last = made.manifest.certificate[-2:]
+    assert rounded.passed is True
+    assert 0 < rounded.max_abs <= rounded.tolerance
+    assert last.passed is None
+    assert "no bfloat16 kernels" in last.reason
+    assert OnnxFile.read(made.path).manifest.passed is None
+
+
+def test_a_massive_activation_breaks_all_fp16(massive_product, tmp_path):
+    """NaN where a GPU rounds; ONNX Runtime's CPU alone would have called it good."""
+    to_half(massive_product.path, tmp_path / "all.onnx", recipe="all")
+    to_rounded(tmp_path / "all.onnx", tmp_path / "rounded.onnx")
+    golden = Golden.read(massive_product.golden)
+    manifest = massive_product.manifest.replace(precision="fp16")
+    broken = validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
+    assert not broken.passed
+    assert "NaN or infinite" in broken.hop.reason
+    assert re.search(r"outside its tolerance: blocks\.[34] ", broken.hop.reason)
+    settings = dataclasses.replace(FP16, recipe="all")
+    with pytest.raises(GateError, match=r"reaches 7\.\d+e\+04 \(first at blocks\.3.*leave"):
+        quantize(massive_product.path, tmp_path / "x.onnx", settings=settings)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_massive_activation_is_repaired_by_one_layer(massive_product, tmp_path):
+    """Of 12 blocks one has a layer in float32; the certificate names it and why."""
+    made = quantize(massive_product.path, tmp_path / "half.onnx", settings=FP16)
+    assert made.manifest.passed is True
+    (kept,) = made.manifest.conversion.kept
+    assert (kept.layer, kept.precision) == ("blocks.3.mlp.fc2", "fp32")
+    assert kept.reason == "alone in fp16 it makes the result NaN or infinite"
+    assert [s.unit for s in made.blocks if s.harm > 1] == ["blocks.3"]
+    assert [s.unit for s in made.layers if s.harm > 1] == ["blocks.3.mlp.fc2"]
+    assert made.manifest.conversion.narrowed == made.manifest.conversion.planned - 1
+    assert any("torch float16 itself overflows" in note for note in made.comparison.hop.notes)
+
+
+def test_the_cpu_alone_would_have_passed_what_overflows(massive_product, tmp_path):
+    """The reason for the second gate, on the mixed recipe without a repair."""
+    to_half(massive_product.path, tmp_path / "half.onnx")
+    golden = Golden.read(massive_product.golden)
+    manifest = massive_product.manifest.replace(precision="fp16")
+    assert validate(OrtRunner(tmp_path / "half.onnx"), golden, manifest=manifest).passed
+    to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
+    assert not validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest).passed
+
+
+def test_a_bias_beyond_float16_stays_wide_without_a_search(massive_bias, tmp_path):
+    """The weight itself tells."""
+    made = quantize(massive_bias.path, tmp_path / "half.onnx", settings=FP16)
+    (kept,) = made.manifest.conversion.kept
+    assert kept.layer == "blocks.3.mlp.fc2"
+    assert "lie beyond 65504" in kept.reason
+    assert made.blocks == ()
+
+
+def test_a_repair_beyond_the_budget_is_refused(massive_product, tmp_path):
+    """With what it would take, and nothing written."""
+    settings = dataclasses.replace(FP16, budget=0.01)
+    message = r"1 layers with 3 % of the weights would have to stay fp32 \(blocks\.3\.mlp\.fc2\)"
+    with pytest.raises(GateError, match=message):
+        quantize(massive_product.path, tmp_path / "half.onnx", settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_measures_every_block_of_a_good_artifact_too(tiny_export, tmp_path):
+    """In the order of the graph."""
+    settings = dataclasses.replace(FP16, explain=True)
+    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=settings)
+    units = [s.unit for s in made.blocks]
+    assert units == ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "head"]
+    assert all(0 < s.harm < 1 for s in made.blocks)
+
+
+def test_what_cannot_be_measured_is_refused(tiny_export, tmp_path):
+    """No manifest, no golden file, an old golden file, or an artifact that is narrow already."""
+    source = tmp_path / "tiny.onnx"
+    shutil.copy(tiny_export.path, source)
+    with pytest.raises(ArtifactError, match=r"no golden file tiny\.golden\.npz beside it"):
+        quantize(source, settings=FP16)
+    old = dataclasses.replace(Golden.read(tiny_export.golden), e16={}, ebf16={})
+    old.write(tmp_path / "old.npz")
+    with pytest.raises(ArtifactError, match=r"how far torch float16 is.*export the fp32 model"):
+        quantize(source, settings=FP16, golden=tmp_path / "old.npz")
+    made = quantize(source, settings=FP16, golden=tiny_export.golden)
+    assert made.path == tmp_path / "tiny.fp16.onnx"
+    with pytest.raises(ArtifactError, match="is fp16 already"):
+        quantize(made.path, settings=BF16)
+    with pytest.raises(UsageError, match="is the fp32 artifact itself"):
+        quantize(source, source, settings=FP16, golden=tiny_export.golden)
+
+
+def test_real_images_are_compared_and_certified(make_model, tmp_path, photographs):
+    """A folder per class, called as the artifact's classes: agreement and accuracy."""
+    model = make_model()
+    made = export(model, tmp_path / "m.onnx", labels=["cat", *(f"c{i}" for i in range(9))])
+    for i, name in enumerate(["cat", "c3", "c3"]):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with Image.open(photographs[i % 2]) as picture:
+            picture.rotate(40 * i).save(folder / f"{i}.png")
+    settings = QuantizeSettings(precision="fp16", images=tmp_path / "photos", max_drop=0.0)
+    hop = quantize(made.path, settings=settings).comparison.hop
+    assert hop.real_images == 3
+    assert hop.real_agreement == 1.0
+    assert hop.accuracy_drop == 0.0
+    assert hop.accuracy.startswith("3 real images: top-1 agrees on 100.00 %, ")
+
+
+def test_export_makes_the_narrow_artifact_in_one_step(make_model, tmp_path):
+    """The fp32 file is measured on the way, and not kept."""
+    made = export(make_model(), tmp_path / "m.fp16.onnx", narrow=FP16)
+    assert made.manifest.precision == "fp16"
+    assert made.path.name == "m.fp16.onnx"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.fp16.golden.npz", "m.fp16.onnx"]
+    hops = [hop.hop for hop in OnnxFile.read(made.path).manifest.certificate]
+    assert hops[:2] == ["torch -> onnx", "onnx -> simplified"]
+
+
+def test_the_same_source_gives_the_same_file(tiny_export, tmp_path):
+    """To the byte, in another folder and under the same name."""
+    files: list[Path] = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(quantize(tiny_export.path, tmp_path / name / "m.onnx", settings=FP16).path)
+    assert files[0].read_bytes() == files[1].read_bytes()

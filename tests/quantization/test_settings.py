@@ -1,0 +1,43 @@
+"""Settings that contradict each other are refused before any work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vit_export.errors import UsageError
+from vit_export.quantization.settings import QuantizeSettings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"precision": "fp8"}, "did you mean"),
+        ({"precision": "fp16", "recipe": "al"}, "did you mean 'all'"),
+        ({"precision": "int8", "recipe": "all"}, "--fp16-recipe is for fp16 and bf16"),
+        ({"precision": "int8", "half_io": True}, "--fp16-io is for fp16 and bf16"),
+        ({"precision": "int8-static"}, "give a folder of them with --calibration DIR"),
+        ({"precision": "int8", "smooth": 0.5}, "--smooth needs images"),
+        ({"precision": "fp16", "smooth": 0.5, "calibration": Path("x")}, "--smooth is for int8"),
+        ({"precision": "int8", "calibration": Path("x")}, "dynamic int8"),
+        ({"precision": "fp16", "calibration": Path("x")}, "keeps wide what has no known range"),
+        ({"precision": "fp16", "max_drop": 0.5}, "give them with --images"),
+        ({"precision": "fp16", "max_drop": -1, "images": Path("x")}, "at least 0"),
+        ({"precision": "fp16", "budget": 1.5}, "a share of the weights"),
+        ({"precision": "int8", "percentile": 0}, "above 0, at most 100"),
+        ({"precision": "int8", "smooth": 2, "calibration": Path("x")}, "a strength, 0 to 1"),
+    ],
+)
+def test_a_contradiction_says_what_to_do(fields, message):
+    """And which option it speaks of."""
+    with pytest.raises(UsageError, match=message):
+        QuantizeSettings(**fields)
+
+
+def test_what_goes_together_is_accepted():
+    """Each precision with the options that are its own."""
+    QuantizeSettings(precision="fp16", recipe="all", calibration=Path("x"), half_io=True)
+    QuantizeSettings(precision="int8", smooth=0.5, calibration=Path("x"))
+    QuantizeSettings(precision="int8-static", calibration=Path("x"), method="entropy")
+    QuantizeSettings(precision="bf16", images=Path("x"), max_drop=0.5, budget=0)

@@ -1,0 +1,131 @@
+"""Ranges: nothing is lost by streaming, and clipping follows the method asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vit_export.errors import ArtifactError, UsageError
+from vit_export.ranges import BINS, Ranges, TensorRange
+
+values = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(2, 12), st.just(3)),
+    elements=st.floats(-(2.0**99), 2.0**99, width=32),
+)
+
+
+def counted(*parts: np.ndarray) -> TensorRange:
+    """Statistics of these batches."""
+    found = TensorRange(np.zeros(parts[0].shape[-1], np.float32))
+    for part in parts:
+        found.add(part)
+    return found
+
+
+def same(a: TensorRange, b: TensorRange) -> bool:
+    """Whether two agree in everything."""
+    return (
+        np.array_equal(a.counts, b.counts)
+        and np.array_equal(a.channels, b.channels)
+        and (a.smallest, a.largest, a.exponent) == (b.smallest, b.largest, b.exponent)
+    )
+
+
+@given(values, st.data())
+def test_batches_in_any_order_count_like_one_pass(array, data):
+    """Bins join without a loss when the range doubles."""
+    cut = data.draw(st.integers(1, len(array) - 1))
+    whole = counted(array)
+    assert same(counted(array[:cut], array[cut:]), whole)
+    assert same(counted(array[cut:], array[:cut]), whole)
+
+
+@given(values)
+def test_every_value_lies_in_its_bin(array):
+    """Counted a second way, in float64."""
+    found = counted(array)
+    magnitudes = np.abs(array.astype(np.float64))
+    edges = np.arange(BINS + 1) * found.bin_width
+    assert magnitudes.max() < edges[-1]
+    assert np.array_equal(found.counts, np.histogram(magnitudes, edges)[0])
+    assert found.absmax == magnitudes.max()
+    assert np.array_equal(found.channels, np.abs(array).max(axis=0))
+    assert (found.smallest, found.largest) == (array.min(), array.max())
+
+
+@given(values, st.floats(1, 100))
+def test_a_percentile_covers_its_share_and_hardly_more(array, share):
+    """One bin less would cover too few."""
+    found = counted(array)
+    clip, magnitudes = found.percentile(share), np.abs(array).ravel()
+    assert (magnitudes <= clip).sum() >= np.floor(share / 100 * magnitudes.size)
+    below = (magnitudes < clip - found.bin_width).sum()
+    assert below < max(1, np.ceil(share / 100 * magnitudes.size))
+
+
+def test_percentiles_of_a_known_distribution():
+    """Uniform on [-1, 1], with one far outlier."""
+    array = np.linspace(-1, 1, 100_001, dtype=np.float32)[:, None]
+    array = np.concatenate([array, [[3.0]]]).astype(np.float32)
+    ranges = Ranges({"x": counted(array)}, images=1)
+    assert ranges.threshold("x", percentile=50) == pytest.approx(0.5, abs=0.003)
+    assert ranges.threshold("x", percentile=99) == pytest.approx(0.99, abs=0.003)
+    assert ranges.threshold("x", "max") == ranges.threshold("x", percentile=100) == 3
+
+
+def test_entropy_clips_a_lonely_outlier_and_keeps_a_flat_distribution_whole():
+    """Migacz's figures: what is rare and far is worth less than the resolution of the rest."""
+    rng = np.random.default_rng(0)
+    bell = rng.standard_normal((200_000, 1)).astype(np.float32)
+    far = counted(np.concatenate([bell, [[30.0]]]).astype(np.float32))
+    assert 3 < far.entropy() < 8
+    flat = counted(rng.uniform(-1, 1, (200_000, 1)).astype(np.float32))
+    assert flat.entropy() > 0.95
+
+
+def test_nothing_but_zeros_has_a_range_of_zero():
+    """By every method."""
+    ranges = Ranges({"x": counted(np.zeros((4, 2), np.float32))}, images=1)
+    assert {ranges.threshold("x", method) for method in ("max", "percentile", "entropy")} == {0}
+
+
+def test_a_file_brings_back_what_was_written_and_has_the_same_bytes_again(tmp_path):
+    """Names, channels of different numbers, histograms."""
+    rng = np.random.default_rng(0)
+    tensors = {f"blocks.{c}/Gelu": counted(rng.standard_normal((9, c)).astype(np.float32))
+               for c in (3, 5)}  # fmt: skip
+    Ranges(tensors, images=9).write(tmp_path / "a.npz")
+    found = Ranges.read(tmp_path / "a.npz")
+    found.write(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert found.images == 9
+    assert all(same(found.tensors[name], tensors[name]) for name in tensors)
+    assert found.thresholds() == Ranges(tensors, images=9).thresholds()
+    assert [len(reach) for reach in found.channel_absmax.values()] == [3, 5]
+
+
+def test_a_file_that_is_none_of_ranges_is_refused(tmp_path):
+    """Missing, of something else, or cut off."""
+    with pytest.raises(ArtifactError, match="no such file of ranges"):
+        Ranges.read(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("text")
+    np.savez(tmp_path / "other.npz", images=1)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("text.npz", "other.npz", "one.npy"):
+        with pytest.raises(ArtifactError, match="not a file of ranges"):
+            Ranges.read(tmp_path / name)
+
+
+def test_unknown_methods_shares_and_tensors_are_refused():
+    """With the words that are known."""
+    ranges = Ranges({"x": counted(np.ones((4, 2), np.float32))}, images=1)
+    with pytest.raises(UsageError, match="did you mean 'entropy'"):
+        ranges.threshold("x", "entrophy")
+    with pytest.raises(UsageError, match="percentile is 0, expected"):
+        ranges.threshold("x", percentile=0)
+    with pytest.raises(ArtifactError, match="no tensor 'y'"):
+        ranges.threshold("y")
