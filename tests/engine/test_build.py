@@ -17,6 +17,8 @@ from vit_export.engine.options import BuildOptions
 from vit_export.enginefile import Ends, Gpu
 from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
 from vit_export.graph.float16 import to_half
+from vit_export.graph.int8 import to_int8_dynamic
+from vit_export.graph.qdq import to_int8_static
 from vit_export.nvinfer import Backend, load_backend
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import ExportResult
@@ -81,6 +83,29 @@ def test_a_bf16_engine_computes_in_bf16(
     assert built.product_types["BF16"] > 10
     assert built.product_types.get("FLOAT", 0) == 1
     assert fused_attentions(tmp_path / "x.engine") == 3
+
+
+def test_an_int8_engine_is_built_of_a_graph_with_fixed_scales(
+    rtx: Backend, tiny_export: ExportResult, tmp_path: Path
+) -> None:
+    """Products whose two operands come from int8 count, and no fewer than were narrowed."""
+    source = tmp_path / "tiny.int8.onnx"
+    values = {name for node in OnnxFile.read(tiny_export.path).nodes for name in node.inputs}
+    conversion = to_int8_static(tiny_export.path, source, thresholds=dict.fromkeys(values, 4.0))
+    manifest = tiny_export.manifest.replace(precision="int8-static", conversion=conversion)
+    asked = options(precision="int8")
+    built = build_engine(rtx, source, tmp_path / "x.engine", asked, manifest=manifest)
+    assert built.product_types["INT8"] == conversion.narrowed
+    assert conversion.narrowed >= 12
+
+
+def test_a_dynamically_quantized_graph_is_refused(
+    rtx: Backend, tiny_export: ExportResult, tmp_path: Path
+) -> None:
+    """TensorRT has none of its operators."""
+    to_int8_dynamic(tiny_export.path, tmp_path / "dynamic.onnx")
+    with pytest.raises(EngineError, match=r"DynamicQuantizeLinear.*--precision int8-static"):
+        build_engine(rtx, tmp_path / "dynamic.onnx", tmp_path / "x", options(precision="int8"))
 
 
 def test_an_fp32_engine_computes_in_fp32(build: Callable[..., Built]) -> None:

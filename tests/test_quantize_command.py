@@ -1,0 +1,139 @@
+"""`vit-export quantize`, `onnx --precision` and `validate --trace`, once for real each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+from PIL import Image
+
+from vit_export.cli import main
+from vit_export.onnxfile import OnnxFile
+from vit_export.pipeline import ExportResult
+
+
+def call(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def last_json(result: Result) -> dict:
+    """The last line of standard output."""
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a PNG of some size lies there that is not one colour."""
+    with Image.open(path) as picture:
+        return picture.format == "PNG" and picture.width > 500 and len(picture.getcolors(9999)) > 2
+
+
+def export_with_large_residual(made: ExportResult, folder: Path) -> Path:
+    """The tiny artifact with one value of its position embedding at 4e4."""
+    path = folder / "large.onnx"
+    model = onnx.load(made.path)
+    tensor = next(t for t in model.graph.initializer if list(t.dims) == [1, 17, 32])
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 3, 4] = 4e4
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    shutil.copy(made.golden, path.with_suffix(".golden.npz"))
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_quantize_writes_a_file_a_table_and_a_picture(tiny_export, tmp_path, precision):
+    """With --explain: what every block does, beside the certificate."""
+    output = tmp_path / f"tiny.{precision}.onnx"
+    arguments = ("quantize", tiny_export.path, "--precision", precision, "--explain", "-o", output)
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    data = last_json(result)
+    assert data["passed"] is True
+    assert data["accuracy"] == "unmeasured"
+    assert "accuracy: unmeasured" in result.stderr
+    assert [row["unit"] for row in data["blocks"]][-1] == "head"
+    assert "only this block narrow" in result.stderr
+    assert is_picture(Path(data["picture"]))
+    assert OnnxFile.read(output).manifest.precision == precision
+    assert data["manifest"]["certificate"][-1]["hop"] == f"fp32 -> {precision}"
+
+
+def test_static_int8_leaves_its_ranges_beside_the_file(tiny_export, tmp_path, photographs):
+    """From a folder of pictures, through the artifact's own preparation."""
+    output = tmp_path / "tiny.onnx"
+    result = call(
+        *("quantize", tiny_export.path, "--precision", "int8-static", "-o", output),
+        *("--calibration", photographs[0].parent, "--smooth", "0.5", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    data = last_json(result)
+    names = {"tiny.onnx", "tiny.golden.npz", "tiny.ranges.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {Path(path).name for path in data["files"]} == names
+    done = data["manifest"]["conversion"]
+    assert done["calibration"] == "2 of 2 images of images, percentile 99.99"
+    assert done["notes"] == ["SmoothQuant with alpha 0.5 after 6 LayerNormalizations"]
+    assert done["planned"] == 13
+    assert done["narrowed"] == 13 - len(done["kept"])  # two pictures show few ranges
+
+
+def test_onnx_makes_a_narrow_file_under_its_own_name(tmp_path, monkeypatch):
+    """`<variant>.int8.onnx`, and the fp32 one is not left behind."""
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "depth=2", "--set", "embed_dim=32", "--set", "num_heads=2")
+    result = call("onnx", "--variant", "mnist", *small, "--precision", "int8", "--json")
+    assert result.exit_code == 0, result.output
+    data = last_json(result)
+    assert data["path"] == "vit_mnist_28.int8.onnx"
+    assert data["manifest"]["precision"] == "int8"
+    expected = {"vit_mnist_28.int8.onnx", "vit_mnist_28.int8.golden.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_options_of_a_conversion_need_one(tmp_path):
+    """fp32 has no recipe."""
+    result = call("onnx", "--variant", "mnist", "--fp16-recipe", "all", "-o", tmp_path / "m.onnx")
+    assert result.exit_code == 2
+    assert "--fp16-recipe is for a narrower --precision than fp32" in result.stderr
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_validate_traces_every_block(tiny_export, tmp_path, narrow):
+    """As table and picture, of an artifact that passes too; INT8 by angle and share."""
+    artifact = tiny_export.path
+    if narrow:
+        artifact = tmp_path / "tiny.int8.onnx"
+        done = call("quantize", tiny_export.path, "--precision", "int8", "-o", artifact)
+        assert done.exit_code == 0, done.output
+    plot = tmp_path / "trace.png"
+    result = call("validate", artifact, "--trace", "--plot", plot, "--json")
+    assert result.exit_code == 0, result.output
+    blocks = last_json(result)["blocks"]
+    assert [block["name"] for block in blocks] == ["blocks.0", "blocks.1", "blocks.2"]
+    assert all(block["accepted"] and block["max_abs"] > 0 for block in blocks)
+    assert all((block["tolerance"] is None) == narrow for block in blocks)
+    assert "share of max|y64|" in result.stderr
+    assert is_picture(plot)
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_exits_with_1(tiny_export, tmp_path):
+    """A residual stream that float16 cannot hold: no file, and the reason in JSON too."""
+    large = export_with_large_residual(tiny_export, tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    result = call("quantize", large, "--precision", "fp16", "--fp16-recipe", "all", "--json")
+    assert result.exit_code == 1
+    assert "puts the residual stream into fp16" in last_json(result)["error"]
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_an_unknown_precision_lists_the_known_ones(tiny_export):
+    """Wrong usage, before anything is read."""
+    result = call("quantize", tiny_export.path, "--precision", "int4")
+    assert result.exit_code == 2
+    assert "int8-static" in result.stderr
