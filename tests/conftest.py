@@ -10,6 +10,8 @@ import sklearn.datasets
 import torch
 from torch import nn
 
+from vit_export.enginefile import Check, Gpu, Range, Sidecar
+from vit_export.manifest import Hop, Manifest, TensorSpec, Weights
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline import ExportResult, export
 from vit_export.variants import ViTConfig
@@ -18,6 +20,8 @@ TINY = ViTConfig(
     variant="vit_tiny_test", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
     num_classes=10,
 )  # fmt: skip
+
+L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 
 
 def perturb(module: nn.Module, *, seed: int = 1, scale: float = 0.05) -> nn.Module:
@@ -61,3 +65,48 @@ def photographs() -> list[Path]:
     """Two real photographs, 427 x 640 px."""
     folder = Path(sklearn.datasets.__file__).parent / "images"
     return [folder / "china.jpg", folder / "flower.jpg"]
+
+
+def _unmeasured() -> Hop:
+    """The line of an engine that nobody could run."""
+    return Hop(
+        hop="onnx -> tensorrt engine", provider="tensorrt", samples=8, batches=(),
+        baseline_max_abs=None, max_abs=None, tolerance=None, cosine=None, top1_agreement=None,
+        row_max_abs=None, passed=None, reason="no GPU",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_sidecar() -> Callable[..., Sidecar]:
+    """Makes the sidecar of an FP16 engine of the tiny model for an L4, with fields changed."""
+
+    def make(**fields: object) -> Sidecar:
+        """Of an engine that an L4 runs."""
+        shapes = Range((1, 3, 32, 32), (8, 3, 32, 32), (32, 3, 32, 32))
+        values = {
+            "manifest": Manifest(
+                variant="tiny",
+                weights=Weights(source="random (seed 0)"),
+                precision="fp16",
+                opset=20,
+                inputs=(TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32)),),
+                outputs=(TensorSpec("logits", "float32", ("batch_size", 10)),),
+                certificate=(_unmeasured(),),
+            ),
+            "backend": "tensorrt",
+            "version": "11.4.0.106",
+            "compute_capabilities": ("8.9",),
+            "gpu": L4,
+            "profiles": ({"pixel_values": shapes},),
+            "plan_sha256": "ab" * 32,
+            "plan_bytes": 3,
+            "source": "my model.onnx",
+            "source_sha256": "cd" * 32,
+            "options": {"precision": "fp16"},
+            "rebuild": ("--backend", "tensorrt", "--precision", "fp16"),
+            "checks": (Check(gpu=L4, plan_sha256="ab" * 32),),
+            **fields,
+        }
+        return Sidecar(**values)  # type: ignore[arg-type]
+
+    return make

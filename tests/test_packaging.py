@@ -26,7 +26,7 @@ PACKAGE = ROOT / "vit_export"
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
 
 # Distribution of a module, where it is not called the same.
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "cuda": "cuda-bindings"}
 # Part of the package -> extras that install what it imports.
 SIDES = {
     "": ["cpu", "export", "hub", "bench"],  # doors and the files beside them
@@ -38,7 +38,6 @@ SIDES = {
     "deploy": ["cpu", "ray"],
     "commands": [],
     "doctor": [],
-    "quantization": ["cpu", "export"],
     "report": ["bench"],
 }
 # These run where `cpu` or `gpu` is all that is installed.
@@ -174,7 +173,7 @@ def test_the_device_side_needs_no_more_than_the_cpu_extra() -> None:
         path
         for folder in ("runtime", "doctor")
         for path in (PACKAGE / folder).rglob("*.py")
-        if path.name != "trt.py"
+        if path.name != "device.py"
     ]
     imported = {name for path in files for name in third_party(path)}
     assert imported - {*requirements(""), *requirements("cpu")} == set()
@@ -202,9 +201,8 @@ def test_every_constraint_is_exact() -> None:
     assert len(names) == len(set(names))
     development = project()["dependency-groups"]["dev"]
     needed = {re.split(r"[>=\[]", line)[0] for line in development}
-    needed |= {
-        name for extra in ("", "cpu", "export", "hub", "bench") for name in requirements(extra)
-    }
+    extras = ("", "cpu", "export", "hub", "bench", "tensorrt-rtx")
+    needed |= {name for extra in extras for name in requirements(extra)}
     assert needed - set(names) == set()
 
 

@@ -251,3 +251,12 @@ def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
     assert Golden.read(result.golden).blocks.names == (
         "blocks.0", "blocks.1", "blocks.2", "tokens"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("batches", [(1, 2, 3, 5, 16), (4, 6), (2,)])
+def test_the_batch_sizes_of_a_profile_are_those_that_are_run(tiny_export, batches):
+    """An engine serves some only; rows are compared across all of them."""
+    runner = OrtRunner(tiny_export.path, provider="cpu")
+    hop = validate(runner, Golden.read(tiny_export.golden), batches=batches).hop
+    assert hop.passed, hop.reason
+    assert hop.batches == batches

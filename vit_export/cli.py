@@ -7,6 +7,7 @@ import click
 from vit_export import __version__
 from vit_export.commands.bench import bench
 from vit_export.commands.doctor import doctor
+from vit_export.commands.engine import engine
 from vit_export.commands.finetune import finetune
 from vit_export.commands.inspect import inspect
 from vit_export.commands.onnx import onnx
@@ -23,5 +24,7 @@ def main() -> None:
     """Take a Vision Transformer out of torch, and measure every step."""
 
 
-for command in (onnx, quantize, validate, bench, predict, inspect, finetune, variants, doctor):
+for command in (
+    onnx, quantize, engine, validate, bench, predict, inspect, finetune, variants, doctor,
+):  # fmt: skip
     main.add_command(command)

@@ -19,6 +19,7 @@ EXTRA_OF = {  # what to install when a backend is missing
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors"), "export"),
     "huggingface_hub": "hub",
     "matplotlib": "bench",
+    "cuda": "tensorrt",
 }
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
 

@@ -8,6 +8,7 @@
     ├── DataError               training or calibration data cannot be used
     ├── ExportError             torch could not express the module as ONNX
     ├── SimplifyError           the simplifier failed
+    ├── EngineError             TensorRT built no engine, or another than was asked for
     ├── ArtifactError           an .onnx, .npz or manifest is damaged, incomplete or foreign
     ├── BenchmarkError          a candidate of a benchmark crashed, or computes something else
     ├── GateError               an artifact computes something other than its torch model
@@ -60,6 +61,10 @@ class ExportError(VitExportError):
 
 class SimplifyError(VitExportError):
     """The simplifier failed; `--no-simplify` exports without it."""
+
+
+class EngineError(VitExportError):
+    """TensorRT could not build an engine, or built another than was asked for."""
 
 
 class ArtifactError(VitExportError):

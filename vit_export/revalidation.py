@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_export.errors import ArtifactError
-from vit_export.golden import Golden, golden_path
+from vit_export.golden import BATCHES, Golden, golden_path
 from vit_export.manifest import Manifest, Preprocess
 from vit_export.progress import Progress, silent
-from vit_export.runtime import load
+from vit_export.runtime import Runner, load
 from vit_export.trace import golden_feeds, trace
 from vit_export.validate import Comparison, criterion_for, validate
 from vit_export.variants import NOT_IN_A_CHECKPOINT
@@ -44,7 +45,7 @@ def revalidate(
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
     """
-    runner = load(path, provider=provider).runner
+    runner, batches = _runner_of(Path(path), provider)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
     else:
@@ -57,7 +58,8 @@ def revalidate(
             )
         truth = Golden.read(file)
     progress(f"measure on {runner.provider}")
-    found = validate(runner, truth, preprocess=preprocess, hop=f"validate {Path(path).name}")
+    name = f"validate {Path(path).name}"
+    found = validate(runner, truth, preprocess=preprocess, hop=name, batches=batches)
     if not traced or found.blocks:
         return found
     progress(f"trace on {runner.provider}")
@@ -66,6 +68,16 @@ def revalidate(
     feeds = golden_feeds(runner, truth, preprocess)
     blocks = trace(runner, truth, feeds, criterion_for(runner, manifest))
     return dataclasses.replace(found, blocks=blocks)
+
+
+def _runner_of(path: Path, provider: str) -> tuple[Runner, Sequence[int]]:
+    """What runs an artifact, and the batch sizes to measure it at."""
+    if path.suffix != ".engine":
+        return load(path, provider=provider).runner, BATCHES
+    from vit_export.enginecheck import batches_of, open_engine  # needs cuda-bindings
+
+    engine = open_engine(path, provider=provider, check=False)
+    return engine, batches_of(engine.sidecar)
 
 
 def _truth_from(

@@ -49,6 +49,7 @@ def validate(
     manifest: Manifest | None = None,
     preprocess: Preprocess | None = None,
     hop: str = "artifact",
+    batches: Sequence[int] = BATCHES,
 ) -> Comparison:
     """Run an artifact on the golden inputs and compare it with the oracle.
 
@@ -61,6 +62,7 @@ def validate(
         manifest: What the artifact declares; by default what it carries.
         preprocess: How golden images are normalised; by default as the manifest says.
         hop: Name of the line in the certificate.
+        batches: Rising batch sizes to run a graph of dynamic batch size at.
 
     Raises:
         ArtifactError: Golden file and artifact do not belong together.
@@ -68,9 +70,9 @@ def validate(
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)
     criterion = criterion_for(runner, manifest)
-    whole = _measure(runner, golden, manifest, preprocess, criterion)
+    whole = _measure(runner, golden, manifest, preprocess, criterion, batches)
     for other in golden.others:
-        part = _measure(runner, other, manifest, preprocess, criterion)
+        part = _measure(runner, other, manifest, preprocess, criterion, batches)
         whole.measured |= {f"{name} {other.size}": m for name, m in part.measured.items()}
         whole.failures += [f"{other.size} px: {failure}" for failure in part.failures]
         whole.blocks = whole.blocks or part.blocks
@@ -105,6 +107,7 @@ def _measure(
     manifest: Manifest | None,
     preprocess: Preprocess | None,
     criterion: Criterion,
+    batches: Sequence[int],
 ) -> _Measurements:
     feeds = golden_feeds(runner, golden, preprocess)
     known = references(golden, criterion)
@@ -123,7 +126,7 @@ def _measure(
         for name in sorted(promised - set(names) if manifest else ())
         for what in ["the golden file does not know it" if name not in known else "no graph output"]
     ]
-    failures += _run_all(runner, feeds, measured, list(_plan(declared, golden.samples)))
+    failures += _run_all(runner, feeds, measured, list(_plan(declared, golden.samples, batches)))
     if manifest and manifest.config and FEATURES not in golden.outputs:
         failures.append("the golden file lacks the features, without which a body is unmeasured")
     notes = []
@@ -134,7 +137,7 @@ def _measure(
         measured[name] = Measured(known[name])
         inner = {name: measured[name]}
         runner.release()  # one session at a time: each holds the weights
-        plan = list(_largest_only(declared, golden.samples))
+        plan = list(_largest_only(declared, golden.samples, batches))
         failures += _run_all(runner.expose([name]), feeds, inner, plan)
     failures += list(_failures(measured, criterion))
     primary = "logits" if "logits" in measured else names[0]
@@ -155,25 +158,29 @@ def _gated_always(golden: Golden) -> list[str]:
     return [golden.blocks.names[-1]] if golden.blocks is not None else []
 
 
-def _plan(declared: int | str, samples: int) -> Iterator[tuple[int, list[int]]]:
+def _plan(
+    declared: int | str, samples: int, batches: Sequence[int]
+) -> Iterator[tuple[int, list[int]]]:
     """Batch sizes and the golden samples in their rows."""
-    if isinstance(declared, int):
-        yield from _largest_only(declared, samples)
-        yield declared, [0] * declared  # identical rows
-        yield declared, [-i % samples for i in range(declared)]  # another order
-        return
-    one, two, three, most = BATCHES
-    for sample in range(three):
-        yield one, [sample % samples]
-    yield two, [three % samples] * two  # identical rows
-    yield three, [i % samples for i in (2, 0, 1)]  # the rows of batch 1, permuted
-    yield from _largest_only(declared, samples)
+    most = declared if isinstance(declared, int) else batches[-1]
+    for batch in () if isinstance(declared, int) else batches[:-1]:
+        if batch == 1:
+            yield from ((1, [sample % samples]) for sample in range(3))
+        elif batch == 2:
+            yield 2, [3 % samples] * 2  # identical rows
+        else:
+            yield batch, [(2 - i) % samples for i in range(batch)]  # first, those of batch 1
+    yield from _largest_only(declared, samples, batches)
     yield most, [(-1 - i) % samples for i in range(most)]  # another order
+    if isinstance(declared, int) or 2 not in batches[:-1]:
+        yield most, [0] * most  # identical rows
 
 
-def _largest_only(declared: int | str, samples: int) -> Iterator[tuple[int, list[int]]]:
+def _largest_only(
+    declared: int | str, samples: int, batches: Sequence[int]
+) -> Iterator[tuple[int, list[int]]]:
     """Every sample once, in batches of the largest size."""
-    size = declared if isinstance(declared, int) else BATCHES[-1]
+    size = declared if isinstance(declared, int) else batches[-1]
     for start in range(0, samples, size):
         yield size, [i % samples for i in range(start, start + size)]
 

@@ -37,7 +37,9 @@ def test_only_tensorrt_rtx_builds_engines_without_a_gpu(
     gpu: bool, installed: str, possible: bool, remedy: str
 ) -> None:
     """TensorRT builds on the GPU that it builds for."""
-    facts = (with_gpu() if gpu else ()) + (Fact("package", installed, "1", usable=True),)
+    facts = with_gpu() if gpu else ()
+    names = (installed, "cuda-bindings")
+    facts += tuple(Fact("package", name, "1", usable=True) for name in names)
     ability = abilities.can_build_engines(facts)
     assert (ability.possible, ability.remedy) == (possible, remedy)
 

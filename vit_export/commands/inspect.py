@@ -12,7 +12,7 @@ from vit_export.console import emit
 @click.argument("path")
 @json_option
 def inspect(path: str, as_json: bool) -> None:
-    """Show what is in an ONNX or golden file."""
+    """Show what is in an ONNX, engine or golden file."""
     from pathlib import Path
 
     from vit_export import report
@@ -23,6 +23,15 @@ def inspect(path: str, as_json: bool) -> None:
         found = Golden.read(path)
         data = {"path": path, "samples": found.samples, "e32": found.e32}
         emit(as_json, data, report.golden(Path(path), found))
+        return
+    if path.endswith(".engine"):
+        from vit_export.enginefile import Sidecar
+        from vit_export.report.engines import described
+        from vit_export.runtime.fitness import refuse_damaged
+
+        sidecar = Sidecar.read(path)
+        refuse_damaged(Path(path), sidecar)
+        emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
         return
     from vit_export.onnxfile import OnnxFile
 

@@ -23,8 +23,8 @@ EXTRAS: dict[str, dict[str, str]] = {
         "safetensors": "0.5",
         "pillow": "10.1",
     },
-    "tensorrt": {"tensorrt": "10.12"},
-    "tensorrt-rtx": {"tensorrt-rtx": "1.4"},
+    "tensorrt": {"tensorrt": "10.12", "cuda-bindings": "12.9"},
+    "tensorrt-rtx": {"tensorrt-rtx": "1.4", "cuda-bindings": "12.9"},
 }
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, ProviderError, UsageError
+from vit_export.errors import ProviderError, UsageError
 from vit_export.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -70,21 +70,28 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     threads: int | None = None,
+    rebuild: bool = False,
+    trusted: bool = False,
 ) -> Classifier:
     """Load an artifact, ready to classify images or to run tensors.
 
     Args:
-        path: An `.onnx` file.
+        path: An `.onnx` or `.engine` file.
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
-            that is really active; what was chosen is the result's `provider`.
+            that is really active; what was chosen is the result's `provider`. An engine has one.
         options: Of an NVIDIA provider: `CudaOptions`, `TensorrtOptions` or `TensorrtRtxOptions`
             of `vit_export.runtime.provider_options`; they name the provider too.
         preprocess: How images are prepared; by default what the file's manifest says.
         labels: Class names; by default those of the manifest.
         threads: CPU threads of one run; by default the backend's choice.
+        rebuild: Whether an engine of another version or GPU is built again from its .onnx.
+        trusted: Whether an engine that could not be measured where it was built goes without
+            the golden check that its first load on a device makes, and a version compatible one
+            may run the code that its plan brings.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
+        GateError: An engine does not compute here what its torch model computes.
         ProviderError: The backend is not installed, or the provider asked for is not active.
         UsageError: No such provider, or options that do not fit it or the model.
     """
@@ -96,7 +103,8 @@ def load(
                 f"{path}: {type(options).__name__} is for an .onnx file in ONNX Runtime; what an "
                 "engine does was settled when it was built"
             )
-        raise ArtifactError(f"{path}: TensorRT engines cannot be loaded by this version")
+        engine = _open_engine(path, provider=provider, rebuild=rebuild, trusted=trusted)
+        return Classifier(engine, preprocess=preprocess, labels=labels)
     try:
         from vit_export.runtime.ort import OrtRunner
     except ModuleNotFoundError as error:
@@ -106,3 +114,18 @@ def load(
         ) from error
     runner = OrtRunner(path, provider=provider, options=options, threads=threads)
     return Classifier(runner, preprocess=preprocess, labels=labels)
+
+
+def _open_engine(
+    path: str | os.PathLike[str], *, provider: str, rebuild: bool, trusted: bool
+) -> Runner:
+    try:
+        from vit_export.enginecheck import open_engine
+    except ModuleNotFoundError as error:
+        raise ProviderError(
+            f"cannot run {Path(path).name}: {error.name} is not installed; install it with: "
+            "pip install 'vit-export[tensorrt]' (or 'vit-export[tensorrt-rtx]')"
+        ) from error
+    return open_engine(
+        Path(path), provider=provider, rebuild=rebuild, check=not trusted, host_code=trusted
+    )

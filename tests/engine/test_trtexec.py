@@ -1,0 +1,84 @@
+"""The line for `trtexec`, by the options that each release of it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vit_export.engine.options import BuildOptions
+from vit_export.engine.profiles import profiles_of
+from vit_export.engine.trtexec import trtexec_line
+from vit_export.enginefile import Ends
+from vit_export.errors import UsageError
+from vit_export.manifest import TensorSpec
+
+IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 224, 224))
+
+
+def line(version: str, batches: tuple[Ends, ...] = (Ends(1, 8, 32),), **fields: object) -> str:
+    """For b16, into b16.engine."""
+    attention = int(fields.pop("attention_nodes", 0))  # type: ignore[call-overload]
+    options = BuildOptions(**fields)  # type: ignore[arg-type]
+    profiles = profiles_of([IMAGES], batches, Ends(1, 1, 1))
+    source, engine = Path("b16.onnx"), Path("b16.engine")
+    return trtexec_line(
+        source, engine, options, profiles, version=version, attention_nodes=attention
+    )
+
+
+def test_tensorrt_10_is_told_to_keep_the_graphs_types_and_11_does_so_anyway() -> None:
+    """Neither is ever given --fp16."""
+    assert "--stronglyTyped" in line("10.16.1.11").split()
+    assert "--stronglyTyped" not in line("11.4.0.106")
+    assert "--fp16" not in line("10.3") + line("11")
+
+
+def test_one_profile_is_given_by_its_shapes() -> None:
+    """As trtexec writes shapes."""
+    assert line("11.4").split()[3:7] == [
+        "--noTF32",
+        "--minShapes=pixel_values:1x3x224x224",
+        "--optShapes=pixel_values:8x3x224x224",
+        "--maxShapes=pixel_values:32x3x224x224",
+    ]
+
+
+def test_several_profiles_are_numbered() -> None:
+    """Without --profile trtexec refuses more than one."""
+    words = line("10.12", (Ends(1, 1, 1), Ends(2, 4, 8))).split()
+    assert [word for word in words if word.startswith("--profile=")] == [
+        "--profile=0",
+        "--profile=1",
+    ]
+    assert words.index("--profile=1") > words.index("--maxShapes=pixel_values:1x3x224x224")
+
+
+def test_every_option_has_its_word() -> None:
+    """A forgotten one would build another engine."""
+    words = line(
+        "11.4", precision="fp32", workspace_mib=2048, timing_cache=Path("t.cache"), builder_level=5,
+        version_compatible=True, hardware_compatibility="ampere-plus", weight_streaming=True,
+        refit=True, strip=True, attention_nodes=12,
+    )  # fmt: skip
+    for word in ("--memPoolSize=workspace:2048", "--timingCacheFile=t.cache",
+                 "--builderOptimizationLevel=5", "--versionCompatible",
+                 "--hardwareCompatibilityLevel=ampere+", "--allowWeightStreaming", "--refit",
+                 "--stripWeights", "--decomposableAttentions=*"):  # fmt: skip
+        assert word in words
+    assert "--decomposableAttentions" not in line("11.4", attention_nodes=12)
+
+
+@pytest.mark.parametrize("version", ["", "9.3", "10.0", "12.0", "new"])
+def test_other_versions_are_refused(version: str) -> None:
+    """Their options are not known."""
+    with pytest.raises(UsageError, match=r"TensorRT 10.3 to 11"):
+        line(version)
+
+
+def test_what_a_version_cannot_build_is_refused() -> None:
+    """The Attention node came with 10.14; another program builds for TensorRT-RTX."""
+    with pytest.raises(UsageError, match="--attention decomposed"):
+        line("10.12", precision="fp32", attention_nodes=12)
+    with pytest.raises(UsageError, match="--backend tensorrt"):
+        line("11.4", backend="tensorrt-rtx")

@@ -1,0 +1,82 @@
+"""Every architecture that people run, as an FP16 engine for four kinds of GPU."""
+
+from __future__ import annotations
+
+import gc
+import re
+from pathlib import Path
+
+import pytest
+
+from vit_export.engine.build import Built, build_engine
+from vit_export.engine.options import BuildOptions
+from vit_export.enginefile import Ends
+from vit_export.graph.export import export_module
+from vit_export.graph.float16 import to_half
+from vit_export.graph.simplify import simplify
+from vit_export.manifest import Manifest
+from vit_export.nvinfer import load_backend
+from vit_export.subject import Request, prepare
+from vit_export.variants import get_variant
+
+TARGETS = ("8.0", "8.6", "8.9", "12.0")
+VARIANTS = ("mnist", "s16", "deit_b", "b16", "b32", "l16", "h14")
+
+
+def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
+    """Export with random weights, without the gate, which others test."""
+    subject = prepare(Request(subject=variant))
+    subject.model.names, subject.model.taps = subject.outputs, ()
+    exported = export_module(subject.model, folder / "exported.onnx", subject.inputs)
+    subject.free()
+    path = folder / "fp32.onnx"
+    simplify(exported.path, path)
+    manifest = Manifest(
+        variant=subject.variant,
+        weights=subject.weights,
+        opset=20,
+        inputs=exported.inputs,
+        outputs=exported.outputs,
+    )
+    return path, manifest
+
+
+def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built:
+    """For all targets at once, with a dynamic batch size."""
+    options = BuildOptions(
+        backend="tensorrt-rtx",
+        precision=precision,
+        compute_capabilities=TARGETS,
+        batches=(Ends(1, 8, 32),),
+    )
+    manifest = manifest.replace(precision=precision)
+    return build_engine(load_backend("tensorrt-rtx"), source, plan, options, manifest=manifest)
+
+
+def fused_attentions(plan: Path) -> int:
+    """Kernels of fused attention in a plan; its text is undocumented, so tests alone read it."""
+    return len(re.findall(rb"(?<!\w)_gemm_mha_v2(?!\w)", plan.read_bytes()))
+
+
+@pytest.mark.slow  # four minutes together, of which h14 takes a third
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path: Path) -> None:
+    """And is not larger than FP16 weights and code allow, which the build itself checks."""
+    fp32, manifest = fp32_graph(variant, tmp_path)
+    half, plan = tmp_path / "fp16.onnx", tmp_path / "x.engine"
+    to_half(fp32, half)
+    fp32.with_name("exported.onnx.data").unlink()
+    gc.collect()
+    built = build(half, manifest, "fp16", plan)
+    assert set(built.product_types) == {"HALF"}
+    assert built.compute_capabilities == TARGETS
+    assert fused_attentions(plan) == get_variant(variant).depth
+
+
+@pytest.mark.slow  # a quarter of a minute
+def test_an_fp32_engine_holds_fp32_weights(tmp_path: Path) -> None:
+    """The compact model would show nothing: its kernels outweigh its weights."""
+    fp32, manifest = fp32_graph("b16", tmp_path)
+    built = build(fp32, manifest, "fp32", tmp_path / "x.engine")
+    assert set(built.product_types) == {"FLOAT"}
+    assert built.plan_bytes > 4 * get_variant("b16").num_params

@@ -1,0 +1,197 @@
+"""Every attribute of TensorRT and of CUDA that the code names, in their real bindings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorrt_rtx
+from cuda.bindings import runtime as cudart
+
+from vit_export.engine.build import FLAGS
+from vit_export.engine.options import HARDWARE_COMPATIBILITY
+from vit_export.nvinfer import DTYPES
+
+ROOT = Path(__file__).parents[1]
+FILES = [
+    *sorted((ROOT / "vit_export" / "engine").glob("*.py")),
+    *(ROOT / "vit_export" / "runtime" / f"{name}.py" for name in ("plan", "trt", "trt_session")),
+    ROOT / "vit_export" / "nvinfer.py",
+]
+# What an object is called in these files -> its class; "" is the module.
+OWNERS = {
+    "trt": "", "builder": "Builder", "config": "IBuilderConfig", "definition": "INetworkDefinition",
+    "parser": "OnnxParser", "layer": "ILayer", "made": "IOptimizationProfile",
+    "plan": "IHostMemory",
+    "engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
+    "runtime": "Runtime", "inspector": "EngineInspector", "cache": "ITimingCache",
+    "refitter": "Refitter", "tensor": "ITensor", "e": "ParserError", "attention": "IAttention",
+    "severity": "ILogger",
+}  # fmt: skip
+OURS = {  # attributes of objects of ours that bear one of those names
+    "made": {"address", "shape"}, "plan": {"backend", "engine", "inputs", "outputs", "sidecar",
+    "_refuse_other_signature"}, "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
+    "layer": {"get", "attention"}, "parser": {"refit_from_file"},
+}  # fmt: skip
+ELSEWHERE = {  # of which class those are that the names above hide
+    "IRuntimeConfig": {"cuda_graph_strategy"}, "IAttentionOutputLayer": {"attention"},
+    "OnnxParserRefitter": {"refit_from_file"}, "IHostMemory": {"nbytes"},
+}  # fmt: skip
+RTX_ONLY = {  # behind `is_rtx`
+    "": {"ComputeCapability", "CudaGraphStrategy"},
+    "CudaGraphStrategy": {"WHOLE_GRAPH_CAPTURE"},
+    "IBuilderConfig": {"num_compute_capabilities", "set_compute_capability"},
+    "ICudaEngine": {"create_runtime_config"},
+    "IRuntimeConfig": {"cuda_graph_strategy"},
+}
+SINCE = {  # behind `hasattr`, or refused by name in an older version
+    ("", "IAttentionOutputLayer"): (10, 14),
+    ("LayerType", "ATTENTION_OUTPUT"): (10, 14),
+    ("IAttentionOutputLayer", "attention"): (10, 14),
+    ("IAttention", "decomposable"): (10, 14),
+    ("HardwareCompatibilityLevel", "SAME_COMPUTE_CAPABILITY"): (10, 9),
+}
+VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
+
+
+def last_name(node: ast.expr) -> str:
+    """`config` of `config`, and of `self.config`."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def touched() -> set[tuple[str, str]]:
+    """(class, attribute) of everything that the code names, seen in its syntax tree."""
+    found = {(name, attribute) for name, names in ELSEWHERE.items() for attribute in names}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute) or node.attr.startswith("__"):
+                continue
+            owner, of = last_name(node.value), node.value
+            if isinstance(of, ast.Attribute) and last_name(of.value) == "trt":
+                found.add((of.attr, node.attr))  # an enum's member: trt.BuilderFlag.TF32
+            elif owner in OWNERS and node.attr not in OURS.get(owner, ()):
+                found.add((OWNERS[owner], node.attr))
+    found |= {("BuilderFlag", flag) for flag in FLAGS.values()}
+    found |= {("HardwareCompatibilityLevel", level) for level, _ in HARDWARE_COMPATIBILITY.values()}
+    found |= {("DataType", name) for name in DTYPES}
+    return found
+
+
+def missing(known: dict[str, list[str]], names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Names that a version does not know."""
+    return {(owner, name) for owner, name in names if name not in known.get(owner, ())}
+
+
+def expected_of(version: str) -> set[tuple[str, str]]:
+    """What the code needs of a version of TensorRT."""
+    numbers = tuple(int(part) for part in version.split("."))[:2]
+    return {
+        (owner, name)
+        for owner, name in touched()
+        if name not in RTX_ONLY.get(owner, ())
+        and owner not in ("ComputeCapability", "CudaGraphStrategy")
+        and numbers >= SINCE.get((owner, name), (0, 0))
+    }
+
+
+def test_the_table_of_names_sees_what_the_code_touches() -> None:
+    """A builder's flag, a method, an enum's member and a property are among what was found."""
+    assert {
+        ("BuilderFlag", "TF32"),
+        ("IExecutionContext", "execute_async_v3"),
+        ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
+        ("IBuilderConfig", "progress_monitor"),
+        ("ICudaEngine", "device_memory_size_v2"),
+    } <= touched()
+    assert len(touched()) > 80
+
+
+def test_no_object_of_tensorrt_bears_a_name_that_the_table_does_not_know() -> None:
+    """A method with TensorRT's spelling, on a variable that is not in `OWNERS`, would go unseen."""
+    classes = [value for value in vars(tensorrt_rtx).values() if isinstance(value, type)]
+    spelt = {name for value in classes for name in dir(value) if "_" in name.strip("_")}
+    strays = {
+        (last_name(node.value), node.attr)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in spelt and node.attr[0] != "_"
+        if last_name(node.value) not in OWNERS and ".trt." not in f".{ast.unparse(node)}"
+    }
+    assert strays == set()
+
+
+def test_the_switch_that_tensorrt_11_dropped_is_nowhere_named() -> None:
+    """`BuilderFlag.FP16` gives an FP32 engine where it is missing, so nobody touches it."""
+    flags = {name for owner, name in touched() if owner == "BuilderFlag"}
+    assert flags.isdisjoint({"FP16", "BF16", "INT8", "OBEY_PRECISION_CONSTRAINTS"})
+
+
+@pytest.mark.slow  # downloads a wheel of 1.3 MB
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_real_bindings_know_every_name(version: str) -> None:
+    """From JetPack 6's TensorRT 10.3 to 11.4, one code path."""
+    script = str(ROOT / "scripts" / "tensorrt-api")
+    child = subprocess.run(
+        [sys.executable, script, version, "--json"], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    known = json.loads(child.stdout)
+    assert missing(known, expected_of(version)) == set()
+    assert "FP16" not in known["BuilderFlag"] or version.startswith("10.")
+
+
+def test_the_rtx_bindings_know_every_name() -> None:
+    """TensorRT-RTX is installed here, whole."""
+    classes = {n: v for n, v in vars(tensorrt_rtx).items() if isinstance(v, type)}
+    known = {name: dir(value) for name, value in classes.items()}
+    known[""] = list(vars(tensorrt_rtx))
+    wanted = touched() | {(owner, n) for owner, names in RTX_ONLY.items() for n in names}
+    assert missing(known, wanted) == set()
+
+
+def cuda_calls() -> dict[str, int]:
+    """Functions of the CUDA runtime that the code calls by name, and with how many arguments."""
+    tree = ast.parse((ROOT / "vit_export" / "runtime" / "device.py").read_text(encoding="utf-8"))
+    return {
+        node.args[0].value: len(node.args) - 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and last_name(node.func) == "call"
+        for name in [node.args[0]]
+        if isinstance(name, ast.Constant)
+    }
+
+
+def test_cuda_knows_every_function_with_as_many_arguments() -> None:
+    """The first line of a docstring is the signature."""
+    calls = cuda_calls()
+    assert {"cudaMalloc", "cudaMemcpyAsync", "cudaStreamBeginCapture"} <= set(calls)
+    for name, count in calls.items():
+        signature = _signature(getattr(cudart, name))
+        assert len([part for part in signature.split(",") if part.strip()]) == count, signature
+
+
+def _signature(function: Any) -> str:
+    line = function.__doc__.splitlines()[0]
+    return line[line.index("(") + 1 : line.rindex(")")]
+
+
+def test_cuda_knows_every_constant() -> None:
+    """Enums and flags that are read as attributes of the module."""
+    tree = ast.parse((ROOT / "vit_export" / "runtime" / "device.py").read_text(encoding="utf-8"))
+    chains = [
+        ast.unparse(node).split(".")[1:]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("cudart.")
+    ]
+    assert len(chains) > 8
+    for chain in chains:
+        value: Any = cudart
+        for name in chain:
+            value = getattr(value, name)
+    properties = cudart.cudaDeviceProp
+    assert all(hasattr(properties, name) for name in ("name", "major", "minor"))

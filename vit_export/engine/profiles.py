@@ -1,0 +1,73 @@
+"""Optimization profiles: which shapes an engine serves, and which it is fastest at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vit_export.enginefile import Ends, Profile, Range
+from vit_export.errors import UsageError
+from vit_export.manifest import TensorSpec
+
+
+def show(ends: Ends) -> str:
+    """As it is typed, e.g. `"1:8:32"`."""
+    return ":".join(map(str, ends))
+
+
+def parse(text: str) -> Ends:
+    """Read `MIN:OPT:MAX`, or one size for all three.
+
+    Raises:
+        UsageError: Not three rising sizes of at least 1.
+    """
+    words = text.split(":")
+    if len(words) not in (1, 3) or not all(word.strip().isdecimal() for word in words):
+        raise UsageError(f"--batch {text}: expected MIN:OPT:MAX, e.g. 1:8:32, or one batch size")
+    sizes = [int(word) for word in words]
+    ends = Ends(*(sizes if len(sizes) == 3 else 3 * sizes))
+    if not 1 <= ends.min <= ends.opt <= ends.max:
+        raise UsageError(f"--batch {text}: must rise from at least 1, e.g. 1:8:32")
+    return ends
+
+
+def profiles_of(
+    inputs: Sequence[TensorSpec], batches: Sequence[Ends], default: Ends
+) -> tuple[Profile, ...]:
+    """Make one profile per range of batch sizes.
+
+    Args:
+        inputs: What the graph takes.
+        batches: What was asked for.
+        default: What a graph of dynamic batch gets where nothing was asked.
+
+    Returns:
+        The profiles; none where every shape is fixed.
+
+    Raises:
+        UsageError: Batch sizes were given for a graph that fixes its own, or the graph has
+            another dynamic dimension.
+    """
+    dynamic = [spec for spec in inputs if spec.dynamic]
+    if not dynamic:
+        fixed = inputs[0].shape[0]
+        if any(ends != (fixed, fixed, fixed) for ends in batches):
+            raise UsageError(
+                f"--batch {show(batches[0])}: the graph fixes its batch size ({inputs[0]}); "
+                "export it with --batch dynamic"
+            )
+        return ()
+    for spec in dynamic:
+        if strays := [name for name in spec.shape[1:] if isinstance(name, str)]:
+            raise UsageError(
+                f"the graph has a dynamic {' and '.join(strays)} ({spec}), which TensorRT cannot "
+                "build (it has no antialiased Resize); export one file per size: "
+                "vit-export onnx --img-size"
+            )
+    return tuple(
+        {spec.name: Range(*(_shape(spec, size) for size in ends)) for spec in dynamic}
+        for ends in (tuple(batches) or (default,))
+    )
+
+
+def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
+    return tuple(batch if isinstance(size, str) else size for size in spec.shape)

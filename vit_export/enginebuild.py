@@ -1,0 +1,295 @@
+"""An artifact to a TensorRT engine: converted, built, measured, and only then named.
+
+The packages of the stages are imported in the functions that need them: an artifact that has the
+precision already is built with neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_export.enginefile import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.errors import ArtifactError, UsageError
+from vit_export.golden import Golden, golden_path
+from vit_export.manifest import Hop, Manifest
+from vit_export.nvinfer import Backend, load_backend
+from vit_export.onnxfile import OnnxFile
+from vit_export.progress import Progress, silent
+from vit_export.staging import publish, refuse_impossible, staging
+
+if TYPE_CHECKING:
+    from vit_export.engine.build import Built
+    from vit_export.engine.options import BuildOptions
+    from vit_export.validate import Comparison
+
+CONVERTED = ("fp16", "bf16")  # made of an fp32 artifact on the way
+ARTIFACT_PRECISION = {"int8": "int8-static"}  # what an engine's precision is called in a manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """What a build made.
+
+    Attributes:
+        path: The `.engine` file.
+        golden: The golden file beside it.
+        sidecar: What stands in `NAME.engine.json`.
+        comparison: The gate on the engine; `None` where it cannot run here.
+        converted: Whether the graph was narrowed on the way.
+        warnings: What TensorRT warned of.
+        size_note: What the size of the plan shows.
+        seconds: How long it took.
+    """
+
+    path: Path
+    golden: Path
+    sidecar: Sidecar
+    comparison: Comparison | None
+    converted: bool
+    warnings: tuple[str, ...]
+    size_note: str
+    seconds: float
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file written."""
+        return self.golden, sidecar_path(self.path), self.path
+
+
+def default_output(source: Path, precision: str) -> Path:
+    """`NAME.fp16.engine` beside `NAME.onnx`; `NAME.engine` in fp32."""
+    stem = source.with_suffix("")
+    tag = "" if precision == "fp32" or stem.suffix.startswith(f".{precision}") else f".{precision}"
+    return stem.with_name(stem.name + tag + ".engine")
+
+
+def make_engine(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    options: BuildOptions,
+    progress: Progress = silent,
+) -> EngineResult:
+    """Build an engine, prove its precision, and measure it where its GPU is at hand.
+
+    Args:
+        source: An artifact of vit-export: in fp32, or in the precision that is asked for.
+        output: File to write; by default `NAME.<precision>.engine` beside the source.
+        options: What is asked for.
+        progress: Told what is being done.
+
+    Raises:
+        UsageError: The request cannot be met.
+        ArtifactError: The source or its golden file is missing, damaged, or not for TensorRT.
+        EngineError: TensorRT cannot build it, or builds something else.
+        GateError: The engine does not compute what torch computes; nothing was written.
+        ProviderError: TensorRT is not installed.
+        OutputError: The output cannot be written.
+    """
+    from vit_export.engine.build import build_engine, compute_capabilities
+    from vit_export.engine.options import DEFAULT_BATCH
+    from vit_export.engine.profiles import profiles_of
+    from vit_export.engine.source import refuse_unfit
+    from vit_export.engine.timing_cache import cache_key
+    from vit_export.runtime.device import current_gpu
+
+    started = time.monotonic()
+    source = Path(source)
+    path = Path(output) if output is not None else default_output(source, options.precision)
+    _refuse_bad_name(path)
+    file = OnnxFile.read(source)
+    manifest = refuse_unfit(file)
+    converts = must_convert(manifest, options, source)
+    truth = _golden_of(source)
+    backend, gpu = load_backend(options.backend), current_gpu()
+    # what cannot be is said before the conversion, which takes long
+    compute_capabilities(backend, options.compute_capabilities, gpu)
+    profiles_of(manifest.inputs, options.batches, DEFAULT_BATCH)
+    with staging(path) as stage:
+        built_from = source
+        if converts:
+            built_from = _converted(source, stage / "narrow.onnx", options.precision, progress)
+            manifest = refuse_unfit(OnnxFile.read(built_from))
+        plan = stage / path.name
+        built = build_engine(backend, built_from, plan, options, gpu=gpu, progress=progress)
+        golden_file = stage / golden_path(path).name
+        shutil.copyfile(golden_path(source), golden_file)
+        sidecar = Sidecar(
+            manifest=manifest.replace(
+                certificate=(*manifest.certificate, _unmeasured(backend, built, truth, gpu)),
+                toolchain={**manifest.toolchain, backend.name: backend.version},
+            ),
+            backend=backend.name,
+            version=backend.version,
+            compute_capabilities=built.compute_capabilities,
+            gpu=gpu,
+            profiles=built.profiles,
+            plan_sha256=file_sha256(plan),
+            plan_bytes=built.plan_bytes,
+            source=source.name,
+            source_sha256=file.graph_sha256(),
+            timing_cache_key=cache_key(backend, gpu),
+            options=options.asked(),
+            proof={"network": built.product_types, "plan": built.size_note},
+            rebuild=options.arguments(),
+        )
+        sidecar.write(sidecar_path(plan))
+        comparison = None
+        if _runs_here(built, gpu):
+            sidecar, comparison = _measured(plan, sidecar, options, progress)
+            comparison.raise_for_failure()
+            sidecar.write(sidecar_path(plan))
+        publish([golden_file, sidecar_path(plan), plan], path.parent)
+    return EngineResult(
+        path=path,
+        golden=golden_path(path),
+        sidecar=sidecar,
+        comparison=comparison,
+        converted=converts,
+        warnings=built.warnings,
+        size_note=built.size_note,
+        seconds=time.monotonic() - started,
+    )
+
+
+def must_convert(manifest: Manifest, options: BuildOptions, source: Path) -> bool:
+    """Whether an artifact has to be narrowed for the precision that is asked for.
+
+    Raises:
+        UsageError: It has another precision, and none of it can be made.
+    """
+    wanted = ARTIFACT_PRECISION.get(options.precision, options.precision)
+    if manifest.precision == wanted:
+        return False
+    if manifest.precision != "fp32":
+        raise UsageError(
+            f"--precision {options.precision}: {source.name} is {manifest.precision}, and what an "
+            f"engine computes in is what stands in its graph; give --precision "
+            f"{manifest.precision}, or the fp32 artifact"
+        )
+    if options.precision not in CONVERTED:
+        raise UsageError(
+            f"--precision {options.precision}: {source.name} is fp32, and scales come from "
+            f"pictures; quantize it first: vit-export quantize {source} --precision {wanted}"
+        )
+    if options.strip:
+        raise UsageError(
+            "--strip: a stripped engine reads its weights from the .onnx file that it was built "
+            f"from, so make that first: vit-export quantize {source} --precision "
+            f"{options.precision}, and give it"
+        )
+    return True
+
+
+def _refuse_bad_name(path: Path) -> None:
+    if path.suffix != ".engine":
+        raise UsageError(f"the output {path} must end in .engine")
+    refuse_impossible(path)
+
+
+def _golden_of(source: Path) -> Golden:
+    file = golden_path(source)
+    if not file.exists():
+        raise ArtifactError(
+            f"{source}: there is no golden file {file.name} beside it, which an engine is "
+            "measured with; copy it along, or export the model again"
+        )
+    return Golden.read(file)
+
+
+def _converted(source: Path, destination: Path, precision: str, progress: Progress) -> Path:
+    """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it."""
+    from vit_export.quantization import QuantizeSettings, quantize
+
+    settings = QuantizeSettings(precision=precision)
+    return quantize(source, destination, settings=settings, progress=progress).path
+
+
+def _runs_here(built: Built, gpu: Gpu | None) -> bool:
+    return gpu is not None and gpu.compute_capability in built.compute_capabilities
+
+
+def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) -> Hop:
+    """The engine's line of the certificate, as long as nobody has run it."""
+    targets = ", ".join(built.compute_capabilities)
+    here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
+    return Hop(
+        hop=f"onnx -> {backend.name} engine",
+        provider=backend.name,
+        samples=truth.samples,
+        batches=(),
+        baseline_max_abs=None,
+        max_abs=None,
+        tolerance=None,
+        cosine=None,
+        top1_agreement=None,
+        row_max_abs=None,
+        passed=None,
+        reason=f"built for compute capability {targets}, and {here}; measured at its first load",
+    )
+
+
+def _measured(
+    plan: Path, sidecar: Sidecar, options: BuildOptions, progress: Progress
+) -> tuple[Sidecar, Comparison]:
+    """Run the gate on a built engine, and ask TensorRT what it computes in."""
+    from vit_export.engine.proof import inspect_engine, prove_engine
+    from vit_export.enginecheck import measure
+    from vit_export.runtime.trt import TrtRunner
+
+    progress("measure the engine")
+    runner = TrtRunner(plan, host_code=True)
+    types = inspect_engine(load_backend(sidecar.backend), runner.engine)
+    prove_engine(types, options.precision)
+    found = measure(runner)
+    runner.release()
+    hop = found.hop
+    certificate = (*sidecar.manifest.certificate[:-1], hop)
+    return (
+        sidecar.replace(
+            manifest=sidecar.manifest.replace(certificate=certificate),
+            proof={**sidecar.proof, "engine": types},
+        ),
+        found,
+    )
+
+
+def planned_trtexec(source: Path, output: Path | None, options: BuildOptions, version: str) -> str:
+    """Say how `trtexec` builds the same engine; nothing is built.
+
+    Args:
+        source: An artifact.
+        output: The engine that is to be written.
+        options: What is asked for.
+        version: Of TensorRT; empty for the one that is installed.
+
+    Returns:
+        The line, after the command that makes the graph that it needs, where there is none yet.
+    """
+    from vit_export.engine.options import DEFAULT_BATCH
+    from vit_export.engine.profiles import profiles_of
+    from vit_export.engine.source import refuse_unfit
+    from vit_export.engine.trtexec import trtexec_line
+
+    file = OnnxFile.read(source)
+    manifest = refuse_unfit(file)
+    graph, lines = source, []
+    if must_convert(manifest, options, source):
+        graph = source.with_suffix(f".{options.precision}.onnx")
+        lines = [f"vit-export quantize {source} --precision {options.precision} -o {graph}"]
+    lines.append(
+        trtexec_line(
+            graph,
+            output if output is not None else default_output(source, options.precision),
+            options,
+            profiles_of(manifest.inputs, options.batches, DEFAULT_BATCH),
+            version=version or load_backend("tensorrt").version,
+            attention_nodes=file.op_counts.get("Attention", 0),
+        )
+    )
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""An engine on the device: rebuilt where it does not fit, measured where nobody could before.
+
+An engine that was built without its GPU has `passed: null` in its certificate. The first load on
+a device measures it against the golden file, and the sidecar remembers the GPU and the plan that
+passed; where the sidecar cannot be written, this process does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from vit_export.enginefile import Check, Gpu, Sidecar, gate_batches, sidecar_path
+from vit_export.errors import ArtifactError, EngineError, GateError
+from vit_export.golden import Golden, golden_path
+from vit_export.runtime.fitness import MisfitError
+from vit_export.runtime.trt import TrtRunner
+from vit_export.validate import Comparison, validate
+
+_passed_in_this_process: set[tuple[str, Gpu]] = set()  # plan_sha256, and where
+
+
+def open_engine(
+    path: Path,
+    *,
+    provider: str = "auto",
+    rebuild: bool = False,
+    check: bool = True,
+    host_code: bool = False,
+) -> TrtRunner:
+    """Load an engine.
+
+    Args:
+        path: The engine, with its sidecar.
+        provider: `"auto"`, or its backend.
+        rebuild: Whether to build it again from its .onnx where version or GPU are others.
+        check: Whether to measure one that could not be measured where it was built.
+        host_code: Whether a version compatible engine may run the code that its plan brings.
+
+    Raises:
+        ArtifactError: The engine, its sidecar or its golden file is missing or damaged.
+        EngineError: It cannot be rebuilt.
+        GateError: It does not compute what its torch model computes.
+        ProviderError: It cannot run here.
+    """
+    try:
+        runner = TrtRunner(path, provider=provider, host_code=host_code)
+    except MisfitError:
+        if not rebuild:
+            raise
+        rebuild_engine(path)
+        runner = TrtRunner(path, provider=provider, host_code=host_code)
+    if check and needs_check(runner.sidecar, runner.gpu):
+        measure(runner).raise_for_failure()
+        remember(path, runner.sidecar, runner.gpu)
+    return runner
+
+
+def rebuild_engine(path: Path) -> None:
+    """Build an engine again, as its sidecar says, for the GPU that is here.
+
+    In another process: it holds what a build needs, and this one what a device needs.
+
+    Raises:
+        EngineError: The build failed; what it said is in the message.
+    """
+    sidecar = Sidecar.read(path)
+    command = [sys.executable, "-m", "vit_export", *sidecar.rebuild_arguments(path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        said = child.stderr.strip().splitlines() or ["it said nothing"]
+        raise EngineError(
+            f"{path.name}: cannot be rebuilt: {said[-1].removeprefix('Error: ')} "
+            f"({sidecar.rebuild_command(path)})"
+        )
+
+
+def needs_check(sidecar: Sidecar, gpu: Gpu) -> bool:
+    """Whether nobody has measured this plan on such a GPU yet."""
+    if sidecar.measured.passed:
+        return False
+    if sidecar.measured.passed is False:
+        raise GateError(f"the engine failed its gate: {sidecar.measured.reason}")
+    known = {(check.plan_sha256, check.gpu) for check in sidecar.checks}
+    return (sidecar.plan_sha256, gpu) not in known | _passed_in_this_process
+
+
+def measure(runner: TrtRunner) -> Comparison:
+    """Run the gate on an engine, at the batch sizes of its profiles.
+
+    Raises:
+        ArtifactError: There is no golden file beside it.
+    """
+    file = golden_path(runner.path)
+    if not file.exists():
+        raise ArtifactError(
+            f"{runner.path}: was never measured, and there is no {file.name} beside it to measure "
+            "it with; copy it along, or, if you know the engine: load(..., trusted=True)"
+        )
+    return validate(
+        runner,
+        Golden.read(file),
+        hop=f"{runner.provider} engine",
+        batches=batches_of(runner.sidecar),
+    )
+
+
+def batches_of(sidecar: Sidecar) -> tuple[int, ...]:
+    """Batch sizes to measure an engine at."""
+    fixed = sidecar.manifest.inputs[0].shape[0]
+    return gate_batches(sidecar.profiles, fixed if isinstance(fixed, int) else None)
+
+
+def remember(path: Path, sidecar: Sidecar, gpu: Gpu) -> None:
+    """Note that a plan passed on a GPU: in its sidecar, or in this process."""
+    _passed_in_this_process.add((sidecar.plan_sha256, gpu))
+    passed = Check(gpu=gpu, plan_sha256=sidecar.plan_sha256)
+    try:
+        sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))
+    except OSError:  # a read-only device measures once per process
+        return

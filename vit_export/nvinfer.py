@@ -1,0 +1,133 @@
+"""TensorRT or TensorRT-RTX: two modules with one API, of which one is loaded by name.
+
+TensorRT tells what went wrong through its logger, and the first logger of a process is the one
+that it uses ever after. So there is one per module, and whoever calls TensorRT listens to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from vit_export.errors import ProviderError, UsageError, nearest
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+DTYPES = {  # names of TensorRT's DataType -> numpy's
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
+    "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+SHOWN_LINES = 3  # of TensorRT's own words, in a message
+
+
+@dataclass
+class Said:
+    """What TensorRT said, a line per message."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def why(self) -> str:
+        """Its first errors, on one line; what came later mostly follows from them."""
+        lines = [" ".join(line.split()) for line in dict.fromkeys(self.errors)]
+        return "; ".join(lines[:SHOWN_LINES]) or "TensorRT gave no reason"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A loaded module.
+
+    Attributes:
+        name: `"tensorrt"` or `"tensorrt-rtx"`.
+        trt: The module.
+        version: e.g. `"11.4.0.106"`.
+        logger: Its `ILogger`.
+    """
+
+    name: str
+    trt: Any
+    version: str
+    logger: Any
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether it is TensorRT-RTX."""
+        return self.name == "tensorrt-rtx"
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Said]:
+        """Collect what TensorRT says while the context lasts."""
+        said = Said()
+        self.logger.listeners.append(said)
+        try:
+            yield said
+        finally:
+            self.logger.listeners.remove(said)
+
+
+@functools.cache
+def load_backend(name: str) -> Backend:
+    """Load TensorRT or TensorRT-RTX.
+
+    Raises:
+        UsageError: No such backend.
+        ProviderError: It is not installed, cannot be loaded, or is too old.
+    """
+    if name not in MODULES:
+        raise UsageError(
+            f"unknown backend {name!r}{nearest(name, MODULES)} (known: {', '.join(MODULES)})"
+        )
+    try:
+        trt = importlib.import_module(MODULES[name])
+    except ModuleNotFoundError as error:
+        raise ProviderError(
+            f"{name}: the Python module {error.name} is not installed; install it with: "
+            f"pip install 'vit-export[{name}]'"
+        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ProviderError(
+            f"{name}: is installed, but its libraries cannot be loaded: {error}; "
+            "see: vit-export doctor"
+        ) from error
+    version = str(trt.__version__)
+    if version_tuple(version)[:2] < OLDEST[name]:
+        oldest = ".".join(map(str, OLDEST[name]))
+        raise ProviderError(
+            f"{name} {version} is too old, {oldest} is the first that works; "
+            f"pip install 'vit-export[{name}]'"
+        )
+    return Backend(name=name, trt=trt, version=version, logger=_logger(trt))
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """The numbers of a version, e.g. `(10, 13, 3, 9)` of `"10.13.3.9.post1"`."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _logger(trt: Any) -> Any:
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Hands every error and warning to whoever listens."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.listeners: list[Said] = []
+
+        def log(self, level: Any, message: str) -> None:
+            for said in self.listeners:
+                if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                    said.errors.append(message)
+                elif level == severity.WARNING:
+                    said.warnings.append(message)
+
+    return Logger()

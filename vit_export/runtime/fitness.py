@@ -1,0 +1,94 @@
+"""Whether an engine can run here: on this version and this GPU, or one sentence why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vit_export.enginefile import Gpu, Sidecar, file_sha256
+from vit_export.errors import ArtifactError, ProviderError
+from vit_export.nvinfer import version_tuple
+
+AMPERE = (8, 0)  # the oldest compute capability of an "ampere-plus" engine
+
+
+class MisfitError(ProviderError):
+    """An engine was built for another version or GPU; it can be rebuilt."""
+
+
+def refuse_damaged(path: Path, sidecar: Sidecar) -> None:
+    """Raise ArtifactError unless the plan is the one that its sidecar describes."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such engine; only {path.name}.json is there")
+    size = path.stat().st_size
+    if size != sidecar.plan_bytes:
+        raise ArtifactError(
+            f"{path}: holds {size} bytes, its sidecar speaks of {sidecar.plan_bytes}; the copy "
+            f"is not whole, or the two do not belong together; copy both again, or rebuild: "
+            f"{sidecar.rebuild_command(path)}"
+        )
+    if file_sha256(path) != sidecar.plan_sha256:
+        raise ArtifactError(
+            f"{path}: is not the plan that {path.name}.json describes (sha256 differs); copy both "
+            f"again, or rebuild: {sidecar.rebuild_command(path)}"
+        )
+
+
+def misfit(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
+    """Why an engine cannot run here, with both sides; empty where it can.
+
+    Args:
+        sidecar: Of the engine.
+        version: Of the backend that is installed.
+        gpu: The GPU that is here.
+    """
+    if not _version_fits(sidecar, version):
+        return (
+            f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
+            "is installed"
+        )
+    targets = ", ".join(sidecar.compute_capabilities)
+    compatibility = sidecar.options.get("hardware_compatibility", "none")
+    if compatibility == "ampere-plus":
+        if _numbers(gpu.compute_capability) < AMPERE:
+            return f"was built for compute capability 8.0 and newer, but the GPU here is {gpu}"
+    elif gpu.compute_capability not in sidecar.compute_capabilities:
+        return f"was built for compute capability {targets}, but the GPU here is {gpu}"
+    elif sidecar.backend == "tensorrt" and compatibility == "none":
+        built_on = sidecar.gpu.name if sidecar.gpu is not None else "unknown"
+        if built_on != gpu.name:
+            return f"was built on {sidecar.gpu}, but the GPU here is {gpu}"
+    return ""
+
+
+def refuse_misfit(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
+    """Raise an error where an engine cannot run here.
+
+    Returns:
+        The GPU that is here.
+
+    Raises:
+        ProviderError: There is no GPU.
+        MisfitError: Version or GPU are others; the message has the command that rebuilds it.
+    """
+    if gpu is None:
+        raise ProviderError(
+            f"{path.name}: there is no NVIDIA GPU here (or no driver), and an engine runs on "
+            f"nothing else; it was built for compute capability "
+            f"{', '.join(sidecar.compute_capabilities)}; run {sidecar.source} with "
+            "--provider cpu instead, or see: vit-export doctor"
+        )
+    if why := misfit(sidecar, version, gpu):
+        raise MisfitError(f"{path.name}: {why}; rebuild it here: {sidecar.rebuild_command(path)}")
+    return gpu
+
+
+def _version_fits(sidecar: Sidecar, version: str) -> bool:
+    if sidecar.version == version:
+        return True
+    built, here = version_tuple(sidecar.version), version_tuple(version)
+    newer = built[:1] == here[:1] and here >= built
+    return newer and bool(sidecar.options.get("version_compatible"))
+
+
+def _numbers(compute_capability: str) -> tuple[int, ...]:
+    return tuple(map(int, compute_capability.split(".")))
