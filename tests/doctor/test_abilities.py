@@ -100,6 +100,7 @@ def test_a_tensorrt_of_another_major_version_is_the_reason(monkeypatch):
 def test_engines_run_where_either_flavour_is_installed():
     """And a GPU."""
     for name in ("tensorrt", "tensorrt-rtx"):
-        facts = with_gpu("8.9", Fact("package", name, "11", usable=True))
+        names = (name, "cuda-bindings")
+        facts = with_gpu("8.9", *(Fact("package", n, "13", usable=True) for n in names))
         assert abilities.can_run_engines(facts).possible
     assert abilities.can_run_engines(with_gpu()).remedy == "pip install 'vit-export[tensorrt]'"
