@@ -111,6 +111,7 @@ def build_engine(
             raise EngineError(_failed(backend, source.name, said.why(), options, gpu))
         if options.timing_cache is not None:
             save_cache(config, options.timing_cache)
+    progress("build the engine", 100, 100)  # TensorRT leaves its last step unsaid
     destination.write_bytes(memoryview(plan))
     size_note = prove_plan(
         plan.nbytes,
