@@ -41,7 +41,10 @@ SIDES = {
     "report": ["bench"],
 }
 # These run where `cpu` or `gpu` is all that is installed.
-DEVICE_FILES = ("golden.py", "manifest.py", "onnxfile.py", "probe.py", "nvidia.py", "validate.py")
+DEVICE_FILES = (
+    "golden.py", "manifest.py", "onnxfile.py", "probe.py", "nvidia.py", "validate.py",
+    "benchmark.py", "candidates.py", "child.py", "machine.py", "stopwatch.py",
+)  # fmt: skip
 
 
 def project() -> dict[str, Any]:

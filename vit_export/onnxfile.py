@@ -142,7 +142,7 @@ class OnnxFile:
                         "copy it again"
                     )
 
-    def expose(self, names: Collection[str]) -> bytes:
+    def expose(self, names: Collection[str], *, inline: bool = False) -> bytes:
         """Return the model with inner tensors as further graph outputs.
 
         The weights stay where they are: inline ones are referred to as external data that
@@ -150,6 +150,8 @@ class OnnxFile:
 
         Args:
             names: Tensors to expose; those that are outputs already are left alone.
+            inline: Whether weights inside the file are copied instead, for a runtime that
+                cannot be told.
         """
         known = {spec.name for spec in self.outputs}
         extra = b"".join(
@@ -159,7 +161,7 @@ class OnnxFile:
             model = [bytes(buffer[f.start : f.end]) for f in fields(buffer) if f.number != GRAPH]
             body = []
             for part in graph_fields(buffer):
-                if part.number == INITIALIZER:
+                if part.number == INITIALIZER and not inline:
                     body.append(referring(buffer, part, self.path.name))
                 else:
                     body.append(bytes(buffer[part.start : part.end]))

@@ -51,6 +51,18 @@ def test_the_export_side_is_not_installed_here(package):
     assert importlib.util.find_spec(package) is None
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
+def test_narrow_artifacts_run_and_pass_their_gate(artifact, precision):
+    """In ONNX Runtime of every age that is accepted, by their own limits."""
+    narrow = artifact.with_name(f"edge.{precision}.onnx")
+    done = run("validate", narrow, "--provider", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    hop = json.loads(done.stdout.splitlines()[-1])["hop"]
+    assert hop["passed"] is True
+    assert hop["batches"] == [1, 2, 3, 8]
+    assert OnnxFile.read(narrow).manifest.precision == precision
+
+
 def test_predict_names_what_is_on_a_picture(artifact, photograph):
     """From the manifest alone."""
     done = run("predict", artifact, photograph, "--top", "3", "--json")

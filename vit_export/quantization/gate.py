@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vit_export.accuracy import Accuracy
 from vit_export.criterion import CRITERIA
-from vit_export.errors import ArtifactError
+from vit_export.errors import ProviderError
 from vit_export.manifest import Conversion, Hop
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress
@@ -39,7 +39,7 @@ def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: P
     """Measure a packed artifact.
 
     Half precision is measured twice: rounded after every operation, as a GPU computes it, and
-    as the file runs on this CPU. BF16 cannot run here; the first measurement then stands alone.
+    as the file runs on this CPU. BF16 runs on a GPU only; without one the first stands alone.
     """
     target = bench.target
     hop = f"fp32 -> {target.precision}"
@@ -79,12 +79,14 @@ def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: P
 
 
 def _of_file(bench: Workbench, packed: OnnxFile, hop: str) -> Comparison:
-    """The file itself on this CPU; not passed and not failed where it has no kernels for it."""
+    """The file itself: on the CPU, or on a GPU where the CPU has no kernels for it.
+
+    Where neither can run it, it has neither passed nor failed.
+    """
+    provider = "cuda" if bench.target.precision == "bf16" else "cpu"
     try:
-        runner = OrtRunner(packed.path, provider="cpu")
-    except ArtifactError as error:
-        if bench.target.precision != "bf16":
-            raise
+        runner = OrtRunner(packed.path, provider=provider)
+    except ProviderError as error:
         return Comparison(hop=_not_run(bench, hop, str(error)))
     found = validate(runner, bench.golden, manifest=bench.manifest, hop=hop)
     runner.release()
@@ -92,13 +94,12 @@ def _of_file(bench: Workbench, packed: OnnxFile, hop: str) -> Comparison:
 
 
 def _not_run(bench: Workbench, hop: str, error: str) -> Hop:
-    cause = error.rpartition(": ")[2]
     return Hop(
-        hop=hop, provider="cpu", samples=bench.golden.samples, batches=(), baseline_max_abs=None,
+        hop=hop, provider="cuda", samples=bench.golden.samples, batches=(), baseline_max_abs=None,
         max_abs=None, tolerance=None, cosine=None, top1_agreement=None, row_max_abs=None,
         passed=None,
-        reason="ONNX Runtime's CPU provider has no bfloat16 kernels; it was measured with every "
-        f"operation rounded, and not on a GPU ({cause})",
+        reason="ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
+        f"({error.partition('; ')[0]}); it was measured with every operation rounded",
     )  # fmt: skip
 
 

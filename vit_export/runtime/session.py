@@ -24,6 +24,8 @@ from vit_export.runtime.providers import (
 )
 from vit_export.runtime.rtx_plugin import rtx_devices
 
+# ONNX Runtime 1.20 cannot be told where a model in memory has its weights
+REFERS_TO_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
 MAPPED_FROM_BYTES = 1 << 28  # of weights, which the CPU then reads where they lie in the file
 
 
@@ -86,10 +88,13 @@ def _session(
         settings = options.provider_options(file, ort.__version__)
         entries |= options.session_entries()
     model: str | bytes = str(file.path)
-    if exposed or (provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES):
+    mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES
+    if (exposed or mapped) and REFERS_TO_FOLDER:
         folder = str(file.path.parent.resolve())
         entries["session.model_external_initializers_file_folder_path"] = folder
         model = file.expose(exposed)
+    elif exposed:
+        model = file.expose(exposed, inline=True)
     session_options = ort.SessionOptions()
     session_options.log_severity_level = FATAL_ONLY
     for name, value in entries.items():
