@@ -1,0 +1,71 @@
+"""INT8 through the same door: gated by angle, repaired, its batches certified."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vit_export.errors import GateError
+from vit_export.graph.int8 import quantised_nodes
+from vit_export.onnxfile import OnnxFile
+from vit_export.pipeline import export
+from vit_export.quantization import QuantizeSettings, quantize
+from vit_export.ranges import Ranges
+from vit_export.runtime.ort import OrtRunner
+
+INT8 = QuantizeSettings(precision="int8")
+
+
+def test_dynamic_int8_passes_and_certifies_that_rows_depend_on_neighbours(tiny_export, tmp_path):
+    """One activation scale for a batch: measured, said, and not refused."""
+    made = quantize(tiny_export.path, tmp_path / "q.onnx", settings=INT8)
+    hop = made.comparison.hop
+    assert hop.passed is True
+    assert hop.tolerance is None
+    assert hop.cosine >= 0.99
+    assert hop.accuracy == "unmeasured"
+    assert hop.row_max_abs > 0
+    (note,) = [note for note in hop.notes if "neighbours" in note]
+    assert "share one activation scale" in note
+    manifest = OnnxFile.read(made.path).manifest
+    assert manifest.conversion.narrowed == quantised_nodes(OnnxFile.read(made.path)) == 13
+
+
+def test_static_rows_do_not_depend_on_their_neighbours(tiny_export, tmp_path, photographs):
+    """Fixed scales: the same row gives the same result wherever it stands."""
+    settings = QuantizeSettings(precision="int8-static", calibration=photographs[0].parent)
+    made = quantize(tiny_export.path, tmp_path / "q.onnx", settings=settings)
+    hop = made.comparison.hop
+    assert hop.passed is True
+    assert hop.row_max_abs <= 1e-2 * np.abs(OrtRunner(tiny_export.path).run(
+        {"pixel_values": np.zeros((1, 3, 32, 32), np.float32)})["logits"]).max()  # fmt: skip
+    assert Ranges.read(tmp_path / "q.ranges.npz").images == 2
+
+
+@pytest.fixture(scope="module")
+def outlier(tmp_path_factory, make_model):
+    """One MLP whose hidden units reach thousands, of which INT8 keeps the largest alone."""
+    model = make_model(depth=6)
+    block = model.blocks[2]
+    block.mlp.fc1.bias.data[0] = 3000.0
+    block.mlp.fc2.weight.data[:, 0] = 1e-4
+    return export(model, tmp_path_factory.mktemp("outlier") / "outlier.onnx")
+
+
+def test_an_outlier_is_repaired_by_the_layer_that_reads_it(outlier, tmp_path):
+    """The second product of that block stays in float32, and the gate passes."""
+    made = quantize(outlier.path, tmp_path / "q.onnx", settings=INT8)
+    assert made.comparison.passed
+    assert [kept.layer for kept in made.manifest.conversion.kept] == ["blocks.2.mlp.fc2"]
+    assert made.manifest.conversion.narrowed == made.manifest.conversion.planned - 1
+    worst = max(made.blocks, key=lambda s: s.harm)
+    assert worst.unit == "blocks.2"
+
+
+def test_without_a_budget_it_is_refused(outlier, tmp_path):
+    """And nothing is written."""
+    with pytest.raises(GateError, match=r"cosine .*--budget allows 0 %; nothing was written"):
+        quantize(outlier.path, tmp_path / "q.onnx", settings=dataclasses.replace(INT8, budget=0.0))
+    assert list(tmp_path.iterdir()) == []
