@@ -178,12 +178,14 @@ def _golden_of(source: Path, golden: str | os.PathLike[str] | None) -> Path:
     return file
 
 
-def _real_images(path: Path | None, manifest: Manifest, source: Path) -> RealImages | None:
+def _real_images(
+    path: str | os.PathLike[str] | None, manifest: Manifest, source: Path
+) -> RealImages | None:
     if path is None:
         return None
     if manifest.preprocess is None or all(spec.name != "logits" for spec in manifest.outputs):
         raise UsageError(f"--images compares classes, but {source.name} gives no logits of images")
-    return read_images(path, manifest.preprocess, manifest.labels)
+    return read_images(Path(path), manifest.preprocess, manifest.labels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ class _Watched:
         self.images: RealImages | None = None
         preprocess = self.manifest.preprocess if self.manifest else None
         if settings.calibration is not None and preprocess is not None:
-            self.images = read_images(settings.calibration, preprocess, ())
+            self.images = read_images(Path(settings.calibration), preprocess, ())
 
     @property
     def described(self) -> str:

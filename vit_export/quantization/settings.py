@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from vit_export.errors import UsageError, nearest
 
@@ -41,11 +41,11 @@ class QuantizeSettings:
     precision: str
     recipe: str = "mixed"
     half_io: bool = False
-    calibration: Path | None = None
+    calibration: str | os.PathLike[str] | None = None
     method: str = "percentile"
     percentile: float = 99.99
     smooth: float | None = None
-    images: Path | None = None
+    images: str | os.PathLike[str] | None = None
     max_drop: float | None = None
     budget: float = BUDGET
     explain: bool = False
