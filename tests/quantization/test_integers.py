@@ -11,7 +11,7 @@ from vit_export.errors import GateError
 from vit_export.graph.int8 import quantised_nodes
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import export
-from vit_export.quantization import QuantizeSettings, quantize
+from vit_export.quantization import QuantizeSettings, quantize, target
 from vit_export.ranges import Ranges
 from vit_export.runtime.ort import OrtRunner
 
@@ -42,6 +42,15 @@ def test_static_rows_do_not_depend_on_their_neighbours(tiny_export, tmp_path, ph
     assert hop.row_max_abs <= 1e-2 * np.abs(OrtRunner(tiny_export.path).run(
         {"pixel_values": np.zeros((1, 3, 32, 32), np.float32)})["logits"]).max()  # fmt: skip
     assert Ranges.read(tmp_path / "q.ranges.npz").images == 2
+
+
+def test_a_node_that_was_left_out_of_the_plan_is_an_error(tiny_export, tmp_path, monkeypatch):
+    """The file is counted, not the plan: quantising nothing would keep every output right."""
+    real = target.quantised_nodes
+    monkeypatch.setattr(target, "quantised_nodes", lambda file: real(file) - 1)
+    with pytest.raises(GateError, match="12 nodes with weights are int8 in the file, the plan has"):
+        quantize(tiny_export.path, tmp_path / "q.onnx", settings=INT8)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

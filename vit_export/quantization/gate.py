@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vit_export.accuracy import Accuracy
 from vit_export.criterion import CRITERIA
-from vit_export.errors import ProviderError
+from vit_export.errors import GateError, ProviderError
 from vit_export.manifest import Conversion, Hop
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress
@@ -36,13 +36,22 @@ class Gated:
 
 
 def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: Progress) -> Gated:
-    """Measure a packed artifact.
+    """Count the narrow nodes of a packed artifact, and measure it.
 
     Half precision is measured twice: rounded after every operation, as a GPU computes it, and
     as the file runs on this CPU. BF16 runs on a GPU only; without one the first stands alone.
+
+    Raises:
+        GateError: Fewer or more nodes are narrow than the plan says.
     """
     target = bench.target
     hop = f"fp32 -> {target.precision}"
+    count = target.count(packed)
+    if count != conversion.narrowed:  # which no search could repair
+        raise GateError(
+            f"{hop}: {count} nodes with weights are {target.precision} in the file, the plan has "
+            f"{conversion.narrowed}; nothing was written"
+        )
     hops: list[Hop] = []
     judged = None
     if target.rounded:
@@ -60,11 +69,6 @@ def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: P
     found = [*hops, comparison.hop]
     failures = [h.reason for h in found if h.passed is False]
     failures += [reason] if reason else []
-    count = target.count(packed)
-    if count != conversion.narrowed:
-        failures.append(
-            f"{count} nodes are {target.precision} in the file, the plan has {conversion.narrowed}"
-        )
     last = dataclasses.replace(
         _with_accuracy(comparison.hop, accuracy),
         passed=False if failures else comparison.hop.passed,
