@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.errors import DataError
-from vit_export.manifest import Preprocess
+from vit_export.manifest import Preprocess, TensorSpec
 from vit_export.model.digits import read_digits, read_unlabelled_digits
 from vit_export.progress import Progress, silent
 from vit_export.runtime import Runner
@@ -102,6 +102,11 @@ def read_images(path: Path, preprocess: Preprocess, labels: Sequence[str]) -> Re
     labelled = all(name in number for name in classes)
     targets = np.array([number[name] for name in classes], dtype=np.int64) if labelled else None
     return RealImages(path.name, files, targets)
+
+
+def gives_classes(logits: TensorSpec) -> bool:
+    """Whether an output is (batch, classes) of at least two classes."""
+    return len(logits.shape) == 2 and logits.shape[1] != 1
 
 
 def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:

@@ -154,6 +154,11 @@ class Weights:
     changes: tuple[str, ...] = ()  # everything that was not a straight copy
     reset_head: bool = False  # whether a zero head took the place of the file's
 
+    @property
+    def random(self) -> bool:
+        """Whether nobody trained them; a checkpoint has a hash, whatever it is called."""
+        return not self.sha256 and self.source.startswith("random (seed ")
+
 
 @dataclass(frozen=True)
 class Kept:

@@ -7,6 +7,7 @@ that need them, so that a device without torch can validate.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import time
@@ -71,7 +72,7 @@ class ExportResult:
     @property
     def size_bytes(self) -> int:
         """Size of the model, external data included, golden file excluded."""
-        return sum(file.stat().st_size for file in self.files if file != self.golden)
+        return sum(f.stat().st_size for f in self.files if f.suffix in (".onnx", ".data"))
 
 
 def export(
@@ -166,14 +167,16 @@ def export(
             check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
         golden_file = stage / golden_path(path).name
         golden.write(golden_file)
-        raw, manifest = _to_onnx(prepared, stage, opset, progress)
+        scratch = stage / "scratch"  # whose names cannot meet the result's
+        scratch.mkdir()
+        raw, manifest = _to_onnx(prepared, scratch, opset, progress)
         prepared.free()  # from here on the weights live on disk
         del prepared, request, subject
         hops = [_gate(raw.path, golden, manifest, "torch -> onnx", progress)]
         hops[-1].raise_for_failure()
         final = raw
         if simplify:
-            final = _simplified(raw, stage, progress)
+            final = _simplified(raw, scratch, progress)
         packed = pack_artifact(
             final,
             stage / path.name,
@@ -194,6 +197,8 @@ def export(
             files = publish_artifact(packed, [golden_file], manifest, path)
         else:
             stamp(packed.path, manifest.metadata())
+            if images is not None and narrow.images is None and _has_classes(manifest):
+                narrow = dataclasses.replace(narrow, images=images)
             converted = _narrowed(packed, path, narrow, external_data, progress)
             files, manifest = converted.files, converted.manifest
             hops.append(converted.comparison)
@@ -210,6 +215,12 @@ def export(
         report=report,
         notes=_notes(attention, dynamic_size),
     )
+
+
+def _has_classes(manifest: Manifest) -> bool:
+    from vit_export.accuracy import gives_classes
+
+    return any(spec.name == "logits" and gives_classes(spec) for spec in manifest.outputs)
 
 
 def _narrowed(

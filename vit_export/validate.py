@@ -130,7 +130,7 @@ def _measure(
     if manifest and manifest.config and FEATURES not in golden.outputs:
         failures.append("the golden file lacks the features, without which a body is unmeasured")
     notes = []
-    for name in (n for n in _gated_always(golden) if n not in measured):
+    for name in (n for n in gated_always(golden) if n not in measured):
         if not runner.has_tensor(name):
             notes.append(f"{name}: not measured, the graph has no tensor of that name")
             continue
@@ -148,7 +148,7 @@ def _measure(
     return found
 
 
-def _gated_always(golden: Golden) -> list[str]:
+def gated_always(golden: Golden) -> list[str]:
     """What is gated even where it is no output, since a zero head would hide a broken body.
 
     The features; the last block's output in a model that does not name its features.
@@ -215,9 +215,10 @@ def _failures(measured: Mapping[str, Measured], criterion: Criterion) -> Iterato
             yield from _loose(name, reference)
         for batch, distance in result.by_batch.items():
             if reference.tolerance is not None and not distance <= reference.tolerance:
+                own = f" ({criterion.torch_name}: {reference.own:.3g})" if reference.own else ""
                 yield (
                     f"{name} at batch {batch}: max|y - y64| = {distance:.3g}, allowed "
-                    f"{reference.tolerance:.3g} ({criterion.torch_name}: {reference.own:.3g})"
+                    f"{reference.tolerance:.3g}{own}"
                 )
             if reference.min_cosine is not None and not result.cosine[batch] >= (
                 reference.min_cosine

@@ -206,6 +206,28 @@ def test_a_weight_of_both_precisions_is_stored_twice_and_one_cast_serves_all(tmp
     assert sorted(casts) == ["a", "b", "pixel_values"]
 
 
+def test_a_comparison_reads_one_type(tmp_path):
+    """What gives no floats, but reads some, is typed as well."""
+    x = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch_size", 4])
+    y = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    weights = [
+        numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"),
+        numpy_helper.from_array(np.float32(0.1), "limit"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["pixel_values", "w"], ["a"], name="a/MatMul"),
+        helper.make_node("Greater", ["a", "limit"], ["more"], name="Greater"),
+        helper.make_node("Where", ["more", "a", "limit"], ["logits"], name="Where"),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    model = converted(tmp_path / "m.onnx", tmp_path)
+    assert width_of(model, "MatMul") == {TensorProto.FLOAT16}
+    found = run(model, np.array([[0.0, 1, 2, -1]], np.float32))
+    np.testing.assert_allclose(found, [[0.1, 1, 2, 0.1]], rtol=1e-3)
+
+
 def test_what_was_converted_already_is_refused(tiny_export, tmp_path):
     """Twice half is no quarter."""
     to_half(tiny_export.path, tmp_path / "half.onnx")

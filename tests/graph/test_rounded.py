@@ -60,6 +60,17 @@ def test_every_operation_is_rounded_once(tmp_path, kind, dtype):
     np.testing.assert_array_equal(run(tmp_path / "rounded.onnx", x), expected.astype(np.float32))
 
 
+def test_a_half_input_is_rounded_as_it_comes_in(tiny_export, tmp_path):
+    """With half-precision I/O the artifact never sees more."""
+    to_half(tiny_export.path, tmp_path / "half.onnx", half_io=True)
+    to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    narrow = x.astype(np.float16).astype(np.float32)
+    assert not np.array_equal(x, narrow)
+    path = tmp_path / "rounded.onnx"
+    np.testing.assert_array_equal(run(path, x), run(path, narrow))
+
+
 def test_bfloat16_runs_in_this_form_where_it_has_no_kernels(tmp_path):
     """8 bits of mantissa: 256 + 1 becomes 256."""
     model = product_then_scale(TensorProto.BFLOAT16, 1.0)

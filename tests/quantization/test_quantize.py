@@ -189,6 +189,54 @@ def test_real_images_are_compared_and_certified(make_model, tmp_path, photograph
     assert hop.accuracy.startswith("3 real images: top-1 agrees on 100.00 %, ")
 
 
+@pytest.mark.parametrize("name", ["converted", "rounded", "smoothed", "exported"])
+def test_a_result_may_be_called_as_a_scratch_file(tiny_export, tmp_path, name):
+    """What is measured is what is published, whatever its name."""
+    made = quantize(tiny_export.path, tmp_path / f"{name}.onnx", settings=FP16)
+    assert narrow_nodes(OnnxFile.read(made.path)) == 14
+    assert made.manifest.graph_sha256 == OnnxFile.read(made.path).graph_sha256()
+
+
+def test_a_trained_checkpoint_called_random_is_still_judged_by_its_classes(tiny_export):
+    """A hash says that there was a file; the name says nothing."""
+    weights = tiny_export.manifest.weights
+    trained = dataclasses.replace(weights, source="random_erasing.safetensors", sha256="ab")
+    assert not trained.random
+    assert not dataclasses.replace(weights, source="random (seed 0)", sha256="ab").random
+    assert dataclasses.replace(weights, source="random (seed 0)").random
+
+
+def test_a_drop_on_random_weights_is_refused(make_model, tmp_path, photographs):
+    """It would be ignored otherwise."""
+    made = export("mnist", tmp_path / "m.onnx", overrides={"depth": 1})
+    settings = QuantizeSettings(precision="fp16", images=photographs[0].parent, max_drop=1.0)
+    with pytest.raises(UsageError, match=r"the weights of m\.onnx are random"):
+        quantize(made.path, settings=settings)
+
+
+def test_nothing_narrow_is_not_called_narrow(make_model, tmp_path):
+    """Where every weight overflows, the file would be fp32 under another name."""
+    model = make_model(depth=1)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name.endswith("weight"):
+            parameter.data[0] = 1e5
+    made = export(model, tmp_path / "m.onnx")
+    settings = dataclasses.replace(FP16, budget=1.0)
+    with pytest.raises(GateError, match="none of its 6 products with weights would be narrow"):
+        quantize(made.path, settings=settings)
+
+
+def test_the_search_looks_at_every_size(make_model, tmp_path):
+    """A layer that breaks at another size only is found all the same."""
+    made = export(make_model(), tmp_path / "m.onnx", dynamic_size=True)
+    golden = Golden.read(made.golden)
+    other = dataclasses.replace(golden.others[0], e16=dict.fromkeys(golden.e16, 1e-9))
+    strict = dataclasses.replace(golden, others=(other, *golden.others[1:]))
+    strict.write(tmp_path / "strict.npz")
+    with pytest.raises(GateError, match=r"no layer that stays fp32 mends it|would have to stay"):
+        quantize(made.path, tmp_path / "q.onnx", settings=FP16, golden=tmp_path / "strict.npz")
+
+
 def test_export_makes_the_narrow_artifact_in_one_step(make_model, tmp_path):
     """The fp32 file is measured on the way, and not kept."""
     made = export(make_model(), tmp_path / "m.fp16.onnx", narrow=FP16)

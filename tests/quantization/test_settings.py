@@ -16,7 +16,7 @@ from vit_export.quantization.settings import QuantizeSettings
         ({"precision": "fp8"}, "did you mean"),
         ({"precision": "fp16", "recipe": "al"}, "did you mean 'all'"),
         ({"precision": "int8", "recipe": "all"}, "--fp16-recipe is for fp16 and bf16"),
-        ({"precision": "int8", "half_io": True}, "--fp16-io is for fp16 and bf16"),
+        ({"precision": "int8", "half_io": True}, "--fp16-io is for fp16, not for int8"),
         ({"precision": "int8-static"}, "give a folder of them with --calibration DIR"),
         ({"precision": "int8", "smooth": 0.5}, "--smooth needs images"),
         ({"precision": "fp16", "smooth": 0.5, "calibration": Path("x")}, "--smooth is for int8"),
@@ -26,6 +26,13 @@ from vit_export.quantization.settings import QuantizeSettings
         ({"precision": "fp16", "max_drop": -1, "images": Path("x")}, "at least 0"),
         ({"precision": "fp16", "budget": 1.5}, "a share of the weights"),
         ({"precision": "int8", "percentile": 0}, "above 0, at most 100"),
+        ({"precision": "bf16", "half_io": True}, "numpy has no bfloat16"),
+        ({"precision": "fp16", "percentile": 99}, "--percentile is for int8-static"),
+        ({"precision": "int8", "method": "max"}, "--calibration-method is for int8-static"),
+        (
+            {"precision": "int8-static", "calibration": "x", "method": "max", "percentile": 99},
+            "not for --calibration-method max",
+        ),
         ({"precision": "int8", "smooth": 2, "calibration": Path("x")}, "a strength, 0 to 1"),
     ],
 )

@@ -34,6 +34,8 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
     from vit_export.quantization import quantize as convert
     from vit_export.report.conversions import quantized
 
+    if options["explain"]:
+        import vit_export.report.error_plot  # noqa: F401  (missing matplotlib is said at once)
     with progress_bar() as progress:
         result = convert(
             artifact,
@@ -50,10 +52,7 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
         )
     picture = None
     if options["explain"]:
-        from vit_export.report.error_plot import sensitivity_plot
-
-        picture = result.path.with_suffix(".sensitivity.png")
-        sensitivity_plot(result, picture)
+        picture = _draw(result) if result.blocks else None
     data = {
         "path": result.path,
         "golden": result.golden,
@@ -69,3 +68,16 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
         "manifest": result.manifest,
     }
     emit(as_json, data, quantized(result, picture))
+
+
+def _draw(result: Any) -> Any:
+    """Draw the error per block; the artifact is made, so a picture that fails is said in a line."""
+    from vit_export.report.error_plot import sensitivity_plot
+
+    path = result.path.with_suffix(".sensitivity.png")
+    try:
+        sensitivity_plot(result, path)
+    except OSError as error:
+        click.echo(f"no picture: cannot write {path}: {error.strerror or error}", err=True)
+        return None
+    return path

@@ -45,7 +45,8 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             traced=options["trace"] or options["plot"] is not None,
             progress=progress,
         )
-    picture = _draw(artifact, found, options["plot"]) if found.blocks else None
+    wanted = (options["trace"] or options["plot"]) and found.blocks
+    picture = _draw(artifact, found, options["plot"]) if wanted else None
     data = {"artifact": artifact, "passed": found.passed, **vars(found), "picture": picture}
     if not found.passed:
         data["error"] = f"{artifact} does not compute what its torch model does"
@@ -67,5 +68,9 @@ def _draw(artifact: str, found: Any, plot: str | None) -> Any:
             raise
         click.echo(f"no picture: {error.name} is not installed ({BENCH_INSTALL})", err=True)
         return None
-    trace_plot(found.blocks, f"{Path(artifact).name} on {found.hop.provider}", path)
+    try:
+        trace_plot(found.blocks, f"{Path(artifact).name} on {found.hop.provider}", path)
+    except OSError as error:
+        click.echo(f"no picture: cannot write {path}: {error.strerror or error}", err=True)
+        return None
     return path

@@ -84,6 +84,24 @@ def planned_inputs(source: Path) -> dict[str, str]:
     return {layer_of(node): input_name(node) for node in plan(source).planned}
 
 
+def planned_tensors(source: Path) -> list[str]:
+    """Every tensor that a planned product reads, each once: what `calibrate` has to watch.
+
+    Raises:
+        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
+    """
+    return list(dict.fromkeys(input_name(node) for node in plan(source).planned))
+
+
+def planned_layers(source: Path) -> list[str]:
+    """Layers of the planned products, in the order of the graph, each once.
+
+    Raises:
+        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
+    """
+    return list(dict.fromkeys(layer_of(node) for node in plan(source).planned))
+
+
 def input_name(node: ir.Node) -> str:
     """Name of the tensor that a product multiplies with its weight."""
     value = node.inputs[0]

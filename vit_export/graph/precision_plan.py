@@ -1,8 +1,8 @@
 """Which nodes of a graph compute in half precision.
 
-Every node that gives floats is `"narrow"` or `"wide"`; the others (shapes, indices) are in no
-plan. A decision looks at the operator and at where its inputs come from, in the order of the
-graph:
+Every node that gives or compares floats is `"narrow"` or `"wide"`; the others (shapes, indices)
+are in no plan. A decision looks at the operator and at where its inputs come from, in the order
+of the graph:
 
 - products and what stands between them (`NARROW`) are narrow;
 - what only moves or scales values (`FOLLOWING`) is as its inputs are, so that no cast stands
@@ -29,6 +29,7 @@ FOLLOWING = frozenset({
     "Concat", "Div", "Erf", "Expand", "Flatten", "Gather", "Identity", "Mul", "Pad", "Reshape",
     "Slice", "Split", "Squeeze", "Tanh", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
+TYPELESS = frozenset({"Cast", "Shape", "Size"})  # read floats of any type, and give none
 # With recipe "all", the residual stream and its norms too. Reductions and Resize stay wide.
 RESIDUAL = frozenset({"Add", "LayerNormalization", "Sub"})
 RECIPES = {"mixed": NARROW, "all": NARROW | RESIDUAL}
@@ -54,6 +55,8 @@ def plan_types(
     plan: Plan = {}
     for node in graph:
         if not any(is_float(value) for value in node.outputs):
+            if node.op_type not in TYPELESS and any(is_float(value) for value in node.inputs):
+                plan[node] = "wide"  # a comparison: what it reads has to be of one type
             continue
         held = layer_of(node) in keep and node.op_type not in FOLLOWING
         weights = {value.name for value in node.inputs if value is not None}

@@ -32,10 +32,11 @@ def to_rounded(source: Path, destination: Path) -> OnnxFile:
     for value in list(graph.initializers.values()):
         if value.dtype in HALF_TYPES:
             _widen_weight(value)
+    nodes = list(graph)
     for value in graph.inputs:
         if value.dtype in HALF_TYPES:
-            value.type = ir.TensorType(ir.DataType.FLOAT)
-    for node in list(graph):
+            _round_input(graph, value)
+    for node in nodes:
         is_cast = node.op_type == "Cast" and not node.domain
         if is_cast and ir.DataType(node.attributes["to"].as_int()) not in HALF_TYPES:
             continue  # from half precision: what comes in was rounded where it was made
@@ -58,6 +59,25 @@ def _widen_weight(value: ir.Value) -> None:
         widen, dtype=ir.DataType.FLOAT, shape=value.shape or ir.Shape(()), name=name
     )
     value.type = ir.TensorType(ir.DataType.FLOAT)
+
+
+def _round_input(graph: ir.Graph, value: ir.Value) -> None:
+    """Take float32 instead of a half type, and round it."""
+    half, uses = value.dtype, list(value.uses())
+    if half is None:
+        raise ValueError(f"{value.name} has no type")
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+    inner = ir.Value(name=f"{value.name}/half", type=ir.TensorType(half), shape=value.shape)
+    rounded = ir.Value(name=f"{value.name}/rounded", type=value.type, shape=value.shape)
+    casts = [
+        ir.node("Cast", [value], {"to": half.value}, outputs=[inner]),
+        ir.node("Cast", [inner], {"to": ir.DataType.FLOAT.value}, outputs=[rounded]),
+    ]
+    for i, cast in enumerate(casts):
+        cast.name = f"{value.name}/Round_{i}"
+    graph.insert_before(graph[0], casts)
+    for user, i in uses:
+        user.replace_input_with(i, rounded)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, *, already: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.accuracy import Accuracy, RealImages, read_images
+from vit_export.accuracy import Accuracy, RealImages, gives_classes, read_images
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.golden import Golden, golden_path
 from vit_export.graph.layers import weight_bytes
@@ -97,14 +97,21 @@ def quantize(
     truth = Golden.read(_golden_of(source, golden))
     limits = Limits(
         images=_real_images(settings.images, manifest, source),
-        gated=not manifest.weights.source.startswith("random"),
+        gated=not manifest.weights.random,
         max_drop=settings.max_drop,
     )
+    if manifest.weights.random and settings.max_drop is not None:
+        raise UsageError(
+            f"--max-drop: the weights of {source.name} are random, so its classes mean nothing; "
+            "leave it out"
+        )
     with staging(path) as stage:
-        prepared = prepare(source, path.stem, truth, settings, stage, progress)
+        scratch = stage / "scratch"  # whose names cannot meet the result's
+        scratch.mkdir()
+        prepared = prepare(source, path.stem, truth, settings, scratch, progress)
         narrow = manifest.replace(precision=settings.precision)
-        bench = Workbench(prepared.source, truth, narrow, prepared.target, limits, stage)
-        made = _make(bench, path, settings.budget, external_data, progress)
+        bench = Workbench(prepared.source, truth, narrow, prepared.target, limits, scratch)
+        made = _make(bench, stage / path.name, settings.budget, external_data, progress)
         blocks = made.found.blocks if made.found is not None else ()
         if settings.explain and not blocks:
             blocks = sensitivities(made.units, bench.harm, progress=progress, what=PER_BLOCK)
@@ -183,8 +190,12 @@ def _real_images(
 ) -> RealImages | None:
     if path is None:
         return None
-    if manifest.preprocess is None or all(spec.name != "logits" for spec in manifest.outputs):
-        raise UsageError(f"--images compares classes, but {source.name} gives no logits of images")
+    logits = [spec for spec in manifest.outputs if spec.name == "logits"]
+    if manifest.preprocess is None or not logits or not gives_classes(logits[0]):
+        raise UsageError(
+            f"--images compares classes, but {source.name} gives no logits (batch, classes) of "
+            "images"
+        )
     return read_images(Path(path), manifest.preprocess, manifest.labels)
 
 
@@ -202,7 +213,15 @@ class _Made:
 def _make(
     bench: Workbench, path: Path, budget: float, external_data: bool, progress: Progress
 ) -> _Made:
-    """Convert and measure; where that fails, search for the layers that have to stay wide."""
+    """Convert and measure; where that fails, search for the layers that have to stay wide.
+
+    Args:
+        bench: Where conversions are made and measured.
+        path: The packed artifact, in the staging folder.
+        budget: Largest share of the weights that may stay wide.
+        external_data: Whether the weights lie beside the file.
+        progress: Told what is being done.
+    """
     precision = bench.target.precision
     progress(f"fp32 -> {precision}")
     units = units_of(bench.target.layers(bench.source), bench.manifest.blocks)
@@ -216,25 +235,25 @@ def _make(
         )
         packed = pack_artifact(
             OnnxFile.read(converted),
-            bench.folder / path.name,
+            path,
             bench.manifest,
             outputs=[spec.name for spec in bench.manifest.outputs],
             external_data=external_data,
         )
+        _refuse_over_budget(bench, conversion, budget)
         gated = gate(bench, packed, conversion, progress)
         return _Made(packed=packed, conversion=conversion, gated=gated, units=units, found=found)
 
     first = attempt(frozenset())
     if not first.gated.failures:
         return first
+    bench.all_images = first.gated.accuracy is not None
     found = repair(units, bench.harm, progress=progress)
-    if found.keep is None:
+    if not found.keep:
         raise GateError(
             f"{bench.source.name} cannot become {precision}: {'; '.join(first.gated.failures)}; "
-            "it fails even with every layer kept in fp32, so what fails is outside of them; "
-            "nothing was written"
+            "no layer that stays fp32 mends it, so what fails lies elsewhere; nothing was written"
         )
-    _refuse_over_budget(bench, found.keep, budget, first)
     second = attempt(found.keep, found)
     if second.gated.failures:
         raise GateError(
@@ -255,17 +274,22 @@ def _kept(found: Repair, precision: str) -> list[Kept]:
     return [Kept(layer, "fp32", reason(layer)) for layer in sorted(found.keep or ())]
 
 
-def _refuse_over_budget(
-    bench: Workbench, keep: frozenset[str], budget: float, first: _Made
-) -> None:
-    weights = weight_bytes(bench.source)
+def _refuse_over_budget(bench: Workbench, conversion: Conversion, budget: float) -> None:
+    """Raise GateError where too little would be narrow to call the artifact so."""
+    precision, name = bench.target.precision, bench.source.name
+    if not conversion.narrowed:
+        raise GateError(
+            f"{name} cannot become {precision}: none of its {conversion.planned} products with "
+            "weights would be narrow; nothing was written"
+        )
+    weights, keep = weight_bytes(bench.source), {kept.layer for kept in conversion.kept}
     share = sum(n for layer, n in weights.items() if layer in keep) / sum(weights.values())
     if share > budget:
+        reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:3])
         raise GateError(
-            f"{bench.source.name} cannot become {bench.target.precision}: "
-            f"{'; '.join(first.gated.failures)}; to pass, {len(keep)} layers with "
+            f"{name} cannot become {precision}: to pass, {len(keep)} layers with "
             f"{100 * share:.0f} % of the weights would have to stay fp32 ({_some(sorted(keep))}), "
-            f"and --budget allows {100 * budget:.0f} %; nothing was written"
+            f"and --budget allows {100 * budget:.0f} % ({reasons}); nothing was written"
         )
 
 

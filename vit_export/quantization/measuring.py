@@ -12,11 +12,12 @@ from vit_export.criterion import CRITERIA
 from vit_export.distance import Measured, references
 from vit_export.golden import Golden
 from vit_export.graph.rounded import to_rounded
-from vit_export.manifest import FEATURES, Conversion, Manifest, Preprocess
+from vit_export.manifest import Conversion, Manifest, Preprocess
 from vit_export.quantization.target import Target
 from vit_export.runtime import Runner
 from vit_export.runtime.ort import OrtRunner
 from vit_export.trace import golden_feeds
+from vit_export.validate import gated_always
 
 MARGIN = 0.95  # of a limit: the search stays below what the gate, at other batches, allows
 FEW_IMAGES = 128  # of the real ones, while searching
@@ -56,6 +57,7 @@ class Workbench:
         source: The fp32 artifact.
         manifest: Of the source, with the target's precision.
         harms: What was measured already, by the layers that stayed wide.
+        all_images: Whether every real image decides while searching, and not a few of them.
     """
 
     source: Path
@@ -65,6 +67,7 @@ class Workbench:
     limits: Limits
     folder: Path
     harms: dict[frozenset[str], float] = field(default_factory=dict)
+    all_images: bool = False
     _reference: dict[int, np.ndarray] = field(default_factory=dict)
 
     def convert(self, keep: frozenset[str]) -> tuple[Path, Conversion]:
@@ -86,7 +89,10 @@ class Workbench:
             runner = self.runner(self.convert(keep)[0])
             harm = golden_harm(runner, self.golden, self.manifest)
             if harm <= MARGIN and self.limits.images is not None:
-                found = self.accuracy(runner, self.limits.images.some(FEW_IMAGES))
+                images = self.limits.images
+                found = self.accuracy(
+                    runner, images if self.all_images else images.some(FEW_IMAGES)
+                )
                 harm = max(harm, self.limits.harm(found, self.target.precision))
             runner.release()
             self.harms[keep] = harm / MARGIN
@@ -96,6 +102,7 @@ class Workbench:
         """A conversion beside its source on real images; the source is run once."""
         preprocess = self.preprocess
         if len(images) not in self._reference:
+            runner.release()  # one session at a time: each holds the weights
             source = OrtRunner(self.source, provider="cpu")
             self._reference[len(images)] = top1(source, images, preprocess)
             source.release()
@@ -113,31 +120,43 @@ class Workbench:
 def golden_harm(runner: Runner, golden: Golden, manifest: Manifest) -> float:
     """Distance from the oracle on the golden images, as a share of what is allowed.
 
-    The outputs that the manifest promises, and the features; every golden image once.
+    Of what the gate looks at, at every size, but in batches of one size: each image twice, among
+    other neighbours.
     """
+    return max(_harm_at_size(runner, part, manifest) for part in (golden, *golden.others))
+
+
+def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
     known = references(golden, CRITERIA[manifest.precision])
     names = [spec.name for spec in manifest.outputs if spec.name in known]
-    inner = [n for n in (FEATURES,) if n in known and n not in names and runner.has_tensor(n)]
+    inner = [n for n in gated_always(golden) if n not in names and runner.has_tensor(n)]
+    if inner:
+        runner.release()  # one session at a time: each holds the weights
     computing = runner.expose(inner) if inner else runner
     feeds = golden_feeds(runner, golden, manifest.preprocess)
-    size = manifest.inputs[0].shape[0]
-    size = size if isinstance(size, int) else golden.samples
-    worst = 0.0
+    declared = manifest.inputs[0].shape[0]
+    size = declared if isinstance(declared, int) else golden.samples
     measured = {name: Measured(known[name]) for name in (*names, *inner)}
-    for start in range(0, golden.samples, size):
-        rows = [i % golden.samples for i in range(start, start + size)]
+    starts = range(0, golden.samples, size)
+    batches = [[i % golden.samples for i in range(start, start + size)] for start in starts]
+    for rows in (*batches, *(batch[::-1] for batch in batches)):
         outputs = computing.run({name: x[rows] for name, x in feeds.items()})
         for name, result in measured.items():
             if result.add(size, rows, outputs[name]):
                 return float("inf")
-    for result in measured.values():
-        reference = result.reference
-        if reference.tolerance is not None:
-            worst = max(worst, _share(max(result.by_batch.values()), reference.tolerance))
-        if reference.min_cosine is not None:
-            angle = 1 - min(result.cosine.values())
-            worst = max(worst, _share(angle, 1 - reference.min_cosine))
-    return worst
+    computing.release()
+    return max(_harm(result) for result in measured.values())
+
+
+def _harm(result: Measured) -> float:
+    reference, shares = result.reference, [0.0]
+    if reference.tolerance is not None:
+        shares.append(_share(max(result.by_batch.values()), reference.tolerance))
+    if reference.min_cosine is not None:
+        shares.append(_share(1 - min(result.cosine.values()), 1 - reference.min_cosine))
+    if reference.row_tolerance is not None:
+        shares.append(_share(result.row_max_abs, reference.row_tolerance))
+    return max(shares)
 
 
 def _share(found: float, allowed: float) -> float:

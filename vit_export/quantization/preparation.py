@@ -13,14 +13,14 @@ from vit_export.errors import GateError
 from vit_export.golden import Golden
 from vit_export.graph.float16 import residual_tensors
 from vit_export.graph.halves import HALVES
-from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.int8_plan import planned_tensors
 from vit_export.graph.smooth import smooth
 from vit_export.manifest import Manifest
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress
 from vit_export.publication import pack_artifact
 from vit_export.quantization.settings import HALVES as HALF_PRECISIONS
-from vit_export.quantization.settings import QuantizeSettings
+from vit_export.quantization.settings import METHODS, PERCENTILE, QuantizeSettings
 from vit_export.quantization.target import DynamicTarget, HalfTarget, StaticTarget, Target
 from vit_export.ranges import Ranges
 from vit_export.runtime.ort import OrtRunner
@@ -79,17 +79,22 @@ def prepare(
         _refuse_large_residual(watched, settings.precision)
         return Prepared(source=source, target=target, calibration=watched.described)
     notes: tuple[str, ...] = ()
+    calibration = ""
     if settings.smooth is not None:
-        source, notes = _smoothed(source, golden, settings, stage, progress)
+        source, notes, calibration = _smoothed(source, golden, settings, stage, progress)
     if settings.precision == "int8":
-        return Prepared(source=source, target=DynamicTarget(), notes=notes)
+        return Prepared(source=source, target=DynamicTarget(), calibration=calibration, notes=notes)
     watched = _Watched(source, golden, settings, progress)
-    ranges = watched.ranges(list(planned_inputs(source).values()))
+    ranges = watched.ranges(planned_tensors(source))
     beside = stage / f"{name}{RANGES_SUFFIX}"
     ranges.write(beside)
     return Prepared(
         source=source,
-        target=StaticTarget(ranges.thresholds(settings.method, percentile=settings.percentile)),
+        target=StaticTarget(
+            ranges.thresholds(
+                settings.method or METHODS[0], percentile=settings.percentile or PERCENTILE
+            )
+        ),
         calibration=f"{watched.described}, {_method(settings)}",
         notes=notes,
         beside=(beside,),
@@ -97,8 +102,8 @@ def prepare(
 
 
 def _method(settings: QuantizeSettings) -> str:
-    exact = f" {settings.percentile:g}" if settings.method == "percentile" else ""
-    return settings.method + exact
+    method = settings.method or METHODS[0]
+    return f"percentile {settings.percentile or PERCENTILE:g}" if method == METHODS[0] else method
 
 
 class _Watched:
@@ -148,10 +153,10 @@ class _Watched:
 
 def _smoothed(
     source: Path, golden: Golden, settings: QuantizeSettings, stage: Path, progress: Progress
-) -> tuple[Path, tuple[str, ...]]:
+) -> tuple[Path, tuple[str, ...], str]:
     """The same artifact with activations evened out into the weights, to the bit in float32."""
     watched = _Watched(source, golden, settings, progress)
-    ranges = watched.ranges(list(planned_inputs(source).values()))
+    ranges = watched.ranges(planned_tensors(source))
     count = smooth(
         source, stage / "smooth.onnx", ranges.channel_absmax, alpha=settings.smooth or 0.0
     )
@@ -162,7 +167,7 @@ def _smoothed(
         file, stage / "smoothed.onnx", manifest, outputs=[spec.name for spec in file.outputs]
     )
     note = f"SmoothQuant with alpha {settings.smooth:g} after {count} LayerNormalizations"
-    return packed.path, (note,)
+    return packed.path, (note,), watched.described
 
 
 def _refuse_large_residual(watched: _Watched, precision: str) -> None:

@@ -12,6 +12,7 @@ INTEGERS = ("int8", "int8-static")
 PRECISIONS = (*HALVES, *INTEGERS)
 RECIPES = ("mixed", "all")
 METHODS = ("percentile", "entropy", "max")
+PERCENTILE = 99.99
 BUDGET = 1 / 3
 
 
@@ -25,8 +26,9 @@ class QuantizeSettings:
             `"all"` does not, where their range allows it.
         half_io: Whether inputs and outputs are of half precision too.
         calibration: Images that show the ranges of activations: a folder, or a digits CSV.
-        method: How a range becomes a threshold: `"percentile"`, `"entropy"` or `"max"`.
-        percentile: Of absolute values that the threshold covers.
+        method: How a range becomes a threshold: `"percentile"` (the default), `"entropy"` or
+            `"max"`.
+        percentile: Of absolute values that the threshold covers; 99.99 by default.
         smooth: Strength of SmoothQuant (arXiv 2211.10438), 0 to 1; `None` for none.
         images: Real images to measure top-1 agreement on: a folder, or a digits CSV.
         max_drop: Percentage points of top-1 accuracy that may be lost on them; of agreement,
@@ -42,8 +44,8 @@ class QuantizeSettings:
     recipe: str = "mixed"
     half_io: bool = False
     calibration: str | os.PathLike[str] | None = None
-    method: str = "percentile"
-    percentile: float = 99.99
+    method: str | None = None
+    percentile: float | None = None
     smooth: float | None = None
     images: str | os.PathLike[str] | None = None
     max_drop: float | None = None
@@ -54,7 +56,7 @@ class QuantizeSettings:
         for what, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("recipe", self.recipe, RECIPES),
-            ("method", self.method, METHODS),
+            ("method", self.method or METHODS[0], METHODS),
         ):
             if value not in known:
                 raise UsageError(
@@ -62,7 +64,7 @@ class QuantizeSettings:
                 )
         if not 0 <= self.budget <= 1:
             raise UsageError(f"--budget {self.budget:g}: a share of the weights, 0 to 1")
-        if not 0 < self.percentile <= 100:
+        if self.percentile is not None and not 0 < self.percentile <= 100:
             raise UsageError(f"--percentile {self.percentile:g}: above 0, at most 100")
         if self.smooth is not None and not 0 <= self.smooth <= 1:
             raise UsageError(f"--smooth {self.smooth:g}: a strength, 0 to 1")
@@ -74,9 +76,18 @@ class QuantizeSettings:
 
     def _refuse_of_another_precision(self) -> None:
         half = self.precision in HALVES
+        if self.half_io and self.precision == "bf16":
+            raise UsageError("--fp16-io is for fp16: numpy has no bfloat16 to feed or to read")
+        for option, value in (("calibration-method", self.method), ("percentile", self.percentile)):
+            if value is not None and self.precision != "int8-static":
+                raise UsageError(f"--{option} is for int8-static, not for {self.precision}")
+        if self.percentile is not None and self.method not in (None, METHODS[0]):
+            raise UsageError(f"--percentile is not for --calibration-method {self.method}")
         if not half and (self.recipe != "mixed" or self.half_io):
-            option = "--fp16-io" if self.half_io else "--fp16-recipe"
-            raise UsageError(f"{option} is for fp16 and bf16, not for {self.precision}")
+            option = (
+                "--fp16-io is for fp16" if self.half_io else ("--fp16-recipe is for fp16 and bf16")
+            )
+            raise UsageError(f"{option}, not for {self.precision}")
         if half and self.smooth is not None:
             raise UsageError(f"--smooth is for int8 and int8-static, not for {self.precision}")
         if self.calibration is None:

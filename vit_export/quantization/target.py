@@ -9,7 +9,7 @@ from typing import Protocol
 
 from vit_export.graph.float16 import layers_to_narrow, narrow_nodes, to_half
 from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
-from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.int8_plan import planned_layers
 from vit_export.graph.layers import block_of
 from vit_export.graph.qdq import to_int8_static
 from vit_export.manifest import Conversion
@@ -81,7 +81,7 @@ class DynamicTarget:
         return to_int8_dynamic(source, destination, keep=keep)
 
     def layers(self, source: Path) -> list[str]:
-        return list(planned_inputs(source))
+        return planned_layers(source)
 
     def count(self, file: OnnxFile) -> int:
         return quantised_nodes(file)
@@ -103,7 +103,7 @@ class StaticTarget:
         return to_int8_static(source, destination, thresholds=self.thresholds, keep=keep)
 
     def layers(self, source: Path) -> list[str]:
-        return list(planned_inputs(source))
+        return planned_layers(source)
 
     def count(self, file: OnnxFile) -> int:
         return quantised_nodes(file)
