@@ -7,7 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vit_export.criterion import CRITERIA
+from vit_export.distance import references
 from vit_export.errors import GateError
+from vit_export.golden import Golden
 from vit_export.graph.int8 import quantised_nodes
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import export
@@ -53,6 +56,19 @@ def test_a_node_that_was_left_out_of_the_plan_is_an_error(tiny_export, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_number_per_image_has_no_angle_so_its_spread_decides(tmp_path):
+    """Cosine would call any number of the same sign a perfect copy."""
+    golden = Golden(
+        images=np.zeros((4, 2, 2, 1), np.uint8),
+        outputs={"logits": np.array([[2.9], [3.0], [3.1], [3.2]])},
+        e32={"logits": 0.0},
+    )
+    reference = references(golden, CRITERIA["int8"])["logits"]
+    assert reference.tolerance == pytest.approx(0.015)
+    assert not reference.accepts(distance=0.1, cosine=1.0)
+    assert reference.accepts(distance=0.01, cosine=1.0)
+
+
 @pytest.fixture(scope="module")
 def outlier(tmp_path_factory, make_model):
     """One MLP whose hidden units reach thousands, of which INT8 keeps the largest alone."""
@@ -75,6 +91,6 @@ def test_an_outlier_is_repaired_by_the_layer_that_reads_it(outlier, tmp_path):
 
 def test_without_a_budget_it_is_refused(outlier, tmp_path):
     """And nothing is written."""
-    with pytest.raises(GateError, match=r"cosine .*--budget allows 0 %; nothing was written"):
+    with pytest.raises(GateError, match=r"--budget allows 0 % \(blocks\.2\.mlp\.fc2: alone"):
         quantize(outlier.path, tmp_path / "q.onnx", settings=dataclasses.replace(INT8, budget=0.0))
     assert list(tmp_path.iterdir()) == []
