@@ -39,7 +39,7 @@ def calibrate(
     Args:
         runner: The fp32 artifact.
         batches: Inputs by name, as `calibration_batches` gives them.
-        tensors: Names of the tensors, as `graph.int8_plan.planned_inputs` gives them.
+        tensors: Names of the tensors, as `graph.int8_plan.planned_tensors` gives them.
         total: How many images there are, for the progress bar; 0 where nobody knows.
         progress: Told how many images are done.
 

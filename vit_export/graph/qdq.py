@@ -48,7 +48,7 @@ def to_int8_static(
     Args:
         source: An .onnx file in float32.
         destination: File to write; its weights go to `destination` + `.data`.
-        thresholds: The largest magnitude that each tensor of `planned_inputs` is given; what
+        thresholds: The largest magnitude that each of `planned_tensors` is given; what
             lies beyond is clipped. `calibration.Ranges.threshold` finds them.
         keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
 
