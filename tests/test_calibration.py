@@ -8,7 +8,7 @@ import pytest
 from vit_export.calibration import calibrate, calibration_batches, chosen_images
 from vit_export.errors import DataError, GateError
 from vit_export.graph.int8 import quantised_nodes
-from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.int8_plan import planned_tensors
 from vit_export.graph.qdq import to_int8_static
 from vit_export.manifest import Preprocess
 from vit_export.onnxfile import OnnxFile
@@ -28,7 +28,7 @@ def runner(tiny_export) -> OrtRunner:
 @pytest.fixture(scope="module")
 def watched(tiny_export) -> list[str]:
     """Tensors that products read."""
-    return list(planned_inputs(tiny_export.path).values())
+    return planned_tensors(tiny_export.path)
 
 
 def test_ranges_are_those_of_all_images_at_once(runner, watched):

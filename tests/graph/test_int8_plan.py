@@ -8,7 +8,8 @@ from onnx import helper
 
 from vit_export.distance import cosine
 from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
-from vit_export.graph.int8_plan import plan, planned_inputs
+from vit_export.graph.int8_plan import input_name, plan
+from vit_export.graph.layers import layer_of
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import export
 
@@ -17,7 +18,7 @@ SQUARE = np.eye(4, dtype=np.float32)
 
 def test_every_planned_layer_reads_a_tensor_that_can_be_watched(tiny_export):
     """Four in each block, and the head."""
-    inputs = planned_inputs(tiny_export.path)
+    inputs = {layer_of(node): input_name(node) for node in plan(tiny_export.path).planned}
     assert len(inputs) == 13
     assert inputs["blocks.1.mlp.fc1"] == "blocks.1.norm2/LayerNormalization"
     assert inputs["blocks.1.mlp.fc2"] == "blocks.1.mlp.act/Gelu"

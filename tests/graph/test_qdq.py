@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from vit_export.distance import cosine
 from vit_export.errors import ArtifactError
 from vit_export.graph.int8 import quantised_nodes
-from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.int8_plan import planned_tensors
 from vit_export.graph.qdq import to_int8_static
 from vit_export.onnxfile import OnnxFile
 from vit_export.runtime.ort import OrtRunner
@@ -21,7 +21,7 @@ X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 @pytest.fixture(scope="module")
 def thresholds(tiny_export) -> dict[str, float]:
     """The largest magnitudes on X."""
-    names = list(planned_inputs(tiny_export.path).values())
+    names = planned_tensors(tiny_export.path)
     found = OrtRunner(tiny_export.path, provider="cpu").expose(names).run({"pixel_values": X})
     return {name: float(np.abs(found[name]).max()) for name in names}
 

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.graph.int8 import to_int8_dynamic
-from vit_export.graph.int8_plan import planned_inputs
+from vit_export.graph.int8_plan import planned_tensors
 from vit_export.graph.smooth import smooth
 from vit_export.runtime.ort import OrtRunner
 
@@ -21,7 +21,7 @@ X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 @pytest.fixture(scope="module")
 def names(tiny_export) -> list[str]:
     """Tensors that products read."""
-    return list(planned_inputs(tiny_export.path).values())
+    return planned_tensors(tiny_export.path)
 
 
 def constants(path) -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def test_statistics_of_the_artifact_smooth_every_norm_before_a_product(
     found = runner.expose(names).run({"pixel_values": X})
     reach = {n: 100 * np.abs(found[n]).reshape(-1, found[n].shape[-1]).max(axis=0) for n in names}
     assert smooth(tiny_export.path, tmp_path / "s.onnx", reach) == 6
-    assert planned_inputs(tmp_path / "s.onnx") == planned_inputs(tiny_export.path)
+    assert planned_tensors(tmp_path / "s.onnx") == planned_tensors(tiny_export.path)
 
 
 def test_missing_or_foreign_statistics_are_refused(tiny_export, names, tmp_path):

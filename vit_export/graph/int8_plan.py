@@ -75,15 +75,6 @@ def is_planned(node: ir.Node) -> bool:
     )
 
 
-def planned_inputs(source: Path) -> dict[str, str]:
-    """The tensor that each planned layer reads, by layer: what `calibrate` has to watch.
-
-    Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
-    """
-    return {layer_of(node): input_name(node) for node in plan(source).planned}
-
-
 def planned_tensors(source: Path) -> list[str]:
     """Every tensor that a planned product reads, each once: what `calibrate` has to watch.
 
