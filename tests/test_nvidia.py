@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 from vit_export import nvidia
@@ -45,6 +47,21 @@ def test_the_version_is_that_of_the_first_wheel_installed():
 
     assert nvidia.version_of("no-such-wheel", "numpy") == np.__version__
     assert nvidia.version_of("no-such-wheel") == ""
+
+
+@pytest.mark.parametrize(
+    ("brought_by", "wheels"),
+    [
+        (["onnxruntime"], ("onnxruntime",)),
+        (["onnxruntime_gpu", "onnxruntime", "onnxruntime"], ("onnxruntime", "onnxruntime-gpu")),
+        (["onnxruntime", "onnxruntime-directml"], ("onnxruntime", "onnxruntime-directml")),
+    ],
+)
+def test_wheels_of_onnxruntime_are_those_that_bring_the_module(monkeypatch, brought_by, wheels):
+    """Whatever their names are, and in whatever order they were installed."""
+    owners = {"onnxruntime": brought_by, "onnxruntime_extensions": ["onnxruntime-extensions"]}
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: owners)
+    assert nvidia.onnxruntime_wheels() == wheels
 
 
 def test_majors_are_read_off_names():

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from vit_export import __version__, doctor
+from vit_export.nvinfer import OLDEST, version_tuple
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -186,6 +187,12 @@ def test_the_device_side_needs_no_more_than_the_cpu_extra() -> None:
 def test_the_doctor_asks_for_what_the_project_declares(extra: str) -> None:
     """The same distributions, and the same oldest versions."""
     assert doctor.EXTRAS[extra] == requirements(extra)
+
+
+@pytest.mark.parametrize("backend", OLDEST)
+def test_tensorrt_has_one_oldest_version(backend: str) -> None:
+    """What is installed, what the doctor finds new enough and what is loaded."""
+    assert version_tuple(requirements(backend)[backend]) == OLDEST[backend]
 
 
 def test_every_declared_extra_is_read_by_these_tests() -> None:

@@ -1,4 +1,4 @@
-"""NVIDIA's libraries: which ones ONNX Runtime's wheel is linked with, and which are installed.
+"""NVIDIA's libraries: which ones ONNX Runtime's wheels are linked with, and which are installed.
 
 What a wheel needs is read off its files, since the package's metadata does not say it. Nothing
 is loaded here but by `load_tensorrt`.
@@ -30,6 +30,10 @@ TENSORRT_WHEELS = (
     *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     *("tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
 )
+TENSORRT_RTX_WHEELS = (
+    *("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+)
 TENSORRT_LIBRARIES = "tensorrt_libs"  # the module in which TensorRT's wheels keep them
 
 
@@ -39,6 +43,12 @@ def version_of(*distributions: str) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return ""
+
+
+def onnxruntime_wheels() -> tuple[str, ...]:
+    """Names of the installed wheels that bring the module `onnxruntime`; two break each other."""
+    owners = importlib.metadata.packages_distributions().get("onnxruntime", ())
+    return tuple(sorted({name.lower().replace("_", "-") for name in owners if name}))
 
 
 def libraries_of(provider: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,13 +105,12 @@ def load_backend(name: str) -> Backend:
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """The numbers of a version, e.g. `(10, 13, 3, 9)` of `"10.13.3.9.post1"`."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    """The leading numbers of a version: of `"10.13.3.9.post1"` (10, 13, 3, 9).
+
+    What follows them, as in `"2.13.0+cpu"` and `"2.14rc1"`, does not count.
+    """
+    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def _logger(trt: Any) -> Any:

@@ -112,12 +112,25 @@ def test_tensorrt_11_beside_a_provider_for_10_is_told_and_no_fault(monkeypatch):
     conflict = "linked with TensorRT 10 and TensorRT 11.4 is installed: pip install that"
     monkeypatch.setattr(runtimes, "tensorrt_conflict", lambda: conflict)
     monkeypatch.setattr(runtimes, "version_of", lambda *names: "11.4" * ("tensorrt" in names))
+    missing(monkeypatch, "libnvinfer.so.10")
     facts, faults = runtimes.check_tensorrt(())
     assert faults == ()
     assert facts == (
         Fact("library", "TensorRT", "11.4", usable=True),
         Fact("library", "TensorRT of onnxruntime-gpu", conflict, usable=False),
     )
+
+
+@pytest.mark.usefixtures("linked")
+def test_a_tensorrt_that_came_without_a_wheel_is_found_by_the_loader(monkeypatch):
+    """From a .deb, or in a container."""
+    monkeypatch.setattr(runtimes, "tensorrt_conflict", lambda: "no TensorRT wheel is installed")
+    missing(monkeypatch)
+    *_, fact = runtimes.check_tensorrt(())[0]
+    assert fact == Fact("library", "TensorRT of onnxruntime-gpu", "10, found", usable=True)
+    monkeypatch.setattr(runtimes, "in_child", lambda probe, *names: {"error": "it crashed"})
+    *_, fact = runtimes.check_tensorrt(())[0]
+    assert not fact.usable
 
 
 @pytest.mark.parametrize(

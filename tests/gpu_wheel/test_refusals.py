@@ -39,7 +39,7 @@ def run(*arguments) -> subprocess.CompletedProcess[str]:
 
 def test_this_is_the_real_wheel_and_it_alone():
     """Otherwise the tests in this folder prove nothing."""
-    assert installed_wheels() == ["onnxruntime-gpu"]
+    assert installed_wheels() == ("onnxruntime-gpu",)
     assert importlib.metadata.version("onnxruntime-gpu") == onnxruntime.__version__
     assert "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     assert importlib.util.find_spec("torch") is None

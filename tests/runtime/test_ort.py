@@ -56,7 +56,7 @@ def test_an_unknown_provider_offers_the_nearest(tiny_export, name, offered):
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_the_wheel_lacks_is_refused_with_the_command(tiny_export, provider):
     """Never the CPU instead; here the wheel for the CPU is installed."""
-    assert installed_wheels() == ["onnxruntime"]
+    assert installed_wheels() == ("onnxruntime",)
     with pytest.raises(ProviderError, match=r"built without .*pip install 'onnxruntime-gpu\["):
         OrtRunner(tiny_export.path, provider=provider)
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from types import SimpleNamespace
 
 import pytest
 
 from vit_export.errors import ProviderError
+from vit_export.runtime import providers
 from vit_export.runtime.providers import (
     first_line,
-    installed_wheels,
     refuse_fallback,
     refuse_unusable_wheel,
+    worth_trying,
 )
 
 
-def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch):
-    """Which of them is imported is chance."""
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
-    assert installed_wheels() == ["onnxruntime", "onnxruntime-gpu"]
-    with pytest.raises(ProviderError, match="both installed and overwrite each other; keep one"):
+@pytest.mark.parametrize("other", ["onnxruntime-gpu", "onnxruntime-directml"])
+def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch, other):
+    """Which of them is imported is chance; the command removes both."""
+    monkeypatch.setattr(providers, "installed_wheels", lambda: ("onnxruntime", other))
+    assert worth_trying("cuda")
+    with pytest.raises(ProviderError) as caught:
         refuse_unusable_wheel("cuda")
+    assert f"onnxruntime and {other} are both installed and overwrite" in str(caught.value)
+    assert f"keep one: pip uninstall -y onnxruntime {other} && pip inst" in str(caught.value)
 
 
 def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> SimpleNamespace:

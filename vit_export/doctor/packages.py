@@ -6,8 +6,9 @@ import platform
 import sys
 
 from vit_export import __version__
-from vit_export.doctor.words import Fact, Facts, Fault, Finding, release
-from vit_export.nvidia import version_of
+from vit_export.doctor.words import Fact, Facts, Fault, Finding
+from vit_export.nvidia import TENSORRT_RTX_WHEELS, TENSORRT_WHEELS, version_of
+from vit_export.nvinfer import version_tuple
 
 # Extra -> distribution -> oldest version that works; "" is what every installation has.
 EXTRAS: dict[str, dict[str, str]] = {
@@ -23,9 +24,11 @@ EXTRAS: dict[str, dict[str, str]] = {
         "safetensors": "0.5",
         "pillow": "10.1",
     },
-    "tensorrt": {"tensorrt": "10.12", "cuda-bindings": "12.9"},
+    "tensorrt": {"tensorrt": "10.3", "cuda-bindings": "12.9"},
     "tensorrt-rtx": {"tensorrt-rtx": "1.4", "cuda-bindings": "12.9"},
 }
+# Distribution -> those that bring the same module.
+WHEELS = {"tensorrt": TENSORRT_WHEELS, "tensorrt-rtx": TENSORRT_RTX_WHEELS}
 
 
 def check_system(facts: Facts) -> Finding:
@@ -40,15 +43,18 @@ def check_system(facts: Facts) -> Finding:
 
 def check_packages(facts: Facts) -> Finding:
     """Versions of every package that an extra installs, without importing one."""
-    found, faults = [], []
     oldest = {name: version for extra in EXTRAS.values() for name, version in extra.items()}
-    for name, minimum in oldest.items():
-        version = version_of(name)
-        new_enough = release(version) >= release(minimum)
-        found.append(Fact("package", name, version or "not installed", usable=new_enough))
-        if version and not new_enough:
-            what = (
-                f"{name} {version} is older than {minimum}, the oldest that vit-export works with"
-            )
-            faults.append(Fault(what, f"pip install --upgrade '{name}>={minimum}'"))
-    return tuple(found), tuple(faults)
+    findings = [_check_package(name, minimum) for name, minimum in oldest.items()]
+    faults = tuple(fault for _, found in findings for fault in found)
+    return tuple(fact for fact, _ in findings), faults
+
+
+def _check_package(name: str, minimum: str) -> tuple[Fact, tuple[Fault, ...]]:
+    wheel = next((wheel for wheel in WHEELS.get(name, ()) if version_of(wheel)), name)
+    version = version_of(wheel)
+    new_enough = version_tuple(version) >= version_tuple(minimum)
+    fact = Fact("package", name, version or "not installed", usable=new_enough)
+    if new_enough or not version:
+        return fact, ()
+    what = f"{wheel} {version} is older than {minimum}, the oldest that vit-export works with"
+    return fact, (Fault(what, f"pip install --upgrade '{wheel}>={minimum}'"),)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
-from vit_export.doctor.words import Fact, Facts, Fault, Finding, find, has_gpu, release
+from vit_export.doctor.words import Fact, Facts, Fault, Finding, find, has_gpu
 from vit_export.nvidia import (
     RTX_INSTALL,
     RTX_PLUGIN_WHEELS,
+    TENSORRT_RTX_WHEELS,
     TENSORRT_WHEELS,
     libraries_of,
     major_of,
+    onnxruntime_wheels,
     tensorrt_conflict,
     version_of,
 )
+from vit_export.nvinfer import version_tuple
 from vit_export.probe import (
     in_child,
     probe_libraries,
@@ -28,12 +29,6 @@ CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"
 DRIVER_LIBRARY = "libcuda.so.1"
 GPU_WHEEL = "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
-
-
-def onnxruntime_wheels() -> list[str]:
-    """Names of the installed wheels that bring the module `onnxruntime`."""
-    owners = importlib.metadata.packages_distributions().get("onnxruntime", ())
-    return sorted({name.lower().replace("_", "-") for name in owners if name})
 
 
 def check_libraries(facts: Facts) -> Finding:
@@ -73,13 +68,22 @@ def check_tensorrt(facts: Facts) -> Finding:
     found = []
     if installed := version_of(*TENSORRT_WHEELS):
         found.append(Fact("library", "TensorRT", installed, usable=True))
-    if rtx := version_of("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"):
+    if rtx := version_of(*TENSORRT_RTX_WHEELS):
         found.append(Fact("library", "TensorRT-RTX", rtx, usable=True))
     if linked := major_of(libraries_of(TENSORRT), "libnvinfer"):
-        conflict = tensorrt_conflict()
-        text = conflict or f"{linked}, as is installed"
-        found.append(Fact("library", "TensorRT of onnxruntime-gpu", text, usable=not conflict))
+        found.append(_tensorrt_of_provider(linked))
     return tuple(found), ()
+
+
+def _tensorrt_of_provider(linked: str) -> Fact:
+    """By the wheels; where those do not fit, by the loader, which finds what came without one."""
+    name = "TensorRT of onnxruntime-gpu"
+    conflict = tensorrt_conflict()
+    if not conflict:
+        return Fact("library", name, f"{linked}, as is installed", usable=True)
+    if in_child(probe_libraries, f"libnvinfer.so.{linked}").get("missing") == []:
+        return Fact("library", name, f"{linked}, found", usable=True)
+    return Fact("library", name, conflict, usable=False)
 
 
 def check_onnxruntime(facts: Facts) -> Finding:
@@ -120,7 +124,7 @@ def _lacks_libraries(facts: Facts) -> bool:
 
 def _driver_too_old(wheel_cuda: str, facts: Facts) -> bool:
     driver_cuda = find(facts, "gpu", "driver").value.removeprefix("CUDA ")
-    return release(driver_cuda)[:1] < release(wheel_cuda)[:1]
+    return version_tuple(driver_cuda)[:1] < version_tuple(wheel_cuda)[:1]
 
 
 def _check_rtx_plugin(facts: Facts) -> Finding:

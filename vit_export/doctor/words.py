@@ -35,7 +35,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ability:
-    """Something that can be done here, or why not and what would change that."""
+    """Something that can be done here, or not.
+
+    Attributes:
+        name: e.g. `"run on CUDA"`.
+        possible: Whether it can be done.
+        reason: Why not, or with which restriction.
+        remedy: What would change that.
+    """
 
     name: str
     possible: bool
@@ -70,14 +77,3 @@ def find(facts: Facts, topic: str, name: str) -> Fact:
 def has_gpu(facts: Facts) -> bool:
     """Whether the driver runs and offers a GPU."""
     return find(facts, "gpu", "driver").usable
-
-
-def release(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version: `"2.13.0+cpu"` is (2, 13, 0)."""
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import io
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ProviderError
-from vit_export.nvidia import load_tensorrt, tensorrt_conflict
+from vit_export.nvidia import load_tensorrt, onnxruntime_wheels, tensorrt_conflict
 from vit_export.probe import in_child, probe_provider
 
 PROVIDERS = {
@@ -26,9 +25,7 @@ PLUGINS = ("tensorrt-rtx",)  # not compiled into a wheel of ONNX Runtime
 AUTO = ("cuda", "cpu")  # best first; a TensorRT engine takes minutes to build, so ask for it
 ON_DEVICE = {"cuda": "cuda", "tensorrt": "cuda"}  # where tensors of a run lie; else in host memory
 MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their result is host memory by definition
-GPU_INSTALL = (
-    "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-)
+GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
@@ -43,14 +40,10 @@ class FallbackError(ProviderError):
     """ONNX Runtime started another provider than the one it was given."""
 
 
-def installed_wheels() -> list[str]:
-    """Names of the installed wheels that provide `import onnxruntime`."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.distribution(name)
-            found.append(name)
-    return found
+@functools.cache
+def installed_wheels() -> tuple[str, ...]:
+    """`onnxruntime_wheels`, once in this process: it reads about every package installed."""
+    return onnxruntime_wheels()
 
 
 def both_wheels() -> bool:
@@ -67,8 +60,8 @@ def refuse_unusable_wheel(provider: str) -> None:
     """Raise ProviderError when the installed onnxruntime cannot have the provider."""
     if both_wheels():
         raise ProviderError(
-            f"provider {provider!r}: onnxruntime and onnxruntime-gpu are both installed and "
-            f"overwrite each other; keep one: {GPU_INSTALL}"
+            f"provider {provider!r}: {' and '.join(installed_wheels())} are both installed and "
+            f"overwrite each other; keep one: {_gpu_install()}"
         )
     if provider in PLUGINS:
         return
@@ -76,12 +69,18 @@ def refuse_unusable_wheel(provider: str) -> None:
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
             f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())}); "
-            f"install the GPU build: {GPU_INSTALL}"
+            f"install the GPU build: {_gpu_install()}"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; so do we, better
         ort.preload_dlls()  # the CUDA libraries that came as wheels
     if provider == "tensorrt":
         load_tensorrt()
+
+
+def _gpu_install() -> str:
+    """The command that leaves the GPU wheel alone in place."""
+    wheels = installed_wheels()
+    return f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
 
 
 def refuse_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
