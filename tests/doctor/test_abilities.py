@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tensorrt_rtx
 
 from vit_export.doctor import abilities
 from vit_export.doctor.words import Fact, Facts
@@ -13,6 +14,11 @@ def with_gpu(capability: str = "8.9", *facts: Fact) -> Facts:
     gpu = f"NVIDIA GPU, compute capability {capability}, 24 GiB"
     driver = Fact("gpu", "driver", "CUDA 13.1", usable=True)
     return (driver, Fact("gpu", "GPU 0", gpu, usable=True), *facts)
+
+
+def packages(*names: str) -> Facts:
+    """These are installed, new enough."""
+    return tuple(Fact("package", name, "13", usable=True) for name in names)
 
 
 def test_a_gpu_under_the_cpu_wheel_is_told_which_wheel_to_take() -> None:
@@ -37,9 +43,7 @@ def test_only_tensorrt_rtx_builds_engines_without_a_gpu(
     gpu: bool, installed: str, possible: bool, remedy: str
 ) -> None:
     """TensorRT builds on the GPU that it builds for."""
-    facts = with_gpu() if gpu else ()
-    names = (installed, "cuda-bindings")
-    facts += tuple(Fact("package", name, "1", usable=True) for name in names)
+    facts = (*(with_gpu() if gpu else ()), *packages(installed, "cuda-bindings"))
     ability = abilities.can_build_engines(facts)
     assert (ability.possible, ability.remedy) == (possible, remedy)
 
@@ -59,14 +63,30 @@ def test_without_a_gpu_nothing_runs_on_one():
 
 
 @pytest.mark.parametrize(
-    ("capability", "possible"), [("6.1", False), ("7.5", True), ("9.0", True), ("12.0", True)]
+    ("capability", "too_old"), [("6.1", True), ("7.5", False), ("9.0", False), ("12.0", False)]
 )
-def test_cuda_13_has_no_kernels_for_old_gpus(capability, possible):
-    """Pascal and Volta."""
-    active = Fact("provider", abilities.CUDA, "active", usable=True)
-    found = abilities.can_run_on_cuda(with_gpu(capability, active))
-    assert found.possible == possible
-    assert possible or "6.1 is older than 7.5" in found.reason
+def test_cuda_13_has_no_kernels_for_old_gpus(capability, too_old):
+    """Pascal and Volta: no other wheel would help there."""
+    idle = Fact("provider", abilities.CUDA, "compiled in, not active: why", usable=False)
+    found = abilities.can_run_on_cuda(with_gpu(capability, idle))
+    assert not found.possible
+    assert ("6.1 is older than 7.5" in found.reason) == too_old
+    assert (found.remedy == "take --provider cpu") == too_old
+
+
+@pytest.mark.parametrize(
+    ("provider", "ability"),
+    [
+        (abilities.CUDA, abilities.can_run_on_cuda),
+        (abilities.TENSORRT, abilities.can_run_on_tensorrt),
+    ],
+)
+def test_a_provider_that_has_computed_runs_whatever_else_is_known(monkeypatch, provider, ability):
+    """An older CUDA on an old GPU; TensorRT from a .deb, which leaves no wheel."""
+    monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: "no wheel is installed: pip it")
+    active = Fact("provider", provider, "active", usable=True)
+    assert ability(with_gpu("6.1", active)).possible
+    assert not ability(with_gpu("6.1")).possible
 
 
 @pytest.mark.parametrize(
@@ -100,7 +120,41 @@ def test_a_tensorrt_of_another_major_version_is_the_reason(monkeypatch):
 def test_engines_run_where_either_flavour_is_installed():
     """And a GPU."""
     for name in ("tensorrt", "tensorrt-rtx"):
-        names = (name, "cuda-bindings")
-        facts = with_gpu("8.9", *(Fact("package", n, "13", usable=True) for n in names))
+        facts = with_gpu("8.9", *packages(name, "cuda-bindings"))
         assert abilities.can_run_engines(facts).possible
     assert abilities.can_run_engines(with_gpu()).remedy == "pip install 'vit-export[tensorrt]'"
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("ability", [abilities.can_run_engines, abilities.can_build_engines])
+def test_engines_need_every_package_of_their_extra(flavour, ability):
+    """They run, and their GPU is looked at, by cuda-bindings; without a GPU as well."""
+    found = ability(with_gpu("8.9", *packages(flavour)))
+    assert not found.possible
+    assert found.reason == "not installed or too old: cuda-bindings"
+    assert found.remedy == f"pip install 'vit-export[{flavour}]'"
+    assert not abilities.can_build_engines(packages(flavour)).possible
+
+
+def test_tensorrt_rtx_on_an_h100_builds_for_other_gpus_only():
+    """And runs nothing; with TensorRT beside it, both."""
+    rtx = packages("tensorrt-rtx", "cuda-bindings")
+    why = "TensorRT-RTX does not compile for compute capability 9.0"
+    run = abilities.can_run_engines(with_gpu("9.0", *rtx))
+    assert (run.possible, run.reason) == (False, why)
+    build = abilities.can_build_engines(with_gpu("9.0", *rtx))
+    assert build.possible
+    assert build.reason == f"for other GPUs only, with --compute-capability: {why}"
+    assert run.remedy == build.remedy == "pip install 'vit-export[tensorrt]'"
+    for ability in (abilities.can_run_engines, abilities.can_build_engines):
+        both = ability(with_gpu("9.0", *rtx, *packages("tensorrt")))
+        assert (both.possible, both.reason) == (True, "")
+
+
+def test_an_a100_has_engines_of_tensorrt_rtx_and_not_its_plugin():
+    """The list of the plugin is shorter than that of the real module."""
+    facts = with_gpu("8.0", *packages("tensorrt-rtx", "cuda-bindings"))
+    assert abilities.can_run_engines(facts).possible
+    assert not abilities.can_run_on_tensorrt_rtx(facts).possible
+    names = [name for name in tensorrt_rtx.ComputeCapability.__members__ if name[:2] == "SM"]
+    assert {(int(n[2:-1]), int(n[-1])) for n in names} == set(abilities.RTX_TARGETS)

@@ -12,6 +12,8 @@ from vit_export.doctor.words import Ability, Facts, find, has_gpu
 from vit_export.nvidia import RTX_INSTALL, tensorrt_conflict, tensorrt_install
 
 RTX_CAPABILITIES = ((8, 6), (8, 9))  # and 12.0 on: tensorrt_rtx_provider_options.h of the plugin
+# What TensorRT-RTX itself compiles engines for: its ComputeCapability.
+RTX_TARGETS = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 
 
 def can_run_on_cpu(facts: Facts) -> Ability:
@@ -29,11 +31,14 @@ def can_run_on_cuda(facts: Facts) -> Ability:
     name = "run on CUDA"
     if not has_gpu(facts):
         return _no_gpu(facts, name)
-    if (0, 0) < capability(facts) < OLDEST_CAPABILITY:
-        found, oldest = (".".join(map(str, c)) for c in (capability(facts), OLDEST_CAPABILITY))
-        reason = f"compute capability {found} is older than {oldest}, the oldest that CUDA 13 has"
+    ability, found = _provider_ability(facts, name, CUDA, "gpu"), capability(facts)
+    if not ability.possible and (0, 0) < found < OLDEST_CAPABILITY:
+        reason = (
+            f"compute capability {_number(found)} is older than {_number(OLDEST_CAPABILITY)}, "
+            "the oldest that CUDA 13 has"
+        )
         return Ability(name, possible=False, reason=reason, remedy="take --provider cpu")
-    return _provider_ability(facts, name, CUDA, "gpu")
+    return ability
 
 
 def can_run_on_tensorrt(facts: Facts) -> Ability:
@@ -41,11 +46,13 @@ def can_run_on_tensorrt(facts: Facts) -> Ability:
     name = "run on TensorRT in ONNX Runtime"
     if not has_gpu(facts):
         return _no_gpu(facts, name)
+    ability = _provider_ability(facts, name, TENSORRT, "gpu")
+    if ability.possible:
+        return ability
     if conflict := tensorrt_conflict():
         reason, _, remedy = conflict.rpartition(": ")
         return Ability(name, possible=False, reason=reason, remedy=remedy)
-    ability = _provider_ability(facts, name, TENSORRT, "gpu")
-    if not ability.possible and find(facts, "provider", CUDA).usable:
+    if find(facts, "provider", CUDA).usable:
         return dataclasses.replace(ability, remedy=tensorrt_install())
     return ability
 
@@ -67,11 +74,7 @@ def can_run_on_tensorrt_rtx(facts: Facts) -> Ability:
 def can_run_engines(facts: Facts) -> Ability:
     """`.engine` files, without ONNX Runtime."""
     name = "run TensorRT engines"
-    if not has_gpu(facts):
-        return _no_gpu(facts, name)
-    if find(facts, "package", "tensorrt-rtx").usable:
-        return Ability(name, possible=True)
-    return _package_ability(facts, name, EXTRAS["tensorrt"], "tensorrt")
+    return _engine_ability(facts, name) if has_gpu(facts) else _no_gpu(facts, name)
 
 
 def can_export(facts: Facts) -> Ability:
@@ -86,11 +89,14 @@ def can_export(facts: Facts) -> Ability:
 def can_build_engines(facts: Facts) -> Ability:
     """`engine`: TensorRT builds on the GPU it builds for; TensorRT-RTX needs none."""
     name = "build TensorRT engines"
-    if find(facts, "package", "tensorrt-rtx").usable:
-        return Ability(name, possible=True)
-    if has_gpu(facts):
-        return _package_ability(facts, name, EXTRAS["tensorrt"], "tensorrt")
-    return _package_ability(facts, name, EXTRAS["tensorrt-rtx"], "tensorrt-rtx")
+    rtx = _package_ability(facts, name, EXTRAS["tensorrt-rtx"], "tensorrt-rtx")
+    if not has_gpu(facts):
+        return rtx
+    here = _engine_ability(facts, name)
+    if here.possible or not rtx.possible:
+        return here
+    reason = f"for other GPUs only, with --compute-capability: {here.reason}"
+    return dataclasses.replace(here, possible=True, reason=reason)
 
 
 ABILITIES: tuple[Callable[[Facts], Ability], ...] = (
@@ -106,8 +112,26 @@ ABILITIES: tuple[Callable[[Facts], Ability], ...] = (
 
 
 def supported_by_rtx(found: tuple[int, int]) -> bool:
-    """Whether TensorRT-RTX supports a compute capability; (0, 0), unknown, is given a try."""
+    """Whether the plugin supports a compute capability; (0, 0), unknown, is given a try."""
     return found == (0, 0) or found in RTX_CAPABILITIES or found >= (12, 0)
+
+
+def _engine_ability(facts: Facts, name: str) -> Ability:
+    """Engines for the GPU that is here: of TensorRT, or of TensorRT-RTX if it compiles for it."""
+    tensorrt = _package_ability(facts, name, EXTRAS["tensorrt"], "tensorrt")
+    flavours = ("tensorrt", "tensorrt-rtx")
+    has_tensorrt, has_rtx = (find(facts, "package", flavour).usable for flavour in flavours)
+    if has_tensorrt or not has_rtx:
+        return tensorrt
+    found = capability(facts)
+    if found == (0, 0) or found in RTX_TARGETS:
+        return _package_ability(facts, name, EXTRAS["tensorrt-rtx"], "tensorrt-rtx")
+    reason = f"TensorRT-RTX does not compile for compute capability {_number(found)}"
+    return dataclasses.replace(tensorrt, reason=reason)
+
+
+def _number(found: tuple[int, int]) -> str:
+    return f"{found[0]}.{found[1]}"
 
 
 def _no_gpu(facts: Facts, name: str) -> Ability:
