@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ TINY = ViTConfig(
     variant="vit_tiny_test", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
     num_classes=10,
 )  # fmt: skip
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and so what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 

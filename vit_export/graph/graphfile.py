@@ -40,7 +40,6 @@ def open_graph(path: Path) -> ir.Model:
     return model
 
 
-def save_graph(model: ir.Model, path: Path) -> OnnxFile:
+def save_graph(model: ir.Model, path: Path) -> None:
     """Write a graph to a new file, its weights to `path` + `.data`; `onnxpack.pack` joins them."""
     ir.save(model, path, external_data=path.name + ".data")
-    return OnnxFile.read(path)

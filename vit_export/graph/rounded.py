@@ -14,12 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_export.graph.graphfile import open_graph, save_graph
-from vit_export.onnxfile import OnnxFile
 
 HALF_TYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
-def to_rounded(source: Path, destination: Path) -> OnnxFile:
+def to_rounded(source: Path, destination: Path) -> None:
     """Write the rounded float32 form of a half-precision artifact; tensor names stay.
 
     Args:
@@ -43,7 +42,7 @@ def to_rounded(source: Path, destination: Path) -> OnnxFile:
         for value in node.outputs:
             if value.dtype in HALF_TYPES:
                 _round(graph, node, value, already=is_cast)
-    return save_graph(model, destination)
+    save_graph(model, destination)
 
 
 def _widen_weight(value: ir.Value) -> None:

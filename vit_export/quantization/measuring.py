@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from vit_export.distance import Measured, references
 from vit_export.golden import Golden
 from vit_export.graph.rounded import to_rounded
 from vit_export.manifest import Conversion, Manifest, Preprocess
+from vit_export.onnxfile import OnnxFile
 from vit_export.quantization.target import Target
 from vit_export.runtime import Runner
 from vit_export.runtime.ort import OrtRunner
@@ -75,18 +78,18 @@ class Workbench:
         path = self.folder / "converted.onnx"
         return path, self.target.convert(self.source, path, keep)
 
-    def runner(self, converted: Path) -> OrtRunner:
+    def runner(self, converted: Path, *, expose: Collection[str] = ()) -> OrtRunner:
         """What computes a conversion as a device would, on this machine's CPU."""
-        if not self.target.rounded:
-            return OrtRunner(converted, provider="cpu")
-        path = self.folder / "rounded.onnx"
-        to_rounded(converted, path)
-        return OrtRunner(path, provider="cpu")
+        path = converted
+        if self.target.rounded:
+            path = self.folder / "rounded.onnx"
+            to_rounded(converted, path)
+        return OrtRunner(path, provider="cpu", expose=expose)
 
     def harm(self, keep: frozenset[str]) -> float:
         """Distance from the limits with these layers kept wide: up to 1 the gate will pass."""
         if keep not in self.harms:
-            runner = self.runner(self.convert(keep)[0])
+            runner = self.runner(self.convert(keep)[0], expose=self._inner)
             harm = golden_harm(runner, self.golden, self.manifest)
             if harm <= MARGIN and self.limits.images is not None:
                 images = self.limits.images
@@ -109,6 +112,13 @@ class Workbench:
         found = top1(runner, images, preprocess)
         return compare(found, self._reference[len(images)], images.targets)
 
+    @cached_property
+    def _inner(self) -> list[str]:
+        """Tensors that the gate looks at and that are no outputs; conversions keep their names."""
+        outputs = {spec.name for spec in self.manifest.outputs}
+        values = OnnxFile.read(self.source).values
+        return [n for n in gated_always(self.golden) if n not in outputs and n in values]
+
     @property
     def preprocess(self) -> Preprocess:
         """How images are prepared; only artifacts that say so are measured on any."""
@@ -130,9 +140,10 @@ def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
     known = references(golden, CRITERIA[manifest.precision])
     names = [spec.name for spec in manifest.outputs if spec.name in known]
     inner = [n for n in gated_always(golden) if n not in names and runner.has_tensor(n)]
-    if inner:
+    computing = runner
+    if not set(inner) <= {spec.name for spec in runner.outputs}:
         runner.release()  # one session at a time: each holds the weights
-    computing = runner.expose(inner) if inner else runner
+        computing = runner.expose(inner)
     feeds = golden_feeds(runner, golden, manifest.preprocess)
     declared = manifest.inputs[0].shape[0]
     size = declared if isinstance(declared, int) else golden.samples
@@ -144,7 +155,8 @@ def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
         for name, result in measured.items():
             if result.add(size, rows, outputs[name]):
                 return float("inf")
-    computing.release()
+    if computing is not runner:
+        computing.release()
     return max(_harm(result) for result in measured.values())
 
 
