@@ -51,3 +51,15 @@ def test_a_missing_file_is_named(tmp_path, name):
     """Whatever it would have been."""
     with pytest.raises(ArtifactError, match=rf"{name}.*no such file"):
         plan([tmp_path / name])
+
+
+def test_an_engine_is_given_no_threads_and_others_are_given_no_trust(tiny_export, tmp_path):
+    """Each means nothing to the other; where it means something to nobody it is refused."""
+    engine = tmp_path / "x.engine"
+    engine.touch()
+    found = plan([tiny_export.path, engine], threads=2, host_code=True)
+    assert [(c.order["threads"], c.order["host_code"]) for c in found] == [(2, False), (None, True)]
+    with pytest.raises(UsageError, match="--threads 2: an engine computes on its GPU"):
+        plan([engine], threads=2)
+    with pytest.raises(UsageError, match=r"--trust-host-code is for an \.engine file"):
+        plan([tiny_export.path], host_code=True)

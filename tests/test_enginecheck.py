@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from vit_export.enginecheck import needs_check, rebuild_engine, remember
+from vit_export import enginecheck
+from vit_export.enginecheck import needs_check, open_engine, rebuild_engine, remember
 from vit_export.enginefile import Gpu, Sidecar, sidecar_path
 from vit_export.errors import EngineError, GateError
 
@@ -64,3 +66,28 @@ def test_a_rebuild_that_fails_says_why(make_sidecar: MakeSidecar, tmp_path: Path
     make_sidecar().write(sidecar_path(engine))
     with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.onnx: no such file"):
         rebuild_engine(engine)
+
+
+@pytest.mark.parametrize("passed", [None, False])
+def test_an_engine_that_is_refused_holds_nothing(
+    make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool | None
+) -> None:
+    """Whether it fails here or failed where it was built; the error may live on."""
+    sidecar = make_sidecar(checks=(), plan_sha256="44" * 32)
+    released: list[str] = []
+    runner = SimpleNamespace(
+        sidecar=sidecar if passed is None else certified(sidecar, passed),
+        gpu=L4,
+        release=lambda: released.append("released"),
+    )
+
+    def fail(_: object) -> None:
+        raise GateError("NaN")
+
+    monkeypatch.setattr(enginecheck, "TrtRunner", lambda path, **_: runner)
+    monkeypatch.setattr(enginecheck, "measure", fail)
+    with pytest.raises(GateError, match="NaN"):
+        open_engine(tmp_path / "x.engine")
+    assert released == ["released"]
+    assert open_engine(tmp_path / "x.engine", check=False) is runner
+    assert released == ["released"]

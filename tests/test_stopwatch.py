@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from vit_export.errors import ArtifactError
 from vit_export.golden import Golden, golden_path
 from vit_export.manifest import Manifest, TensorSpec
 from vit_export.runtime import load
-from vit_export.stopwatch import Stopwatch, peak_rss_bytes, random_feeds
+from vit_export.stopwatch import Stopwatch, load_artifact, peak_rss_bytes, random_feeds
 
 
 @dataclass
@@ -62,6 +63,19 @@ def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
     assert [len(feeds["x"]) for feeds in model.seen] == [4]
     with pytest.raises(ArtifactError, match="takes batches of 4 only"):
         stopwatch.warm({"batch": 1, "seconds": 0})
+
+
+def test_an_order_is_passed_on_whole(monkeypatch):
+    """What is not asked for is not assumed."""
+    order = {"path": "x.engine", "provider": "auto", "threads": None, "host_code": True}
+    model = Recorded(())
+
+    def load_as_ordered(path, **options):
+        assert {"path": path, **options} == order
+        return SimpleNamespace(runner=model)
+
+    monkeypatch.setattr("vit_export.stopwatch.load", load_as_ordered)
+    assert load_artifact(order) is model
 
 
 def test_the_first_run_of_a_turn_is_not_counted():

@@ -48,6 +48,7 @@ def plan(
     weights: str | os.PathLike[str] | None = None,
     layout: str | None = None,
     threads: int | None = None,
+    host_code: bool = False,
 ) -> list[Candidate]:
     """Every artifact on every provider, then torch with the weights of the first artifact.
 
@@ -57,7 +58,8 @@ def plan(
         against: `"torch"` (eager), `"torch-compile"`, or both.
         weights: Checkpoint for torch; not needed where weights came from a seed.
         layout: How the checkpoint names its tensors; recognised by default.
-        threads: CPU threads of one run; by default each backend's choice.
+        threads: CPU threads of one run; by default each backend's choice. An engine has none.
+        host_code: Whether version compatible engines may run the code that their plans bring.
 
     Raises:
         UsageError: Something is unknown, twice the same, or missing.
@@ -74,12 +76,22 @@ def plan(
             )
     if weights is not None and not against:
         raise UsageError("--weights is for torch, which is not asked for: add --against torch")
+    engines = [path for path in paths if path.suffix == ".engine"]
+    if threads is not None and not against and engines == paths:
+        raise UsageError(f"--threads {threads}: an engine computes on its GPU; leave it out")
+    if host_code and not engines:
+        raise UsageError("--trust-host-code is for an .engine file, and none is given")
     found = [
         Candidate(
             name=name,
             module="vit_export.stopwatch",
             provider=provider,
-            order={"path": str(path), "provider": provider, "threads": threads},
+            order={
+                "path": str(path),
+                "provider": provider,
+                "threads": None if path in engines else threads,
+                "host_code": host_code and path in engines,
+            },
             golden=golden_path(path),
             file_bytes=_file_bytes(path),
         )

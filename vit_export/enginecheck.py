@@ -7,6 +7,7 @@ passed; where the sidecar cannot be written, this process does.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -51,9 +52,12 @@ def open_engine(
             raise
         rebuild_engine(path)
         runner = TrtRunner(path, provider=provider, host_code=host_code)
-    if check and needs_check(runner.sidecar, runner.gpu):
-        measure(runner).raise_for_failure()
-        remember(path, runner.sidecar, runner.gpu)
+    with contextlib.ExitStack() as refused:
+        refused.callback(runner.release)
+        if check and needs_check(runner.sidecar, runner.gpu):
+            measure(runner).raise_for_failure()
+            remember(path, runner.sidecar, runner.gpu)
+        refused.pop_all()
     return runner
 
 

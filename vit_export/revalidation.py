@@ -25,6 +25,7 @@ def revalidate(
     weights: str | os.PathLike[str] | None = None,
     layout: str | None = None,
     provider: str = "auto",
+    host_code: bool = False,
     preprocess: Preprocess | None = None,
     traced: bool = False,
     progress: Progress = silent,
@@ -37,6 +38,7 @@ def revalidate(
         weights: Checkpoint to compute the truth from again, by torch, instead of a golden file.
         layout: How the checkpoint names its tensors; recognised by default.
         provider: What runs the artifact.
+        host_code: Whether a version compatible engine may run the code that its plan brings.
         preprocess: How golden images are normalised, where the artifact does not say.
         traced: Whether to measure every block even where the gate passes.
         progress: Told what is being done.
@@ -45,7 +47,7 @@ def revalidate(
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
     """
-    runner, batches = _runner_of(Path(path), provider)
+    runner, batches = _runner_of(Path(path), provider, host_code)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
     else:
@@ -70,13 +72,13 @@ def revalidate(
     return dataclasses.replace(found, blocks=blocks)
 
 
-def _runner_of(path: Path, provider: str) -> tuple[Runner, Sequence[int]]:
+def _runner_of(path: Path, provider: str, host_code: bool) -> tuple[Runner, Sequence[int]]:
     """What runs an artifact, and the batch sizes to measure it at."""
     if path.suffix != ".engine":
-        return load(path, provider=provider).runner, BATCHES
+        return load(path, provider=provider, host_code=host_code).runner, BATCHES
     from vit_export.enginecheck import batches_of, open_engine  # needs cuda-bindings
 
-    engine = open_engine(path, provider=provider, check=False)
+    engine = open_engine(path, provider=provider, check=False, host_code=host_code)
     return engine, batches_of(engine.sidecar)
 
 

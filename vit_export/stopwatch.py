@@ -39,8 +39,12 @@ def main() -> None:
 
 def load_artifact(order: Order) -> Runnable:
     """Load what an order names."""
-    classifier = load(order["path"], provider=order["provider"], threads=order["threads"])
-    return classifier.runner
+    return load(
+        order["path"],
+        provider=order["provider"],
+        threads=order["threads"],
+        host_code=order["host_code"],
+    ).runner
 
 
 def serve(load_candidate: Callable[[Order], Runnable]) -> None:

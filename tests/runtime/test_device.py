@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from cuda.bindings import runtime as cudart
 
 from vit_export.errors import ProviderError
+from vit_export.runtime import device
 from vit_export.runtime.device import DeviceBuffer, call, current_gpu
 
 
@@ -19,3 +23,40 @@ def test_a_failing_call_is_named_with_cudas_own_reason() -> None:
         DeviceBuffer(16)
     with pytest.raises(ProviderError, match="cudaErrorInsufficientDriver"):
         call("cudaGetDevice")
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (12040, r"supports CUDA 12\.4 at most, .* brings CUDA 13\.5; update the driver, or take "
+                r"packages for CUDA 12: pip install 'cuda-bindings<13'; see"),
+        (11080, r"supports CUDA 11\.8 at most, .*; update the driver; see: vit-export doctor"),
+    ],
+)  # fmt: skip
+def test_a_driver_that_is_too_old_is_not_a_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, driver: int, reason: str
+) -> None:
+    """CUDA has the same status for both; the driver's own version tells them apart."""
+    success = cudart.cudaError_t.cudaSuccess
+    fake = SimpleNamespace(
+        cudaError_t=cudart.cudaError_t,
+        cudaGetDeviceCount=lambda: (cudart.cudaError_t.cudaErrorInsufficientDriver, None),
+        cudaDriverGetVersion=lambda: (success, driver),
+        cudaRuntimeGetVersion=lambda: (success, 13050),
+    )
+    monkeypatch.setattr(device, "cudart", fake)
+    with pytest.raises(ProviderError, match=reason):
+        current_gpu()
+
+
+def test_a_driver_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a GPU, perhaps; nobody knows."""
+    broken = cudart.cudaError_t.cudaErrorInitializationError
+    fake = SimpleNamespace(
+        cudaError_t=cudart.cudaError_t,
+        cudaGetDeviceCount=lambda: (broken, None),
+        cudaGetErrorString=cudart.cudaGetErrorString,
+    )
+    monkeypatch.setattr(device, "cudart", fake)
+    with pytest.raises(ProviderError, match="cudaErrorInitializationError"):
+        current_gpu()

@@ -9,6 +9,7 @@ import pytest
 
 from vit_export.enginefile import Gpu, Sidecar, file_sha256
 from vit_export.errors import ArtifactError, ProviderError
+from vit_export.runtime import fitness
 from vit_export.runtime.fitness import MisfitError, misfit, refuse_damaged, refuse_misfit
 
 MakeSidecar = Callable[..., Sidecar]
@@ -104,3 +105,18 @@ def test_a_plan_that_is_not_the_sidecars_is_refused(
     with pytest.raises(ArtifactError, match="sha256 differs"):
         refuse_damaged(path, make_sidecar())
     refuse_damaged(path, make_sidecar(plan_sha256=file_sha256(path)))
+
+
+def test_a_plan_that_cannot_be_read_is_our_error(
+    make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its rights forbid it."""
+
+    def forbidden(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    path = tmp_path / "x.engine"
+    path.write_bytes(b"abc")
+    monkeypatch.setattr(fitness, "file_sha256", forbidden)
+    with pytest.raises(ArtifactError, match=r"x\.engine: cannot be read \(Permission denied\)"):
+        refuse_damaged(path, make_sidecar())

@@ -13,6 +13,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError
+from vit_export.manifest import TensorSpec
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import pack
 from vit_export.runtime import load
@@ -149,6 +150,31 @@ def test_inputs_that_do_not_fit_are_our_errors(runner, feeds, reason):
     with pytest.raises(InputError, match=reason):
         runner.run_on_device(feeds)
     assert runner.run({"pixel_values": X[:1]})["logits"].shape == (1, 10)
+
+
+WIDE = np.zeros((3, 3, 33, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [
+        (WIDE, r"height 33 px is no multiple of the patch \(8 px\)"),
+        (torch.from_numpy(WIDE), r"height 33 px is no multiple of the patch \(8 px\)"),
+        (TENSOR[:0], "input 'pixel_values' is empty"),
+        (X, "holds 3 images; the engine is built for 1 to 2"),
+        (TENSOR, "holds 3 images; the engine is built for 1 to 2"),
+    ],
+    ids=["array", "tensor", "empty", "batch of an array", "batch of a tensor"],
+)
+def test_what_stays_on_the_device_is_measured_too(tiny_export, monkeypatch, x, reason):
+    """A GPU's provider would cut off what is no patch, or build another engine, without a word."""
+    runner = OrtRunner(tiny_export.path, provider="cpu")
+    shape = ("batch_size", 3, "height", "width")
+    monkeypatch.setattr(runner, "inputs", (TensorSpec("pixel_values", "float32", shape),))
+    monkeypatch.setattr(runner, "options", TensorrtOptions(profile=(1, 2, 2)))
+    for run in (runner.run_on_device, runner.run):
+        with pytest.raises(InputError, match=reason):
+            run({"pixel_values": x})
 
 
 def test_threads_share_a_session(runner):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from vit_export.errors import InputError, OutputError, UsageError
@@ -137,9 +136,9 @@ def test_a_batch_that_no_engine_was_built_for_is_refused(size):
     """ONNX Runtime would build another, for minutes, without a word."""
     options = TensorrtOptions(profile=(2, 4, 8))
     with pytest.raises(InputError, match=rf"holds {size} images; the engine is built for 2 to 8"):
-        check_profile(options, {"x": np.zeros((size, 3))})
-    check_profile(options, {"x": np.zeros((8, 3))})
-    check_profile(CudaOptions(), {"x": np.zeros((size, 3))})
+        check_profile(options, {"x": (size, 3)})
+    check_profile(options, {"x": (8, 3)})
+    check_profile(CudaOptions(), {"x": (size, 3)})
 
 
 def test_options_name_their_provider():
@@ -156,3 +155,21 @@ def test_a_memory_limit_holds_something():
     """Zero would mean no limit to one reader and no memory to another."""
     with pytest.raises(UsageError, match="expected 1 or more"):
         CudaOptions(memory_limit_bytes=0)
+
+
+@pytest.mark.parametrize("options", [CudaOptions, *ENGINES])
+def test_gpus_are_counted_from_zero(options):
+    """A list of them would take -1 for its last."""
+    with pytest.raises(UsageError, match="device_id=-1: expected 0 or more"):
+        options(device_id=-1)
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/below"])
+def test_a_cache_whose_folder_cannot_be_made_is_our_error(file, tmp_path, place):
+    """It names the option."""
+    (tmp_path / "a file").touch()
+    folder = tmp_path / place
+    with pytest.raises(OutputError, match=r"engine_cache: the folder .*a file.* cannot be made"):
+        TensorrtOptions(engine_cache=folder).provider_options(file, "1")
+    with pytest.raises(OutputError, match=r"runtime_cache: the folder .*a file.* cannot be made"):
+        TensorrtRtxOptions(runtime_cache=folder).provider_options(file, "1")

@@ -9,7 +9,16 @@ import pytest
 
 from vit_export.errors import InputError
 from vit_export.manifest import Preprocess, TensorSpec
-from vit_export.runtime.tensors import FAR, check_array, check_feeds, check_names, check_range, fits
+from vit_export.runtime.tensors import (
+    FAR,
+    check_array,
+    check_feeds,
+    check_names,
+    check_range,
+    check_sizes,
+    fits,
+    with_batch,
+)
 
 SPEC = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 48))
 IDS = TensorSpec("ids", "int64", ("batch_size", 5))
@@ -27,7 +36,6 @@ ODD = [
      "x[None]"),
     (GOOD.transpose(0, 2, 3, 1), "channels come first: x.transpose(0, 3, 1, 2)"),
     (GOOD[:, :, :16], "has shape (2, 3, 16, 48), expected (batch_size, 3, 32, 48)"),
-    (GOOD[:0], "is empty: shape (0, 3, 32, 48)"),
     (np.full_like(GOOD, np.nan), "holds NaN or infinite values"),
     (np.where(np.arange(48) == 3, np.float32(np.inf), GOOD), "holds NaN or infinite values"),
 ]  # fmt: skip
@@ -45,6 +53,14 @@ def test_an_array_that_does_not_fit_is_refused_with_what_would(array, reason):
 def test_an_array_that_fits_is_taken_however_it_lies_in_memory(array):
     """Backends copy what is not contiguous."""
     check_array(SPEC, array)
+
+
+def test_an_empty_batch_is_refused():
+    """However it lies in memory."""
+    with pytest.raises(InputError, match=r"input 'pixel_values' is empty: shape \(0, 3, 32, 48\)"):
+        check_feeds([SPEC], {"pixel_values": GOOD[:0]})
+    with pytest.raises(InputError, match="is empty"):
+        check_sizes([SPEC], {"pixel_values": [0, 3, 32, 48]})
 
 
 def test_whole_numbers_need_not_be_finite():
@@ -122,3 +138,9 @@ def test_the_border_is_a_multiple_of_the_range_on_either_side():
 def test_what_has_no_range_is_left_to_the_other_checks(value):
     """A tensor on a device stays there."""
     check_range(SPEC, value, Preprocess(size=(32, 48)))
+
+
+def test_a_batch_fills_the_dynamic_dimension():
+    """The others stay."""
+    assert with_batch(SPEC.shape, 7) == (7, 3, 32, 48)
+    assert with_batch((4, 10), 7) == (4, 10)

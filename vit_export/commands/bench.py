@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import json_option, layout_option
+from vit_export.commands.options import host_code_option, json_option, layout_option
 from vit_export.console import emit, progress_bar
 from vit_export.errors import UsageError
 
@@ -22,8 +22,8 @@ from vit_export.errors import UsageError
               help="torch, torch-compile: with the weights of the first artifact.")  # fmt: skip
 @click.option("--weights", metavar="FILE", help="The checkpoint, for --against.")
 @layout_option
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run.  "
-              "[default: each backend's choice]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run; an "
+              "engine has none.  [default: each backend's choice]")  # fmt: skip
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=1),
               help="Turns of each candidate.")  # fmt: skip
 @click.option("--min-time", default=2.0, show_default=True, type=click.FloatRange(min=0),
@@ -31,6 +31,7 @@ from vit_export.errors import UsageError
 @click.option("--warmup", default=0.5, show_default=True, type=click.FloatRange(min=0),
               help="Seconds before, not counted.")  # fmt: skip
 @click.option("--plot", metavar="FILE", help="Latency against error: .png, .svg or .pdf.")
+@host_code_option
 @json_option
 def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Time artifacts, each in its own process, in turns: latency, memory, size, distance."""
@@ -50,6 +51,7 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
         weights=options["weights"],
         layout=options["layout"],
         threads=threads,
+        host_code=options["host_code"],
     )
     packages = ["numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
     machine = this_machine([*packages, "torch"] if options["against"] else packages)

@@ -18,6 +18,12 @@ provider_option = click.option(
     show_default=True,
     help="cpu, cuda, tensorrt, tensorrt-rtx, or auto.",
 )
+host_code_option = click.option(
+    "--trust-host-code",
+    "host_code",
+    is_flag=True,
+    help="Let a version compatible engine run the code in it.",
+)
 labels_option = click.option("--labels", metavar="FILE", help="Class names: lines, or JSON.")
 layout_option = click.option("--layout", help="How the checkpoint names its tensors.")
 

@@ -8,6 +8,7 @@ import click
 
 from vit_export.commands.options import (
     foreign_preprocess,
+    host_code_option,
     json_option,
     labels_of,
     labels_option,
@@ -24,6 +25,7 @@ from vit_export.console import emit
 @labels_option
 @preprocess_options
 @provider_option
+@host_code_option
 @json_option
 def predict(
     artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
@@ -37,6 +39,7 @@ def predict(
         provider=options["provider"],
         preprocess=foreign_preprocess(artifact, options),
         labels=labels_of(options["labels"]) or None,
+        host_code=options["host_code"],
     )
     found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
     rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]

@@ -9,6 +9,7 @@ import click
 
 from vit_export.commands.options import (
     foreign_preprocess,
+    host_code_option,
     json_option,
     layout_option,
     preprocess_options,
@@ -28,6 +29,7 @@ BENCH_INSTALL = "pip install 'vit-export[bench]'"
 @layout_option
 @preprocess_options
 @provider_option
+@host_code_option
 @json_option
 def validate(artifact: str, as_json: bool, **options: Any) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
@@ -41,6 +43,7 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             weights=options["weights"],
             layout=options["layout"],
             provider=options["provider"],
+            host_code=options["host_code"],
             preprocess=foreign_preprocess(artifact, options),
             traced=options["trace"] or options["plot"] is not None,
             progress=progress,

@@ -72,6 +72,7 @@ def load(
     threads: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
+    host_code: bool = False,
 ) -> Classifier:
     """Load an artifact, ready to classify images or to run tensors.
 
@@ -83,11 +84,12 @@ def load(
             of `vit_export.runtime.provider_options`; they name the provider too.
         preprocess: How images are prepared; by default what the file's manifest says.
         labels: Class names; by default those of the manifest.
-        threads: CPU threads of one run; by default the backend's choice.
+        threads: CPU threads of one run of an .onnx file; by default the backend's choice.
         rebuild: Whether an engine of another version or GPU is built again from its .onnx.
         trusted: Whether an engine that could not be measured where it was built goes without
-            the golden check that its first load on a device makes, and a version compatible one
-            may run the code that its plan brings.
+            the golden check that its first load on a device makes.
+        host_code: Whether a version compatible engine may run the code that its plan brings, on
+            the CPU and with the rights of this process.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
@@ -98,13 +100,12 @@ def load(
     from vit_export.runtime.classifier import Classifier
 
     if Path(path).suffix == ".engine":
-        if options is not None:
-            raise UsageError(
-                f"{path}: {type(options).__name__} is for an .onnx file in ONNX Runtime; what an "
-                "engine does was settled when it was built"
-            )
-        engine = _open_engine(path, provider=provider, rebuild=rebuild, trusted=trusted)
+        _refuse_for_engine(path, options, threads)
+        engine = _open_engine(
+            path, provider=provider, rebuild=rebuild, check=not trusted, host_code=host_code
+        )
         return Classifier(engine, preprocess=preprocess, labels=labels)
+    _refuse_for_onnx(path, rebuild=rebuild, trusted=trusted, host_code=host_code)
     try:
         from vit_export.runtime.ort import OrtRunner
     except ModuleNotFoundError as error:
@@ -116,8 +117,37 @@ def load(
     return Classifier(runner, preprocess=preprocess, labels=labels)
 
 
+def _refuse_for_engine(
+    path: str | os.PathLike[str], options: ProviderOptions | None, threads: int | None
+) -> None:
+    """Raise UsageError for what means nothing to an engine."""
+    if options is not None:
+        raise UsageError(
+            f"{path}: {type(options).__name__} is for an .onnx file in ONNX Runtime; what an "
+            "engine does was settled when it was built"
+        )
+    if threads is not None:
+        raise UsageError(
+            f"{path}: threads={threads} is for an .onnx file; an engine computes on its GPU"
+        )
+
+
+def _refuse_for_onnx(
+    path: str | os.PathLike[str], *, rebuild: bool, trusted: bool, host_code: bool
+) -> None:
+    """Raise UsageError for what means nothing to an .onnx file."""
+    asked = {
+        "rebuild": rebuild,
+        "trusted": trusted,
+        "host_code (--trust-host-code)": host_code,
+    }
+    for name, given in asked.items():
+        if given:
+            raise UsageError(f"{path}: {name} is for an .engine file; leave it out")
+
+
 def _open_engine(
-    path: str | os.PathLike[str], *, provider: str, rebuild: bool, trusted: bool
+    path: str | os.PathLike[str], *, provider: str, rebuild: bool, check: bool, host_code: bool
 ) -> Runner:
     try:
         from vit_export.enginecheck import open_engine
@@ -127,5 +157,5 @@ def _open_engine(
             "pip install 'vit-export[tensorrt]' (or 'vit-export[tensorrt-rtx]')"
         ) from error
     return open_engine(
-        Path(path), provider=provider, rebuild=rebuild, check=not trusted, host_code=trusted
+        Path(path), provider=provider, rebuild=rebuild, check=check, host_code=host_code
     )

@@ -5,7 +5,10 @@ By NVIDIA's `cuda-bindings`; every call is checked, and a failure says which cal
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from vit_export.enginefile import Gpu
 from vit_export.errors import ProviderError
 
-NO_GPU = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice")
+OLDEST_CUDA = 12  # that the extras of this package accept
 _HOST_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 _DEVICE_TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
@@ -43,19 +46,73 @@ def current_gpu() -> Gpu | None:
     """The GPU that this thread works on; `None` on a machine without one.
 
     Raises:
-        ProviderError: There is one, but it does not answer.
+        ProviderError: There is one, but it does not answer, or its driver is too old.
     """
-    status, count = cudart.cudaGetDeviceCount()
-    if status.name in NO_GPU or (status.name == "cudaSuccess" and count == 0):
+    status, _ = cudart.cudaGetDeviceCount()
+    if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
+        _refuse_old_driver()
         return None
-    ordinal = call("cudaGetDevice")
-    properties = call("cudaGetDeviceProperties", ordinal)
-    version = call("cudaDriverGetVersion")  # 13000 is CUDA 13.0
+    if status == cudart.cudaError_t.cudaErrorNoDevice or call("cudaGetDeviceCount") == 0:
+        return None
+    properties = call("cudaGetDeviceProperties", current_ordinal())
     return Gpu(
         name=properties.name.decode().rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
-        driver=f"{version // 1000}.{version % 1000 // 10}",
+        driver=_words(call("cudaDriverGetVersion")),
     )
+
+
+def _refuse_old_driver() -> None:
+    """Raise ProviderError where there is a driver: CUDA has one status for none and for too old."""
+    driver, runtime = call("cudaDriverGetVersion"), call("cudaRuntimeGetVersion")
+    if not driver:
+        return
+    major = driver // 1000
+    older = f", or take packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
+    raise ProviderError(
+        f"the NVIDIA driver here supports CUDA {_words(driver)} at most, and cuda-bindings brings "
+        f"CUDA {_words(runtime)}; update the driver{older if major >= OLDEST_CUDA else ''}; "
+        "see: vit-export doctor"
+    )
+
+
+def _words(version: int) -> str:
+    """A version of CUDA, e.g. `"13.0"` of 13000."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def current_ordinal() -> int:
+    """Number of the GPU that this thread works on; every thread begins with 0."""
+    return int(call("cudaGetDevice"))
+
+
+@contextlib.contextmanager
+def working_on(ordinal: int) -> Iterator[None]:
+    """Let this thread work on a GPU while the context lasts, then on the one that it had."""
+    before = current_ordinal()
+    if before == ordinal:
+        yield
+        return
+    call("cudaSetDevice", ordinal)
+    try:
+        yield
+    finally:
+        call("cudaSetDevice", before)
+
+
+def _given_back_with(owner: object, name: str, handle: Any) -> None:
+    """Have CUDA take something back when nobody refers to its owner any more.
+
+    On its own GPU: the thread in which that happens may work on another one. What is left when
+    the process ends is the driver's to take.
+    """
+    finalizer = weakref.finalize(owner, _give_back, current_ordinal(), name, handle)
+    finalizer.atexit = False
+
+
+def _give_back(ordinal: int, name: str, handle: Any) -> None:
+    with working_on(ordinal):
+        call(name, handle)
 
 
 class DeviceBuffer:
@@ -64,36 +121,22 @@ class DeviceBuffer:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.address = int(call("cudaMalloc", nbytes))
-
-    def free(self) -> None:
-        """Give the memory back."""
-        if self.address:
-            call("cudaFree", self.address)
-            self.address = 0
+        _given_back_with(self, "cudaFree", self.address)
 
 
 class PinnedArray:
     """An array in host memory that the GPU copies from and to without the CPU.
 
     Attributes:
-        array: numpy array over the memory.
+        address: Where it lies.
+        array: numpy array over the memory, which is freed with this object: copy what must last.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         nbytes = int(np.prod(shape)) * dtype.itemsize
-        self._address = int(call("cudaMallocHost", nbytes))
-        self.array = _host_array(self._address, nbytes).view(dtype).reshape(shape)
-
-    @property
-    def address(self) -> int:
-        """Where it lies."""
-        return self._address
-
-    def free(self) -> None:
-        """Give the memory back; the array must not be used afterwards."""
-        if self._address:
-            call("cudaFreeHost", self._address)
-            self._address = 0
+        self.address = int(call("cudaMallocHost", nbytes))
+        _given_back_with(self, "cudaFreeHost", self.address)
+        self.array = _host_array(self.address, nbytes).view(dtype).reshape(shape)
 
 
 def _host_array(address: int, nbytes: int) -> NDArray[np.uint8]:
@@ -103,7 +146,7 @@ def _host_array(address: int, nbytes: int) -> NDArray[np.uint8]:
 
 
 class Stream:
-    """Work that the GPU does in order.
+    """Work that the GPU does in order; given back with this object.
 
     Attributes:
         handle: The stream as a number, as TensorRT takes it.
@@ -112,6 +155,7 @@ class Stream:
     def __init__(self) -> None:
         non_blocking = cudart.cudaStreamNonBlocking
         self._stream = call("cudaStreamCreateWithFlags", non_blocking)
+        _given_back_with(self, "cudaStreamDestroy", self._stream)
         self.handle = int(self._stream)
 
     def to_device(self, address: int, host: int, nbytes: int) -> None:
@@ -143,17 +187,10 @@ class Stream:
         """Do what was recorded."""
         call("cudaGraphLaunch", graph.executable, self._stream)
 
-    def destroy(self) -> None:
-        """Give the stream back."""
-        call("cudaStreamDestroy", self._stream)
-
 
 class Graph:
-    """Recorded work of a stream."""
+    """Recorded work of a stream; given back with this object."""
 
     def __init__(self, executable: Any) -> None:
         self.executable = executable
-
-    def destroy(self) -> None:
-        """Give it back."""
-        call("cudaGraphExecDestroy", self.executable)
+        _given_back_with(self, "cudaGraphExecDestroy", executable)

@@ -17,6 +17,13 @@ class MisfitError(ProviderError):
 
 def refuse_damaged(path: Path, sidecar: Sidecar) -> None:
     """Raise ArtifactError unless the plan is the one that its sidecar describes."""
+    try:
+        _compare(path, sidecar)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _compare(path: Path, sidecar: Sidecar) -> None:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such engine; only {path.name}.json is there")
     size = path.stat().st_size

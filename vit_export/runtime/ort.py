@@ -36,7 +36,7 @@ from vit_export.runtime.providers import (
     worth_trying,
 )
 from vit_export.runtime.session import create_session
-from vit_export.runtime.tensors import check_array, check_feeds, check_names, fits
+from vit_export.runtime.tensors import check_array, check_feeds, check_names, check_sizes, fits
 
 
 class OrtRunner:
@@ -56,7 +56,7 @@ class OrtRunner:
 
     Raises:
         UsageError: No such provider, or options that do not fit it or the model.
-        OutputError: A context file that was asked for cannot be written.
+        OutputError: A context file or a cache that was asked for cannot be written.
         ArtifactError: The file is missing, damaged or lacks its weights.
         ProviderError: The provider asked for is not what would run the model.
     """
@@ -166,11 +166,11 @@ class OrtRunner:
         """
         names = [spec.name for spec in self.outputs]
         arrays = all(isinstance(x, np.ndarray) for x in feeds.values())
-        check_profile(self.options, feeds)
         if self._records_graphs:
             return self._run_recorded(feeds)
         if self.provider not in ON_DEVICE and arrays:
             check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+            check_profile(self.options, {name: x.shape for name, x in feeds.items()})
             with self._named_failures():
                 return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         values = self.run_on_device(feeds)
@@ -207,7 +207,7 @@ class OrtRunner:
             OrtValues by output name; `torch.from_dlpack(value)` takes one without a copy.
 
         Raises:
-            InputError: A wrong name, dtype or shape.
+            InputError: As for `run`; values that are not finite are seen in numpy arrays only.
             UsageError: The runner replays CUDA graphs.
         """
         if self._records_graphs:
@@ -215,11 +215,14 @@ class OrtRunner:
                 "a CUDA graph reads and writes fixed buffers: give `run` numpy arrays, or load "
                 "the model without cuda_graph"
             )
-        specs = {spec.name: spec for spec in self.inputs}
         check_names(self.inputs, feeds)
+        values = {s.name: _ort_value(s, feeds[s.name], self._device) for s in self.inputs}
+        shapes = {name: value.shape() for name, value in values.items()}
+        check_sizes(self.inputs, shapes, patch_size=self._patch_size)
+        check_profile(self.options, shapes)
         binding = self._session.io_binding()
-        for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, _ort_value(specs[name], value, self._device))
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
         for spec in self.outputs:
             binding.bind_output(spec.name, *self._device)
         with self._named_failures():

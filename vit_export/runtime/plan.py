@@ -30,7 +30,7 @@ class Plan:
 
         Raises:
             ArtifactError: TensorRT does not take it, or it is not what its sidecar says.
-            ProviderError: It brings code that runs on the host, and is not trusted.
+            ProviderError: It brings code that runs on the host, which was not allowed.
         """
         trt = backend.trt
         with backend.listening() as said:
@@ -39,7 +39,8 @@ class Plan:
                 if not host_code:
                     raise ProviderError(
                         f"{path.name}: is version compatible, so its plan brings code that runs "
-                        "on the host; if it is yours: load(..., trusted=True)"
+                        "on the host; if you trust where it is from: load(..., host_code=True), "
+                        "or --trust-host-code"
                     )
                 runtime.engine_host_code_allowed = True
             engine = runtime.deserialize_cuda_engine(path.read_bytes())

@@ -9,16 +9,32 @@ word: `scripts/verify_gpu` looks at some of it on a machine with a GPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vit_export.errors import InputError, OutputError, UsageError
 from vit_export.onnxfile import OnnxFile
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
+
+
+def _refuse_bad_device(device_id: int) -> None:
+    """Raise UsageError for a number that a list would count from its end."""
+    if device_id < 0:
+        raise UsageError(f"device_id={device_id}: expected 0 or more")
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    """Make a folder that an option names, or raise OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{option}: the folder {folder} cannot be made: {error.strerror or error}"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +57,8 @@ class CudaOptions:
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a limit that holds nothing."""
+        """Refuse a GPU before the first, and a limit that holds nothing."""
+        _refuse_bad_device(self.device_id)
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
@@ -68,7 +85,8 @@ class EngineOptions:
     ep_context: PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a profile out of order, and a dump that would replace a file."""
+        """Refuse a GPU before the first, a profile out of order, and a dump of another kind."""
+        _refuse_bad_device(self.device_id)
         if self.profile is not None and not (
             len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
         ):
@@ -160,6 +178,7 @@ class TensorrtOptions(EngineOptions):
             version: Of ONNX Runtime.
 
         Raises:
+            OutputError: The cache's folder cannot be made.
             UsageError: The profile does not fit the model.
         """
         options = {"device_id": str(self.device_id)}
@@ -169,7 +188,7 @@ class TensorrtOptions(EngineOptions):
         if self.engine_cache is not None:
             name = f"{file.path.stem}-{file.graph_sha256()[:16]}-ort{version}"
             folder = Path(self.engine_cache) / name
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder("engine_cache", folder)
             options |= {
                 "trt_engine_cache_enable": "True",
                 "trt_engine_cache_path": str(folder),
@@ -210,7 +229,7 @@ class TensorrtRtxOptions(EngineOptions):
             names = ("nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes")
             options |= dict(zip(names, self.shapes(file), strict=True))
         if self.runtime_cache is not None:
-            Path(self.runtime_cache).mkdir(parents=True, exist_ok=True)
+            _make_folder("runtime_cache", Path(self.runtime_cache))
             options["nv_runtime_cache_path"] = str(self.runtime_cache)
         return options
 
@@ -249,8 +268,12 @@ def chosen(provider: str, options: ProviderOptions | None) -> tuple[str, Provide
     return options.provider, options
 
 
-def check_profile(options: ProviderOptions | None, feeds: Mapping[str, Any]) -> None:
+def check_profile(options: ProviderOptions | None, shapes: Mapping[str, Sequence[int]]) -> None:
     """Refuse a batch that the engine was not built for, before the provider builds another.
+
+    Args:
+        options: Of the provider.
+        shapes: Of every input, by name.
 
     Raises:
         InputError: Naming the input, its batch size and the profile.
@@ -258,8 +281,8 @@ def check_profile(options: ProviderOptions | None, feeds: Mapping[str, Any]) -> 
     if not isinstance(options, EngineOptions) or options.profile is None:
         return
     smallest, _, largest = options.profile
-    for name, value in feeds.items():
-        size = value.shape[0] if getattr(value, "shape", ()) else 0
+    for name, shape in shapes.items():
+        size = shape[0] if shape else 0
         if not smallest <= size <= largest:
             raise InputError(
                 f"input {name!r} holds {size} images; the engine is built for {smallest} to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime as ort
@@ -23,6 +24,7 @@ from vit_export.runtime.providers import (
     refuse_unusable_wheel,
 )
 from vit_export.runtime.rtx_plugin import rtx_devices
+from vit_export.staging import publish, staging
 
 # ONNX Runtime 1.20 cannot be told where a model in memory has its weights
 REFERS_TO_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
@@ -50,13 +52,33 @@ def create_session(
         ArtifactError: The CPU cannot load the model.
         ProviderError: The provider does not start, or does not run every node.
         FallbackError: ONNX Runtime started another provider, without an error of its own.
-        OutputError: A context file that was asked for cannot be written.
+        OutputError: A context file or a cache that was asked for cannot be written; nothing is
+            left of a context whose session is refused.
         UsageError: The options do not fit the model.
     """
     if provider != "cpu":
         refuse_unusable_wheel(provider)
-    if isinstance(options, EngineOptions):
-        options.check_dump(file)
+    if not isinstance(options, EngineOptions) or options.ep_context is None:
+        return _strict_session(file, provider, options, exposed, threads)
+    options.check_dump(file)
+    path = Path(options.ep_context)
+    with staging(path) as stage:
+        dump = stage / path.name
+        session = _strict_session(
+            file, provider, replace(options, ep_context=dump), exposed, threads
+        )
+        finish_dump(dump, file, provider)
+        publish([dump], path.parent)
+    return session
+
+
+def _strict_session(
+    file: OnnxFile,
+    provider: str,
+    options: ProviderOptions | None,
+    exposed: Collection[str],
+    threads: int | None,
+) -> ort.InferenceSession:
     try:
         with quiet(provider):
             session = _session(file, provider, options, exposed, threads)
@@ -70,8 +92,6 @@ def create_session(
             f"{cause(provider)}; see: vit-export doctor"
         ) from error
     refuse_fallback(session, provider, file.path.name)
-    if isinstance(options, EngineOptions) and options.ep_context is not None:
-        finish_dump(Path(options.ep_context), file, provider)
     return session
 
 
@@ -120,7 +140,7 @@ def finish_dump(path: Path, file: OnnxFile, provider: str) -> None:
     """
     if not path.is_file():
         raise ProviderError(
-            f"provider {provider!r} built its engine and did not write {path}, which was asked "
-            "for with ep_context"
+            f"provider {provider!r} built its engine and did not write {path.name}, which was "
+            "asked for with ep_context"
         )
     stamp(path, file.metadata)

@@ -27,10 +27,30 @@ def check_feeds(
         InputError: Naming the input, what was given, and what is expected.
     """
     check_names(specs, feeds)
-    sizes: dict[str, int] = {}
     for spec in specs:
         check_array(spec, feeds[spec.name])
-        for size, dim in zip(feeds[spec.name].shape, spec.shape, strict=True):
+    shapes = {name: array.shape for name, array in feeds.items()}
+    check_sizes(specs, shapes, patch_size=patch_size)
+
+
+def check_sizes(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], *, patch_size: int = 1
+) -> None:
+    """Refuse sizes of dynamic dimensions that do not go together, or that a model cannot take.
+
+    Args:
+        specs: What the graph takes.
+        shapes: By name; each `fits` its spec.
+        patch_size: What dynamic heights and widths must be multiples of.
+
+    Raises:
+        InputError: Naming the input, its size, and what is expected.
+    """
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        if 0 in shapes[spec.name]:
+            raise InputError(f"input {spec.name!r} is empty: shape {tuple(shapes[spec.name])}")
+        for size, dim in zip(shapes[spec.name], spec.shape, strict=True):
             if isinstance(dim, str) and dim != "?" and sizes.setdefault(dim, size) != size:
                 raise InputError(f"input {spec.name!r}: {dim} is {size}, elsewhere {sizes[dim]}")
             if dim in ("height", "width") and size % patch_size:
@@ -87,8 +107,6 @@ def check_array(spec: TensorSpec, array: Any) -> None:
             f"input {spec.name!r} has shape {array.shape}, expected "
             f"({', '.join(map(str, spec.shape))}){_shape_hint(spec.shape, array.shape)}"
         )
-    if array.size == 0:
-        raise InputError(f"input {spec.name!r} is empty: shape {array.shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"input {spec.name!r} holds NaN or infinite values")
 
@@ -98,6 +116,11 @@ def fits(expected: Shape, shape: Sequence[int]) -> bool:
     return len(expected) == len(shape) and all(
         isinstance(want, str) or want == have for want, have in zip(expected, shape, strict=True)
     )
+
+
+def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:
+    """A shape whose one dynamic dimension, the batch, has that size."""
+    return tuple(batch if isinstance(size, str) else size for size in shape)
 
 
 def _shape_hint(expected: Shape, shape: Sequence[int]) -> str:

@@ -15,20 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.enginefile import Sidecar, batch_ends
-from vit_export.errors import ArtifactError, InputError, ProviderError
+from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
 from vit_export.manifest import Manifest, TensorSpec
 from vit_export.nvinfer import load_backend
 from vit_export.runtime.batches import Chunk, split
-from vit_export.runtime.device import current_gpu
+from vit_export.runtime.device import current_gpu, current_ordinal, working_on
 from vit_export.runtime.dlpack import CUDA, View, view
 from vit_export.runtime.fitness import refuse_damaged, refuse_misfit
 from vit_export.runtime.plan import Plan
-from vit_export.runtime.tensors import check_feeds, check_names, fits
+from vit_export.runtime.tensors import check_feeds, check_names, check_sizes, fits, with_batch
 from vit_export.runtime.trt_session import DeviceTensor, Session
+
+
+class _OfThread(threading.local):
+    """What a thread has of its own, and gives back when it ends."""
+
+    session: Session | None = None
 
 
 class TrtRunner:
     """One engine on one GPU; threads may share it, each has a context of its own.
+
+    The GPU is the one that the loading thread works on. Memory on it goes back with the thread
+    that took it, with the runner, or by `release`.
 
     Args:
         path: The `.engine` file, with its sidecar.
@@ -40,6 +49,8 @@ class TrtRunner:
     Attributes:
         provider: `"tensorrt"` or `"tensorrt-rtx"`.
         sidecar: What is known of the engine.
+        gpu: The GPU that runs it.
+        ordinal: Its number; every thread works on that one.
 
     Raises:
         ArtifactError: The engine or its sidecar is missing or damaged.
@@ -65,6 +76,7 @@ class TrtRunner:
             )
         self._backend = load_backend(self.sidecar.backend)
         self.gpu = refuse_misfit(self.path, self.sidecar, self._backend.version, current_gpu())
+        self.ordinal = current_ordinal()
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
@@ -72,33 +84,38 @@ class TrtRunner:
         self._host_code, self._cuda_graphs = host_code, cuda_graphs
         self._ends = [batch_ends(profile) for profile in self.sidecar.profiles]
         self._lock = threading.Lock()
-        self._sessions: dict[int, Session] = {}  # by thread
-        self._plan: Plan | None = self._load()
+        self._of_thread = _OfThread()
+        self._plan: Plan | None = None
+        self._loaded()
 
-    def _load(self) -> Plan:
-        return Plan.load(self._backend, self.path, self.sidecar, host_code=self._host_code)
+    def _loaded(self) -> Plan:
+        """The plan, loaded again where it was released."""
+        if self._plan is None:
+            self._plan = Plan.load(
+                self._backend, self.path, self.sidecar, host_code=self._host_code
+            )
+        return self._plan
 
     def _session(self) -> Session:
         with self._lock:
-            if self._plan is None:
-                self._plan = self._load()
-            thread = threading.get_ident()
-            if thread not in self._sessions:
-                self._sessions[thread] = Session(self._plan, cuda_graphs=self._cuda_graphs)
-            return self._sessions[thread]
+            if self._of_thread.session is None:
+                self._of_thread.session = Session(self._loaded(), cuda_graphs=self._cuda_graphs)
+            return self._of_thread.session
 
     @property
     def engine(self) -> Any:
         """TensorRT's own `ICudaEngine`."""
-        return self._session().plan.engine
+        with self._lock, working_on(self.ordinal):
+            return self._loaded().engine
 
     def release(self) -> None:
-        """Free the engine and all memory on the GPU; the next run loads it again."""
-        with self._lock:
-            for session in self._sessions.values():
-                session.free()
-            self._sessions.clear()
+        """Free the engine and all memory on the GPU; the next run loads it again.
+
+        What another thread runs meanwhile is freed when it is done.
+        """
+        with self._lock, working_on(self.ordinal):
             self._plan = None
+            self._of_thread = _OfThread()  # the one that goes takes every thread's session along
 
     def has_tensor(self, name: str) -> bool:
         """Whether the engine gives a tensor of that name; inner ones are fused away."""
@@ -132,8 +149,10 @@ class TrtRunner:
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds)
-        session = self._session()
-        parts = [session.run(_cut(self.inputs, feeds, chunk), chunk) for chunk in self._cuts(feeds)]
+        with working_on(self.ordinal):
+            session = self._session()
+            parts = [session.run(_cut(self.inputs, feeds, chunk), chunk)
+                     for chunk in self._cuts(feeds)]  # fmt: skip
         return {
             spec.name: np.concatenate([part[spec.name] for part in parts])
             if len(parts) > 1
@@ -152,45 +171,72 @@ class TrtRunner:
 
         Args:
             feeds: For each input a CUDA tensor that speaks dlpack; it is read where it lies.
-            out: CUDA tensors to write to, by output; memory of this call otherwise. Where
-                inputs and outputs lie where they lay the last time, a CUDA graph is replayed.
+            out: CUDA tensors to write to, by output, of exactly its shape in this run; memory of
+                this call otherwise. Where inputs and outputs lie where they lay the last time, a
+                CUDA graph is replayed.
 
         Returns:
             Tensors that speak dlpack, e.g. for `torch.from_dlpack`, by output name.
 
         Raises:
-            InputError: A wrong name, dtype, shape or device, or a batch that no profile serves.
+            InputError: A wrong name, dtype, shape or GPU, or a batch that no profile serves.
         """
         check_names(self.inputs, feeds)
-        session = self._session()
-        views = {spec.name: self._on_gpu(spec, feeds[spec.name], session) for spec in self.inputs}
-        batch = views[self.inputs[0].name].shape[0]
-        profile = 0
-        if self._ends:
-            first, *others = split(batch, self._ends)
-            if others or first.padded:
-                served = ", ".join(f"{ends.min} to {ends.max}" for ends in self._ends)
-                raise InputError(
-                    f"batch {batch}: the engine serves {served}, and tensors on the GPU are "
-                    "taken as they are; cut or fill the batch, or give numpy arrays to run()"
-                )
-            profile = first.profile
-        given = {
-            spec.name: self._on_gpu(spec, out[spec.name], session)
-            for spec in self.outputs
-            if out is not None and spec.name in out
-        }
-        return session.run_on_device(views, given, profile)
+        out = out or {}
+        self._refuse_unknown_outputs(out)
+        with working_on(self.ordinal):
+            session = self._session()
+            views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
+            check_sizes(self.inputs, {name: found.shape for name, found in views.items()})
+            batch = views[self.inputs[0].name].shape[0]
+            profile = self._profile(batch)
+            written = [
+                TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
+                for spec in self.outputs
+                if spec.name in out
+            ]
+            given = {spec.name: self._view(spec, out[spec.name], session) for spec in written}
+            return session.run_on_device(views, given, profile)
 
-    def _on_gpu(self, spec: TensorSpec, value: Any, session: Session) -> View:
-        if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray):
+    def _refuse_unknown_outputs(self, out: Collection[str]) -> None:
+        known = [spec.name for spec in self.outputs]
+        for name in out:
+            if name not in known:
+                raise InputError(
+                    f"unknown output {name!r}{nearest(name, known)} (the engine gives: "
+                    f"{'; '.join(map(str, self.outputs))})"
+                )
+
+    def _profile(self, batch: int) -> int:
+        """The profile that serves a batch as it is."""
+        if not self._ends:
+            return 0
+        first, *others = split(batch, self._ends)
+        if others or first.padded:
+            served = ", ".join(f"{ends.min} to {ends.max}" for ends in self._ends)
+            raise InputError(
+                f"batch {batch}: the engine serves {served}, and tensors on the GPU are "
+                "taken as they are; cut or fill the batch, or give numpy arrays to run()"
+            )
+        return first.profile
+
+    def _view(self, spec: TensorSpec, value: Any, session: Session) -> View:
+        """A tensor where it lies, which is on the engine's GPU."""
+        if not hasattr(value, "__dlpack_device__") or isinstance(value, np.ndarray):
             raise InputError(
                 f"{spec.name!r} is a {type(value).__name__}; expected a CUDA tensor that speaks "
                 f"dlpack ({spec})"
             )
-        found = view(value, stream=session.stream.handle)
-        if found.device[0] != CUDA:
+        kind, ordinal = value.__dlpack_device__()
+        if kind != CUDA:
             raise InputError(f"{spec.name!r} lies in host memory, expected a CUDA tensor ({spec})")
+        if ordinal != self.ordinal:
+            raise InputError(
+                f"{spec.name!r} lies on GPU {ordinal}, and the engine was loaded on GPU "
+                f"{self.ordinal}; bring it there, or load the engine while its thread works on "
+                f"GPU {ordinal}"
+            )
+        found = view(value, stream=session.stream.handle)
         if found.dtype != spec.dtype or not fits(spec.shape, found.shape):
             raise InputError(f"{spec.name!r} is {found.dtype} {found.shape}, expected {spec}")
         return found

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from vit_export.errors import ProviderError
 from vit_export.manifest import TensorSpec
 from vit_export.runtime.batches import Chunk
-from vit_export.runtime.device import DeviceBuffer, Graph, PinnedArray, Stream
+from vit_export.runtime.device import DeviceBuffer, Graph, PinnedArray, Stream, working_on
 from vit_export.runtime.dlpack import CUDA, View, capsule_of
 from vit_export.runtime.plan import Plan
+from vit_export.runtime.tensors import with_batch
 
 MOST_GRAPHS = 8  # per thread; the one that was not used for longest goes first
 
@@ -48,26 +49,15 @@ class DeviceTensor:
 
     def numpy(self) -> NDArray[Any]:
         """A copy in host memory."""
-        host = PinnedArray(self.shape, np.dtype(self.dtype))
-        stream = Stream()
-        try:
+        with working_on(self.ordinal):
+            host, stream = PinnedArray(self.shape, np.dtype(self.dtype)), Stream()
             stream.to_host(host.address, self.address, host.array.nbytes)
             stream.synchronize()
             return host.array.copy()
-        finally:
-            stream.destroy()
-            host.free()
-
-
-class OwnedBuffer(DeviceBuffer):
-    """Memory of an output, freed when nobody refers to it any more."""
-
-    def __del__(self) -> None:
-        self.free()
 
 
 class Session:
-    """Runs an engine for one thread.
+    """Runs an engine for one thread, which works on its GPU; all is given back with this object.
 
     All contexts work on one stream, one after the other, so they share their scratch memory.
     TensorRT-RTX compiles and captures by itself; it is left to it.
@@ -96,7 +86,7 @@ class Session:
             ),
             default=1,
         )
-        return tuple(most if isinstance(size, str) else size for size in spec.shape)
+        return with_batch(spec.shape, most)
 
     def _new_context(self) -> Any:
         trt, engine = self.plan.backend.trt, self.plan.engine
@@ -132,11 +122,7 @@ class Session:
                 self._device[spec.name].address, self._host[spec.name].address, host.nbytes
             )
         for spec in self.plan.outputs:
-            shapes[spec.name] = (
-                (chunk.batch, *self._host[spec.name].array.shape[1:])
-                if spec.dynamic
-                else self._host[spec.name].array.shape
-            )
+            shapes[spec.name] = with_batch(spec.shape, chunk.batch)
         where = tuple((name, self._device[name].address, shapes[name]) for name in shapes)
         self._enqueue(where, chunk.profile)
         for spec in self.plan.outputs:
@@ -153,15 +139,21 @@ class Session:
     def run_on_device(
         self, views: Mapping[str, View], given: Mapping[str, View], profile: int
     ) -> dict[str, DeviceTensor]:
-        """Compute from tensors on the GPU, where they lie."""
+        """Compute from tensors on the GPU, where they lie.
+
+        Args:
+            views: Every input.
+            given: Outputs that are written where they lie; of exactly the shapes of this run.
+            profile: Index of the optimization profile.
+        """
         batch = views[self.plan.inputs[0].name].shape[0]
         ordinal = views[self.plan.inputs[0].name].device[1]
         results: dict[str, DeviceTensor] = {}
         for spec in self.plan.outputs:
-            shape = tuple(batch if isinstance(size, str) else size for size in spec.shape)
-            owner: Any = given.get(spec.name)
+            shape = with_batch(spec.shape, batch)
+            owner: View | DeviceBuffer | None = given.get(spec.name)
             if owner is None:
-                owner = OwnedBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
+                owner = DeviceBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
             results[spec.name] = DeviceTensor(owner.address, shape, spec.dtype, ordinal, owner)
         where = (
             *((name, found.address, found.shape) for name, found in views.items()),
@@ -198,9 +190,7 @@ class Session:
         self._seen[where] = graph
         self._seen.move_to_end(where)
         while len(self._seen) > MOST_GRAPHS:
-            _, oldest = self._seen.popitem(last=False)
-            if oldest is not None:
-                oldest[1].destroy()
+            self._seen.popitem(last=False)
 
     def _execute(self, context: Any, where: Addresses, profile: int) -> None:
         inputs = {spec.name for spec in self.plan.inputs}
@@ -214,16 +204,3 @@ class Session:
         with self.plan.backend.listening() as said:
             if not context.execute_async_v3(self.stream.handle):
                 raise ProviderError(f"{self.plan.backend.name} failed while it ran: {said.why()}")
-
-    def free(self) -> None:
-        """Give everything back."""
-        self.stream.synchronize()
-        for captured in self._seen.values():
-            if captured is not None:
-                captured[1].destroy()
-        self._seen.clear()
-        del self._context
-        for buffer in (*self._device.values(), *self._host.values(), self._scratch):
-            if buffer is not None:
-                buffer.free()
-        self.stream.destroy()
