@@ -23,6 +23,7 @@ from vit_export.runtime.providers import (
     refuse_unusable_wheel,
 )
 from vit_export.runtime.rtx_plugin import rtx_devices
+from vit_export.runtime.tf32 import forbid_tf32
 
 # ONNX Runtime 1.20 cannot be told where a model in memory has its weights
 REFERS_TO_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
@@ -53,6 +54,7 @@ def create_session(
         OutputError: A context file that was asked for cannot be written.
         UsageError: The options do not fit the model.
     """
+    forbid_tf32(provider, file.manifest.precision if file.manifest else "fp32")
     if provider != "cpu":
         refuse_unusable_wheel(provider)
     if isinstance(options, EngineOptions):
