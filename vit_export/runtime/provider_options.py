@@ -127,7 +127,7 @@ class TensorrtOptions(EngineOptions):
 
     There is no precision to choose: without `trt_fp16_enable` and its like the provider builds a
     strongly typed network, so that an FP16 file gives an FP16 engine and nothing else does. It
-    has no option against TF32 either: `vit_export.runtime.tf32` keeps it out.
+    has no option against TF32 either: `vit_export.runtime.tf32` keeps it out of the process.
 
     Attributes:
         device_id: Which GPU, as CUDA numbers them.
