@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from vit_export.errors import ProviderError
+from vit_export.nvinfer import load_backend
 from vit_export.runtime import load, session, tf32
 from vit_export.runtime.tf32 import TF32_VARIABLE, cuda_is_loaded, forbid_tf32
 
+EDGE = Path(__file__).parents[1] / "edge" / "data" / "edge.onnx"
 DRIVER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65\n"
 OTHER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /venv/nvidia/cu13/lib/libcudart.so.13\n"
 
@@ -71,7 +74,7 @@ def test_only_the_driver_tells_that_cuda_is_in_use(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("provider", ["tensorrt", "tensorrt-rtx"])
-def test_a_load_forbids_tf32_before_it_loads_a_library(tiny_export, provider, monkeypatch):
+def test_a_load_forbids_tf32_before_it_loads_a_library(provider, monkeypatch):
     """The next step loads CUDA's and TensorRT's."""
 
     def next_step(provider: str) -> None:
@@ -79,4 +82,28 @@ def test_a_load_forbids_tf32_before_it_loads_a_library(tiny_export, provider, mo
 
     monkeypatch.setattr(session, "refuse_unusable_wheel", next_step)
     with pytest.raises(ProviderError, match=f"{provider}: TF32 0"):
-        load(tiny_export.path, provider=provider)
+        load(EDGE, provider=provider)
+
+
+def plan(tf32_flag: bool) -> bytes:
+    """What TensorRT-RTX builds of a small fp32 artifact for an Ada GPU."""
+    backend = load_backend("tensorrt-rtx")
+    trt = backend.trt
+    builder = trt.Builder(backend.logger)
+    network = builder.create_network(0)
+    assert trt.OnnxParser(network, backend.logger).parse_from_file(str(EDGE))
+    config = builder.create_builder_config()
+    sizes = builder.create_optimization_profile()
+    sizes.set_shape("pixel_values", (1, 3, 32, 32), (2, 3, 32, 32), (8, 3, 32, 32))
+    config.add_optimization_profile(sizes)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    (config.set_flag if tf32_flag else config.clear_flag)(trt.BuilderFlag.TF32)
+    return bytes(builder.build_serialized_network(network, config))
+
+
+def test_tensorrt_rtx_obeys_the_variable(monkeypatch):
+    """What it builds depends on its flag, and no more with the variable, set while it is loaded."""
+    assert plan(tf32_flag=True) != plan(tf32_flag=False)
+    monkeypatch.setenv(TF32_VARIABLE, "0")
+    assert plan(tf32_flag=True) == plan(tf32_flag=False)
