@@ -1,4 +1,4 @@
-"""Checks of ONNX Runtime's CUDA provider."""
+"""Checks of ONNX Runtime's CUDA provider, and of what holds for every provider."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gpu_checks.artifacts import EDGE, ROOT, exported, validated
-from gpu_checks.outcome import NotRunError, expect, need
+from gpu_checks.copies import copies_in, optimised
+from gpu_checks.needs import PROVIDER_NEEDS, need, need_kernels_for
+from gpu_checks.outcome import FailedError, NotRunError, expect
 
 DEVICE = "cuda"
+GRAPH_SIZES = (1, 2, 8)  # of the batches that are recorded
+NO_KERNEL = "have no kernel on"  # in what vit-export says of a provider that lacks operators
 LOAD = """
 import json, sys
 from vit_export.errors import ProviderError
@@ -23,15 +27,6 @@ try:
 except ProviderError as error:
     print(json.dumps({"error": str(error)}))
 """
-
-
-def need_cuda_wheel() -> None:
-    """Raise NotRunError unless the installed ONNX Runtime was compiled with CUDA."""
-    need("numpy", "onnxruntime")
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise NotRunError("not installed: onnxruntime-gpu (the wheel for the CPU is)")
 
 
 def doctor(folder: Path) -> dict[str, Any]:
@@ -45,29 +40,51 @@ def doctor(folder: Path) -> dict[str, Any]:
     return {"can": ", ".join(ability.name for ability in found.abilities if ability.possible)}
 
 
-def parity(folder: Path, variant: str, precision: str) -> dict[str, Any]:
-    """The gate on CUDA: float64 truth, batches 1, 2, 3 and 8, rows permuted and alone."""
-    need_cuda_wheel()
-    return validated(exported(folder, variant, precision), "cuda")
+def parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
+    """The gate on a provider: float64 truth, batches 1, 2, 3 and 8, rows permuted and alone."""
+    PROVIDER_NEEDS[provider]()
+    need_kernels_for(precision)
+    return validated(exported(folder, variant, precision), provider)
+
+
+def integer_parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
+    """The gate on a provider that need not know every integer operator, and then refuses."""
+    try:
+        return parity(folder, provider, variant, precision)
+    except FailedError as error:
+        if NO_KERNEL not in str(error):
+            raise
+        raise NotRunError(str(error)) from None
 
 
 def refusal(folder: Path, provider: str) -> dict[str, Any]:
-    """Where CUDA shows no GPU, a provider is refused instead of replaced by the CPU."""
-    need_cuda_wheel()
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
+    """A provider that loads is refused where CUDA shows no GPU, not replaced by the CPU."""
+    PROVIDER_NEEDS[provider]()
+    seen = _loaded(provider)
+    expect(
+        seen.get("provider") == provider,
+        f"it does not load with the GPU in sight, so a refusal without means nothing: {seen}",
+    )
+    unseen = _loaded(provider, CUDA_VISIBLE_DEVICES="-1")
+    expect("error" in unseen, f"it ran on {unseen.get('provider')!r} without a GPU")
+    return {"refused with": unseen["error"]}
+
+
+def _loaded(provider: str, **environment: str) -> dict[str, str]:
+    """What loads the edge artifact in a process of its own, or why nothing does."""
     child = subprocess.run(
         [sys.executable, "-c", LOAD, str(EDGE), provider],
-        env=environment, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     expect(child.returncode == 0, f"the process ended: {child.stderr.strip()[-200:]}")
-    answer = json.loads(child.stdout.splitlines()[-1])
-    expect("error" in answer, f"it ran on {answer.get('provider')!r} without a GPU")
-    return {"refused with": answer["error"]}
+    answer: dict[str, str] = json.loads(child.stdout.splitlines()[-1])
+    return answer
 
 
 def io_binding(folder: Path) -> dict[str, Any]:
     """A tensor of torch on the GPU is read where it lies, and the result stays on the GPU."""
-    need_cuda_wheel()
+    PROVIDER_NEEDS["cuda"]()
     need("torch")
     import numpy as np
     import onnxruntime as ort
@@ -77,7 +94,7 @@ def io_binding(folder: Path) -> dict[str, Any]:
         raise NotRunError("the installed torch has no CUDA")
     from vit_export.runtime import load
 
-    runner = load(exported(folder, "edge"), provider="cuda").runner
+    runner = load(EDGE, provider="cuda").runner
     x = torch.randn(4, 3, 32, 32, device=DEVICE)
     value = ort.OrtValue.from_dlpack(x)
     expect(value.data_ptr() == x.data_ptr(), "the input was copied on its way to ONNX Runtime")
@@ -85,22 +102,17 @@ def io_binding(folder: Path) -> dict[str, Any]:
     expect(result.device_name() == DEVICE, f"the output lies on {result.device_name()}")
     back = torch.from_dlpack(result)
     expect(back.data_ptr() == result.data_ptr(), "the output was copied on its way to torch")
-    kinds = {
-        node.op_type
-        for part in runner._session.get_provider_graph_assignment_info()
-        for node in part.get_nodes()
-    }
-    copies = sorted(kind for kind in kinds if kind.startswith("Memcpy"))
-    expect(not copies, f"the graph copies between devices: {', '.join(copies)}")
+    copies = copies_in(optimised(EDGE, DEVICE, folder / "edge.optimised.onnx"))
+    expect(copies == 0, f"the graph copies between host and device {copies} times")
     host = runner.run({"pixel_values": x.cpu().numpy()})["logits"]
     difference = float(np.abs(back.cpu().numpy() - host).max())
     expect(difference <= 1e-5, f"device and host tensors give other results: {difference:.3g}")
-    return {"copies": 0, "max_abs": difference}
+    return {"copies": copies, "max_abs": difference}
 
 
 def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
-    """Replayed graphs compute what plain runs do, at several batch sizes in turn."""
-    need_cuda_wheel()
+    """Graphs are recorded, replayed, and compute what plain runs do, at batch sizes in turn."""
+    PROVIDER_NEEDS["cuda"]()
     import numpy as np
 
     from vit_export.runtime import load
@@ -112,7 +124,7 @@ def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
     spec = plain.inputs[0]
     generator = np.random.default_rng(0)
     worst, times = 0.0, {"plain": [], "graph": []}
-    for size in (1, 2, 8, 1, 2, 8, *[1] * 50):
+    for size in (*GRAPH_SIZES, *GRAPH_SIZES, *[1] * 50):
         x = {spec.name: generator.standard_normal((size, *spec.shape[1:])).astype(np.float32)}
         results = {}
         for name, runner in (("plain", plain), ("graph", recorded)):
@@ -122,5 +134,40 @@ def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
         scale = float(np.abs(results["plain"]).max())
         worst = max(worst, float(np.abs(results["plain"] - results["graph"]).max()) / scale)
     expect(worst <= 1e-5, f"a replayed graph computes something else: {worst:.3g} of the largest")
-    medians = {f"{name}_ms": float(np.median(values[6:])) for name, values in times.items()}
-    return {"relative_max_abs": worst, **medians}
+    replayed = _replayed(recorded)
+    expect(
+        replayed == len(GRAPH_SIZES),
+        f"{replayed} graphs are replayed, and {len(GRAPH_SIZES)} batch sizes were recorded",
+    )
+    medians = {
+        f"{name}_ms": float(np.median(values[2 * len(GRAPH_SIZES) :]))
+        for name, values in times.items()
+    }
+    return {"relative_max_abs": worst, "graphs": replayed, **medians}
+
+
+def _replayed(runner: Any) -> int:
+    """How many batch sizes are really replayed.
+
+    A replay writes to the addresses that were recorded. So a run under a graph's number that
+    binds buffers of its own leaves those as they are; a plain run would write to them.
+    """
+    import numpy as np
+    import onnxruntime as ort
+
+    count = 0
+    for graph in runner._recorded._recorded.values():
+        binding = runner._session.io_binding()
+        for name, value in graph.inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        own = {
+            name: ort.OrtValue.ortvalue_from_numpy(
+                np.full(value.shape(), np.nan, value.numpy().dtype), *runner._device
+            )
+            for name, value in graph.outputs.items()
+        }
+        for name, value in own.items():
+            binding.bind_ortvalue_output(name, value)
+        runner._session.run_with_iobinding(binding, graph.run_options)
+        count += all(np.isnan(value.numpy()).all() for value in own.values())
+    return count

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
+PASSED, FAILED, NOT_RUN = STATUSES = "passed", "FAILED", "not run"
 
 
 class NotRunError(Exception):
@@ -52,12 +51,16 @@ class Check:
         function: Takes the working folder and `arguments`.
         arguments: e.g. the variant and the precision.
         timeout_s: After which the process is ended and the check has failed.
+        runs_artifact: Whether it passes only when an artifact ran on the GPU.
+        after: A check that must have passed in the same run; this one looks at what it made.
     """
 
     name: str
     function: Callable[..., dict[str, Any]]
     arguments: tuple[Any, ...] = ()
     timeout_s: int = 120
+    runs_artifact: bool = False
+    after: str = ""
 
     def run(self, folder: Path) -> Outcome:
         """Run it here; what it raises beyond `NotRunError` and `FailedError` ends the process."""
@@ -69,14 +72,7 @@ class Check:
             return Outcome(self.name, FAILED, why=str(error))
 
 
-def need(*modules: str) -> None:
-    """Raise NotRunError unless all of these can be found; nothing is imported."""
-    lacking = [name for name in modules if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise NotRunError(f"not installed: {', '.join(lacking)}")
-
-
 def expect(condition: bool, otherwise: str) -> None:
-    """Raise Failed with the reason unless the condition holds."""
+    """Raise FailedError with the reason unless the condition holds."""
     if not condition:
         raise FailedError(otherwise)

@@ -2,53 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gpu_checks import cuda, speed, tensorrt
 from gpu_checks.outcome import Check
 
 VARIANTS = ("mnist", "ti16", "deit_ti", "b32", "b16")
 SPEED_VARIANT = "b16"
-PRECISIONS = ("fp32", "fp16")
+PROVIDERS = ("cuda", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("tensorrt", "tensorrt-rtx")
+FLOATS = ("fp32", "fp16", "bf16")
+INTEGERS = ("int8-static", "int8")
 EXPORT_S = 240  # an artifact may have to be made first
+COMPILE_S = 420  # torch tries out kernels for two batch sizes
 
 
 def checks(variants: Sequence[str] = VARIANTS) -> list[Check]:
     """Everything that needs an NVIDIA GPU; what is short and tells most comes first."""
-    fast = SPEED_VARIANT
-    found = [Check("doctor finds no fault", cuda.doctor)]
-    found += [
-        Check(f"refusal without a visible GPU: {provider}", cuda.refusal, (provider,))
-        for provider in ("cuda", "tensorrt")
-    ]
-    found += [
+    return [
+        Check("doctor finds no fault", cuda.doctor),
+        *(
+            Check(f"refusal without a visible GPU: {provider}", cuda.refusal, (provider,))
+            for provider in PROVIDERS
+        ),
         Check("matmul peak, float16", speed.matmul_peak),
-        Check("cuda parity edge fp32", cuda.parity, ("edge", "fp32")),
-        Check("cuda IO binding without copies", cuda.io_binding),
-        Check("cuda graph edge", cuda.cuda_graph, ("edge",)),
-        Check("tensorrt parity edge fp32", tensorrt.parity, ("tensorrt", "edge", "fp32")),
-        Check("tensorrt engine cache", tensorrt.engine_cache),
-        Check("tensorrt context dump", tensorrt.ep_context, ("tensorrt",)),
-        Check("tensorrt-rtx parity edge fp32", tensorrt.parity, ("tensorrt-rtx", "edge", "fp32")),
-        Check("tensorrt-rtx context dump", tensorrt.ep_context, ("tensorrt-rtx",)),
-    ]
-    for backend in ("tensorrt", "tensorrt-rtx"):
-        arguments = (backend, fast, "fp16")
-        name = f"engine {backend} {fast} fp16"
-        found.append(Check(name, tensorrt.engine, arguments, timeout_s=EXPORT_S))
-    found += [
-        Check(f"speed torch eager {fast} fp16", speed.torch_eager, (fast,)),
-        Check(f"speed torch.compile {fast} fp16", speed.torch_compiled, (fast,), timeout_s=180),
-    ]
+        *_small(),
+        *_engines(),
+        *_speeds(SPEED_VARIANT),
+        Check(
+            f"cuda graph {SPEED_VARIANT}", cuda.cuda_graph, (SPEED_VARIANT,), timeout_s=EXPORT_S,
+            runs_artifact=True,
+        ),
+        *(
+            _parity("cuda", variant, precision, timeout_s=EXPORT_S)
+            for precision in FLOATS
+            for variant in variants
+        ),
+    ]  # fmt: skip
+
+
+def _small() -> Iterator[Check]:
+    """What the smallest artifact shows."""
+    yield from (_parity("cuda", "edge", precision) for precision in FLOATS)
+    yield Check("cuda IO binding without copies", cuda.io_binding, runs_artifact=True)
+    yield Check("cuda graph edge", cuda.cuda_graph, ("edge",), runs_artifact=True)
+    yield Check("tensorrt engine cache", tensorrt.engine_cache, timeout_s=240, runs_artifact=True)
+    for provider in BACKENDS:
+        yield from (_parity(provider, "edge", precision) for precision in FLOATS)
+        yield Check(
+            f"{provider} context dump", tensorrt.ep_context, (provider,), runs_artifact=True
+        )
+    for provider in PROVIDERS:
+        yield from (_parity(provider, "edge", precision) for precision in INTEGERS)
+
+
+def _parity(provider: str, variant: str, precision: str, timeout_s: int = 120) -> Check:
+    function = cuda.integer_parity if precision in INTEGERS else cuda.parity
+    return Check(
+        f"{provider} parity {variant} {precision}", function, (provider, variant, precision),
+        timeout_s=timeout_s, runs_artifact=True,
+    )  # fmt: skip
+
+
+def _engines() -> Iterator[Check]:
+    """Engines in every precision of the smallest artifact, and the one that is timed."""
+    for backend in BACKENDS:
+        for variant, precision in (
+            ("edge", "fp32"), ("edge", "bf16"), ("edge", "int8"), (SPEED_VARIANT, "fp16"),
+        ):  # fmt: skip
+            yield Check(
+                _engine_name(backend, variant, precision), tensorrt.engine,
+                (backend, variant, precision), timeout_s=EXPORT_S, runs_artifact=True,
+            )  # fmt: skip
+
+
+def _engine_name(backend: str, variant: str, precision: str) -> str:
+    return f"engine {backend} {variant} {precision}"
+
+
+def _speeds(variant: str) -> Iterator[Check]:
+    """The ways to run one model in float16; compiling takes longest and comes last."""
+    yield Check(f"speed torch eager {variant} fp16", speed.torch_eager, (variant,))
     for provider in ("cuda", "tensorrt"):
-        name = f"speed onnxruntime {provider} {fast} fp16"
-        found.append(Check(name, speed.onnxruntime, (fast, provider), timeout_s=EXPORT_S))
-    for backend in ("tensorrt", "tensorrt-rtx"):
-        found.append(Check(f"speed engine {backend} {fast} fp16", speed.engine, (fast, backend)))
-    found.append(Check(f"cuda graph {fast}", cuda.cuda_graph, (fast,), timeout_s=EXPORT_S))
-    for variant in variants:
-        for precision in PRECISIONS:
-            arguments = (variant, precision)
-            name = f"cuda parity {variant} {precision}"
-            found.append(Check(name, cuda.parity, arguments, timeout_s=EXPORT_S))
-    return found
+        yield Check(
+            f"speed onnxruntime {provider} {variant} fp16", speed.onnxruntime, (variant, provider),
+            timeout_s=EXPORT_S, runs_artifact=True,
+        )  # fmt: skip
+    for backend in BACKENDS:
+        yield Check(
+            f"speed engine {backend} {variant} fp16", speed.engine, (variant, backend),
+            runs_artifact=True, after=_engine_name(backend, variant, "fp16"),
+        )  # fmt: skip
+    yield Check(
+        f"speed torch.compile {variant} fp16", speed.torch_compiled, (variant,),
+        timeout_s=COMPILE_S,
+    )  # fmt: skip

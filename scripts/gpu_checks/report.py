@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_checks.outcome import FAILED, NOT_RUN, PASSED, Outcome
+from gpu_checks.outcome import FAILED, NOT_RUN, PASSED, Check, Outcome
 
-DONE, SOMETHING_FAILED, NOTHING_RAN = 0, 1, 3  # exit status; 2 is wrong usage
+DONE, SOMETHING_FAILED, NOTHING_RAN, INTERRUPTED = 0, 1, 3, 130  # exit status; 2 is wrong usage
 SPEED = "speed "
 
 
-def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """0 only when something ran, and everything that ran passed."""
-    found = Counter(outcome.status for outcome in outcomes)
-    if found[FAILED]:
+def exit_status(outcomes: Sequence[Outcome], checks: Sequence[Check]) -> int:
+    """0 only when an artifact ran on the GPU, and everything that ran passed."""
+    if any(outcome.status == FAILED for outcome in outcomes):
         return SOMETHING_FAILED
-    return DONE if found[PASSED] else NOTHING_RAN
+    ours = {check.name for check in checks if check.runs_artifact}
+    ran = any(outcome.status == PASSED and outcome.name in ours for outcome in outcomes)
+    return DONE if ran else NOTHING_RAN
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

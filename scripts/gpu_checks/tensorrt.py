@@ -7,51 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_checks.artifacts import EDGE, command, exported, validated
-from gpu_checks.cuda import need_cuda_wheel
-from gpu_checks.outcome import FailedError, NotRunError, expect, need
+from gpu_checks.artifacts import EDGE, command, exported
+from gpu_checks.needs import BACKEND_NEEDS, PROVIDER_NEEDS, need, need_kernels_for
+from gpu_checks.outcome import FailedError, expect
 
 BATCHES = (1, 8, 64)
-
-
-def need_tensorrt_provider() -> None:
-    """Raise NotRunError unless the TensorRT that ONNX Runtime is linked with is installed."""
-    need_cuda_wheel()
-    from vit_export.nvidia import tensorrt_conflict
-
-    if conflict := tensorrt_conflict():
-        raise NotRunError(conflict)
-
-
-def need_rtx_gpu() -> None:
-    """Raise NotRunError unless TensorRT-RTX supports this GPU."""
-    from vit_export.doctor.abilities import supported_by_rtx
-    from vit_export.doctor.driver import capability, check_nvidia
-
-    found = capability(check_nvidia(())[0])
-    if not supported_by_rtx(found):
-        shown = ".".join(map(str, found))
-        raise NotRunError(f"TensorRT-RTX does not support compute capability {shown}")
-
-
-def need_rtx_plugin() -> None:
-    """Raise NotRunError unless the plugin is installed and the GPU is one of its own."""
-    need("numpy", "onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx")
-    need_rtx_gpu()
-
-
-NEEDS = {"tensorrt": need_tensorrt_provider, "tensorrt-rtx": need_rtx_plugin}
-
-
-def parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
-    """The gate on a TensorRT provider of ONNX Runtime, which builds its engine first."""
-    NEEDS[provider]()
-    return validated(exported(folder, variant, precision), provider)
+CACHED_SHARE = 0.5  # of the time of a build, within which a cached engine has to start
+NARROWED = ("fp16", "bf16")  # precisions of engines that are made of an fp32 artifact on the way
+SOURCE = {"int8": "int8-static"}  # and what those of others are made of
 
 
 def engine_cache(folder: Path) -> dict[str, Any]:
     """A cached engine starts sooner, and one of other weights under the same name is not taken."""
-    need_tensorrt_provider()
+    PROVIDER_NEEDS["tensorrt"]()
     import numpy as np
 
     from vit_export.onnxfile import OnnxFile
@@ -68,13 +36,21 @@ def engine_cache(folder: Path) -> dict[str, Any]:
     cache = folder / "engines"
     shutil.rmtree(cache, ignore_errors=True)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    results, seconds = [], []
+    profile = (1, 2, 8)
+    load(EDGE, options=TensorrtOptions(profile=profile)).run(x)  # libraries are loaded after that
+    results, seconds, plans = [], [], []
     for path in (EDGE, EDGE, other):
         start = time.perf_counter()
-        vit = load(path, options=TensorrtOptions(profile=(1, 2, 8), engine_cache=cache))
+        vit = load(path, options=TensorrtOptions(profile=profile, engine_cache=cache))
         results.append(vit.run(x))
         seconds.append(time.perf_counter() - start)
-    expect(bool(list(cache.rglob("*.engine"))), "no engine was cached")
+        plans.append({plan: plan.stat().st_mtime_ns for plan in cache.rglob("*.engine")})
+    expect(bool(plans[0]), "no engine was cached")
+    expect(plans[0] == plans[1], "the second load wrote an engine again")
+    expect(
+        seconds[1] <= CACHED_SHARE * seconds[0],
+        f"the second load took {seconds[1]:.2f} s, the first {seconds[0]:.2f} s with its build",
+    )
     expect(np.array_equal(results[0], results[1]), "the cached engine computes something else")
     shift = float(np.abs(results[2] - results[0] - 1).max())
     expect(shift <= 1e-3, f"the engine of other weights was taken ({shift:.3g} off)")
@@ -83,7 +59,7 @@ def engine_cache(folder: Path) -> dict[str, Any]:
 
 def ep_context(folder: Path, provider: str) -> dict[str, Any]:
     """A dumped context loads, computes the same, and says how to prepare an image."""
-    NEEDS[provider]()
+    PROVIDER_NEEDS[provider]()
     import numpy as np
 
     from vit_export.runtime import load
@@ -104,17 +80,17 @@ def ep_context(folder: Path, provider: str) -> dict[str, Any]:
 
 
 def engine(folder: Path, backend: str, variant: str, precision: str) -> dict[str, Any]:
-    """An engine is built from an fp32 artifact, passes its gate, and passes it again loaded."""
-    if backend == "tensorrt":
-        need("numpy", "tensorrt")
-    else:
-        need("numpy", "tensorrt_rtx")
-        need_rtx_gpu()
+    """An engine is built from an artifact, passes its gate, and passes it again loaded."""
+    BACKEND_NEEDS[backend]()
+    need_kernels_for(precision)
+    if precision in NARROWED:
+        need("onnx")
+    source = exported(folder, variant, SOURCE.get(precision, "fp32"))
     path = engine_path(folder, backend, variant, precision)
     batches = ":".join(map(str, BATCHES))
     answer = command(
-        "engine", exported(folder, variant), "--backend", backend, "--precision", precision,
-        "--batch", batches, "-o", path,
+        "engine", source, "--backend", backend, "--precision", precision, "--batch", batches,
+        "-o", path,
     )  # fmt: skip
     if answer["passed"] is not True:
         raise FailedError(f"the engine was not measured: {answer.get('reason')}")

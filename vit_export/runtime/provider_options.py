@@ -145,8 +145,7 @@ class TensorrtOptions(EngineOptions):
 
     There is no precision to choose: without `trt_fp16_enable` and its like the provider builds a
     strongly typed network, so that an FP16 file gives an FP16 engine and nothing else does. It
-    has no option against TF32 either: where a float32 file must keep float32 products, set
-    `NVIDIA_TF32_OVERRIDE=0` in the environment.
+    has no option against TF32 either: `vit_export.runtime.tf32` keeps it out of the process.
 
     Attributes:
         device_id: Which GPU, as CUDA numbers them.

@@ -24,6 +24,7 @@ from vit_export.runtime.providers import (
     refuse_unusable_wheel,
 )
 from vit_export.runtime.rtx_plugin import rtx_devices
+from vit_export.runtime.tf32 import forbid_tf32
 from vit_export.staging import publish, staging
 
 # ONNX Runtime 1.20 cannot be told where a model in memory has its weights
@@ -56,6 +57,7 @@ def create_session(
             left of a context whose session is refused.
         UsageError: The options do not fit the model.
     """
+    forbid_tf32(provider, file.manifest.precision if file.manifest else "fp32")
     if provider != "cpu":
         refuse_unusable_wheel(provider)
     if not isinstance(options, EngineOptions) or options.ep_context is None:

@@ -1,0 +1,25 @@
+"""Which checks there are, and what they are said to show."""
+
+from __future__ import annotations
+
+
+def test_every_check_has_a_name_of_its_own():
+    """A child process finds its check by it."""
+    from gpu_checks.plan import checks
+
+    names = [check.name for check in checks(("ti16", "s16"))]
+    assert len(names) == len(set(names))
+    assert "cuda parity s16 fp16" in names
+
+
+def test_the_plan_says_which_checks_run_an_artifact_and_which_need_another():
+    """What another makes comes before."""
+    from gpu_checks.plan import checks
+
+    found = checks()
+    theirs = ("doctor", "refusal", "matmul", "speed torch")
+    for check in found:
+        assert check.runs_artifact is not check.name.startswith(theirs), check.name
+    for place, check in enumerate(found):
+        assert not check.after or check.after in [earlier.name for earlier in found[:place]]
+        assert bool(check.after) is check.name.startswith("speed engine")

@@ -1,0 +1,63 @@
+"""The checks of TensorRT, with stand-ins that break each claim."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from vit_export import runtime
+
+
+@pytest.fixture
+def engines(on_the_cpu, monkeypatch, tmp_path):
+    """`runtime.load` with an engine cache; what is wrong with it can be said."""
+    from gpu_checks import tensorrt
+
+    load = runtime.load
+    wrong = set()
+
+    def caching(path, *, options):
+        if options.engine_cache is None or "no cache" in wrong:
+            return load(path)
+        name = "edge" if "one for all" in wrong else Path(path).parent.name
+        plan = Path(options.engine_cache) / f"{name}.engine"
+        if plan.exists() and "built again" not in wrong:
+            taken = tensorrt.EDGE if "one for all" in wrong else path
+            time.sleep(0.3 if "slow" in wrong else 0)
+            return load(taken)
+        time.sleep(0.3)  # the build
+        plan.parent.mkdir(exist_ok=True)
+        plan.write_text(str(time.monotonic_ns()))
+        return load(path)
+
+    monkeypatch.setattr(runtime, "load", caching)
+    return wrong
+
+
+def test_a_good_engine_cache_passes(engines, tmp_path):
+    """The second load takes what the first has built."""
+    from gpu_checks import tensorrt
+
+    measured = tensorrt.engine_cache(tmp_path)
+    assert measured["cached_s"] < measured["first_s"] / 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("no cache", "no engine was cached"),
+        ("built again", "the second load wrote an engine again"),
+        ("slow", "the second load took"),
+        ("one for all", "the engine of other weights was taken"),
+    ],
+)
+def test_an_engine_cache_that_does_not_work_is_found(engines, tmp_path, fault, why):
+    """Each claim by its own evidence."""
+    from gpu_checks import tensorrt
+    from gpu_checks.outcome import FailedError
+
+    engines.add(fault)
+    with pytest.raises(FailedError, match=why):
+        tensorrt.engine_cache(tmp_path)
