@@ -95,6 +95,18 @@ def test_engines_of_other_weights_lie_in_other_folders(file, tiny_export, tmp_pa
     }
 
 
+def test_engines_with_tf32_lie_apart(file, tmp_path, monkeypatch):
+    """Or a run without it would compute with the engine of one that allowed it."""
+    options = TensorrtOptions(engine_cache=tmp_path)
+    folders = []
+    for value in ("0", "1"):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        folders.append(options.provider_options(file, "1")["trt_engine_cache_path"])
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    folders.append(options.provider_options(file, "1")["trt_engine_cache_path"])
+    assert folders[0] != folders[1] == folders[2]
+
+
 def test_a_context_dump_is_refused_before_the_engine_is_built(file, fixed, tmp_path):
     """Where the file exists, its folder does not, or no batch size is named."""
     there = tmp_path / "there.onnx"

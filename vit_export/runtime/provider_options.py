@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from vit_export.errors import InputError, OutputError, UsageError
 from vit_export.onnxfile import OnnxFile
+from vit_export.runtime.tf32 import TF32_VARIABLE
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
@@ -154,8 +155,8 @@ class TensorrtOptions(EngineOptions):
         ep_context: File to dump: an `.onnx` with the engine inside, which `load` takes with the
             same provider and which starts without a build. It carries the manifest along.
         engine_cache: Folder for engines and timings. In it every model has its own, named after
-            its content and ONNX Runtime's version: ONNX Runtime itself finds engines by the
-            model's file name, and would run one that was built from other weights.
+            its content, ONNX Runtime's version and whether TF32 was allowed: ONNX Runtime itself
+            finds engines by the model's file name, and would run one of other weights.
     """
 
     provider: ClassVar[str] = "tensorrt"
@@ -186,6 +187,8 @@ class TensorrtOptions(EngineOptions):
             options |= dict(zip(names, self.shapes(file), strict=True))
         if self.engine_cache is not None:
             name = f"{file.path.stem}-{file.graph_sha256()[:16]}-ort{version}"
+            if os.environ.get(TF32_VARIABLE) != "0":
+                name += "-tf32"
             folder = Path(self.engine_cache) / name
             _make_folder("engine_cache", folder)
             options |= {
