@@ -60,12 +60,14 @@ def plan(
         threads: CPU threads of one run; by default each backend's choice.
 
     Raises:
-        UsageError: Something is unknown, twice the same, or missing.
+        UsageError: Something is unknown, twice the same, missing, or would have no effect.
         ArtifactError: A file is missing or damaged.
     """
     paths = [Path(artifact) for artifact in artifacts]
+    if not paths:
+        raise UsageError("no artifact to run: expected at least one file")
+    _refuse_bad_providers(providers)
     _refuse_twice("artifact", [os.path.realpath(path) for path in paths])
-    _refuse_twice("--provider", providers)
     _refuse_twice("--against", against)
     for name in against:
         if name not in AGAINST:
@@ -74,6 +76,9 @@ def plan(
             )
     if weights is not None and not against:
         raise UsageError("--weights is for torch, which is not asked for: add --against torch")
+    if layout is not None and weights is None:
+        raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
+    _refuse_threads_of_engines(threads, paths)
     found = [
         Candidate(
             name=name,
@@ -125,6 +130,26 @@ def _file_bytes(path: Path) -> int:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     return path.stat().st_size
+
+
+def _refuse_bad_providers(providers: Sequence[str]) -> None:
+    if not providers:
+        raise UsageError("--provider: expected at least one, e.g. --provider cpu,cuda")
+    _refuse_twice("--provider", providers)
+    if "auto" in providers and len(providers) > 1:
+        raise UsageError(
+            f"--provider {','.join(providers)}: auto picks one of the others, which would be timed "
+            "twice; leave it out, or let it stand alone"
+        )
+
+
+def _refuse_threads_of_engines(threads: int | None, paths: Sequence[Path]) -> None:
+    engines = [path.name for path in paths if path.suffix == ".engine"]
+    if threads is not None and engines:
+        raise UsageError(
+            f"--threads is for what runs on a CPU, which {engines[0]} does not: leave it out, or "
+            "bench the engine alone"
+        )
 
 
 def _refuse_twice(what: str, values: Sequence[str]) -> None:
