@@ -97,7 +97,7 @@ def test_a_picture_that_cannot_be_written_costs_no_row(tiny_export, tmp_path, mo
     data = last_json(result)
     assert data["rows"][0]["median_ms"] > 0
     assert "No space left" in data["error"]
-    assert "picture:" not in result.stderr
+    assert "\npicture:" not in result.stderr
 
 
 def test_an_earlier_picture_stays_where_there_is_nothing_to_show(tiny_export, tmp_path):

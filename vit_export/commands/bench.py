@@ -49,7 +49,9 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     batches, threads = _batches(options["batch"]), options["threads"]
     plot = Path(options["plot"]) if options["plot"] else None
     if plot is not None:
-        _refuse_bad_picture(plot)
+        from vit_export.report.plot_style import refuse_bad_picture
+
+        refuse_bad_picture(plot)
     candidates = plan(
         artifacts,
         providers=_words(options["provider"]),
@@ -108,7 +110,7 @@ def _draw(
     try:
         draw(rows, path, subtitle=described(machine, threads))
     except OutputError as error:
-        return "", [str(error)]
+        return "", [f"no picture: {error}"]
     lines = [f"not in the picture: {title}" for title in left_out(rows)]
     return "\n".join([*lines, f"picture: {path}"]), []
 
@@ -122,12 +124,3 @@ def _batches(text: str) -> list[int]:
     if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"--batch {text}: expected whole numbers from 1 on, e.g. --batch 1,8")
     return [int(word) for word in words]
-
-
-def _refuse_bad_picture(path: Path) -> None:
-    """Find out before the measuring whether matplotlib is there, and the place can be written."""
-    from vit_export.report.plot_style import check_suffix
-    from vit_export.staging import refuse_impossible
-
-    check_suffix(path)
-    refuse_impossible(path)

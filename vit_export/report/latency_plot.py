@@ -102,7 +102,7 @@ def draw(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
     """
     shown = marks(rows)
     if not shown:
-        raise OutputError(f"no picture {path}: no row has both a time and a distance")
+        raise OutputError(f"cannot draw {path}: no row has both a time and a distance")
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
