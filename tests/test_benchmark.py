@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -11,7 +14,7 @@ from onnx import numpy_helper
 
 from vit_export import benchmark
 from vit_export.benchmark import measure
-from vit_export.candidates import plan
+from vit_export.candidates import Candidate, plan
 from vit_export.child import Child
 from vit_export.errors import UsageError
 from vit_export.golden import golden_path
@@ -28,6 +31,13 @@ def seeded(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def pair(seeded, tmp_path_factory) -> list[Candidate]:
+    """The artifact and a copy of it, on the CPU."""
+    copy = copy_of(seeded, tmp_path_factory.mktemp("copy"))
+    return plan([seeded, copy], providers=["cpu"])
+
+
 def copy_of(artifact: Path, folder: Path) -> Path:
     """An artifact and its golden file, elsewhere."""
     shutil.copy(artifact, folder)
@@ -35,9 +45,9 @@ def copy_of(artifact: Path, folder: Path) -> Path:
     return folder / artifact.name
 
 
-def test_a_row_holds_everything_that_is_asked_of_a_candidate(seeded):
+def test_a_row_holds_everything_that_is_asked_of_a_candidate(seeded, pair):
     """Latency, throughput, load, memory, size, distance; ratios to the first at its batch."""
-    rows = measure(plan([seeded], providers=["cpu", "auto"]), [3, 1], **QUICK)
+    rows = measure(pair, [3, 1], **QUICK)
     assert [(row.batch, row.provider, row.error) for row in rows] == [
         (1, "cpu", ""), (1, "cpu", ""), (3, "cpu", ""), (3, "cpu", ""),
     ]  # fmt: skip
@@ -51,13 +61,14 @@ def test_a_row_holds_everything_that_is_asked_of_a_candidate(seeded):
         assert row.file_bytes == seeded.stat().st_size
         assert 0 < row.max_abs <= row.tolerance
         assert row.precision == "fp32"
-        assert row.notes == ()
+        assert row.accepted is True
+        assert all(note.startswith("unsteady") for note in row.notes)
     assert rows[0].speedup == rows[2].speedup == 1
     assert rows[1].speedup == pytest.approx(rows[0].median_ms / rows[1].median_ms)
     assert rows[3].speedup == pytest.approx(rows[2].median_ms / rows[3].median_ms)
 
 
-def test_rounds_alternate_between_the_candidates(seeded, monkeypatch):
+def test_rounds_alternate_between_the_candidates(pair, monkeypatch):
     """A B A B, so that a machine that changes changes all of them."""
     asked: list[tuple[int, str]] = []
     ask = Child.ask
@@ -67,7 +78,7 @@ def test_rounds_alternate_between_the_candidates(seeded, monkeypatch):
         return ask(child, order, **arguments)
 
     monkeypatch.setattr(Child, "ask", noted)
-    measure(plan([seeded], providers=["cpu", "auto"]), **QUICK)
+    measure(pair, **QUICK)
     first, second = dict.fromkeys(child for child, _ in asked)
     assert [child for child, order in asked if order == "time"] == 3 * [first, second]
 
@@ -156,13 +167,14 @@ def test_an_artifact_that_computes_something_else_is_said_to(seeded, tmp_path):
         (row,) = measure(plan([damaged], providers=["cpu"]), **QUICK)
         if place == "notes":
             assert row.median_ms > 0
-            assert "outside its gate" in row.notes[0]
+            assert row.accepted is False
+            assert "outside its gate at batch 1" in row.notes[0]
         else:
             assert row.median_ms is None
             assert "NaN" in row.error
 
 
-def test_a_candidate_that_dies_leaves_the_others_running(seeded, monkeypatch):
+def test_a_candidate_that_dies_leaves_the_others_running(pair, monkeypatch):
     """Its row says what ended it, at this batch size and all later ones."""
     ask = Child.ask
     victims: list[Child] = []
@@ -174,18 +186,108 @@ def test_a_candidate_that_dies_leaves_the_others_running(seeded, monkeypatch):
         return ask(child, order, **arguments)
 
     monkeypatch.setattr(Child, "ask", murderous)
-    rows = measure(plan([seeded], providers=["cpu", "auto"]), [1, 2], **QUICK)
+    rows = measure(pair, [1, 2], **QUICK)
     assert ["SIGKILL" in row.error for row in rows] == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
     "plan_of_work", [{"batches": []}, {"batches": [0]}, {"rounds": 0}, {"min_time_s": -1.0},
-                     {"warmup_s": float("nan")}],
+                     {"warmup_s": float("nan")}, {"timeout_s": 0.0}, {"candidates": []}],
 )  # fmt: skip
-def test_a_plan_that_cannot_be_kept_is_refused(seeded, plan_of_work):
+def test_a_plan_that_cannot_be_kept_is_refused(pair, plan_of_work):
     """Before a child is started."""
     with pytest.raises(UsageError, match="expected"):
-        measure(plan([seeded]), **plan_of_work)
+        measure(**{"candidates": pair, **plan_of_work})
+
+
+def test_a_disturbed_warm_up_takes_no_time_from_the_candidate(pair, monkeypatch):
+    """Turns last what was asked for, whatever the first runs took."""
+    ask = Child.ask
+
+    def disturbed(child: Child, order: str, **arguments: object) -> dict:
+        answer = ask(child, order, **arguments)
+        timed.extend(answer.get("seconds", ()))
+        return {**answer, "run_s": 1.0} if order == "warm" else answer
+
+    timed: list[float] = []
+    monkeypatch.setattr(Child, "ask", disturbed)
+    (row,) = measure(pair[:1], rounds=2, min_time_s=0.2, warmup_s=0.0)
+    assert row.runs == len(timed)
+    assert sum(timed) >= 0.1  # what lies between two runs is not in it
+
+
+@dataclasses.dataclass
+class Scripted:
+    """A child whose distance, and whose times, are known."""
+
+    distances: dict[int, float]
+    seconds: list[float]
+    alive: bool = True
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
+        """Answer as a stopwatch would."""
+        if order == "distance":
+            max_abs = self.distances[arguments["batch"]]
+            return {"max_abs": max_abs, "tolerance": 1.0, "accepted": max_abs <= 1.0}
+        if order == "time":
+            return {"seconds": [self.seconds.pop(0)]}
+        return {}
+
+
+def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
+    """That of dynamic INT8 depends on it; each row has its own verdict."""
+    scripted = Scripted({1: 0.5, 8: 1.5}, seconds=[0.01] * 4)
+    monkeypatch.setattr(benchmark, "Child", lambda module: scripted)
+    rows = measure(pair[:1], [1, 8], rounds=2)
+    assert [(row.max_abs, row.accepted) for row in rows] == [(0.5, True), (1.5, False)]
+    assert rows[0].notes == ()
+    assert rows[1].notes == (
+        "outside its gate at batch 8: max|y - y64| = 1.5, allowed 1; see: vit-export validate",
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steady"),
+    [
+        ([0.01, 0.014, 0.012], True),
+        ([0.01, 0.016, 0.012], False),
+    ],
+)
+def test_times_that_tell_of_something_else_are_said_to(pair, monkeypatch, seconds, steady):
+    """Rounds that differ by half and more."""
+    monkeypatch.setattr(benchmark, "Child", lambda module: Scripted({1: 0.5}, seconds=[*seconds]))
+    (row,) = measure(pair[:1], rounds=len(seconds))
+    assert [note[:19] for note in row.notes] == ([] if steady else ["unsteady at batch 1"])
+
+
+def test_runs_that_spread_wider_than_their_median_are_unsteady():
+    """Though every round has the same median."""
+    (note,) = benchmark._unsteady([[0.01, 0.01, 0.01, 0.04, 0.04]] * 2, batch=1)
+    assert "the IQR is 300% of the median" in note
+    assert benchmark._unsteady([[0.01, 0.01, 0.01, 0.01, 0.04]] * 2, batch=1) == ()
+
+
+def test_a_candidate_that_hangs_is_given_up(pair, monkeypatch):
+    """Its row says so, at every batch size; the other one runs on."""
+    ask = Child.ask
+    victims: list[Child] = []
+
+    def hanging(child: Child, order: str, **arguments: Any) -> dict:
+        victims.append(child)
+        if child is victims[0] and order == "time":
+            child._process.send_signal(signal.SIGSTOP)
+            arguments["timeout_s"] = 0.2
+        return ask(child, order, **arguments)
+
+    monkeypatch.setattr(Child, "ask", hanging)
+    rows = measure(pair, [1, 2], **QUICK)
+    assert ["gave no answer for 0.2 s" in row.error for row in rows] == [True, False, True, False]
 
 
 def test_the_spread_is_the_interquartile_range():

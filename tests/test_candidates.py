@@ -36,6 +36,10 @@ def test_files_of_one_name_are_told_apart(tiny_export, tmp_path):
         ({"providers": ["cpu", "cpu"]}, "given twice"),
         ({"against": ["torch", "torch"]}, "given twice"),
         ({"weights": "w.safetensors"}, "add --against torch"),
+        ({"layout": "timm"}, "--weights FILE"),
+        ({"layout": "timm", "against": ["torch"]}, "--weights FILE"),
+        ({"providers": []}, "expected at least one"),
+        ({"providers": ["cpu", "auto"]}, "let it stand alone"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused(tiny_export, changes, words):
@@ -44,6 +48,12 @@ def test_a_request_that_makes_no_sense_is_refused(tiny_export, changes, words):
         plan([tiny_export.path], **changes)
     with pytest.raises(UsageError, match="given twice"):
         plan([tiny_export.path, tiny_export.path.parent / "." / tiny_export.path.name])
+
+
+def test_nothing_to_run_is_refused():
+    """A list of files that turned out empty."""
+    with pytest.raises(UsageError, match="expected at least one file"):
+        plan([])
 
 
 @pytest.mark.parametrize("name", ["none.onnx", "none.engine"])

@@ -8,7 +8,7 @@ from vit_export.child import Child
 from vit_export.errors import BenchmarkError, UsageError
 
 SERVANT = """
-import os, signal
+import os, signal, time
 from vit_export.child import answer_orders
 from vit_export.errors import ArtifactError, UsageError
 
@@ -26,8 +26,12 @@ def fall(order):
 def raise_foreign(order):
     raise ZeroDivisionError("a mistake of a library")
 
+def sleep(order):
+    time.sleep(30)
+
 def main():
-    answer_orders({"refuse": refuse, "chatter": chatter, "fall": fall, "raise": raise_foreign})
+    answer_orders({"refuse": refuse, "chatter": chatter, "fall": fall, "raise": raise_foreign,
+                   "sleep": sleep})
 """
 
 
@@ -53,6 +57,14 @@ def test_a_refusal_is_an_error_and_the_child_lives_on(child):
         child.ask("refuse", why="file")
     assert child.alive
     assert child.ask("chatter", number=5) == {"twice": 10}
+
+
+def test_a_child_that_hangs_is_ended(child):
+    """So that its order does not wait for ever."""
+    assert child.ask("chatter", number=1, timeout_s=60) == {"twice": 2}
+    with pytest.raises(BenchmarkError, match=r"gave no answer for 0\.5 s"):
+        child.ask("sleep", timeout_s=0.5)
+    assert not child.alive
 
 
 @pytest.mark.parametrize(

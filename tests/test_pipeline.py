@@ -358,6 +358,8 @@ def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     with pytest.raises(ArtifactError, match="--golden FILE"):
         revalidate(alone)
     assert revalidate(alone, golden=tiny_export.golden).passed
+    with pytest.raises(UsageError, match="--layout speaks of a checkpoint"):
+        revalidate(alone, golden=tiny_export.golden, layout="timm")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from PIL import Image
 
+from vit_export import staging
 from vit_export.cli import main
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import ExportResult
@@ -120,6 +121,52 @@ def test_validate_traces_every_block(tiny_export, tmp_path, narrow):
     assert all((block["tolerance"] is None) == narrow for block in blocks)
     assert "share of max|y64|" in result.stderr
     assert is_picture(plot)
+    assert f"picture: {plot}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "words"),
+    [
+        (2, "trace.bmp", "must end in .png"),
+        (2, "trace", "must end in .png"),
+        (1, "none/trace.png", "no folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_made_is_refused_before_measuring(
+    tiny_export, tmp_path, monkeypatch, status, name, words
+):
+    """By its ending, or its place."""
+    monkeypatch.chdir(tmp_path)
+    result = call("validate", tiny_export.path, "--plot", name, "--json")
+    assert result.exit_code == status, result.output
+    assert words in last_json(result)["error"]
+    assert "measure" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--trace", "--plot", "out.png"], 1), (["--trace"], 0)]
+)
+def test_a_picture_that_was_asked_for_by_name_and_failed_is_a_failure(
+    tiny_export, tmp_path, monkeypatch, arguments, status
+):
+    """The table and the verdict stay; one that only comes along is a line."""
+    monkeypatch.chdir(tmp_path)
+    artifact = shutil.copy(tiny_export.path, tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", refuse)
+    result = call("validate", artifact, "--golden", tiny_export.golden, *arguments, "--json")
+    assert result.exit_code == status, result.output
+    data = last_json(result)
+    assert data["passed"] is True
+    assert data["picture"] is None
+    assert len(data["blocks"]) == 3
+    assert ("No space left" in data.get("error", "")) == bool(status)
+    assert "no picture: cannot write" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
 
 
 def test_a_conversion_that_fails_leaves_nothing_and_exits_with_1(tiny_export, tmp_path):

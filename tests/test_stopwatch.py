@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vit_export import stopwatch as stopwatch_module
 from vit_export.errors import ArtifactError
 from vit_export.golden import Golden, golden_path
 from vit_export.manifest import Manifest, TensorSpec
@@ -84,10 +86,20 @@ def test_the_first_run_of_a_turn_is_not_counted():
     stopwatch = Stopwatch(lambda order: model)
     stopwatch.load({"batch": 3})
     model.seen.clear()
-    seconds = stopwatch.time({"batch": 3, "runs": 7})["seconds"]
-    assert len(seconds) == 7
+    seconds = stopwatch.time({"batch": 3, "seconds": 0.01})["seconds"]
     assert all(second > 0 for second in seconds)
-    assert len(model.seen) == 8
+    assert len(model.seen) == len(seconds) + 1
+
+
+def test_a_turn_lasts_a_time_and_not_a_number_of_runs():
+    """At least one run; many where they are short."""
+    model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
+    stopwatch = Stopwatch(lambda order: model)
+    stopwatch.load({"batch": 3})
+    started = time.perf_counter()
+    assert len(stopwatch.time({"batch": 3, "seconds": 0.05})["seconds"]) > 1
+    assert time.perf_counter() - started >= 0.05
+    assert len(stopwatch.time({"batch": 3, "seconds": 0})["seconds"]) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
@@ -112,6 +124,28 @@ def test_a_golden_file_of_another_model_is_an_error(tiny_export, tmp_path):
     stopwatch.load({"batch": 1})
     with pytest.raises(ArtifactError, match="belongs to another model"):
         stopwatch.distance({"golden": str(tmp_path / "other.npz"), "batch": 1})
+
+
+def test_samples_are_run_in_batches_of_the_size_that_is_timed(tiny_export):
+    """Filled up where there are fewer of them: rows of dynamic INT8 depend on their neighbours."""
+    runner = load(tiny_export.path, provider="cpu").runner
+    stopwatch = Stopwatch(lambda order: runner)
+    stopwatch.load({"batch": 1})
+    sizes = []
+    run = runner.run
+    runner.run = lambda feeds: sizes.append(len(feeds["pixel_values"])) or run(feeds)
+    for batch in (3, 20):  # of 8 samples
+        stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
+    assert sizes == [3, 3, 3, 20]
+
+
+def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
+    """Windows has neither a /proc nor Python's resource module; all else works there."""
+    monkeypatch.setattr(stopwatch_module, "STATUS", Path("/none"))
+    monkeypatch.setattr(stopwatch_module, "resource", None)
+    assert peak_rss_bytes() is None
+    code = "import sys; sys.modules['resource'] = None; import vit_export.stopwatch"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_peak_memory_is_this_programs_own():

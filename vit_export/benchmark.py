@@ -2,7 +2,8 @@
 
 Each candidate runs in a process of its own, since thread pools of several runtimes in one
 process spoil each other. All are loaded, then timed in rounds, A B A B, so that a machine that
-warms up or is used by others slows all of them; one computes at a time. Medians and quartiles
+warms up or is used by others slows all of them; one computes at a time. A turn lasts a time and
+not a number of runs, so that a disturbance at the start costs no runs later. Medians and quartiles
 are over every run of every round. All candidates are in memory together.
 """
 
@@ -21,6 +22,9 @@ from vit_export.candidates import Candidate
 from vit_export.child import Child
 from vit_export.errors import BenchmarkError, UsageError
 from vit_export.progress import Progress, silent
+
+TIMEOUT_S = 600.0  # a large model's kernels are compiled in less
+UNSTEADY = 1.5  # largest median of a round / smallest: something beside the candidate changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,10 @@ class Row:
         peak_rss_bytes: Largest resident memory of the process after this batch size, libraries
             included; a GPU's memory is not in it.
         file_bytes: Size of the artifact, external data included.
-        max_abs: `max|y - y64|` over the golden images.
+        max_abs: `max|y - y64|` over the golden images, in batches of this size.
         tolerance: Largest distance that its gate allows; `None` where cosine decides.
+        accepted: Whether it is within its gate at this batch size; `None` where that was not
+            measured.
         notes: What was not measured, and what is wrong though it ran.
     """
 
@@ -66,6 +72,7 @@ class Row:
     file_bytes: int | None = None
     max_abs: float | None = None
     tolerance: float | None = None
+    accepted: bool | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -75,15 +82,20 @@ class _Contestant:
 
     candidate: Candidate
     child: Child
+    timeout_s: float
     facts: dict[str, Any] = field(default_factory=dict)  # fields of every row of it
     error: str = ""  # why it is out
+    batch_facts: dict[str, Any] = field(default_factory=dict)  # of its row at this batch size
     batch_error: str = ""  # why it is out at this batch size
-    run_s: float = 0.0
     rounds: list[list[float]] = field(default_factory=list)  # seconds of every run
 
     @property
     def runs_now(self) -> bool:
         return not self.error and not self.batch_error
+
+    def ask(self, order: str, *, lasts_s: float = 0.0, **arguments: Any) -> dict[str, Any]:
+        """Give the child an order, and up to `timeout_s` more than it lasts as it was meant."""
+        return self.child.ask(order, timeout_s=self.timeout_s + lasts_s, **arguments)
 
 
 def measure(
@@ -93,6 +105,7 @@ def measure(
     rounds: int = 10,
     min_time_s: float = 2.0,
     warmup_s: float = 0.5,
+    timeout_s: float = TIMEOUT_S,
     progress: Progress = silent,
 ) -> list[Row]:
     """Time every candidate at every batch size, from small to large.
@@ -104,6 +117,8 @@ def measure(
         min_time_s: Seconds of timed runs for a candidate at a batch size, over all rounds; a
             run that takes longer is still done once a round.
         warmup_s: Seconds of runs that are not counted, for a candidate at a batch size.
+        timeout_s: Seconds without an answer after which a candidate is given up: to load it, to
+            measure its distance, and beyond the time of the runs that were ordered.
         progress: Told where the work is.
 
     Returns:
@@ -112,13 +127,15 @@ def measure(
     Raises:
         UsageError: No candidate can be what was asked for, e.g. an unknown provider.
     """
-    _refuse_bad_plan(batches, rounds, min_time_s, warmup_s)
+    _refuse_bad_plan(candidates, batches, rounds)
+    _refuse_bad_times(min_time_s, warmup_s, timeout_s)
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         contestants = []
         for i, candidate in enumerate(candidates):
             progress("load", i, len(candidates))
-            contestant = _Contestant(candidate, stack.enter_context(Child(candidate.module)))
+            child = stack.enter_context(Child(candidate.module))
+            contestant = _Contestant(candidate, child, timeout_s)
             _load(contestant, min(batches))
             contestants.append(contestant)
         for batch in sorted(set(batches)):
@@ -127,54 +144,57 @@ def measure(
     return rows
 
 
-def _refuse_bad_plan(
-    batches: Sequence[int], rounds: int, min_time_s: float, warmup_s: float
-) -> None:
+def _refuse_bad_plan(candidates: Sequence[Candidate], batches: Sequence[int], rounds: int) -> None:
+    if not candidates:
+        raise UsageError("no candidates: expected at least one")
     if not batches or min(batches) < 1:
         raise UsageError(f"batch sizes {list(batches)}: expected some, each at least 1")
     if rounds < 1:
         raise UsageError(f"{rounds} rounds: expected at least 1")
+
+
+def _refuse_bad_times(min_time_s: float, warmup_s: float, timeout_s: float) -> None:
     for name, seconds in (("min-time", min_time_s), ("warmup", warmup_s)):
         if not (math.isfinite(seconds) and seconds >= 0):
             raise UsageError(f"{name} {seconds} s: expected at least 0")
+    if not timeout_s > 0:
+        raise UsageError(f"timeout {timeout_s} s: expected more than 0")
 
 
 def _load(contestant: _Contestant, batch: int) -> None:
-    candidate, facts = contestant.candidate, contestant.facts
     started = time.monotonic()
     try:
-        facts |= contestant.child.ask("load", batch=batch, **candidate.order)
-        facts["load_s"] = time.monotonic() - started
-        facts["notes"] = _measure_distance(contestant, batch)
+        contestant.facts |= contestant.ask("load", batch=batch, **contestant.candidate.order)
+        contestant.facts["load_s"] = time.monotonic() - started
     except BenchmarkError as error:
         contestant.error = str(error)
 
 
-def _measure_distance(contestant: _Contestant, batch: int) -> tuple[str, ...]:
-    """Fill in the distance from golden; say what is to be said about it.
+def _measure_distance(contestant: _Contestant, batch: int) -> dict[str, Any]:
+    """How far from golden a candidate is at a batch size, and what is to be said about it.
 
     Raises:
         BenchmarkError: The outputs are not finite, or have to match and do not.
     """
-    candidate, facts = contestant.candidate, contestant.facts
+    candidate = contestant.candidate
     try:
         if not candidate.golden.exists():
             raise BenchmarkError(f"there is no golden file {candidate.golden.name} beside it")
-        found = contestant.child.ask("distance", golden=str(candidate.golden), batch=batch)
+        found = contestant.ask("distance", golden=str(candidate.golden), batch=batch)
     except BenchmarkError as error:
         if candidate.must_match:
             raise BenchmarkError(f"nothing shows that its weights are the same: {error}") from error
-        return (f"distance not measured: {error}",)
-    facts["max_abs"], facts["tolerance"] = found["max_abs"], found["tolerance"]
+        return {"notes": (f"distance not measured: {error}",)}
     if found["max_abs"] is None:
         raise BenchmarkError("gives NaN or infinite values on the golden images")
     if found["accepted"]:
-        return ()
+        return found
     allowed = "" if found["tolerance"] is None else f", allowed {found['tolerance']:.3g}"
     distance = f"max|y - y64| = {found['max_abs']:.3g}{allowed}"
     if candidate.must_match:
         raise BenchmarkError(f"its weights are not the artifact's: {distance}")
-    return (f"outside its gate: {distance}; see: vit-export validate",)
+    note = f"outside its gate at batch {batch}: {distance}; see: vit-export validate"
+    return {**found, "notes": (note,)}
 
 
 def _time_all(
@@ -186,19 +206,28 @@ def _time_all(
     progress: Progress,
 ) -> None:
     for contestant in contestants:
-        contestant.rounds, contestant.batch_error = [], ""
+        contestant.rounds, contestant.batch_error, contestant.batch_facts = [], "", {}
         progress(f"warm up, batch {batch}")
-        answer = _ask(contestant, "warm", batch=batch, seconds=warmup_s)
-        contestant.run_s = answer.get("run_s", 0.0)
+        _ask(contestant, "warm", batch=batch, seconds=warmup_s, lasts_s=warmup_s)
+        if contestant.runs_now:
+            _judge(contestant, batch)
     for turn in range(rounds):
         progress(f"time, batch {batch}", turn, rounds)
         for contestant in contestants:
-            runs = max(1, math.ceil(min_time_s / rounds / max(contestant.run_s, 1e-6)))
-            answer = _ask(contestant, "time", batch=batch, runs=runs)
+            share_s = min_time_s / rounds
+            answer = _ask(contestant, "time", batch=batch, seconds=share_s, lasts_s=share_s)
             if answer:
                 contestant.rounds.append(answer["seconds"])
     for contestant in contestants:
-        contestant.facts |= _ask(contestant, "memory")
+        contestant.batch_facts |= _ask(contestant, "memory")
+
+
+def _judge(contestant: _Contestant, batch: int) -> None:
+    """Measure the distance at a batch size; one that cannot be compared is out there."""
+    try:
+        contestant.batch_facts = _measure_distance(contestant, batch)
+    except BenchmarkError as error:
+        _exclude(contestant, error)
 
 
 def _ask(contestant: _Contestant, order: str, **arguments: Any) -> dict[str, Any]:
@@ -206,12 +235,17 @@ def _ask(contestant: _Contestant, order: str, **arguments: Any) -> dict[str, Any
     if not contestant.runs_now:
         return {}
     try:
-        return contestant.child.ask(order, **arguments)
+        return contestant.ask(order, **arguments)
     except BenchmarkError as error:
-        contestant.batch_error = str(error)
-        if not contestant.child.alive:
-            contestant.error = contestant.batch_error
+        _exclude(contestant, error)
         return {}
+
+
+def _exclude(contestant: _Contestant, error: BenchmarkError) -> None:
+    """Take a candidate out at this batch size, or for good when its process has ended."""
+    contestant.batch_error = str(error)
+    if not contestant.child.alive:
+        contestant.error = contestant.batch_error
 
 
 def _row(contestant: _Contestant, batch: int) -> Row:
@@ -219,11 +253,12 @@ def _row(contestant: _Contestant, batch: int) -> Row:
     facts = {"provider": candidate.provider, **contestant.facts}
     error = contestant.error or contestant.batch_error
     if error:
-        facts.pop("peak_rss_bytes", None)
         return Row(name=candidate.name, batch=batch, error=error,
                    file_bytes=candidate.file_bytes, **facts)  # fmt: skip
     seconds = [second for turn in contestant.rounds for second in turn]
     median_s = statistics.median(seconds)
+    facts |= contestant.batch_facts
+    notes = (*facts.pop("notes", ()), *_unsteady(contestant.rounds, batch))
     return Row(
         name=candidate.name,
         batch=batch,
@@ -233,7 +268,21 @@ def _row(contestant: _Contestant, batch: int) -> Row:
         runs=len(seconds),
         round_medians_ms=tuple(1e3 * statistics.median(turn) for turn in contestant.rounds),
         file_bytes=candidate.file_bytes,
+        notes=notes,
         **facts,
+    )
+
+
+def _unsteady(rounds: Sequence[Sequence[float]], batch: int) -> tuple[str, ...]:
+    """Say so where the times tell of something else than the candidate."""
+    medians = [statistics.median(turn) for turn in rounds]
+    seconds = [second for turn in rounds for second in turn]
+    spread, median_s = _iqr(seconds), statistics.median(seconds)
+    if max(medians) <= UNSTEADY * min(medians) and spread <= median_s:
+        return ()
+    return (
+        f"unsteady at batch {batch}: medians of the rounds lie between {1e3 * min(medians):.3g} "
+        f"and {1e3 * max(medians):.3g} ms, the IQR is {spread / median_s:.0%} of the median",
     )
 
 

@@ -62,12 +62,14 @@ def plan(
         host_code: Whether version compatible engines may run the code that their plans bring.
 
     Raises:
-        UsageError: Something is unknown, twice the same, or missing.
+        UsageError: Something is unknown, twice the same, missing, or would have no effect.
         ArtifactError: A file is missing or damaged.
     """
     paths = [Path(artifact) for artifact in artifacts]
+    if not paths:
+        raise UsageError("no artifact to run: expected at least one file")
+    _refuse_bad_providers(providers)
     _refuse_twice("artifact", [os.path.realpath(path) for path in paths])
-    _refuse_twice("--provider", providers)
     _refuse_twice("--against", against)
     for name in against:
         if name not in AGAINST:
@@ -81,6 +83,8 @@ def plan(
         raise UsageError(f"--threads {threads}: an engine computes on its GPU; leave it out")
     if host_code and not engines:
         raise UsageError("--trust-host-code is for an .engine file, and none is given")
+    if layout is not None and weights is None:
+        raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
     found = [
         Candidate(
             name=name,
@@ -137,6 +141,17 @@ def _file_bytes(path: Path) -> int:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     return path.stat().st_size
+
+
+def _refuse_bad_providers(providers: Sequence[str]) -> None:
+    if not providers:
+        raise UsageError("--provider: expected at least one, e.g. --provider cpu,cuda")
+    _refuse_twice("--provider", providers)
+    if "auto" in providers and len(providers) > 1:
+        raise UsageError(
+            f"--provider {','.join(providers)}: auto picks one of the others, which would be timed "
+            "twice; leave it out, or let it stand alone"
+        )
 
 
 def _refuse_twice(what: str, values: Sequence[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
@@ -25,7 +27,7 @@ class Child:
         module: Whose `main()` runs in the child; it calls `answer_orders`.
 
     Raises:
-        BenchmarkError: By `ask`, when the child died or refused.
+        BenchmarkError: By `ask`, when the child died, refused, or gave no answer in time.
         UsageError: By `ask`, when no child could do what was asked.
     """
 
@@ -35,6 +37,7 @@ class Child:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONSAFEPATH": "1",  # nothing of the current folder shadows a library
         }
+        self._given_up_after_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (close)
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {module} import main; main()"],
@@ -51,16 +54,15 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, order: str, **arguments: Any) -> Answer:
-        """Give an order and wait for its answer."""
-        line = ""
-        if self._process.stdin is not None and self._process.stdout is not None:
-            try:
-                self._process.stdin.write(json.dumps({"order": order, **arguments}) + "\n")
-                self._process.stdin.flush()
-                line = self._process.stdout.readline()
-            except BrokenPipeError:
-                pass  # it has died; its last words say why
+    def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
+        """Give an order and wait for its answer; a child that gives none in time is ended."""
+        timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), self._give_up, [timeout_s])
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._answer_to(json.dumps({"order": order, **arguments}))
+        finally:
+            timer.cancel()
         if not line:
             raise BenchmarkError(self._last_words())
         answer: Answer = json.loads(line)
@@ -68,6 +70,21 @@ class Child:
             kind = UsageError if answer["exit_code"] == UsageError.exit_code else BenchmarkError
             raise kind(answer["error"])
         return answer
+
+    def _answer_to(self, order: str) -> str:
+        """A line of JSON; empty when the child ended instead."""
+        if self._process.stdin is None or self._process.stdout is None:
+            return ""
+        try:
+            self._process.stdin.write(order + "\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline()
+        except BrokenPipeError:
+            return ""  # it has died; its last words say why
+
+    def _give_up(self, timeout_s: float) -> None:
+        self._given_up_after_s = timeout_s
+        self._process.kill()
 
     @property
     def alive(self) -> bool:
@@ -82,6 +99,8 @@ class Child:
 
     def _last_words(self) -> str:
         status = self._process.wait()
+        if self._given_up_after_s is not None:
+            return f"gave no answer for {self._given_up_after_s:.3g} s, and was ended"
         how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - LAST_WORDS))

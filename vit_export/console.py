@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from vit_export.errors import VitExportError, nearest
+from vit_export.errors import OutputError, VitExportError, nearest
 
 EXTRA_OF = {  # what to install when a backend is missing
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
@@ -41,6 +42,8 @@ class Commands(click.Group):
         kwargs.pop("standalone_mode", None)
         argv = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in argv
+        if os.environ.get("NO_COLOR"):  # https://no-color.org
+            kwargs["color"] = False
         try:
             with _unwinding_on_sigterm():
                 status = super().main(argv, standalone_mode=False, **kwargs)
@@ -59,7 +62,13 @@ class Commands(click.Group):
             fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
         except (KeyboardInterrupt, click.Abort) as error:
             fail(str(error) or "interrupted; nothing was left behind", INTERRUPTED, as_json)
+        except Terminated:
+            fail("terminated; nothing was left behind", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+class Terminated(SystemExit):
+    """A termination, on its way up the stack."""
 
 
 @contextlib.contextmanager
@@ -67,7 +76,7 @@ def _unwinding_on_sigterm() -> Iterator[None]:
     """Let a termination unwind the stack, so that temporary files go."""
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
+        raise Terminated(TERMINATED)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -79,23 +88,41 @@ def _unwinding_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def fail(message: str, status: int, as_json: bool) -> None:
+def fail(message: str, status: int, as_json: bool) -> NoReturn:
     """Say what went wrong, as JSON too where that was asked for, and exit."""
     click.echo(f"Error: {message}", err=True)
     if as_json:
         from vit_export.report import to_json
 
-        click.echo(to_json({"error": message}))
+        with contextlib.suppress(OutputError, BrokenPipeError):  # the status tells
+            _say(to_json({"error": message}))
     sys.exit(status)
 
 
 def emit(as_json: bool, data: Any, text: str) -> None:
-    """Show text; with --json show it on standard error, and end with one JSON object."""
-    click.echo(text, err=as_json)
-    if as_json:
-        from vit_export.report import to_json
+    """Show text; with --json show it on standard error, and end with one JSON object.
 
-        click.echo(to_json(data))
+    Raises:
+        OutputError: Standard output cannot be written, on a full disk for one.
+    """
+    if not as_json:
+        _say(text)
+        return
+    from vit_export.report import to_json
+
+    click.echo(text, err=True)
+    _say(to_json(data))
+
+
+def _say(line: str) -> None:
+    """Write a line to standard output."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:  # the reader has had enough, which click answers
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"cannot write to standard output: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -26,6 +27,8 @@ class Machine:
         memory_bytes: Physical memory; `None` where the system does not say.
         load_average: Processes that were running over the last minute; `None` where the system
             does not say. Well above 0 at the start, others were using the machine.
+        others_after: The same when the measuring had ended, less the threads that it used
+            itself; `None` before.
         system: e.g. `"Linux x86_64"`.
         gpus: Descriptions by NVIDIA's driver.
         versions: Of Python and of the packages that take part.
@@ -36,13 +39,22 @@ class Machine:
     memory_bytes: int | None
     load_average: float | None
     system: str
+    others_after: float | None = None
     gpus: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def busy(self) -> bool:
         """Whether others took a good part of it when it was looked at."""
-        return self.load_average is not None and self.load_average > BUSY_SHARE * self.cores
+        others = max(self.load_average or 0.0, self.others_after or 0.0)
+        return others > BUSY_SHARE * self.cores
+
+    def after(self, threads: int | None) -> Machine:
+        """This machine as it is when something has run on it, on all cores or some threads."""
+        load = _load_average()
+        own = self.cores if threads is None else min(threads, self.cores)
+        others = None if load is None else max(0.0, load - own)
+        return dataclasses.replace(self, others_after=others)
 
 
 def this_machine(packages: Iterable[str]) -> Machine:
@@ -61,7 +73,7 @@ def this_machine(packages: Iterable[str]) -> Machine:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
-        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",
         gpus=tuple(in_child(probe_nvidia).get("gpus", ())),
         versions=versions,
@@ -75,6 +87,10 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _memory_bytes() -> int | None:

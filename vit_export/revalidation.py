@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, UsageError
 from vit_export.golden import BATCHES, Golden, golden_path
 from vit_export.manifest import Manifest, Preprocess
 from vit_export.progress import Progress, silent
@@ -46,7 +46,10 @@ def revalidate(
     Raises:
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
+        UsageError: A layout without a checkpoint.
     """
+    if layout is not None and weights is None:
+        raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
     runner, batches = _runner_of(Path(path), provider, host_code)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)

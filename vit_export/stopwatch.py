@@ -7,8 +7,6 @@ any other call of `run`.
 
 from __future__ import annotations
 
-import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +25,12 @@ from vit_export.runtime import load
 from vit_export.runtime.runnable import Runnable
 from vit_export.trace import golden_feeds
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+STATUS = Path("/proc/self/status")  # of Linux
 LEAST_WARM_RUNS = 3
 SPATIAL = {"height": 0, "width": 1}  # names of dynamic dimensions -> place in a size
 Feeds = dict[str, Any]
@@ -79,19 +83,20 @@ class Stopwatch:
         return {"provider": self._runner.provider, "precision": precision}
 
     def warm(self, order: Order) -> Answer:
-        """Run until the caches, clocks and thread pools have settled; tell what a run takes."""
-        times: list[float] = []
-        while len(times) < LEAST_WARM_RUNS or sum(times) < order["seconds"]:
-            times.append(self._seconds(order["batch"]))
-        return {"run_s": statistics.median(times[len(times) // 2 :])}
+        """Run until the caches, clocks and thread pools have settled."""
+        self._times(order, least=LEAST_WARM_RUNS)
+        return {}
 
     def time(self, order: Order) -> Answer:
         """Time some runs, after one that is not counted: other candidates had the caches."""
         self._run(order["batch"])
-        return {"seconds": [self._seconds(order["batch"]) for _ in range(order["runs"])]}
+        return {"seconds": self._times(order, least=1)}
 
     def distance(self, order: Order) -> Answer:
         """Measure the first output that the golden file knows over all of its samples.
+
+        They are run in batches of the size ordered, filled up from the first ones: rows of
+        dynamic INT8 depend on their neighbours.
 
         Returns:
             `max_abs` (`None` where it is not finite), the `tolerance` of its precision (`None`
@@ -103,8 +108,7 @@ class Stopwatch:
         precision = getattr(runner, "precision", manifest.precision if manifest else "fp32")
         known = references(golden, criterion_of(precision, source=runner.path.name))
         feeds = golden_feeds(runner, golden, preprocess)
-        fixed = runner.inputs[0].shape[0]
-        size = fixed if isinstance(fixed, int) else min(order["batch"], golden.samples)
+        size = order["batch"]
         max_abs, angle = 0.0, 1.0
         name = ""
         for start in range(0, golden.samples, size):
@@ -128,6 +132,14 @@ class Stopwatch:
             angle = min(angle, cosine(found, expected))
         accepted = known[name].accepts(max_abs, angle)
         return {"max_abs": max_abs, "tolerance": known[name].tolerance, "accepted": accepted}
+
+    def _times(self, order: Order, *, least: int) -> list[float]:
+        """Seconds of each run, until those ordered have passed."""
+        end = time.perf_counter() + order["seconds"]
+        times: list[float] = []
+        while len(times) < least or time.perf_counter() < end:
+            times.append(self._seconds(order["batch"]))
+        return times
 
     def _seconds(self, batch: int) -> float:
         feeds = self._feeds_of(batch)
@@ -176,18 +188,21 @@ def _random(
     return generator.standard_normal(shape).astype(dtype)
 
 
-def peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int | None:
     """Largest resident memory of this process so far, interpreter and libraries included.
+
+    `None` where the system does not tell.
 
     On Linux VmHWM, which begins with this program: `ru_maxrss` begins with a copy of the
     parent's, so that the child of a large process looks large (seen: 310 MB for one of 9 MB).
     """
-    status = Path("/proc/self/status")
-    if status.exists():
+    if STATUS.exists():
         fields: Mapping[str, str] = dict(
-            line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
+            line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line
         )
         if "VmHWM" in fields:
             return int(fields["VmHWM"].split()[0]) * 1024
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kB

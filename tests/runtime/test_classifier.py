@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vit_export.errors import ArtifactError, ImageError, InputError, UsageError
+from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.manifest import Preprocess
 from vit_export.pipeline import export
 from vit_export.runtime import load
@@ -91,6 +91,23 @@ def test_a_fixed_batch_is_filled_up_and_cut(make_model, tmp_path, photographs, v
         assert [p.score for p in a] == pytest.approx([p.score for p in b], abs=1e-5)
     assert found[0][0].label == f"class {found[0][0].index}"  # exported without labels
     assert three.logits(photographs).shape == (2, 10)
+
+
+def test_a_model_that_computes_no_number_names_no_class(vit, photographs):
+    """NaN or infinity in any image's logits is an error that names the image and the provider."""
+    broken = Classifier(vit.runner)
+    images = [photographs[0]] * MAX_BATCH + [photographs[1]]
+    for number in (np.nan, np.inf):
+
+        def run(pixel_values, number=number):
+            logits = vit.run(pixel_values)
+            logits[:, 2] = np.where(len(logits) == 1, number, logits[:, 2])
+            return logits
+
+        broken.run = run  # type: ignore[method-assign]
+        with pytest.raises(GateError, match=rf"on 'cpu'.*image {MAX_BATCH} .*flower\.jpg"):
+            broken.classify(images)
+    assert len(broken.classify([photographs[0]] * MAX_BATCH)) == MAX_BATCH
 
 
 def test_labels_and_preparation_can_be_given(tiny_export, photographs):

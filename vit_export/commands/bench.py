@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vit_export.commands.options import host_code_option, json_option, layout_option
 from vit_export.console import emit, progress_bar
-from vit_export.errors import UsageError
+from vit_export.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from vit_export.benchmark import Row
+    from vit_export.machine import Machine
 
 
 @click.command()
@@ -30,6 +35,8 @@ from vit_export.errors import UsageError
               help="Seconds timed for a candidate and batch.")  # fmt: skip
 @click.option("--warmup", default=0.5, show_default=True, type=click.FloatRange(min=0),
               help="Seconds before, not counted.")  # fmt: skip
+@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(min=1),
+              help="Seconds without an answer after which a candidate is given up.")  # fmt: skip
 @click.option("--plot", metavar="FILE", help="Latency against error: .png, .svg or .pdf.")
 @host_code_option
 @json_option
@@ -38,12 +45,14 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from vit_export.benchmark import measure
     from vit_export.candidates import plan
     from vit_export.machine import this_machine
-    from vit_export.report.benchmarks import benchmark, described
+    from vit_export.report.benchmarks import benchmark
 
     batches, threads = _batches(options["batch"]), options["threads"]
     plot = Path(options["plot"]) if options["plot"] else None
     if plot is not None:
-        _refuse_bad_picture(plot)
+        from vit_export.report.plot_style import refuse_bad_picture
+
+        refuse_bad_picture(plot)
     candidates = plan(
         artifacts,
         providers=_words(options["provider"]),
@@ -62,23 +71,50 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
             rounds=options["rounds"],
             min_time_s=options["min_time"],
             warmup_s=options["warmup"],
+            timeout_s=options["timeout"],
             progress=progress,
         )
+    machine = machine.after(threads)
     text = benchmark(machine, threads, rows)
+    wrong = _failures(rows)
     if plot is not None:
-        from vit_export.report.latency_plot import draw, left_out
-
-        draw(rows, plot, subtitle=described(machine, threads))
-        text += "".join(f"\nnot in the picture: {title}" for title in left_out(rows))
-        text += f"\n{plot}"
-    failed = list(dict.fromkeys(f"{row.name} on {row.provider}" for row in rows if row.error))
-    data = {"machine": machine, "threads": threads, "rows": rows}
-    if failed:
-        data["error"] = f"did not run: {', '.join(failed)}"
+        said, missing = _draw(rows, plot, machine, threads)
+        text, wrong = f"{text}\n{said}" if said else text, [*wrong, *missing]
+    data = {"machine": machine, "busy": machine.busy, "threads": threads, "rows": rows}
+    if wrong:
+        data["error"] = "; ".join(wrong)
     emit(as_json, data, text)
-    if failed:
+    if wrong:
         click.echo(f"Error: {data['error']}", err=True)
         sys.exit(1)
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """What did not run, and what is not the model that it should be."""
+
+    def names(chosen: Iterable[Row]) -> str:
+        return ", ".join(dict.fromkeys(f"{row.name} on {row.provider}" for row in chosen))
+
+    found = {
+        "did not run": names(row for row in rows if row.error),
+        "outside its gate": names(row for row in rows if row.accepted is False),
+    }
+    return [f"{what}: {which}" for what, which in found.items() if which]
+
+
+def _draw(
+    rows: Sequence[Row], path: Path, machine: Machine, threads: int | None
+) -> tuple[str, list[str]]:
+    """Draw the picture; return what to say of it, and what went wrong: the rows stay."""
+    from vit_export.report.benchmarks import described
+    from vit_export.report.latency_plot import draw, left_out
+
+    try:
+        draw(rows, path, subtitle=described(machine, threads))
+    except OutputError as error:
+        return "", [f"no picture: {error}"]
+    lines = [f"not in the picture: {title}" for title in left_out(rows)]
+    return "\n".join([*lines, f"picture: {path}"]), []
 
 
 def _words(text: str) -> list[str]:
@@ -90,12 +126,3 @@ def _batches(text: str) -> list[int]:
     if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"--batch {text}: expected whole numbers from 1 on, e.g. --batch 1,8")
     return [int(word) for word in words]
-
-
-def _refuse_bad_picture(path: Path) -> None:
-    """Find out before the measuring whether matplotlib is there, and the place can be written."""
-    from vit_export.report.plot_style import check_suffix
-    from vit_export.staging import refuse_impossible
-
-    check_suffix(path)
-    refuse_impossible(path)

@@ -8,6 +8,7 @@ import click
 
 from vit_export.commands.options import json_option, path_of, precision_options, precision_settings
 from vit_export.console import emit, progress_bar
+from vit_export.errors import OutputError
 
 
 @click.command()
@@ -77,7 +78,7 @@ def _draw(result: Any) -> Any:
     path = result.path.with_suffix(".sensitivity.png")
     try:
         sensitivity_plot(result, path)
-    except OSError as error:
-        click.echo(f"no picture: cannot write {path}: {error.strerror or error}", err=True)
+    except OutputError as error:
+        click.echo(f"no picture: {error}", err=True)
         return None
     return path

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +13,15 @@ from vit_export.commands.options import (
     host_code_option,
     json_option,
     layout_option,
+    path_of,
     preprocess_options,
     provider_option,
 )
 from vit_export.console import emit, progress_bar
+from vit_export.errors import OutputError
+
+if TYPE_CHECKING:
+    from vit_export.validate import Comparison
 
 BENCH_INSTALL = "pip install 'vit-export[bench]'"
 
@@ -25,7 +31,11 @@ BENCH_INSTALL = "pip install 'vit-export[bench]'"
 @click.option("--golden", metavar="FILE", help="By default NAME.golden.npz beside the artifact.")
 @click.option("--weights", metavar="FILE", help="Compute the truth again from this checkpoint.")
 @click.option("--trace", is_flag=True, help="Show the error of every block, as table and picture.")
-@click.option("--plot", metavar="PNG", help="Of the trace; by default NAME.trace.png")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    help="Picture of the trace, .png, .svg or .pdf; by default NAME.trace.png",
+)
 @layout_option
 @preprocess_options
 @provider_option
@@ -36,6 +46,11 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
     from vit_export.report import comparison
     from vit_export.revalidation import revalidate
 
+    plot = path_of(options["plot"])
+    if plot is not None:
+        from vit_export.report.plot_style import refuse_bad_picture
+
+        refuse_bad_picture(plot)
     with progress_bar() as progress:
         found = revalidate(
             artifact,
@@ -45,35 +60,38 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             provider=options["provider"],
             host_code=options["host_code"],
             preprocess=foreign_preprocess(artifact, options),
-            traced=options["trace"] or options["plot"] is not None,
+            traced=options["trace"] or plot is not None,
             progress=progress,
         )
-    wanted = (options["trace"] or options["plot"]) and found.blocks
-    picture = _draw(artifact, found, options["plot"]) if wanted else None
+    picture, missing = None, ""
+    if options["trace"] or plot is not None:
+        picture, missing = _draw(found, Path(artifact), plot)
+    failures = []
+    if not found.passed:
+        failures.append(f"{artifact} does not compute what its torch model does")
+    if missing and plot is not None:
+        failures.append(missing)
+    elif missing:
+        click.echo(missing, err=True)
     data = {"artifact": artifact, "passed": found.passed, **vars(found), "picture": picture}
-    if not found.passed:
-        data["error"] = f"{artifact} does not compute what its torch model does"
-    emit(as_json, data, comparison(found))
-    if not found.passed:
+    if failures:
+        data["error"] = "; ".join(failures)
+    text = comparison(found)
+    emit(as_json, data, text if picture is None else f"{text}\npicture: {picture}")
+    if failures:
         click.echo(f"Error: {data['error']}", err=True)
         sys.exit(1)
 
 
-def _draw(artifact: str, found: Any, plot: str | None) -> Any:
-    """Draw the error per block; without matplotlib say what it takes, since the table is there."""
-    from pathlib import Path
-
-    path = Path(plot) if plot else Path(artifact).with_suffix(".trace.png")
+def _draw(found: Comparison, artifact: Path, plot: Path | None) -> tuple[Path | None, str]:
+    """Draw the error per block; return the picture, or why there is none: the table stays."""
+    path = plot or artifact.with_suffix(".trace.png")
     try:
         from vit_export.report.error_plot import trace_plot
+
+        trace_plot(found.blocks, f"{artifact.name} on {found.hop.provider}", path)
     except ModuleNotFoundError as error:
-        if plot:
-            raise
-        click.echo(f"no picture: {error.name} is not installed ({BENCH_INSTALL})", err=True)
-        return None
-    try:
-        trace_plot(found.blocks, f"{Path(artifact).name} on {found.hop.provider}", path)
-    except OSError as error:
-        click.echo(f"no picture: cannot write {path}: {error.strerror or error}", err=True)
-        return None
-    return path
+        return None, f"no picture: {error.name} is not installed ({BENCH_INSTALL})"
+    except OutputError as error:
+        return None, f"no picture: {error}"
+    return path, ""

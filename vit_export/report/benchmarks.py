@@ -9,7 +9,7 @@ from vit_export.machine import Machine
 from vit_export.report.tables import cell, size, table
 
 HEADERS = (
-    *("candidate", "on", "batch", "median ms", "IQR ms", "images/s"),
+    *("candidate", "on", "batch", "median ms", "IQR ms", "runs", "images/s"),
     *("speedup", "load s", "peak MB", "file MB", "max|y-y64|"),
 )
 
@@ -21,8 +21,8 @@ def benchmark(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str
         lines.append(f"speedup: times as fast as {rows[0].name} on {rows[0].provider}, same batch")
     if machine.busy:
         lines.append(
-            f"note: {machine.load_average:.1f} processes were running on {machine.cores} cores "
-            "before this began: do not rely on these times"
+            f"note: others were using the machine (processes on {machine.cores} cores: "
+            f"{_others(machine)}): do not rely on these times"
         )
     said: dict[str, None] = {}  # one candidate says the same at every batch size
     for row in rows:
@@ -31,6 +31,11 @@ def benchmark(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str
         if row.error:
             said[f"{title}, batch {row.batch}: NOT RUN: {row.error}"] = None
     return "\n".join([*lines, *said])
+
+
+def _others(machine: Machine) -> str:
+    loads = {"before": machine.load_average, "at the end": machine.others_after}
+    return ", ".join(f"{load:.1f} {when}" for when, load in loads.items() if load is not None)
 
 
 def described(machine: Machine, threads: int | None) -> str:
@@ -53,17 +58,18 @@ def _cells(row: Row) -> tuple[object, ...]:
         row.batch,
         _fixed(row.median_ms),
         _fixed(row.iqr_ms),
+        row.runs or None,
         _fixed(row.images_per_s),
         _fixed(row.speedup),
         _fixed(row.load_s),
         _fixed(None if row.peak_rss_bytes is None else row.peak_rss_bytes / 1e6),
         _fixed(None if row.file_bytes is None else row.file_bytes / 1e6),
-        cell(row.max_abs),
+        cell(row.max_abs) + (" FAILED" if row.accepted is False else ""),
     )
 
 
 def _fixed(value: float | None) -> str:
-    """Three digits at least, and no exponent: times and sizes are compared by eye."""
+    """Three digits from 1 on, thousandths below, no exponent: numbers compared by eye."""
     if value is None:
         return "-"
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vit_export.errors import OutputError
+from vit_export.report.plot_style import save
+
 if TYPE_CHECKING:
     from vit_export.quantization import QuantizeResult
     from vit_export.trace import BlockError
@@ -25,8 +28,14 @@ def sensitivity_plot(result: QuantizeResult, path: Path) -> None:
 
 
 def trace_plot(blocks: Sequence[BlockError], title: str, path: Path) -> None:
-    """Bars of each block's distance from the oracle, and what is allowed."""
+    """Bars of each block's distance from the oracle, and what is allowed.
+
+    Raises:
+        OutputError: No block was measured, or the picture cannot be written.
+    """
     known = [b for b in blocks if b.max_abs is not None]
+    if not known:
+        raise OutputError(f"cannot draw {path}: no block was measured")
     names = [b.name for b in known]
     if all(b.tolerance for b in known):
         shares = [(b.max_abs or 0.0) / (b.tolerance or 1.0) for b in known]
@@ -70,7 +79,7 @@ def _bars(
         above = axes.get_xaxis_transform()
         axes.text(limit, 1.01, "allowed", color=LIMIT, fontsize=8, ha="center", transform=above)
     axes.set_xlabel(label, fontsize=9)
-    axes.set_title(title, fontsize=10, loc="left", pad=16)
+    axes.set_title(title, fontsize=10, loc="left", pad=16, parse_math=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    save(figure, path)

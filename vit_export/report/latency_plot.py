@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 from vit_export.benchmark import Row
+from vit_export.errors import OutputError
 from vit_export.report.plot_style import (
     COLORS,
     FONT_SIZE,
@@ -32,17 +36,25 @@ PLACES = [
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 ]
 MARK_RADIUS = 5  # points
+MOST_NAMED = 6  # marks with their names beside them; more are numbered, with a legend below
+LEGEND_LINE_INCHES = 0.2
+NARROW_LABEL = 45  # characters of which two columns fit
+TITLE_CHARACTERS = 105  # of a line
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One row in the picture: milliseconds an image, and the distance from golden."""
+    """One row in the picture: milliseconds an image, and the distance from golden.
+
+    One outside its gate is hollow.
+    """
 
     label: str
     ms: float
     max_abs: float
     color: str
     marker: str
+    failed: bool = False
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:
@@ -54,11 +66,13 @@ def marks(rows: Sequence[Row]) -> list[Mark]:
         Mark(
             label=row.name
             + ("" if one_provider else f" on {row.provider}")
-            + ("" if len(batches) == 1 else f", batch {row.batch}"),
+            + ("" if len(batches) == 1 else f", batch {row.batch}")
+            + (" (FAILED its gate)" if row.accepted is False else ""),
             ms=row.median_ms / row.batch,
             max_abs=row.max_abs,
             color=COLORS[titles.index((row.name, row.provider)) % len(COLORS)],
             marker=MARKERS[batches.index(row.batch) % len(MARKERS)],
+            failed=row.accepted is False,
         )
         for row in rows
         if row.median_ms is not None and row.max_abs is not None
@@ -81,18 +95,30 @@ def draw(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
         rows: What a benchmark measured.
         path: A .png, .svg or .pdf file.
         subtitle: Where it was measured.
+
+    Raises:
+        OutputError: There is nothing to show, or it cannot be written there; a picture that
+            stands there stays.
     """
+    shown = marks(rows)
+    if not shown:
+        raise OutputError(f"cannot draw {path}: no row has both a time and a distance")
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = marks(rows)
     batches = sorted({row.batch for row in rows})
     for mark in shown:
-        axes.plot(mark.ms, mark.max_abs, mark.marker, color=mark.color, markersize=2 * MARK_RADIUS)
+        axes.plot(
+            mark.ms, mark.max_abs, mark.marker, color=mark.color, markersize=2 * MARK_RADIUS,
+            markerfacecolor="white" if mark.failed else mark.color,
+        )  # fmt: skip
+    if len(shown) > MOST_NAMED:
+        shown = _numbered(figure, axes, shown)
     of = f"batch {batches[0]}" if len(batches) == 1 else "median of a run / batch"
     axes.set_xlabel(f"milliseconds per image ({of})", fontsize=FONT_SIZE)
     axes.set_ylabel("max|y - y64| over the golden images", fontsize=FONT_SIZE)
-    axes.set_title(subtitle, fontsize=FONT_SIZE - 1, color=INK, loc="left", wrap=True)
+    title = textwrap.fill(subtitle, TITLE_CHARACTERS)
+    axes.set_title(title, fontsize=FONT_SIZE - 1, color=INK, loc="left", parse_math=False)
     axes.tick_params(labelsize=FONT_SIZE)
     axes.grid(visible=True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -102,6 +128,27 @@ def draw(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
     canvas.draw()  # places depend on the layout
     _label(axes, canvas, shown)
     save(figure, path)
+
+
+def _numbered(figure: Figure, axes: Axes, shown: Sequence[Mark]) -> list[Mark]:
+    """Name the marks in a legend below the axes, and leave a number beside each."""
+    columns = 2 if max(len(mark.label) for mark in shown) <= NARROW_LABEL else 1
+    width, height = SIZE_INCHES
+    figure.set_size_inches(
+        width, height + LEGEND_LINE_INCHES * math.ceil(len(shown) / columns), forward=False
+    )
+    legend = figure.legend(
+        axes.lines,
+        [f"{number}  {mark.label}" for number, mark in enumerate(shown, 1)],
+        loc="outside lower left",
+        ncols=columns,
+        fontsize=FONT_SIZE,
+        frameon=False,
+        markerscale=0.7,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return [dataclasses.replace(mark, label=str(n)) for n, mark in enumerate(shown, 1)]
 
 
 def _scale(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
@@ -161,6 +208,7 @@ def _annotate(axes: Axes, mark: Mark, place: tuple[int, int]) -> Annotation:
         xytext=place,
         textcoords="offset points",
         fontsize=FONT_SIZE,
+        parse_math=False,
         color=mark.color,
         ha="left" if x > 0 else "right" if x < 0 else "center",
         va="bottom" if y > 0 else "top" if y < 0 else "center",

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from vit_export.errors import UsageError
-from vit_export.staging import publish, staging
+from vit_export.staging import publish, refuse_impossible, staging
 
 SIZE_INCHES = (8.0, 5.0)
 DPI = 150
@@ -19,12 +19,24 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOG_FROM_RATIO = 10  # largest / smallest value from which an axis is logarithmic
 SUFFIXES = (".png", ".svg", ".pdf")
+NO_CLOCK = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def check_suffix(path: Path) -> None:
     """Raise UsageError unless a picture of that name can be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
+
+
+def refuse_bad_picture(path: Path) -> None:
+    """Find out before any work whether a picture can be drawn, and written there.
+
+    Raises:
+        UsageError: The name's ending is none that can be written.
+        OutputError: No file can be made there.
+    """
+    check_suffix(path)
+    refuse_impossible(path)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -36,5 +48,5 @@ def save(figure: Figure, path: Path) -> None:
     """
     check_suffix(path)
     with staging(path) as stage:
-        figure.savefig(stage / path.name, dpi=DPI)
+        figure.savefig(stage / path.name, dpi=DPI, metadata=NO_CLOCK[path.suffix.lower()])
         publish([stage / path.name], path.parent)

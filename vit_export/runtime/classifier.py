@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, ImageError, InputError, UsageError
+from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.manifest import Preprocess
 from vit_export.runtime import Runner
 from vit_export.runtime.image import prepare_batch
@@ -92,6 +93,7 @@ class Classifier:
 
         Raises:
             ImageError: An image cannot be read, or there is none.
+            GateError: The model gives NaN or infinity for an image.
             ArtifactError: The file says nothing of how to prepare images, or has no logits.
         """
         if top < 1:
@@ -101,7 +103,12 @@ class Classifier:
         return results[0] if single else results
 
     def logits(self, images: Iterable[Any]) -> NDArray[np.float64]:
-        """Prepare images and compute their logits, float64 (B, num_classes)."""
+        """Prepare images and compute their logits, float64 (B, num_classes).
+
+        Raises:
+            GateError: The model gives NaN or infinity for an image.
+            ImageError: An image cannot be read, or there is none.
+        """
         preprocess = self._needed_preprocess()
         batches = []
         size = self._batch_size()
@@ -110,7 +117,12 @@ class Classifier:
             raise ImageError("no images were given, expected at least one")
         for start in range(0, len(pending), size):
             batch = prepare_batch(pending[start : start + size], preprocess)
-            batches.append(self._run_padded(batch))
+            rows = self._run_padded(batch)
+            finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+            if not finite.all():
+                index = start + int(finite.argmin())
+                raise GateError(self._not_finite(index, pending[index]))
+            batches.append(rows)
         return np.concatenate(batches).astype(np.float64)
 
     def _classify_each(self, images: Iterable[Any], top: int) -> Iterable[list[Prediction]]:
@@ -126,6 +138,14 @@ class Classifier:
         for row in softmax(self.logits(images)):
             order = np.argsort(-row, kind="stable")[:top]
             yield [Prediction(int(i), self._label(int(i)), float(row[i])) for i in order]
+
+    def _not_finite(self, index: int, image: Any) -> str:
+        name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
+        return (
+            f"{self.runner.path.name} on {self.provider!r} gives NaN or infinity for image {index}"
+            f"{name}, so it names no class; measure it on this provider: vit-export validate "
+            f"{self.runner.path} --provider {self.provider}"
+        )
 
     def _label(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else f"class {index}"
