@@ -360,6 +360,8 @@ def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     assert revalidate(alone, golden=tiny_export.golden).passed
     with pytest.raises(UsageError, match="--layout speaks of a checkpoint"):
         revalidate(alone, golden=tiny_export.golden, layout="timm")
+    with pytest.raises(UsageError, match="two sources of the truth"):
+        revalidate(alone, golden=tiny_export.golden, weights="w.safetensors")
 
 
 @pytest.mark.slow

@@ -46,10 +46,12 @@ def revalidate(
     Raises:
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
-        UsageError: A layout without a checkpoint.
+        UsageError: A layout without a checkpoint, or a golden file beside one.
     """
     if layout is not None and weights is None:
         raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
+    if golden is not None and weights is not None:
+        raise UsageError("--golden and --weights are two sources of the truth: give one")
     runner, batches = _runner_of(Path(path), provider, host_code)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)

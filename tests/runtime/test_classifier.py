@@ -141,6 +141,8 @@ def test_an_image_that_cannot_be_read_is_named_with_its_place(vit, photographs, 
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"image 1 of the batch.*broken\.jpg"):
         vit.classify([photographs[0], tmp_path / "broken.jpg"])
+    with pytest.raises(ImageError, match=r"image 40 of the batch"):
+        vit.classify([*[photographs[0]] * 40, tmp_path / "broken.jpg"])
 
 
 def test_a_file_without_a_manifest_asks_how_to_prepare_images(tiny_export, tmp_path, photographs):

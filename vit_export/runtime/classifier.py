@@ -116,7 +116,7 @@ class Classifier:
         if not pending:
             raise ImageError("no images were given, expected at least one")
         for start in range(0, len(pending), size):
-            batch = prepare_batch(pending[start : start + size], preprocess)
+            batch = prepare_batch(pending[start : start + size], preprocess, first=start)
             rows = self._run_padded(batch)
             finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
             if not finite.all():

@@ -66,12 +66,15 @@ def prepare(image: ImageSource, preprocess: Preprocess) -> npt.NDArray[np.float3
     return normalize(resize_and_crop(image, preprocess), preprocess)
 
 
-def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def prepare_batch(
+    images: Iterable[ImageSource], preprocess: Preprocess, *, first: int = 0
+) -> npt.NDArray[np.float32]:
     """Turn several images, of any sizes, into one batch.
 
     Args:
         images: Each as `prepare` takes it; a uint8 array (B, H, W, C) is B images.
         preprocess: From the artifact's manifest.
+        first: What an error calls the first image, where these are a part of a larger batch.
 
     Returns:
         float32 (B, C, H, W).
@@ -86,7 +89,7 @@ def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.
             "array (B, H, W, C); put a single image into a list"
         )
     batch: list[Pixels] = []
-    for index, image in enumerate(images):
+    for index, image in enumerate(images, start=first):
         try:
             batch.append(resize_and_crop(image, preprocess))
         except ImageError as error:  # noqa: PERF203 - to count them is the purpose
