@@ -181,7 +181,7 @@ def test_an_engine_runs_on_its_own_backend_only(folder: Path) -> None:
 
 def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_path: Path) -> None:
     """One real run."""
-    output = tmp_path / "two.engine"
+    output = tmp_path / "two gpus.engine"
     words = [str(folder / "tiny.fp16.onnx"), *RTX, "--compute-capability", "12.0", "--batch", "4"]
     done = CliRunner().invoke(main, ["engine", *words, "-o", str(output), "--json"])
     assert done.exit_code == 0, done.output
@@ -190,8 +190,9 @@ def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_pa
     assert data["passed"] is None
     assert data["sidecar"]["compute_capabilities"] == ["8.9", "12.0"]
     assert sorted(map(Path, data["files"])) == sorted(
-        [output, sidecar_path(output), tmp_path / "two.golden.npz"]
+        [output, sidecar_path(output), tmp_path / "two gpus.golden.npz"]
     )
+    assert f"next: vit-export predict '{output}' PHOTO.jpg" in done.stderr
 
 
 def test_inspect_shows_what_an_engine_is_without_a_gpu(folder: Path) -> None:
@@ -311,11 +312,11 @@ class _Session:
 
 
 @pytest.fixture
-def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Comparison], None]]:
-    """A GPU, of which TensorRT's runtime and what the gate finds on it are stand-ins.
+def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """A GPU, of which TensorRT's runtime and the gate are stand-ins; nothing stays in use.
 
     Returns:
-        Says what the gate finds.
+        Says what the gate does.
     """
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
@@ -324,7 +325,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Comparison],
     monkeypatch.setattr(trt, "Session", _Session)
     monkeypatch.setattr(plan.Plan, "_refuse_other_signature", lambda self, path: None)
     monkeypatch.setattr(proof, "inspect_engine", lambda backend, engine: {"Half": 1})
-    yield lambda found: monkeypatch.setattr(enginecheck, "validate", lambda *_, **__: found)
+    yield lambda gate: monkeypatch.setattr(enginecheck, "validate", lambda *_, **__: gate())
     assert _Session.alive == []
 
 
@@ -336,7 +337,7 @@ def measured(sidecar: Sidecar, **changes: Any) -> Comparison:
 def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
     folder: Path,
     tmp_path: Path,
-    on_an_l4: Callable[[Comparison], None],
+    on_an_l4: Callable[[Callable[[], Any]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before it has its name, and afterwards it finds them still."""
@@ -347,7 +348,8 @@ def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
 
     monkeypatch.setattr(build, "_config", plain)  # stripping takes a real GPU
     monkeypatch.setattr(plan, "_refit", lambda backend, engine, source: refitted.append(source))
-    on_an_l4(measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reason=""))
+    found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reason="")
+    on_an_l4(lambda: found)
     engine = tmp_path / "x.engine"
     asked = options(strip=True, compute_capabilities=())
     made = make_engine(folder / "tiny.fp16.onnx", engine, options=asked)
@@ -359,16 +361,19 @@ def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
 
 
 def test_an_engine_that_fails_its_gate_is_freed_and_not_written(
-    folder: Path, tmp_path: Path, on_an_l4: Callable[[Comparison], None]
+    folder: Path, tmp_path: Path, on_an_l4: Callable[[Callable[[], Any]], None]
 ) -> None:
-    """So is one on which the gate itself fails."""
-    on_an_l4(measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=False, reason="NaN"))
+    """So is one on which the gate cannot be run to its end."""
+
+    def crash() -> Comparison:
+        raise ProviderError("CUDA: out of memory")
+
+    found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=False, reason="NaN")
     asked = options(compute_capabilities=())
-    with pytest.raises(GateError, match="NaN"):
-        make_engine(folder / "tiny.fp16.onnx", tmp_path / "x.engine", options=asked)
-    on_an_l4(None)  # type: ignore[arg-type]
-    with pytest.raises(AttributeError):
-        make_engine(folder / "tiny.fp16.onnx", tmp_path / "x.engine", options=asked)
+    for gate, error in ((lambda: found, GateError), (crash, ProviderError)):
+        on_an_l4(gate)
+        with pytest.raises(error, match=r"NaN|out of memory"):
+            make_engine(folder / "tiny.fp16.onnx", tmp_path / "x.engine", options=asked)
     assert list(tmp_path.iterdir()) == []
 
 
