@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -292,6 +293,25 @@ def test_an_interrupt_stops_the_build(
         build_engine(rtx, file, tiny_export.manifest, plan, asked, progress=progress)
     assert interrupted.is_set()
     assert not (tmp_path / "x.engine").exists()
+    assert [t.name for t in threading.enumerate() if t.name.startswith("build")] == []
+
+
+def test_an_interrupt_at_the_start_leaves_no_build_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would work on with what the caller frees."""
+    begun, cancelled, start = threading.Event(), threading.Event(), threading.Thread.start
+
+    def build() -> None:
+        begun.set()
+        cancelled.wait(1)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if begun.wait(0.2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        interruptible(build, cancelled)
     assert [t.name for t in threading.enumerate() if t.name.startswith("build")] == []
 
 

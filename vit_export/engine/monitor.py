@@ -98,8 +98,9 @@ def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
         What the build returned.
     """
     with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
-        future = pool.submit(build)
+        pool.submit(int).result()  # the pool waits for no thread whose start was interrupted
         try:
+            future = pool.submit(build)
             while not futures.wait([future], timeout=POLL_S).done:
                 pass
         except BaseException:  # leaving the pool waits until TensorRT has stopped
