@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from vit_export import enginebuild, enginecheck
 from vit_export.cli import main
+from vit_export.engine import build, proof
 from vit_export.engine.options import BuildOptions
 from vit_export.enginebuild import default_output, make_engine, must_convert
-from vit_export.enginefile import Ends, Sidecar, file_sha256, sidecar_path
-from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
+from vit_export.enginefile import Ends, Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.errors import (
+    ArtifactError,
+    EngineError,
+    GateError,
+    OutputError,
+    ProviderError,
+    UsageError,
+)
 from vit_export.golden import Golden
+from vit_export.nvinfer import load_backend
 from vit_export.onnxfile import OnnxFile
 from vit_export.pipeline import ExportResult
 from vit_export.quantization import QuantizeSettings, quantize
-from vit_export.runtime import load
+from vit_export.runtime import device, load, plan, trt
+from vit_export.validate import Comparison
 
+L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 RTX = ("--backend", "tensorrt-rtx", "--compute-capability", "8.9")
 
 
@@ -27,6 +42,12 @@ def options(**fields: object) -> BuildOptions:
     """For TensorRT-RTX and an L4 unless said otherwise."""
     asked = {"backend": "tensorrt-rtx", "compute_capabilities": ("8.9",), **fields}
     return BuildOptions(**asked)  # type: ignore[arg-type]
+
+
+def copy(folder: Path, target: Path, *names: str) -> None:
+    """Files into another folder, where a test may change them."""
+    for name in names:
+        shutil.copy(folder / name, target)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +112,8 @@ def test_the_rebuild_command_of_a_sidecar_builds_the_same(folder: Path, tmp_path
     [
         ("fp16", "fp32", "tiny.onnx is fp16"),
         ("fp16", "bf16", "--precision fp16, or the fp32 artifact"),
-        ("int8", "int8", "what stands in its graph"),
-        ("fp32", "int8", "vit-export quantize tiny.onnx --precision int8-static"),
+        ("int8-static", "fp16", "--precision int8, or the fp32 artifact"),
+        ("fp32", "int8", "vit-export quantize 'my tiny.onnx' --precision int8-static"),
     ],
 )
 def test_another_precision_than_the_artifacts_is_refused(
@@ -101,7 +122,7 @@ def test_another_precision_than_the_artifacts_is_refused(
     """Unless it can be made of it."""
     manifest = tiny_export.manifest.replace(precision=precision)
     with pytest.raises(UsageError, match=complaint):
-        must_convert(manifest, options(precision=asked), Path("tiny.onnx"))
+        must_convert(manifest, options(precision=asked), Path("my tiny.onnx"))
 
 
 def test_only_a_graph_that_stays_can_be_stripped(tiny_export: ExportResult) -> None:
@@ -121,15 +142,14 @@ def test_names_follow_the_precision() -> None:
 
 
 def test_a_failed_build_leaves_the_old_engine(folder: Path, tmp_path: Path) -> None:
-    """And nothing half-written beside it."""
-    for name in ("tiny.fp16.onnx", "tiny.fp16.golden.npz"):
-        shutil.copy(folder / name, tmp_path)
+    """And nothing half-written beside it; the message names the file that was given."""
+    copy(folder, tmp_path, "tiny.onnx", "tiny.golden.npz")
     engine = tmp_path / "tiny.fp16.engine"
     engine.write_bytes(b"old")
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(EngineError, match="workspace"):
+    with pytest.raises(EngineError, match=r"cannot build tiny\.onnx: .*workspace"):
         make_engine(
-            tmp_path / "tiny.fp16.onnx",
+            tmp_path / "tiny.onnx",
             options=options(workspace_mib=1, batches=(Ends(512, 512, 512),)),
         )
     assert engine.read_bytes() == b"old"
@@ -161,7 +181,7 @@ def test_an_engine_runs_on_its_own_backend_only(folder: Path) -> None:
 
 def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_path: Path) -> None:
     """One real run."""
-    output = tmp_path / "two.engine"
+    output = tmp_path / "two gpus.engine"
     words = [str(folder / "tiny.fp16.onnx"), *RTX, "--compute-capability", "12.0", "--batch", "4"]
     done = CliRunner().invoke(main, ["engine", *words, "-o", str(output), "--json"])
     assert done.exit_code == 0, done.output
@@ -170,8 +190,9 @@ def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_pa
     assert data["passed"] is None
     assert data["sidecar"]["compute_capabilities"] == ["8.9", "12.0"]
     assert sorted(map(Path, data["files"])) == sorted(
-        [output, sidecar_path(output), tmp_path / "two.golden.npz"]
+        [output, sidecar_path(output), tmp_path / "two gpus.golden.npz"]
     )
+    assert f"next: vit-export predict '{output}' PHOTO.jpg" in done.stderr
 
 
 def test_inspect_shows_what_an_engine_is_without_a_gpu(folder: Path) -> None:
@@ -194,15 +215,14 @@ def test_validate_and_predict_need_the_gpu(folder: Path, photographs: list[Path]
 
 def test_the_command_prints_trtexecs_line_and_builds_nothing(folder: Path, tmp_path: Path) -> None:
     """After the command that makes the graph that it needs."""
-    shutil.copy(folder / "tiny.onnx", tmp_path)
-    source = str(tmp_path / "tiny.onnx")
+    source = str(shutil.copy(folder / "tiny.onnx", tmp_path / "my tiny.onnx"))
     done = CliRunner().invoke(main, ["engine", source, "--print-trtexec", "10.16"])
     assert done.exit_code == 0, done.output
     convert, line = done.output.splitlines()
-    assert convert.startswith(f"vit-export quantize {source} --precision fp16")
-    assert line.startswith("trtexec --onnx=")
+    assert convert.startswith(f"vit-export quantize '{source}' --precision fp16")
+    assert line.startswith("trtexec '--onnx=")
     assert "--stronglyTyped" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["my tiny.onnx"]
     done = CliRunner().invoke(main, ["engine", source, "--print-trtexec"])
     assert done.exit_code == 1
     assert "tensorrt is not installed" in done.stderr
@@ -211,6 +231,194 @@ def test_the_command_prints_trtexecs_line_and_builds_nothing(folder: Path, tmp_p
 def test_a_wrong_word_is_wrong_usage(folder: Path) -> None:
     """Exit status 2, before anything heavy is loaded."""
     source = str(folder / "tiny.onnx")
-    for words in (["--backend", "trt"], ["--batch", "8:1:1"], ["--precision", "fp8"], [*RTX[:2]]):
+    for words in (["--backend", "trt"], ["--batch", "8:1:1"], ["--precision", "fp8"], [*RTX[:2]],
+                  ["--print-trtexec", "11.4", "--compute-capability", "12.0"]):  # fmt: skip
         done = CliRunner().invoke(main, ["engine", source, *words])
         assert done.exit_code == 2, done.output
+
+
+def another_model(folder: Path, name: str) -> dict[str, bytes]:
+    """An artifact, as far as its golden file is concerned."""
+    files = {f"{name}.onnx": b"another", f"{name}.golden.npz": b"its truth"}
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    return files
+
+
+def test_the_golden_file_of_another_model_stays(folder: Path, tmp_path: Path) -> None:
+    """An engine and an .onnx of one stem share one; that of the same model may be there."""
+    files = another_model(tmp_path, "b")
+    with pytest.raises(OutputError, match=r"replace b\.golden\.npz, which b\.onnx is measured"):
+        make_engine(folder / "tiny.fp16.onnx", tmp_path / "b.engine", options=options())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    copy(folder, tmp_path, "tiny.fp16.onnx", "tiny.fp16.golden.npz")
+    make_engine(tmp_path / "tiny.fp16.onnx", options=options())
+
+
+def test_a_source_that_was_changed_after_its_gate_is_refused(
+    tiny_export: ExportResult, tmp_path: Path
+) -> None:
+    """Its certificate, which an engine carries on, speaks of other weights."""
+    source = tmp_path / "tiny.onnx"
+    shutil.copy(tiny_export.golden, tmp_path)
+    content = bytearray(tiny_export.path.read_bytes())
+    head = next(t for t in OnnxFile.read(tiny_export.path).initializers if t.name == "head.bias")
+    content[head.offset : head.offset + head.nbytes] = bytes(head.nbytes)
+    source.write_bytes(content)
+    for attempt in (
+        lambda: make_engine(source, options=options()),
+        lambda: quantize(source, settings=QuantizeSettings(precision="fp16")),
+    ):
+        with pytest.raises(ArtifactError, match=r"tiny\.onnx: is not what its manifest certifies"):
+            attempt()
+
+
+def test_an_engine_in_another_folder_knows_its_source(folder: Path, tmp_path: Path) -> None:
+    """So that it can be rebuilt, and a stripped one finds its weights."""
+    engine = tmp_path / "x.engine"
+    made = make_engine(folder / "tiny.fp16.onnx", engine, options=options())
+    source = Path(made.sidecar.rebuild_arguments(engine)[1])
+    assert source.samefile(folder / "tiny.fp16.onnx")
+    assert not Path(made.sidecar.source).is_absolute()
+
+
+class _Trt:
+    """TensorRT-RTX, whose runtime takes any plan."""
+
+    class Runtime:
+        """Needs no GPU."""
+
+        def __init__(self, _logger: Any) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, _plan: bytes) -> object:
+            return object()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(load_backend("tensorrt-rtx").trt, name)
+
+
+class _Session:
+    """Remembers what is in use."""
+
+    alive: list[_Session] = []  # noqa: RUF012
+
+    def __init__(self, plan: plan.Plan, *, cuda_graphs: bool) -> None:
+        self.plan = plan
+        self.alive.append(self)
+
+    def free(self) -> None:
+        self.alive.remove(self)
+
+
+@pytest.fixture
+def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """A GPU, of which TensorRT's runtime and the gate are stand-ins; nothing stays in use.
+
+    Returns:
+        Says what the gate does.
+    """
+    backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
+    for module in (device, trt):
+        monkeypatch.setattr(module, "current_gpu", lambda: L4)
+    monkeypatch.setattr(trt, "load_backend", lambda name: backend)
+    monkeypatch.setattr(trt, "Session", _Session)
+    monkeypatch.setattr(plan.Plan, "_refuse_other_signature", lambda self, path: None)
+    monkeypatch.setattr(proof, "inspect_engine", lambda backend, engine: {"Half": 1})
+    yield lambda gate: monkeypatch.setattr(enginecheck, "validate", lambda *_, **__: gate())
+    assert _Session.alive == []
+
+
+def measured(sidecar: Sidecar, **changes: Any) -> Comparison:
+    """What a gate finds on an engine."""
+    return Comparison(hop=dataclasses.replace(sidecar.measured, **changes))
+
+
+def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
+    folder: Path,
+    tmp_path: Path,
+    on_an_l4: Callable[[Callable[[], Any]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before it has its name, and afterwards it finds them still."""
+    config, refitted = build._config, []
+
+    def plain(backend: Any, network: Any, asked: BuildOptions, *others: Any) -> Any:
+        return config(backend, network, dataclasses.replace(asked, strip=False), *others)
+
+    monkeypatch.setattr(build, "_config", plain)  # stripping takes a real GPU
+    monkeypatch.setattr(plan, "_refit", lambda backend, engine, source: refitted.append(source))
+    found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reason="")
+    on_an_l4(lambda: found)
+    engine = tmp_path / "x.engine"
+    asked = options(strip=True, compute_capabilities=())
+    made = make_engine(folder / "tiny.fp16.onnx", engine, options=asked)
+    assert made.sidecar.measured.passed
+    assert made.sidecar == Sidecar.read(engine)
+    (source,) = refitted
+    assert source.name == "tiny.fp16.onnx"
+    assert made.sidecar.source_path(engine).samefile(folder / "tiny.fp16.onnx")
+
+
+def test_an_engine_that_fails_its_gate_is_freed_and_not_written(
+    folder: Path, tmp_path: Path, on_an_l4: Callable[[Callable[[], Any]], None]
+) -> None:
+    """So is one on which the gate cannot be run to its end."""
+
+    def crash() -> Comparison:
+        raise ProviderError("CUDA: out of memory")
+
+    found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=False, reason="NaN")
+    asked = options(compute_capabilities=())
+    for gate, error in ((lambda: found, GateError), (crash, ProviderError)):
+        on_an_l4(gate)
+        with pytest.raises(error, match=r"NaN|out of memory"):
+            make_engine(folder / "tiny.fp16.onnx", tmp_path / "x.engine", options=asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"refit": True}, "there is none here"),
+        ({"precision": "bf16", "compute_capabilities": ("7.5",)}, "7.5 has no bfloat16"),
+        ({"compute_capabilities": ("9.0",)}, "compiles for"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_conversion(
+    folder: Path,
+    tmp_path: Path,
+    asked: dict[str, Any],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which takes minutes."""
+    monkeypatch.setattr(enginebuild, "_converted", lambda *_: pytest.fail("it was converted"))
+    with pytest.raises((EngineError, UsageError), match=complaint):
+        make_engine(folder / "tiny.onnx", tmp_path / "x.engine", options=options(**asked))
+
+
+def test_a_place_that_cannot_be_used_is_one_error(folder: Path, tmp_path: Path) -> None:
+    """Named as it is, before anything is built."""
+    engine, source = tmp_path / "x.engine", folder / "tiny.fp16.onnx"
+    for name in ("x.engine.json", "x.golden.npz"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OutputError, match=rf"{name}: it is a folder"):
+            make_engine(source, engine, options=options())
+        (tmp_path / name).rmdir()
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        make_engine(".", options=options())
+
+
+def test_a_closed_pipe_is_not_called_a_cancellation(folder: Path, tmp_path: Path) -> None:
+    """What the caller's `progress` raises reaches the caller."""
+
+    def progress(stage: str, done: int = 0, total: int = 0) -> None:
+        if total:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        make_engine(
+            folder / "tiny.fp16.onnx", tmp_path / "x.engine", options=options(), progress=progress
+        )
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,20 @@ import pytest
 
 from vit_export import enginecheck
 from vit_export.enginecheck import needs_check, open_engine, rebuild_engine, remember
-from vit_export.enginefile import Gpu, Sidecar, sidecar_path
-from vit_export.errors import EngineError, GateError
+from vit_export.enginefile import Check, Gpu, Sidecar, sidecar_path
+from vit_export.errors import ArtifactError, EngineError, GateError
+from vit_export.onnxfile import OnnxFile
+from vit_export.pipeline import ExportResult
 
 MakeSidecar = Callable[..., Sidecar]
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 OTHER = Gpu(name="NVIDIA L40S", compute_capability="8.9", driver="13.0")
+VERSION = "11.4.0.106"  # that `make_sidecar` speaks of
+
+
+def check(plan_sha256: str, gpu: Gpu = L4, version: str = VERSION) -> Check:
+    """What is passed, or would be."""
+    return Check(gpu=gpu, plan_sha256=plan_sha256, version=version)
 
 
 def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
@@ -26,45 +35,88 @@ def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
     return sidecar.replace(manifest=manifest)
 
 
-def test_an_engine_is_measured_once_per_gpu_and_plan(
+def test_an_engine_is_measured_once_per_gpu_plan_and_version(
     make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
     """The sidecar remembers it, also for the next process."""
-    engine, fresh = tmp_path / "x.engine", make_sidecar(checks=(), plan_sha256="11" * 32)
-    assert needs_check(fresh, L4)
-    remember(engine, fresh, L4)
+    engine, plan, other = tmp_path / "x.engine", "11" * 32, "22" * 32
+    fresh = make_sidecar(checks=(), plan_sha256=plan)
+    fresh.write(sidecar_path(engine))
+    assert needs_check(fresh, check(plan))
+    remember(engine, check(plan))
     again = Sidecar.read(engine)
-    assert [check.gpu for check in again.checks] == [L4]
-    assert not needs_check(again, L4)
-    assert needs_check(again, OTHER)
-    assert needs_check(again.replace(plan_sha256="22" * 32), L4)
+    assert again.checks == (check(plan),)
+    assert not needs_check(again, check(plan))
+    assert needs_check(again, check(plan, OTHER))
+    assert needs_check(again, check(plan, version="11.5.0.1"))
+    assert needs_check(again.replace(plan_sha256=other), check(other))
 
 
 def test_where_the_sidecar_cannot_be_written_the_process_remembers(
-    make_sidecar: MakeSidecar, tmp_path: Path
+    make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that is not there takes no file, whoever the user is."""
-    engine, fresh = tmp_path / "gone" / "x.engine", make_sidecar(checks=(), plan_sha256="33" * 32)
-    remember(engine, fresh, L4)
-    assert not sidecar_path(engine).exists()
-    assert not needs_check(fresh, L4)
-    assert needs_check(fresh, OTHER)
+    """As on a device whose disk is read-only."""
+
+    def write(_sidecar: Sidecar, path: Path) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    engine, plan = tmp_path / "x.engine", "33" * 32
+    fresh = make_sidecar(checks=(), plan_sha256=plan)
+    fresh.write(sidecar_path(engine))
+    monkeypatch.setattr(Sidecar, "write", write)
+    remember(engine, check(plan))
+    assert Sidecar.read(engine) == fresh
+    assert not needs_check(fresh, check(plan))
+    assert needs_check(fresh, check(plan, OTHER))
 
 
-def test_an_engine_that_passed_where_it_was_built_is_not_measured_again(
+def test_what_others_wrote_meanwhile_stays(make_sidecar: MakeSidecar, tmp_path: Path) -> None:
+    """A check on another GPU; and the sidecar of an engine that was replaced."""
+    engine, plan, newer = tmp_path / "x.engine", "44" * 32, "55" * 32
+    make_sidecar(checks=(check(plan, OTHER),), plan_sha256=plan).write(sidecar_path(engine))
+    remember(engine, check(plan))
+    assert Sidecar.read(engine).checks == (check(plan, OTHER), check(plan))
+    replaced = make_sidecar(checks=(), plan_sha256=newer)
+    replaced.write(sidecar_path(engine))
+    remember(engine, check(plan))
+    assert Sidecar.read(engine) == replaced
+
+
+def test_an_engine_that_passed_is_not_measured_again_where_it_was_built(
     make_sidecar: MakeSidecar,
 ) -> None:
-    """And one that failed is never run."""
-    assert not needs_check(certified(make_sidecar(checks=()), passed=True), L4)
+    """But on another GPU or version it is; and one that failed is never run."""
+    plan = "66" * 32
+    passed = certified(make_sidecar(checks=(), plan_sha256=plan), passed=True)
+    assert not needs_check(passed, check(plan))
+    assert needs_check(passed, check(plan, OTHER))
+    assert needs_check(passed, check(plan, version="11.5.0.1"))
     with pytest.raises(GateError, match="failed its gate: NaN"):
-        needs_check(certified(make_sidecar(checks=()), passed=False), L4)
+        needs_check(certified(passed, passed=False), check(plan))
 
 
-def test_a_rebuild_that_fails_says_why(make_sidecar: MakeSidecar, tmp_path: Path) -> None:
-    """With the command, run in another process; here its source is missing."""
+def test_a_rebuild_that_fails_says_why(
+    make_sidecar: MakeSidecar, tiny_export: ExportResult, tmp_path: Path
+) -> None:
+    """With the command, run in another process; here the source lacks its golden file."""
+    engine, source = tmp_path / "x.engine", tmp_path / "my model.onnx"
+    shutil.copy(tiny_export.path, source)
+    sha256 = OnnxFile.read(source).graph_sha256()
+    make_sidecar(source_sha256=sha256).write(sidecar_path(engine))
+    with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.golden.npz beside it"):
+        rebuild_engine(engine)
+
+
+def test_an_engine_is_not_rebuilt_as_another_model(
+    make_sidecar: MakeSidecar, tiny_export: ExportResult, tmp_path: Path
+) -> None:
+    """Its source was exported again, or is not there."""
     engine = tmp_path / "x.engine"
     make_sidecar().write(sidecar_path(engine))
-    with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.onnx: no such file"):
+    with pytest.raises(ArtifactError, match=r"built from is not there .*my model.onnx"):
+        rebuild_engine(engine)
+    shutil.copy(tiny_export.path, tmp_path / "my model.onnx")
+    with pytest.raises(ArtifactError, match=r"is not the file that x.engine was built from"):
         rebuild_engine(engine)
 
 
@@ -78,6 +130,7 @@ def test_an_engine_that_is_refused_holds_nothing(
     runner = SimpleNamespace(
         sidecar=sidecar if passed is None else certified(sidecar, passed),
         gpu=L4,
+        provider="tensorrt",
         release=lambda: released.append("released"),
     )
 
@@ -85,6 +138,7 @@ def test_an_engine_that_is_refused_holds_nothing(
         raise GateError("NaN")
 
     monkeypatch.setattr(enginecheck, "TrtRunner", lambda path, **_: runner)
+    monkeypatch.setattr(enginecheck, "load_backend", lambda _: SimpleNamespace(version="11.4.0.2"))
     monkeypatch.setattr(enginecheck, "measure", fail)
     with pytest.raises(GateError, match="NaN"):
         open_engine(tmp_path / "x.engine")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vit_export.enginefile import Sidecar, file_sha256, sidecar_path
+from vit_export.enginefile import Sidecar, file_sha256, seen_from, sidecar_path
 from vit_export.errors import ArtifactError
 
 MakeSidecar = Callable[..., Sidecar]
@@ -51,6 +53,75 @@ def test_a_sidecar_without_a_field_is_one_error(
     sidecar_path(tmp_path / "x.engine").write_text(json.dumps(data))
     with pytest.raises(ArtifactError, match="damaged"):
         Sidecar.read(tmp_path / "x.engine")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("options",), None), (("options",), []), (("proof",), None),
+        (("proof", "network"), [1]), (("source",), None), (("source_sha256",), None),
+        (("backend",), []), (("version",), 5), (("plan_bytes",), "5"),
+        (("compute_capabilities",), "8.9"), (("compute_capabilities",), [8.9]),
+        (("rebuild",), "abc"), (("profiles",), [{}]), (("profiles",), [5]),
+        (("profiles", 0, "pixel_values", "min"), []),
+        (("profiles", 0, "pixel_values", "max"), ["32", 3, 32, 32]),
+        (("gpu",), "x"), (("gpu", "name"), 1), (("checks",), [1]),
+        (("checks", 0, "plan_sha256"), None), (("manifest", "inputs"), []),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_one_error(
+    tmp_path: Path, make_sidecar: MakeSidecar, place: tuple[Any, ...], value: Any
+) -> None:
+    """Told when it is read, not when it is used."""
+    data = json.loads(make_sidecar().to_json())
+    holder = data
+    for key in place[:-1]:
+        holder = holder.setdefault(key, {}) if isinstance(holder, dict) else holder[key]
+    holder[place[-1]] = value
+    sidecar_path(tmp_path / "x.engine").write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match="damaged"):
+        Sidecar.read(tmp_path / "x.engine")
+
+
+def test_writers_do_not_meet_in_a_temporary_file(
+    tmp_path: Path, make_sidecar: MakeSidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes and goes while the first has not renamed its file yet."""
+    path = sidecar_path(tmp_path / "x.engine")
+    replace = os.replace
+
+    def late(part: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        make_sidecar(version="10.1").write(path)
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    make_sidecar().write(path)
+    assert Sidecar.read(tmp_path / "x.engine") == make_sidecar()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_source_is_found_from_the_engines_folder(
+    tmp_path: Path, make_sidecar: MakeSidecar
+) -> None:
+    """Also where the folder is a link; and a copy beside the engine will do."""
+    models, engines = tmp_path / "models", tmp_path / "deep" / "engines"
+    models.mkdir()
+    engines.mkdir(parents=True)
+    source, engine = models / "m.onnx", tmp_path / "link" / "x.engine"
+    source.touch()
+    engine.parent.symlink_to(engines)
+    seen = seen_from(engine.parent, source)
+    assert seen == "../../models/m.onnx"
+    assert seen_from(models, source) == "m.onnx"
+    sidecar = make_sidecar(source=seen)
+    assert sidecar.source_path(engine).samefile(source)
+    (engines / "m.onnx").touch()
+    assert sidecar.source_path(engine).samefile(source)
+    source.unlink()
+    assert sidecar.source_path(engine) == engine.parent / "m.onnx"
 
 
 def test_a_sidecar_of_a_newer_schema_says_so(tmp_path: Path, make_sidecar: MakeSidecar) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from vit_export import staging
 from vit_export.cli import main
 from vit_export.onnxfile import OnnxFile
+from vit_export.onnxpack import stamp
 from vit_export.pipeline import ExportResult
 
 
@@ -43,6 +44,7 @@ def export_with_large_residual(made: ExportResult, folder: Path) -> Path:
     values[0, 3, 4] = 4e4
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
+    stamp(path, made.manifest.replace(graph_sha256=OnnxFile.read(path).graph_sha256()).metadata())
     shutil.copy(made.golden, path.with_suffix(".golden.npz"))
     return path
 

@@ -7,19 +7,21 @@ precision already is built with neither torch nor onnx.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.enginefile import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.enginefile import Gpu, Sidecar, file_sha256, seen_from, sidecar_path
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.golden import Golden, golden_path
 from vit_export.manifest import Hop, Manifest
 from vit_export.nvinfer import Backend, load_backend
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress, silent
+from vit_export.publication import refuse_foreign_golden
 from vit_export.staging import publish, refuse_impossible, staging
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 CONVERTED = ("fp16", "bf16")  # made of an fp32 artifact on the way
 ARTIFACT_PRECISION = {"int8": "int8-static"}  # what an engine's precision is called in a manifest
+ENGINE_PRECISION = {artifact: engine for engine, artifact in ARTIFACT_PRECISION.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,38 +88,42 @@ def make_engine(
 
     Raises:
         UsageError: The request cannot be met.
-        ArtifactError: The source or its golden file is missing, damaged, or not for TensorRT.
+        ArtifactError: The source or its golden file is missing, damaged, not for TensorRT, or
+            not what it was when it was measured.
         EngineError: TensorRT cannot build it, or builds something else.
         GateError: The engine does not compute what torch computes; nothing was written.
         ProviderError: TensorRT is not installed.
         OutputError: The output cannot be written.
     """
-    from vit_export.engine.build import build_engine, compute_capabilities
-    from vit_export.engine.options import DEFAULT_BATCH
+    from vit_export.engine.build import build_engine, targets_of
     from vit_export.engine.profiles import profiles_of
     from vit_export.engine.source import refuse_unfit
-    from vit_export.engine.timing_cache import cache_key
+    from vit_export.engine.timing_cache import cache_key, locked
     from vit_export.runtime.device import current_gpu
 
     started = time.monotonic()
-    source = Path(source)
+    file = OnnxFile.read(source)
+    source = file.path
     path = Path(output) if output is not None else default_output(source, options.precision)
     _refuse_bad_name(path)
-    file = OnnxFile.read(source)
     manifest = refuse_unfit(file)
     converts = must_convert(manifest, options, source)
     truth = _golden_of(source)
+    refuse_foreign_golden(path, golden_path(source))
     backend, gpu = load_backend(options.backend), current_gpu()
     # what cannot be is said before the conversion, which takes long
-    compute_capabilities(backend, options.compute_capabilities, gpu)
-    profiles_of(manifest.inputs, options.batches, DEFAULT_BATCH)
+    targets_of(backend, options, gpu)
+    profiles_of(manifest.inputs, options.batches)
+    if options.timing_cache is not None:
+        with locked(options.timing_cache):
+            pass
+    source_sha256 = file.check_certified()
     with staging(path) as stage:
-        built_from = source
         if converts:
-            built_from = _converted(source, stage / "narrow.onnx", options.precision, progress)
-            manifest = refuse_unfit(OnnxFile.read(built_from))
+            file = _converted(source, stage, options.precision, progress)
+            manifest = refuse_unfit(file)
         plan = stage / path.name
-        built = build_engine(backend, built_from, plan, options, gpu=gpu, progress=progress)
+        built = build_engine(backend, file, manifest, plan, options, gpu=gpu, progress=progress)
         golden_file = stage / golden_path(path).name
         shutil.copyfile(golden_path(source), golden_file)
         sidecar = Sidecar(
@@ -131,19 +138,21 @@ def make_engine(
             profiles=built.profiles,
             plan_sha256=file_sha256(plan),
             plan_bytes=built.plan_bytes,
-            source=source.name,
-            source_sha256=file.graph_sha256(),
+            source=seen_from(path.parent, source),
+            source_sha256=source_sha256,
             timing_cache_key=cache_key(backend, gpu),
             options=options.asked(),
             proof={"network": built.product_types, "plan": built.size_note},
             rebuild=options.arguments(),
         )
-        sidecar.write(sidecar_path(plan))
         comparison = None
         if _runs_here(built, gpu):
-            sidecar, comparison = _measured(plan, sidecar, options, progress)
+            staged = sidecar.replace(source=seen_from(stage, source))  # a stripped plan reads it
+            staged.write(sidecar_path(plan))
+            types, comparison = _measured(plan, options, progress)
             comparison.raise_for_failure()
-            sidecar.write(sidecar_path(plan))
+            sidecar = _with_measured(sidecar, types, comparison.hop)
+        sidecar.write(sidecar_path(plan))
         publish([golden_file, sidecar_path(plan), plan], path.parent)
     return EngineResult(
         path=path,
@@ -170,26 +179,31 @@ def must_convert(manifest: Manifest, options: BuildOptions, source: Path) -> boo
         raise UsageError(
             f"--precision {options.precision}: {source.name} is {manifest.precision}, and what an "
             f"engine computes in is what stands in its graph; give --precision "
-            f"{manifest.precision}, or the fp32 artifact"
+            f"{ENGINE_PRECISION.get(manifest.precision, manifest.precision)}, or the fp32 artifact"
         )
     if options.precision not in CONVERTED:
         raise UsageError(
             f"--precision {options.precision}: {source.name} is fp32, and scales come from "
-            f"pictures; quantize it first: vit-export quantize {source} --precision {wanted}"
+            f"pictures; quantize it first: {_quantize_command(source, wanted)}"
         )
     if options.strip:
         raise UsageError(
             "--strip: a stripped engine reads its weights from the .onnx file that it was built "
-            f"from, so make that first: vit-export quantize {source} --precision "
-            f"{options.precision}, and give it"
+            f"from, so make that first: {_quantize_command(source, wanted)}, and give it"
         )
     return True
+
+
+def _quantize_command(source: Path, precision: str, *others: str) -> str:
+    """The command that makes a narrower graph, to be typed."""
+    return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
 
 
 def _refuse_bad_name(path: Path) -> None:
     if path.suffix != ".engine":
         raise UsageError(f"the output {path} must end in .engine")
-    refuse_impossible(path)
+    for file in (path, sidecar_path(path), golden_path(path)):
+        refuse_impossible(file)
 
 
 def _golden_of(source: Path) -> Golden:
@@ -202,12 +216,18 @@ def _golden_of(source: Path) -> Golden:
     return Golden.read(file)
 
 
-def _converted(source: Path, destination: Path, precision: str, progress: Progress) -> Path:
-    """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it."""
+def _converted(source: Path, stage: Path, precision: str, progress: Progress) -> OnnxFile:
+    """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it.
+
+    It keeps the name of its source, which is the one that the user knows from messages.
+    """
     from vit_export.quantization import QuantizeSettings, quantize
 
+    folder = stage / precision
+    folder.mkdir()
     settings = QuantizeSettings(precision=precision)
-    return quantize(source, destination, settings=settings, progress=progress).path
+    made = quantize(source, folder / f"{source.stem}.onnx", settings=settings, progress=progress)
+    return OnnxFile.read(made.path)
 
 
 def _runs_here(built: Built, gpu: Gpu | None) -> bool:
@@ -235,27 +255,33 @@ def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) 
 
 
 def _measured(
-    plan: Path, sidecar: Sidecar, options: BuildOptions, progress: Progress
-) -> tuple[Sidecar, Comparison]:
-    """Run the gate on a built engine, and ask TensorRT what it computes in."""
+    plan: Path, options: BuildOptions, progress: Progress
+) -> tuple[dict[str, int], Comparison]:
+    """Run the gate on a built engine, and ask TensorRT what it computes in.
+
+    Returns:
+        Number of tensors that its layers write, by type, and what the gate found.
+    """
     from vit_export.engine.proof import inspect_engine, prove_engine
     from vit_export.enginecheck import measure
     from vit_export.runtime.trt import TrtRunner
 
     progress("measure the engine")
     runner = TrtRunner(plan, host_code=True)
-    types = inspect_engine(load_backend(sidecar.backend), runner.engine)
-    prove_engine(types, options.precision)
-    found = measure(runner)
-    runner.release()
-    hop = found.hop
+    try:
+        types = inspect_engine(load_backend(options.backend), runner.engine)
+        prove_engine(types, options.precision)
+        return types, measure(runner)
+    finally:
+        runner.release()
+
+
+def _with_measured(sidecar: Sidecar, types: dict[str, int], hop: Hop) -> Sidecar:
+    """A sidecar that says what was found on the GPU, in the place of what nobody had run."""
     certificate = (*sidecar.manifest.certificate[:-1], hop)
-    return (
-        sidecar.replace(
-            manifest=sidecar.manifest.replace(certificate=certificate),
-            proof={**sidecar.proof, "engine": types},
-        ),
-        found,
+    return sidecar.replace(
+        manifest=sidecar.manifest.replace(certificate=certificate),
+        proof={**sidecar.proof, "engine": types},
     )
 
 
@@ -271,7 +297,6 @@ def planned_trtexec(source: Path, output: Path | None, options: BuildOptions, ve
     Returns:
         The line, after the command that makes the graph that it needs, where there is none yet.
     """
-    from vit_export.engine.options import DEFAULT_BATCH
     from vit_export.engine.profiles import profiles_of
     from vit_export.engine.source import refuse_unfit
     from vit_export.engine.trtexec import trtexec_line
@@ -281,13 +306,13 @@ def planned_trtexec(source: Path, output: Path | None, options: BuildOptions, ve
     graph, lines = source, []
     if must_convert(manifest, options, source):
         graph = source.with_suffix(f".{options.precision}.onnx")
-        lines = [f"vit-export quantize {source} --precision {options.precision} -o {graph}"]
+        lines = [_quantize_command(source, options.precision, "-o", str(graph))]
     lines.append(
         trtexec_line(
             graph,
             output if output is not None else default_output(source, options.precision),
             options,
-            profiles_of(manifest.inputs, options.batches, DEFAULT_BATCH),
+            profiles_of(manifest.inputs, options.batches),
             version=version or load_backend("tensorrt").version,
             attention_nodes=file.op_counts.get("Attention", 0),
         )

@@ -1,8 +1,9 @@
 """An engine on the device: rebuilt where it does not fit, measured where nobody could before.
 
 An engine that was built without its GPU has `passed: null` in its certificate. The first load on
-a device measures it against the golden file, and the sidecar remembers the GPU and the plan that
-passed; where the sidecar cannot be written, this process does.
+a device measures it against the golden file, and the sidecar remembers the plan that passed, the
+GPU and the version that ran it; where the sidecar cannot be written, this process does. An engine
+that was measured where it was built is measured again where GPU or version are others.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vit_export.enginefile import Check, Gpu, Sidecar, gate_batches, sidecar_path
+from vit_export.enginefile import Check, Sidecar, gate_batches, sidecar_path
 from vit_export.errors import ArtifactError, EngineError, GateError
 from vit_export.golden import Golden, golden_path
-from vit_export.runtime.fitness import MisfitError
+from vit_export.nvinfer import load_backend
+from vit_export.runtime.fitness import MisfitError, source_of
 from vit_export.runtime.trt import TrtRunner
 from vit_export.validate import Comparison, validate
 
-_passed_in_this_process: set[tuple[str, Gpu]] = set()  # plan_sha256, and where
+_passed_in_this_process: set[Check] = set()
 
 
 def open_engine(
@@ -36,7 +38,7 @@ def open_engine(
         path: The engine, with its sidecar.
         provider: `"auto"`, or its backend.
         rebuild: Whether to build it again from its .onnx where version or GPU are others.
-        check: Whether to measure one that could not be measured where it was built.
+        check: Whether to measure one that nobody has measured on such a GPU.
         host_code: Whether a version compatible engine may run the code that its plan brings.
 
     Raises:
@@ -54,9 +56,14 @@ def open_engine(
         runner = TrtRunner(path, provider=provider, host_code=host_code)
     with contextlib.ExitStack() as refused:
         refused.callback(runner.release)
-        if check and needs_check(runner.sidecar, runner.gpu):
+        here = Check(
+            gpu=runner.gpu,
+            plan_sha256=runner.sidecar.plan_sha256,
+            version=load_backend(runner.provider).version,
+        )
+        if check and needs_check(runner.sidecar, here):
             measure(runner).raise_for_failure()
-            remember(path, runner.sidecar, runner.gpu)
+            remember(path, here)
         refused.pop_all()
     return runner
 
@@ -67,9 +74,11 @@ def rebuild_engine(path: Path) -> None:
     In another process: it holds what a build needs, and this one what a device needs.
 
     Raises:
+        ArtifactError: Its .onnx file is not there, or another model by now.
         EngineError: The build failed; what it said is in the message.
     """
     sidecar = Sidecar.read(path)
+    source_of(path, sidecar)
     command = [sys.executable, "-m", "vit_export", *sidecar.rebuild_arguments(path)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
@@ -80,14 +89,22 @@ def rebuild_engine(path: Path) -> None:
         )
 
 
-def needs_check(sidecar: Sidecar, gpu: Gpu) -> bool:
-    """Whether nobody has measured this plan on such a GPU yet."""
-    if sidecar.measured.passed:
-        return False
+def needs_check(sidecar: Sidecar, here: Check) -> bool:
+    """Whether nobody has measured this plan yet on such a GPU, with this version.
+
+    Args:
+        sidecar: Of the engine.
+        here: The check that would be made.
+
+    Raises:
+        GateError: It failed where it was built.
+    """
     if sidecar.measured.passed is False:
         raise GateError(f"the engine failed its gate: {sidecar.measured.reason}")
-    known = {(check.plan_sha256, check.gpu) for check in sidecar.checks}
-    return (sidecar.plan_sha256, gpu) not in known | _passed_in_this_process
+    known = {*sidecar.checks, *_passed_in_this_process}
+    if sidecar.measured.passed and sidecar.gpu is not None:
+        known.add(Check(gpu=sidecar.gpu, plan_sha256=sidecar.plan_sha256, version=sidecar.version))
+    return here not in known
 
 
 def measure(runner: TrtRunner) -> Comparison:
@@ -116,10 +133,16 @@ def batches_of(sidecar: Sidecar) -> tuple[int, ...]:
     return gate_batches(sidecar.profiles, fixed if isinstance(fixed, int) else None)
 
 
-def remember(path: Path, sidecar: Sidecar, gpu: Gpu) -> None:
-    """Note that a plan passed on a GPU: in its sidecar, or in this process."""
-    _passed_in_this_process.add((sidecar.plan_sha256, gpu))
-    passed = Check(gpu=gpu, plan_sha256=sidecar.plan_sha256)
+def remember(path: Path, passed: Check) -> None:
+    """Note that a plan passed on a GPU: in its sidecar, or in this process.
+
+    The sidecar is read anew: meanwhile another process may have added a check, or replaced the
+    engine, whose sidecar then stays as it is.
+    """
+    _passed_in_this_process.add(passed)
+    sidecar = Sidecar.read(path)
+    if sidecar.plan_sha256 != passed.plan_sha256 or passed in sidecar.checks:
+        return
     try:
         sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))
     except OSError:  # a read-only device measures once per process

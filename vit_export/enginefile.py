@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from vit_export.errors import ArtifactError
 from vit_export.manifest import Hop, Manifest
@@ -64,10 +65,17 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A golden check that was passed on a device, after the build."""
+    """A golden check that was passed on a device, after the build.
+
+    Attributes:
+        gpu: The device.
+        plan_sha256: Hash of the engine file.
+        version: Of the backend that ran it.
+    """
 
     gpu: Gpu
     plan_sha256: str
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class Sidecar:
         profiles: Optimization profiles; empty for an engine of fixed shapes.
         plan_sha256: Hash of the engine file.
         plan_bytes: Its size.
-        source: Base name of the .onnx file.
+        source: The .onnx file, as seen from the engine's folder.
         source_sha256: `graph_sha256` of that file.
         timing_cache_key: What a timing cache must have been made for to be used again; empty
             for a backend that has none.
@@ -124,10 +132,14 @@ class Sidecar:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write the file; what stood there stays until the new one is whole."""
-        part = path.with_name(f".{path.name}.part")
+        """Write the file; what stood there stays until the new one is whole.
+
+        Several processes may write it at once: each has a temporary name of its own.
+        """
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
-            part.write_text(self.to_json(), encoding="utf-8")
+            with part.open("x", encoding="utf-8") as stream:
+                stream.write(self.to_json())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -167,38 +179,91 @@ class Sidecar:
             )
         known = {entry.name for entry in dataclasses.fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
+        for kind, entries in _KINDS.items():
+            for entry in entries:
+                if entry in values:
+                    _of_kind(kind, entry, values[entry])
+        _of_kind(dict, "proof.network", values.get("proof", {}).get("network", {}))
         values["manifest"] = Manifest.from_json(json.dumps(data["manifest"]), source=name)
-        if not values["manifest"].certificate:
-            raise ValueError("the certificate of its manifest is empty")
-        values["gpu"] = None if data.get("gpu") is None else Gpu(**data["gpu"])
+        if not values["manifest"].certificate or not values["manifest"].inputs:
+            raise ValueError("its manifest has no inputs, or an empty certificate")
+        values["gpu"] = None if data.get("gpu") is None else _gpu(data["gpu"])
         values["profiles"] = tuple(_profile(profile) for profile in data["profiles"])
-        values["checks"] = tuple(
-            Check(**{**check, "gpu": Gpu(**check["gpu"])}) for check in data.get("checks", ())
-        )
+        values["checks"] = tuple(_check(check) for check in data.get("checks", ()))
         for entry in ("compute_capabilities", "rebuild"):
-            values[entry] = tuple(map(str, data[entry]))
+            values[entry] = tuple(_of_kind(str, entry, word) for word in data[entry])
         return cls(**values)
+
+    def source_path(self, engine: Path) -> Path:
+        """Where the .onnx file lies: where it lay at the build, or copied along with the engine."""
+        there = engine.parent / self.source
+        beside = engine.parent / there.name
+        return beside if beside.exists() and not there.exists() else there
 
     def rebuild_arguments(self, engine: Path) -> list[str]:
         """Arguments of the `vit-export` command that makes the engine again, for the GPU here."""
-        return ["engine", str(engine.parent / self.source), *self.rebuild, "-o", str(engine)]
+        return ["engine", str(self.source_path(engine)), *self.rebuild, "-o", str(engine)]
 
     def rebuild_command(self, engine: Path) -> str:
         """That command, to be typed."""
         return shlex.join(["vit-export", *self.rebuild_arguments(engine)])
 
 
-def _profile(data: Mapping[str, Any]) -> Profile:
-    return {
-        name: Range(*(tuple(map(int, entry[end])) for end in ("min", "opt", "max")))
+_KINDS: Mapping[type, tuple[str, ...]] = {  # of the fields of a sidecar, in JSON
+    str: ("backend", "version", "plan_sha256", "source", "source_sha256", "timing_cache_key"),
+    int: ("plan_bytes",),
+    list: ("compute_capabilities", "profiles", "rebuild", "checks"),
+    dict: ("manifest", "options", "proof"),
+}
+_Kind = TypeVar("_Kind")
+
+
+def _of_kind(kind: type[_Kind], name: str, value: Any) -> _Kind:
+    """The value as it is; TypeError unless it is of that kind."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, not of type {kind.__name__}")
+    return value
+
+
+def _gpu(data: Any) -> Gpu:
+    return Gpu(**{name: _of_kind(str, name, value) for name, value in data.items()})
+
+
+def _check(data: Any) -> Check:
+    words = {name: _of_kind(str, name, data[name]) for name in data if name != "gpu"}
+    return Check(gpu=_gpu(data["gpu"]), **words)
+
+
+def _profile(data: Any) -> Profile:
+    """Raises ValueError where no shape, or one without a batch size, is served."""
+    profile = {
+        name: Range(*(_shape(entry[end]) for end in ("min", "opt", "max")))
         for name, entry in data.items()
     }
+    if not profile:
+        raise ValueError("a profile names no input")
+    return profile
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not _of_kind(list, "a shape", sizes):
+        raise ValueError("a shape of a profile is empty")
+    return tuple(_of_kind(int, "a dimension", size) for size in sizes)
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
     """Where an engine's sidecar lies: `NAME.engine.json`."""
     path = Path(engine)
     return path.with_name(path.name + ".json")
+
+
+def seen_from(folder: Path, file: Path) -> str:
+    """Path of a file relative to a folder, whichever links lead to either."""
+    place = Path(os.path.realpath(file.parent), file.name)
+    try:
+        return Path(os.path.relpath(place, os.path.realpath(folder))).as_posix()
+    except ValueError:  # another drive of Windows
+        return place.as_posix()
 
 
 def file_sha256(path: Path) -> str:

@@ -142,6 +142,25 @@ class OnnxFile:
                         "copy it again"
                     )
 
+    def check_certified(self) -> str:
+        """Refuse a file that is no longer the one that its manifest certifies.
+
+        Returns:
+            Its `graph_sha256`.
+
+        Raises:
+            ArtifactError: Graph or weights were changed after they were measured.
+        """
+        found = self.graph_sha256()
+        certified = self.manifest.graph_sha256 if self.manifest is not None else ""
+        if found != certified:
+            raise ArtifactError(
+                f"{self.path}: is not what its manifest certifies (graph_sha256 {found[:12]}, "
+                f"expected {certified[:12] or 'one'}): graph or weights were changed after they "
+                "were measured, or a copy is damaged; copy or export it again"
+            )
+        return found
+
     def expose(self, names: Collection[str], *, inline: bool = False) -> bytes:
         """Return the model with inner tensors as further graph outputs.
 

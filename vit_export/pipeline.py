@@ -25,7 +25,12 @@ from vit_export.memory import give_back
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import stamp
 from vit_export.progress import Progress, silent
-from vit_export.publication import pack_artifact, publish_artifact, refuse_bad_name
+from vit_export.publication import (
+    pack_artifact,
+    publish_artifact,
+    refuse_bad_name,
+    refuse_foreign_golden,
+)
 from vit_export.staging import staging
 from vit_export.validate import Comparison, validate
 
@@ -167,6 +172,7 @@ def export(
             check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
         golden_file = stage / golden_path(path).name
         golden.write(golden_file)
+        refuse_foreign_golden(path, golden_file)
         scratch = stage / "scratch"  # whose names cannot meet the result's
         scratch.mkdir()
         raw, manifest = _to_onnx(prepared, scratch, opset, progress)

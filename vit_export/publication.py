@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Collection
 from pathlib import Path
 
-from vit_export.errors import ArtifactError, UsageError
+from vit_export.errors import ArtifactError, OutputError, UsageError
+from vit_export.golden import golden_path
 from vit_export.manifest import Manifest
 from vit_export.onnxfile import OnnxFile
 from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
 from vit_export.staging import publish, refuse_impossible
+
+SUFFIXES = (".onnx", ".engine")  # of artifacts, which share a golden file where they share a stem
 
 
 def refuse_bad_name(path: Path) -> None:
@@ -21,7 +25,31 @@ def refuse_bad_name(path: Path) -> None:
     """
     if path.suffix != ".onnx":
         raise UsageError(f"the output {path} must end in .onnx")
-    refuse_impossible(path)
+    for file in (path, golden_path(path)):
+        refuse_impossible(file)
+
+
+def refuse_foreign_golden(path: Path, golden: Path) -> None:
+    """Raise an error where an artifact would take the golden file of another one away.
+
+    `b.onnx` and `b.engine` are both measured with `b.golden.npz`.
+
+    Args:
+        path: Where the artifact goes.
+        golden: The golden file that goes beside it.
+
+    Raises:
+        OutputError: Another artifact of that stem has another golden file.
+    """
+    place = golden_path(path)
+    beside = [path.with_suffix(suffix) for suffix in SUFFIXES if suffix != path.suffix]
+    others = [other.name for other in beside if other.exists()]
+    if others and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
+        raise OutputError(
+            f"cannot write {path}: its golden file would replace {place.name}, which {others[0]} "
+            "is measured with, and theirs differ; give another name with -o, or remove "
+            f"{others[0]} first if it is of no more use"
+        )
 
 
 def pack_artifact(

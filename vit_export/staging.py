@@ -26,9 +26,12 @@ def staging(output: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     try:
         yield folder
+    except BrokenPipeError:
+        raise  # of whoever is told how far the work is; no file is one
     except OSError as error:
         raise OutputError(
-            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
+            f"cannot write {_at_fault(error, output)}: {error.strerror or error}; nothing was "
+            "left behind"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -45,6 +48,12 @@ def refuse_impossible(output: Path) -> None:
         )
     if not os.access(output.parent, os.W_OK):
         raise OutputError(f"cannot write {output}: the folder {output.parent} is read-only")
+
+
+def _at_fault(error: OSError, output: Path) -> Path:
+    """The companion beside an output that an error is about; otherwise the output."""
+    named = [Path(name) for name in (error.filename2, error.filename) if isinstance(name, str)]
+    return next((path for path in named if path.parent == output.parent), output)
 
 
 def publish(files: Sequence[Path], folder: Path) -> None:

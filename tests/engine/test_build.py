@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from vit_export.engine.build import Built, build_engine, compute_capabilities
 from vit_export.engine.monitor import interruptible
 from vit_export.engine.options import BuildOptions
+from vit_export.engine.source import refuse_unfit
 from vit_export.enginefile import Ends, Gpu
 from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
 from vit_export.graph.float16 import to_half
@@ -58,7 +60,8 @@ def build(rtx: Backend, tiny_export: ExportResult, tmp_path: Path) -> Callable[.
     def run(source: Path = tiny_export.path, precision: str = "fp16", **fields: object) -> Built:
         manifest = tiny_export.manifest.replace(precision=precision)
         asked = options(precision=precision, **fields)
-        return build_engine(rtx, source, tmp_path / "x.engine", asked, manifest=manifest)
+        file = OnnxFile.read(source)
+        return build_engine(rtx, file, manifest, tmp_path / "x.engine", asked)
 
     return run
 
@@ -94,18 +97,19 @@ def test_an_int8_engine_is_built_of_a_graph_with_fixed_scales(
     conversion = to_int8_static(tiny_export.path, source, thresholds=dict.fromkeys(values, 4.0))
     manifest = tiny_export.manifest.replace(precision="int8-static", conversion=conversion)
     asked = options(precision="int8")
-    built = build_engine(rtx, source, tmp_path / "x.engine", asked, manifest=manifest)
+    file = OnnxFile.read(source)
+    built = build_engine(rtx, file, manifest, tmp_path / "x.engine", asked)
     assert built.product_types["INT8"] == conversion.narrowed
     assert conversion.narrowed >= 12
 
 
 def test_a_dynamically_quantized_graph_is_refused(
-    rtx: Backend, tiny_export: ExportResult, tmp_path: Path
+    tiny_export: ExportResult, tmp_path: Path
 ) -> None:
     """TensorRT has none of its operators."""
     to_int8_dynamic(tiny_export.path, tmp_path / "dynamic.onnx")
     with pytest.raises(EngineError, match=r"DynamicQuantizeLinear.*--precision int8-static"):
-        build_engine(rtx, tmp_path / "dynamic.onnx", tmp_path / "x", options(precision="int8"))
+        refuse_unfit(OnnxFile.read(tmp_path / "dynamic.onnx"))
 
 
 def test_an_fp32_engine_computes_in_fp32(build: Callable[..., Built]) -> None:
@@ -113,15 +117,20 @@ def test_an_fp32_engine_computes_in_fp32(build: Callable[..., Built]) -> None:
     assert set(build(precision="fp32").product_types) == {"FLOAT"}
 
 
-def test_fp32_attention_nodes_are_taken_apart(
+def test_float32_attention_nodes_are_taken_apart(
     build: Callable[..., Built], make_model: Callable[..., object], tmp_path: Path
 ) -> None:
-    """TensorRT has no fused kernel for them, and would refuse to build."""
+    """TensorRT has no fused kernel for them, and would refuse to build; in int8 they stay so."""
     from vit_export.pipeline import export
 
     exported = export(make_model(), tmp_path / "op.onnx", attention="op")  # type: ignore[arg-type]
-    assert "Attention" in OnnxFile.read(exported.path).op_counts
-    assert set(build(exported.path, "fp32").product_types) == {"FLOAT"}
+    file = OnnxFile.read(exported.path)
+    assert "Attention" in file.op_counts
+    assert set(build(file.path, "fp32").product_types) == {"FLOAT"}
+    values = {name for node in file.nodes for name in node.inputs}
+    quantized = tmp_path / "op.int8.onnx"
+    to_int8_static(file.path, quantized, thresholds=dict.fromkeys(values, 4.0))
+    assert build(quantized, "int8").product_types["INT8"] >= 12
 
 
 def test_an_fp32_graph_is_refused_where_fp16_is_asked(
@@ -178,7 +187,7 @@ def test_a_build_is_the_same_to_the_byte(
 
 
 def test_a_graph_that_onnx_runtime_optimised_is_refused(
-    build: Callable[..., Built], rtx: Backend, tiny_export: ExportResult, tmp_path: Path
+    tiny_export: ExportResult, tmp_path: Path
 ) -> None:
     """Its fused operators are Microsoft's."""
     settings = ort.SessionOptions()
@@ -186,7 +195,7 @@ def test_a_graph_that_onnx_runtime_optimised_is_refused(
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     ort.InferenceSession(str(tiny_export.path), settings)
     with pytest.raises(ArtifactError, match=r"optimised by ONNX Runtime: it holds .*FusedMatMul"):
-        build_engine(rtx, tmp_path / "ort.onnx", tmp_path / "x.engine", options())
+        refuse_unfit(OnnxFile.read(tmp_path / "ort.onnx"))
 
 
 def test_a_graph_that_tensorrt_does_not_understand_names_the_node(
@@ -212,7 +221,7 @@ def test_an_input_that_the_manifest_does_not_name_is_refused(
     )
     asked = options(precision="fp32")
     with pytest.raises(EngineError, match="TensorRT sees the inputs pixel_values"):
-        build_engine(rtx, tiny_export.path, tmp_path / "x.engine", asked, manifest=other)
+        build_engine(rtx, OnnxFile.read(tiny_export.path), other, tmp_path / "x.engine", asked)
 
 
 def test_too_little_workspace_is_named(build: Callable[..., Built], half: Path) -> None:
@@ -221,12 +230,21 @@ def test_too_little_workspace_is_named(build: Callable[..., Built], half: Path) 
         build(half, workspace_mib=1, batches=(Ends(1, 512, 512),))
 
 
-def test_a_stripped_engine_says_that_it_needs_the_gpu(
+def test_batches_that_tensorrt_cannot_serve_are_an_error(
+    build: Callable[..., Built], half: Path
+) -> None:
+    """It only warns, and gives a plan whose profile is not self-consistent."""
+    with pytest.raises(EngineError, match="ask for smaller batches"):
+        build(half, batches=(Ends(1, 8, 1 << 29),))
+
+
+def test_a_stripped_or_refittable_engine_says_that_it_needs_the_gpu(
     build: Callable[..., Built], half: Path
 ) -> None:
     """TensorRT-RTX compiles refittable kernels on the device."""
-    with pytest.raises(EngineError, match="compiled on the GPU, and there is none here"):
-        build(half, strip=True)
+    for asked in ({"strip": True}, {"refit": True}):
+        with pytest.raises(EngineError, match="compiled on the GPU, and there is none here"):
+            build(half, **asked)
 
 
 def test_weight_streaming_is_built(build: Callable[..., Built], half: Path) -> None:
@@ -245,7 +263,8 @@ def test_progress_rises_to_the_end(rtx: Backend, tiny_export: ExportResult, tmp_
             seen.append(done)
 
     asked = options(precision="fp32")
-    build_engine(rtx, tiny_export.path, tmp_path / "x.engine", asked, progress=progress)
+    file, plan = OnnxFile.read(tiny_export.path), tmp_path / "x.engine"
+    build_engine(rtx, file, tiny_export.manifest, plan, asked, progress=progress)
     assert seen == sorted(seen)
     assert seen[-1] == 100
 
@@ -269,10 +288,30 @@ def test_an_interrupt_stops_the_build(
 
     interrupted = threading.Event()
     asked = options(precision="fp32")
+    file, plan = OnnxFile.read(tiny_export.path), tmp_path / "x.engine"
     with pytest.raises(KeyboardInterrupt):
-        build_engine(rtx, tiny_export.path, tmp_path / "x.engine", asked, progress=progress)
+        build_engine(rtx, file, tiny_export.manifest, plan, asked, progress=progress)
     assert interrupted.is_set()
     assert not (tmp_path / "x.engine").exists()
+    assert [t.name for t in threading.enumerate() if t.name.startswith("build")] == []
+
+
+def test_an_interrupt_at_the_start_leaves_no_build_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would work on with what the caller frees."""
+    begun, cancelled, start = threading.Event(), threading.Event(), threading.Thread.start
+
+    def build() -> None:
+        begun.set()
+        cancelled.wait(1)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if begun.wait(0.2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        interruptible(build, cancelled)
     assert [t.name for t in threading.enumerate() if t.name.startswith("build")] == []
 
 
@@ -297,6 +336,14 @@ def test_a_gpu_that_rtx_does_not_compile_for_is_refused(rtx: Backend) -> None:
     """An H100 has compute capability 9.0."""
     with pytest.raises(UsageError, match="--backend tensorrt"):
         compute_capabilities(rtx, ("9.0",), None)
+
+
+def test_tensorrt_itself_builds_on_a_gpu_only() -> None:
+    """Said at once, not when its builder does not start."""
+    trt = Backend(name="tensorrt", trt=None, version="11.4.0.106", logger=None)
+    with pytest.raises(EngineError, match=r"there is none here .*--backend tensorrt-rtx"):
+        compute_capabilities(trt, (), None)
+    assert compute_capabilities(trt, (), L4) == ("8.9",)
 
 
 def test_a_backend_that_is_not_installed_says_what_installs_it() -> None:

@@ -27,43 +27,45 @@ def test_a_profile_is_read_as_it_is_typed(text: str, ends: tuple[int, int, int])
     assert parse(show(Ends(*ends))) == ends
 
 
-@pytest.mark.parametrize("text", ["", "a", "1:2", "0:1:2", "8:4:16", "1:8:4", "1:2:3:4", "-1"])
+@pytest.mark.parametrize("text", [
+    "", "a", "1:2", "0:1:2", "8:4:16", "1:8:4", "1:2:3:4", "-1", "1:8:2147483648", "9" * 30,
+])  # fmt: skip
 def test_a_profile_that_does_not_rise_is_refused(text: str) -> None:
-    """With an example of one that does."""
+    """With an example of one that does; nor one that TensorRT cannot count."""
     with pytest.raises(UsageError, match=r"--batch .*1:8:32"):
-        parse(text)
+        BuildOptions(batches=(parse(text),))
 
 
 def test_profiles_name_every_shape_of_a_dynamic_input() -> None:
     """One per range."""
-    (first, second) = profiles_of([IMAGES], [Ends(1, 1, 1), Ends(2, 4, 8)], Ends(1, 8, 32))
+    (first, second) = profiles_of([IMAGES], [Ends(1, 1, 1), Ends(2, 4, 8)])
     assert first["pixel_values"].max == (1, 3, 32, 32)
     assert second["pixel_values"].opt == (4, 3, 32, 32)
-    (default,) = profiles_of([IMAGES], [], Ends(1, 8, 32))
+    (default,) = profiles_of([IMAGES], [])
     assert default["pixel_values"].max == (32, 3, 32, 32)
 
 
 def test_a_graph_of_fixed_batch_has_no_profile_and_takes_no_other_batch() -> None:
     """Its own size may be repeated."""
     fixed = TensorSpec("pixel_values", "float32", (4, 3, 32, 32))
-    assert profiles_of([fixed], [], Ends(1, 8, 32)) == ()
-    assert profiles_of([fixed], [Ends(4, 4, 4)], Ends(1, 8, 32)) == ()
+    assert profiles_of([fixed], []) == ()
+    assert profiles_of([fixed], [Ends(4, 4, 4)]) == ()
     with pytest.raises(UsageError, match="fixes its batch size"):
-        profiles_of([fixed], [Ends(1, 4, 8)], Ends(1, 8, 32))
+        profiles_of([fixed], [Ends(1, 4, 8)])
 
 
 def test_a_dynamic_image_size_is_refused_with_the_way_out() -> None:
     """TensorRT has no antialiased Resize."""
     spec = TensorSpec("pixel_values", "float32", ("batch_size", 3, "height", "width"))
     with pytest.raises(UsageError, match=r"dynamic height and width.*--img-size"):
-        profiles_of([spec], [], Ends(1, 8, 32))
+        profiles_of([spec], [])
 
 
 def test_the_gate_looks_at_both_ends_of_every_profile_and_at_the_best_size() -> None:
     """And at 1, 2, 3, where they are served."""
-    profiles = profiles_of([IMAGES], [Ends(1, 8, 32)], Ends(1, 1, 1))
+    profiles = profiles_of([IMAGES], [Ends(1, 8, 32)])
     assert gate_batches(profiles) == (1, 2, 3, 8, 32)
-    narrow = profiles_of([IMAGES], [Ends(4, 4, 6), Ends(16, 16, 16)], Ends(1, 1, 1))
+    narrow = profiles_of([IMAGES], [Ends(4, 4, 6), Ends(16, 16, 16)])
     assert gate_batches(narrow) == (4, 6, 16)
     assert gate_batches((), fixed=5) == (5,)
 
@@ -76,6 +78,7 @@ def test_the_gate_looks_at_both_ends_of_every_profile_and_at_the_best_size() -> 
         ({"hardware_compatibility": "ampere"}, "did you mean 'ampere-plus'"),
         ({"builder_level": 6}, "must be 0 to 5"),
         ({"workspace_mib": 0}, "at least 1"),
+        ({"workspace_mib": 99999999999999}, "at most 16777216"),
         ({"backend": "tensorrt-rtx", "builder_level": 3}, "knows no --builder-level"),
         ({"backend": "tensorrt-rtx", "timing_cache": Path("x")}, "knows no --timing-cache"),
         ({"backend": "tensorrt-rtx", "version_compatible": True}, "knows no --version-compatible"),

@@ -44,8 +44,12 @@ def test_a_network_of_another_precision_is_refused(types: dict[str, int], precis
 def test_an_fp32_plan_is_too_heavy_for_fp16() -> None:
     """What TensorRT 11 made of a dropped flag: 111.75 MB instead of 59.82 (rf-detr #1453)."""
     with pytest.raises(EngineError, match="may be an fp32 engine"):
-        prove_plan(351_000_000, B16, "fp16", products=73, profiles=1, stripped=False)
-    note = prove_plan(178_000_000, B16, "fp16", products=73, profiles=1, stripped=False)
+        prove_plan(
+            351_000_000, B16, "fp16", products=73, profiles=1, stripped=False, lean_runtime=False
+        )
+    note = prove_plan(
+        178_000_000, B16, "fp16", products=73, profiles=1, stripped=False, lean_runtime=False
+    )
     assert "less than the weights alone in fp32" in note
 
 
@@ -53,16 +57,32 @@ def test_a_narrow_plan_is_too_light_for_fp32() -> None:
     """It cannot hold the weights."""
     wide = Weights(stored_bytes=346_000_000, as_fp32_bytes=346_000_000)
     with pytest.raises(EngineError, match="smaller than its weights"):
-        prove_plan(178_000_000, wide, "fp32", products=73, profiles=1, stripped=False)
-    prove_plan(351_000_000, wide, "fp32", products=73, profiles=1, stripped=False)
+        prove_plan(
+            178_000_000, wide, "fp32", products=73, profiles=1, stripped=False, lean_runtime=False
+        )
+    prove_plan(
+        351_000_000, wide, "fp32", products=73, profiles=1, stripped=False, lean_runtime=False
+    )
 
 
 def test_where_the_size_shows_nothing_the_note_says_so() -> None:
     """A compact model's kernels outweigh its weights; a stripped plan has none."""
     small = Weights(stored_bytes=1_350_000, as_fp32_bytes=2_700_000)
-    note = prove_plan(4_900_000, small, "fp16", products=38, profiles=1, stripped=False)
+    note = prove_plan(
+        4_900_000, small, "fp16", products=38, profiles=1, stripped=False, lean_runtime=False
+    )
     assert "code decides" in note
-    assert "shows nothing" in prove_plan(1, B16, "fp16", products=73, profiles=1, stripped=True)
+    assert "shows nothing" in prove_plan(
+        1, B16, "fp16", products=73, profiles=1, stripped=True, lean_runtime=False
+    )
+
+
+def test_a_lean_runtime_in_a_plan_is_not_taken_for_fp32_weights() -> None:
+    """A version compatible plan holds one; how little fp32 weighs at least still holds."""
+    asked = {"products": 73, "profiles": 1, "stripped": False, "lean_runtime": True}
+    assert "shows nothing" in prove_plan(351_000_000, B16, "fp16", **asked)
+    with pytest.raises(EngineError, match="smaller than its weights"):
+        prove_plan(1_000_000, B16, "fp32", **asked)
 
 
 def test_the_inspectors_types_are_counted_by_its_own_words() -> None:

@@ -61,8 +61,9 @@ def test_processes_wait_for_each_other(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     """Before anything is built."""
-    with pytest.raises(OutputError, match="cannot lock"), locked(tmp_path / "no" / "folder"):
-        pass
+    for path in (tmp_path / "no" / "folder", tmp_path, Path()):
+        with pytest.raises(OutputError, match="cannot lock"), locked(path):
+            pass
 
 
 def test_the_key_names_what_a_cache_is_good_for() -> None:

@@ -20,7 +20,7 @@ def line(version: str, batches: tuple[Ends, ...] = (Ends(1, 8, 32),), **fields: 
     """For b16, into b16.engine."""
     attention = int(fields.pop("attention_nodes", 0))  # type: ignore[call-overload]
     options = BuildOptions(**fields)  # type: ignore[arg-type]
-    profiles = profiles_of([IMAGES], batches, Ends(1, 1, 1))
+    profiles = profiles_of([IMAGES], batches)
     source, engine = Path("b16.onnx"), Path("b16.engine")
     return trtexec_line(
         source, engine, options, profiles, version=version, attention_nodes=attention
@@ -67,6 +67,7 @@ def test_every_option_has_its_word() -> None:
                  "--stripWeights", "--decomposableAttentions=*"):  # fmt: skip
         assert word in words
     assert "--decomposableAttentions" not in line("11.4", attention_nodes=12)
+    assert "--decomposableAttentions=*" in line("11.4", precision="int8", attention_nodes=12)
 
 
 @pytest.mark.parametrize("version", ["", "9.3", "10.0", "12.0", "new"])
@@ -79,6 +80,8 @@ def test_other_versions_are_refused(version: str) -> None:
 def test_what_a_version_cannot_build_is_refused() -> None:
     """The Attention node came with 10.14; another program builds for TensorRT-RTX."""
     with pytest.raises(UsageError, match="--attention decomposed"):
-        line("10.12", precision="fp32", attention_nodes=12)
+        line("10.12", attention_nodes=12)
+    with pytest.raises(UsageError, match=r"--compute-capability 12\.0: trtexec builds for"):
+        line("11.4", compute_capabilities=("12.0",))
     with pytest.raises(UsageError, match="--backend tensorrt"):
         line("11.4", backend="tensorrt-rtx")

@@ -16,6 +16,7 @@ from vit_export.graph.float16 import to_half
 from vit_export.graph.simplify import simplify
 from vit_export.manifest import Manifest
 from vit_export.nvinfer import load_backend
+from vit_export.onnxfile import OnnxFile
 from vit_export.subject import Request, prepare
 from vit_export.variants import get_variant
 
@@ -50,7 +51,8 @@ def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built
         batches=(Ends(1, 8, 32),),
     )
     manifest = manifest.replace(precision=precision)
-    return build_engine(load_backend("tensorrt-rtx"), source, plan, options, manifest=manifest)
+    rtx, file = load_backend("tensorrt-rtx"), OnnxFile.read(source)
+    return build_engine(rtx, file, manifest, plan, options)
 
 
 def fused_attentions(plan: Path) -> int:

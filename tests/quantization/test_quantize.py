@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.errors import ArtifactError, GateError, UsageError
+from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
 from vit_export.golden import Golden
 from vit_export.graph.float16 import narrow_nodes, to_half
 from vit_export.graph.rounded import to_rounded
@@ -65,6 +65,20 @@ def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     wide, narrow = load(tiny_export.path, provider="cpu"), load(made.path, provider="cpu")
     np.testing.assert_allclose(narrow.logits(images), wide.logits(images), atol=1e-2)
+
+
+def test_neither_quantize_nor_onnx_takes_an_engines_golden_file(tiny_export, make_model, tmp_path):
+    """One of another model, beside an engine of the same stem."""
+    files = {"b.engine": b"plan", "b.golden.npz": b"its truth"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    for attempt in (
+        lambda: quantize(tiny_export.path, tmp_path / "b.onnx", settings=FP16),
+        lambda: export(make_model(), tmp_path / "b.onnx"),
+    ):
+        with pytest.raises(OutputError, match=r"b\.golden\.npz, which b\.engine is measured with"):
+            attempt()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_half_precision_inputs_are_fed_by_classify(tiny_export, tmp_path):

@@ -11,15 +11,15 @@ from typing import Any
 
 from vit_export.engine.monitor import interruptible, monitor
 from vit_export.engine.network import Network, allow_plain_attention, parse, refuse_other_signature
-from vit_export.engine.options import DEFAULT_BATCH, HARDWARE_COMPATIBILITY, BuildOptions
+from vit_export.engine.options import HARDWARE_COMPATIBILITY, BuildOptions
 from vit_export.engine.profiles import profiles_of
 from vit_export.engine.proof import product_types, prove_network, prove_plan
-from vit_export.engine.source import Weights, refuse_unfit, wide_products_allowed
+from vit_export.engine.source import Weights, wide_products_allowed
 from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.enginefile import Gpu, Profile
 from vit_export.errors import EngineError, UsageError
 from vit_export.manifest import Manifest
-from vit_export.nvinfer import Backend
+from vit_export.nvinfer import Backend, Said, version_tuple
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress, silent
 
@@ -29,6 +29,8 @@ FLAGS = {  # fields of BuildOptions -> flags of the builder
     "refit": "REFIT",
     "strip": "STRIP_PLAN",
 }
+BF16_SINCE = (8, 0)  # compute capability
+NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words of a profile, in a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,11 @@ class Built:
 
 def build_engine(
     backend: Backend,
-    source: Path,
+    file: OnnxFile,
+    manifest: Manifest,
     destination: Path,
     options: BuildOptions,
     *,
-    manifest: Manifest | None = None,
     gpu: Gpu | None = None,
     progress: Progress = silent,
 ) -> Built:
@@ -66,10 +68,10 @@ def build_engine(
 
     Args:
         backend: TensorRT or TensorRT-RTX.
-        source: An .onnx file in the precision that is asked for.
+        file: An .onnx file in the precision that is asked for.
+        manifest: What it says of itself, as `refuse_unfit` gives it.
         destination: File to write.
         options: What is asked for.
-        manifest: What the file says of itself; by default what it carries.
         gpu: The GPU that is at hand.
         progress: Told how far the build is.
 
@@ -77,23 +79,21 @@ def build_engine(
         EngineError: TensorRT cannot build it, or builds something else.
         UsageError: What was asked for cannot be.
     """
-    file = OnnxFile.read(source)
-    carried = refuse_unfit(file) if manifest is None else manifest
-    targets = compute_capabilities(backend, options.compute_capabilities, gpu)
-    profiles = profiles_of(carried.inputs, options.batches, DEFAULT_BATCH)
-    progress(f"{backend.name} {backend.version} reads {source.name}")
-    network = parse(backend, source)
-    refuse_other_signature(network, carried, source.name)
+    name = file.path.name
+    targets = targets_of(backend, options, gpu)
+    profiles = profiles_of(manifest.inputs, options.batches)
+    progress(f"{backend.name} {backend.version} reads {name}")
+    network = parse(backend, file.path)
+    refuse_other_signature(network, manifest, name)
     types = product_types(network)
-    conversion = carried.conversion
+    conversion = manifest.conversion
     prove_network(
         types,
         options.precision,
-        wide_allowed=wide_products_allowed(carried, file),
+        wide_allowed=wide_products_allowed(manifest, file),
         narrow_at_least=conversion.narrowed if conversion is not None else 1,
     )
-    if options.precision == "fp32":
-        allow_plain_attention(backend, network)
+    allow_plain_attention(backend, network)
     with backend.listening() as said:
         config = _config(backend, network, options, profiles, targets)
         if said.errors:
@@ -103,12 +103,15 @@ def build_engine(
         if options.timing_cache is not None:
             load_cache(config, options.timing_cache)
         cancelled = threading.Event()
-        config.progress_monitor = monitor(backend, progress, cancelled)
+        watching = config.progress_monitor = monitor(backend, progress, cancelled)
         plan = interruptible(
             lambda: network.builder.build_serialized_network(network.definition, config), cancelled
         )
+        if watching.failure is not None:
+            raise watching.failure
         if plan is None:
-            raise EngineError(_failed(backend, source.name, said.why(), options, gpu))
+            raise EngineError(_failed(backend, name, said.why(), options))
+        _refuse_inconsistent(backend, said)
         if options.timing_cache is not None:
             save_cache(config, options.timing_cache)
     progress("build the engine", 100, 100)  # TensorRT leaves its last step unsaid
@@ -120,6 +123,7 @@ def build_engine(
         products=sum(types.values()),
         profiles=len(profiles),
         stripped=options.strip,
+        lean_runtime=options.version_compatible,
     )
     return Built(
         plan_bytes=plan.nbytes,
@@ -131,13 +135,43 @@ def build_engine(
     )
 
 
-def _failed(backend: Backend, name: str, why: str, options: BuildOptions, gpu: Gpu | None) -> str:
+def _refuse_inconsistent(backend: Backend, said: Said) -> None:
+    """Raise EngineError where TensorRT built, but warned that a profile cannot be served."""
+    for warning in said.warnings:
+        if NOT_SELF_CONSISTENT in warning:
+            raise EngineError(
+                f"{backend.name} cannot serve all of --batch: {' '.join(warning.split())}; ask "
+                "for smaller batches"
+            )
+
+
+def _failed(backend: Backend, name: str, why: str, options: BuildOptions) -> str:
     text = f"{backend.name} {backend.version} cannot build {name}: {why}"
-    if gpu is None and (options.refit or options.strip):
-        text += "; refittable and stripped engines are compiled on the GPU, and there is none here"
     if options.workspace_mib is not None and "workspace" in why:
         text += f"; --workspace-mib {options.workspace_mib} is too little"
     return text
+
+
+def targets_of(backend: Backend, options: BuildOptions, gpu: Gpu | None) -> tuple[str, ...]:
+    """GPUs to compile for, where nothing stands against it that can be told before a build.
+
+    Raises:
+        EngineError: It takes a GPU, and there is none here.
+        UsageError: Nobody says which GPU, or the engine that is asked for cannot be for it.
+    """
+    targets = compute_capabilities(backend, options.compute_capabilities, gpu)
+    if gpu is None and (options.refit or options.strip):
+        raise EngineError(
+            f"--{'strip' if options.strip else 'refit'}: refittable and stripped engines are "
+            "compiled on the GPU, and there is none here"
+        )
+    too_old = [target for target in targets if version_tuple(target) < BF16_SINCE]
+    if options.precision == "bf16" and too_old:
+        raise UsageError(
+            f"--precision bf16: compute capability {too_old[0]} has no bfloat16, which came with "
+            f"{'.'.join(map(str, BF16_SINCE))}; take fp16"
+        )
+    return targets
 
 
 def compute_capabilities(
@@ -146,6 +180,7 @@ def compute_capabilities(
     """GPUs to compile for: those that were asked for, or the one here.
 
     Raises:
+        EngineError: TensorRT builds on the GPU that an engine is for, and there is none.
         UsageError: Nobody says which, or the backend cannot compile for them.
     """
     if not backend.is_rtx:
@@ -155,6 +190,11 @@ def compute_capabilities(
                 f"--compute-capability {strays[0]}: TensorRT builds for the GPU that is at hand "
                 f"({here}); build there, or give --hardware-compatibility ampere-plus, or "
                 "--backend tensorrt-rtx, which builds for others"
+            )
+        if gpu is None:
+            raise EngineError(
+                f"{backend.name} {backend.version} builds on the GPU that runs the engine, and "
+                "there is none here (or no driver); --backend tensorrt-rtx builds without"
             )
         return (here,)
     known = _rtx_capabilities(backend)

@@ -50,7 +50,11 @@ class Phases:
 
 
 def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) -> Any:
-    """An `IProgressMonitor` that tells `progress`, and stops the build once `cancelled` is set."""
+    """An `IProgressMonitor` that tells `progress`, and stops the build once `cancelled` is set.
+
+    What `progress` raises stops the build too; TensorRT would call it a cancellation, so it is
+    kept as `failure`.
+    """
     trt = backend.trt
     phases, lock = Phases(), threading.Lock()
 
@@ -59,6 +63,7 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.failure: Exception | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with lock:
@@ -72,7 +77,11 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
             with lock:
                 phases.step(phase_name, step)
                 share = phases.share
-            progress("build the engine", round(100 * share), 100)
+            try:
+                progress("build the engine", round(100 * share), 100)
+            except Exception as error:  # noqa: BLE001  (the caller of the build raises it)
+                self.failure = error
+                return False
             return not cancelled.is_set()
 
     return Monitor()
@@ -89,8 +98,9 @@ def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
         What the build returned.
     """
     with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
-        future = pool.submit(build)
+        pool.submit(int).result()  # the pool waits for no thread whose start was interrupted
         try:
+            future = pool.submit(build)
             while not futures.wait([future], timeout=POLL_S).done:
                 pass
         except BaseException:  # leaving the pool waits until TensorRT has stopped

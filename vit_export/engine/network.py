@@ -61,21 +61,19 @@ def parse(backend: Backend, path: Path) -> Network:
     return Network(builder=builder, definition=definition, parser=parser)
 
 
-def allow_plain_attention(backend: Backend, network: Network) -> int:
+def allow_plain_attention(backend: Backend, network: Network) -> None:
     """Let TensorRT take float32 attention apart, for which it has no fused kernel.
 
-    Returns:
-        The number of Attention nodes.
+    An int8 graph has it too: what is quantized there are the products with weights.
     """
-    trt, found = backend.trt, 0
+    trt = backend.trt
     if not hasattr(trt, "IAttentionOutputLayer"):
-        return 0  # TensorRT before 10.14, whose parser refuses the node
+        return  # TensorRT before 10.14, whose parser refuses the node
     for layer in network.layers:
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
             layer.__class__ = trt.IAttentionOutputLayer  # the binding gives the base class
-            layer.attention.decomposable = True
-            found += 1
-    return found
+            if layer.attention.get_input(0).dtype.name == "FLOAT":
+                layer.attention.decomposable = True
 
 
 def signature(network: Network) -> tuple[list[TensorSpec], list[TensorSpec]]:

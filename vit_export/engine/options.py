@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.engine.profiles import show
+from vit_export.engine.profiles import refuse_ends, show
 from vit_export.enginefile import Ends
 from vit_export.errors import UsageError, nearest
 from vit_export.nvinfer import MODULES
@@ -19,7 +19,7 @@ HARDWARE_COMPATIBILITY = {  # our word -> TensorRT's, -> trtexec's
     "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
 }
 BUILDER_LEVELS = range(6)
-DEFAULT_BATCH = Ends(1, 8, 32)
+MOST_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,13 @@ class BuildOptions:
                 )
         if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
             raise UsageError(f"--builder-level {self.builder_level}: must be 0 to 5")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"--workspace-mib {self.workspace_mib}: must be at least 1")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_WORKSPACE_MIB:
+            raise UsageError(
+                f"--workspace-mib {self.workspace_mib}: must be at least 1 and at most "
+                f"{MOST_WORKSPACE_MIB}"
+            )
+        for ends in self.batches:
+            refuse_ends(ends)
         if self.backend == "tensorrt-rtx":
             self._refuse_for_rtx()
 

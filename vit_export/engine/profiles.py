@@ -8,6 +8,9 @@ from vit_export.enginefile import Ends, Profile, Range
 from vit_export.errors import UsageError
 from vit_export.manifest import TensorSpec
 
+DEFAULT_BATCH = Ends(1, 8, 32)
+LARGEST = 2**31 - 1  # dimension that TensorRT's kernels can count
+
 
 def show(ends: Ends) -> str:
     """As it is typed, e.g. `"1:8:32"`."""
@@ -18,27 +21,31 @@ def parse(text: str) -> Ends:
     """Read `MIN:OPT:MAX`, or one size for all three.
 
     Raises:
-        UsageError: Not three rising sizes of at least 1.
+        UsageError: Not one or three sizes.
     """
-    words = text.split(":")
-    if len(words) not in (1, 3) or not all(word.strip().isdecimal() for word in words):
+    words = [word.strip() for word in text.split(":")]
+    if len(words) not in (1, 3) or not all(word.isdecimal() for word in words):
         raise UsageError(f"--batch {text}: expected MIN:OPT:MAX, e.g. 1:8:32, or one batch size")
+    if any(len(word) > len(str(LARGEST)) for word in words):
+        raise UsageError(f"--batch {text}: must be at most {LARGEST}, e.g. 1:8:32")
     sizes = [int(word) for word in words]
-    ends = Ends(*(sizes if len(sizes) == 3 else 3 * sizes))
-    if not 1 <= ends.min <= ends.opt <= ends.max:
-        raise UsageError(f"--batch {text}: must rise from at least 1, e.g. 1:8:32")
-    return ends
+    return Ends(*(sizes if len(sizes) == 3 else 3 * sizes))
 
 
-def profiles_of(
-    inputs: Sequence[TensorSpec], batches: Sequence[Ends], default: Ends
-) -> tuple[Profile, ...]:
+def refuse_ends(ends: Ends) -> None:
+    """Raise UsageError unless sizes rise from at least 1 to what TensorRT can count."""
+    if not 1 <= ends.min <= ends.opt <= ends.max <= LARGEST:
+        raise UsageError(
+            f"--batch {show(ends)}: must rise from at least 1 to at most {LARGEST}, e.g. 1:8:32"
+        )
+
+
+def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[Ends]) -> tuple[Profile, ...]:
     """Make one profile per range of batch sizes.
 
     Args:
         inputs: What the graph takes.
-        batches: What was asked for.
-        default: What a graph of dynamic batch gets where nothing was asked.
+        batches: What was asked for; `DEFAULT_BATCH` where nothing was.
 
     Returns:
         The profiles; none where every shape is fixed.
@@ -65,7 +72,7 @@ def profiles_of(
             )
     return tuple(
         {spec.name: Range(*(_shape(spec, size) for size in ends)) for spec in dynamic}
-        for ends in (tuple(batches) or (default,))
+        for ends in (tuple(batches) or (DEFAULT_BATCH,))
     )
 
 

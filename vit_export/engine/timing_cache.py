@@ -70,8 +70,10 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file, `PATH.lock`, waiting for whoever has it.
 
     Raises:
-        OutputError: The lock cannot be made.
+        OutputError: The lock cannot be made, or a folder has the file's name.
     """
+    if path.is_dir():
+        raise OutputError(f"cannot lock {path}: it is a folder; name a file with --timing-cache")
     try:
         stream = path.with_name(path.name + ".lock").open("ab")
     except OSError as error:

@@ -15,6 +15,7 @@ from vit_export.errors import UsageError
 from vit_export.nvinfer import version_tuple
 
 OLDEST, NEWEST = (10, 3), (11, 99)
+FLOAT_ATTENTION = ("fp32", "int8")  # precisions whose Attention nodes are in float32
 DECOMPOSABLE_SINCE = (10, 14)  # --decomposableAttentions, as the Attention node itself
 
 
@@ -47,6 +48,16 @@ def trtexec_line(
         )
     if options.backend != "tensorrt":
         raise UsageError("--print-trtexec speaks of TensorRT: give it with --backend tensorrt")
+    if options.compute_capabilities:
+        raise UsageError(
+            f"--compute-capability {options.compute_capabilities[0]}: trtexec builds for the GPU "
+            "that it runs on; leave it out, or give --hardware-compatibility"
+        )
+    if attention_nodes and len(numbers) > 1 and numbers < DECOMPOSABLE_SINCE:
+        raise UsageError(
+            f"--print-trtexec {version}: TensorRT knows the Attention node from 10.14 on; "
+            "export with --attention decomposed"
+        )
     words = ["trtexec", f"--onnx={source}", f"--saveEngine={engine}"]
     if numbers[0] < 11:
         words.append("--stronglyTyped")  # TensorRT 11 is always strongly typed, and warns of it
@@ -77,12 +88,7 @@ def trtexec_line(
         words.append("--refit")
     if options.strip:
         words.append("--stripWeights")
-    if options.precision == "fp32" and attention_nodes:
-        if len(numbers) > 1 and numbers < DECOMPOSABLE_SINCE:
-            raise UsageError(
-                f"--print-trtexec {version}: TensorRT knows the Attention node from 10.14 on; "
-                "export with --attention decomposed"
-            )
+    if options.precision in FLOAT_ATTENTION and attention_nodes:
         words.append("--decomposableAttentions=*")
     words += ["--profilingVerbosity=detailed", "--skipInference"]
     return shlex.join(words)

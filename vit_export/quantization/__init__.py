@@ -16,7 +16,12 @@ from vit_export.graph.layers import weight_bytes
 from vit_export.manifest import Conversion, Kept, Manifest
 from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress, silent
-from vit_export.publication import pack_artifact, publish_artifact, refuse_bad_name
+from vit_export.publication import (
+    pack_artifact,
+    publish_artifact,
+    refuse_bad_name,
+    refuse_foreign_golden,
+)
 from vit_export.quantization.gate import Gated, gate
 from vit_export.quantization.measuring import Limits, Workbench
 from vit_export.quantization.preparation import prepare
@@ -94,7 +99,9 @@ def quantize(
     path = Path(output) if output is not None else default_output(source, settings.precision)
     refuse_bad_name(path)
     file, manifest = _checked(source, path)
-    truth = Golden.read(_golden_of(source, golden))
+    given = _golden_of(source, golden)
+    truth = Golden.read(given)
+    refuse_foreign_golden(path, given)
     limits = Limits(
         images=_real_images(settings.images, manifest, source),
         gated=not manifest.weights.random,
@@ -154,7 +161,7 @@ def _checked(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
     """The source and what it says about itself.
 
     Raises:
-        ArtifactError: It is not ours, or not fp32.
+        ArtifactError: It is not ours, not fp32, or not what it was when it was measured.
         UsageError: The output would replace it.
     """
     file = OnnxFile.read(source)
@@ -172,6 +179,7 @@ def _checked(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
         )
     if manifest.passed is not True:
         raise ArtifactError(f"{source}: its own gate was not passed; export it again")
+    file.check_certified()
     return file, manifest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def quantized(result: QuantizeResult, picture: Path | None = None) -> str:
         lines.append(f"note: {hop.reason}")
     if picture is not None:
         lines.append(f"picture: {picture}")
-    lines.append(f"next: vit-export validate {name} --trace")
+    lines.append(f"next: vit-export validate {shlex.quote(str(name))} --trace")
     return "\n".join(lines)
 
 

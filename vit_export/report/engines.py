@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,7 @@ def built(result: EngineResult) -> str:
         f"{_counts(sidecar)} products  gate {_verdict(sidecar)}",
         *(f"TensorRT warns: {warning}" for warning in result.warnings),
     ]
-    following = [f"predict {path} PHOTO.jpg", f"validate {path}    (on the device)"]
+    name = shlex.quote(str(path))
+    following = [f"predict {name} PHOTO.jpg", f"validate {name}    (on the device)"]
     lines += [f"{'next:' if i == 0 else '     '} vit-export {c}" for i, c in enumerate(following)]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,10 @@ def exported(result: ExportResult) -> str:
         f"max|y - y64| {cell(hop.max_abs)} (allowed {cell(hop.tolerance)}, torch float32 "
         f"{cell(hop.baseline_max_abs)})  {result.nodes[0]} -> {result.nodes[1]} nodes",
     ]
-    following = [f"validate {name}    (anywhere: needs numpy and onnxruntime only)"]
+    typed = shlex.quote(str(name))
+    following = [f"validate {typed}    (anywhere: needs numpy and onnxruntime only)"]
     if any(s.name == "logits" and len(s.shape) == 2 for s in result.manifest.outputs):
-        following.insert(0, f"predict {name} PHOTO.jpg")
+        following.insert(0, f"predict {typed} PHOTO.jpg")
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"{'next:' if i == 0 else '     '} vit-export {c}" for i, c in enumerate(following)]
     return "\n".join(lines)

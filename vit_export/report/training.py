@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from vit_export.report.gates import loaded
@@ -21,6 +22,6 @@ def trained(result: Trained) -> str:
         f"loss {best.val_loss:.4f} ({result.result.num_train} trained on)",
         f"curve: {files.curve}   history: {files.history}",
         *([f"predictions: {result.predictions}"] if result.predictions else []),
-        f"next: vit-export onnx --weights {files.checkpoint}",
+        f"next: vit-export onnx --weights {shlex.quote(str(files.checkpoint))}",
     ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 from vit_export.enginefile import Gpu, Sidecar, file_sha256
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.nvinfer import version_tuple
+from vit_export.onnxfile import OnnxFile
 
 AMPERE = (8, 0)  # the oldest compute capability of an "ampere-plus" engine
 
@@ -81,12 +82,34 @@ def refuse_misfit(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -
         raise ProviderError(
             f"{path.name}: there is no NVIDIA GPU here (or no driver), and an engine runs on "
             f"nothing else; it was built for compute capability "
-            f"{', '.join(sidecar.compute_capabilities)}; run {sidecar.source} with "
-            "--provider cpu instead, or see: vit-export doctor"
+            f"{', '.join(sidecar.compute_capabilities)}; run {sidecar.source_path(path)} "
+            "with --provider cpu instead, or see: vit-export doctor"
         )
     if why := misfit(sidecar, version, gpu):
         raise MisfitError(f"{path.name}: {why}; rebuild it here: {sidecar.rebuild_command(path)}")
     return gpu
+
+
+def source_of(path: Path, sidecar: Sidecar) -> Path:
+    """The .onnx file that an engine was built from.
+
+    Raises:
+        ArtifactError: It is not there, or another model by now.
+    """
+    source = sidecar.source_path(path)
+    if not source.is_file():
+        raise ArtifactError(
+            f"{path.name}: the .onnx file that it was built from is not there ({source}); copy it "
+            "along"
+        )
+    found = OnnxFile.read(source).graph_sha256()
+    if found != sidecar.source_sha256:
+        raise ArtifactError(
+            f"{source}: is not the file that {path.name} was built from (graph_sha256 "
+            f"{found[:12]}, expected {sidecar.source_sha256[:12]}); copy that one beside it, or "
+            f"build a new engine: {sidecar.rebuild_command(path)}"
+        )
+    return source
 
 
 def _version_fits(sidecar: Sidecar, version: str) -> bool:

@@ -10,7 +10,7 @@ from vit_export.enginefile import Sidecar
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.manifest import TensorSpec
 from vit_export.nvinfer import DTYPES, Backend
-from vit_export.onnxfile import OnnxFile
+from vit_export.runtime.fitness import source_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Plan:
                     f"rebuild it: {sidecar.rebuild_command(path)}"
                 )
             if sidecar.options.get("strip"):
-                _refit(backend, engine, path.parent / sidecar.source, sidecar)
+                _refit(backend, engine, source_of(path, sidecar))
             if sidecar.options.get("weight_streaming"):
                 engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
         plan = cls(
@@ -103,14 +103,8 @@ class Plan:
             )
 
 
-def _refit(backend: Backend, engine: Any, source: Path, sidecar: Sidecar) -> None:
+def _refit(backend: Backend, engine: Any, source: Path) -> None:
     """Give a stripped engine its weights, from the .onnx file that it was built from."""
-    found = OnnxFile.read(source).graph_sha256()
-    if found != sidecar.source_sha256:
-        raise ArtifactError(
-            f"{source}: is not the file that the stripped engine was built from (graph_sha256 "
-            f"{found[:12]}, expected {sidecar.source_sha256[:12]}); copy that one beside it"
-        )
     refitter = backend.trt.Refitter(engine, backend.logger)
     parser = backend.trt.OnnxParserRefitter(refitter, backend.logger)
     with backend.listening() as said:

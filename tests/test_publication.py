@@ -1,0 +1,34 @@
+"""A finished artifact takes its name, and nothing of another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vit_export.errors import OutputError
+from vit_export.publication import refuse_bad_name, refuse_foreign_golden
+
+
+@pytest.mark.parametrize(("own", "other"), [("b.onnx", "b.engine"), ("b.engine", "b.onnx")])
+def test_artifacts_of_one_stem_keep_the_golden_file_that_they_share(
+    tmp_path: Path, own: str, other: str
+) -> None:
+    """It may be replaced by its like, or where nobody else is measured with it."""
+    place, golden = tmp_path / "b.golden.npz", tmp_path / "source.golden.npz"
+    golden.write_bytes(b"truth")
+    refuse_foreign_golden(tmp_path / own, golden)
+    place.write_bytes(b"another")
+    refuse_foreign_golden(tmp_path / own, golden)
+    (tmp_path / other).touch()
+    with pytest.raises(OutputError, match=rf"replace b\.golden\.npz, which {other} is measured"):
+        refuse_foreign_golden(tmp_path / own, golden)
+    place.write_bytes(b"truth")
+    refuse_foreign_golden(tmp_path / own, golden)
+
+
+def test_a_folder_under_the_name_of_the_golden_file_is_refused(tmp_path: Path) -> None:
+    """Before any work is done."""
+    (tmp_path / "b.golden.npz").mkdir()
+    with pytest.raises(OutputError, match=r"b\.golden\.npz: it is a folder"):
+        refuse_bad_name(tmp_path / "b.onnx")
