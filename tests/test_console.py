@@ -33,6 +33,23 @@ def coloured() -> None:
     click.secho("careful", fg="yellow", err=True)
 
 
+@group.command()
+@click.option("--precision")
+@click.option("--fp16-recipe")
+@click.option("--json", is_flag=True)
+def narrowed(**_: object) -> None:
+    """Takes options that click finds alike."""
+
+
+def test_a_mistyped_option_is_answered_with_the_nearest():
+    """With one, not with all that share some letters."""
+    result = CliRunner().invoke(group, ["narrowed", "--precison", "fp16"])
+    assert result.exit_code == 2
+    assert "--precision" in result.stderr
+    assert "--fp16-recipe" not in result.stderr
+    assert "--json" not in result.stderr
+
+
 def test_a_terminated_command_says_so_in_json_too():
     """With the status that shells give it."""
     result = CliRunner().invoke(group, ["ended", "--json"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -50,10 +51,11 @@ class Commands(click.Group):
         except VitExportError as error:
             fail(str(error), error.exit_code, as_json)
         except click.ClickException as error:
+            told = _with_nearest(error) if isinstance(error, click.NoSuchOption) else error
             if as_json:
-                fail(error.format_message(), error.exit_code, as_json)
-            error.show()
-            sys.exit(error.exit_code)
+                fail(told.format_message(), told.exit_code, as_json)
+            told.show()
+            sys.exit(told.exit_code)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             if package not in EXTRA_OF:
@@ -65,6 +67,12 @@ class Commands(click.Group):
         except Terminated:
             fail("terminated; nothing was left behind", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _with_nearest(error: click.NoSuchOption) -> click.NoSuchOption:
+    """The same error with the nearest option alone: click offers others before it."""
+    close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0.0)
+    return click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx)
 
 
 class Terminated(SystemExit):
