@@ -298,22 +298,9 @@ class _Trt:
         return getattr(load_backend("tensorrt-rtx").trt, name)
 
 
-class _Session:
-    """Remembers what is in use."""
-
-    alive: list[_Session] = []  # noqa: RUF012
-
-    def __init__(self, plan: plan.Plan, *, cuda_graphs: bool) -> None:
-        self.plan = plan
-        self.alive.append(self)
-
-    def free(self) -> None:
-        self.alive.remove(self)
-
-
 @pytest.fixture
 def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """A GPU, of which TensorRT's runtime and the gate are stand-ins; nothing stays in use.
+    """A GPU, of which TensorRT's runtime and the gate are stand-ins; every engine is released.
 
     Returns:
         Says what the gate does.
@@ -321,12 +308,21 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
         monkeypatch.setattr(module, "current_gpu", lambda: L4)
+        monkeypatch.setattr(module, "current_ordinal", lambda: 0)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
-    monkeypatch.setattr(trt, "Session", _Session)
+    open_engine, opened, released = trt.TrtRunner.__init__, [], []
+
+    def opening(runner: trt.TrtRunner, *args: Any, **kwargs: Any) -> None:
+        open_engine(runner, *args, **kwargs)
+        opened.append(runner)
+
+    monkeypatch.setattr(trt.TrtRunner, "__init__", opening)
+    monkeypatch.setattr(trt.TrtRunner, "release", lambda runner: released.append(runner))
     monkeypatch.setattr(plan.Plan, "_refuse_other_signature", lambda self, path: None)
     monkeypatch.setattr(proof, "inspect_engine", lambda backend, engine: {"Half": 1})
     yield lambda gate: monkeypatch.setattr(enginecheck, "validate", lambda *_, **__: gate())
-    assert _Session.alive == []
+    assert opened
+    assert released == opened
 
 
 def measured(sidecar: Sidecar, **changes: Any) -> Comparison:

@@ -54,6 +54,7 @@ SINCE = {  # behind `hasattr`, or refused by name in an older version
     ("LayerType", "ATTENTION_OUTPUT"): (10, 14),
     ("IAttentionOutputLayer", "attention"): (10, 14),
     ("IAttention", "decomposable"): (10, 14),
+    ("IAttention", "get_input"): (10, 14),
     ("HardwareCompatibilityLevel", "SAME_COMPUTE_CAPABILITY"): (10, 9),
 }
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")
