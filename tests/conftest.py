@@ -11,10 +11,10 @@ import sklearn.datasets
 import torch
 from torch import nn
 
-from vit_export.enginefile import Check, Gpu, Range, Sidecar
-from vit_export.manifest import Hop, Manifest, TensorSpec, Weights
+from vit_export.artifact.engine_sidecar import Check, Gpu, Range, Sidecar
+from vit_export.artifact.manifest import Hop, Manifest, TensorSpec, Weights
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.pipeline import ExportResult, export
+from vit_export.pipeline.export import ExportResult, export
 from vit_export.variants import ViTConfig
 
 TINY = ViTConfig(

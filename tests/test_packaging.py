@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from vit_export import __version__, doctor
-from vit_export.nvinfer import OLDEST, version_tuple
+from vit_export import __version__
+from vit_export.host import doctor
+from vit_export.host.nvidia import version_tuple
+from vit_export.runtime.tensorrt.backend import OLDEST
 
 if sys.version_info >= (3, 11):
     import tomllib

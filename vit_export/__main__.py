@@ -1,6 +1,6 @@
 """`python -m vit_export`, and the console entry `vit-export`."""
 
-from vit_export.cli import main
+from vit_export.cli.main import main
 
 if __name__ == "__main__":
     main()

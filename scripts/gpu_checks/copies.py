@@ -18,9 +18,9 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
     """
     import onnxruntime as ort
 
-    from vit_export.onnxfile import OnnxFile
-    from vit_export.runtime.provider_options import DEFAULTS
-    from vit_export.runtime.providers import PROVIDERS
+    from vit_export.artifact.onnx_reader import OnnxFile
+    from vit_export.runtime.onnxruntime.options import DEFAULTS
+    from vit_export.runtime.onnxruntime.providers import PROVIDERS
 
     settings = {}
     if chosen := DEFAULTS.get(provider):
@@ -37,7 +37,7 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
 
 def copies_in(graph: Path) -> int:
     """Nodes of a dumped graph that copy between host and device."""
-    from vit_export.onnxfile import OnnxFile
+    from vit_export.artifact.onnx_reader import OnnxFile
 
     counts = OnnxFile.read(graph).op_counts
     return sum(count for kind, count in counts.items() if kind.startswith("Memcpy"))

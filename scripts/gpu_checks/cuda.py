@@ -32,7 +32,7 @@ except ProviderError as error:
 def doctor(folder: Path) -> dict[str, Any]:
     """Nothing is broken on this machine, as far as `vit-export doctor` can tell."""
     need("numpy", "click", "onnxruntime")
-    from vit_export.doctor import examine
+    from vit_export.host.doctor import examine
 
     found = examine()
     faults = "; ".join(f"{fault.what} (mend: {fault.remedy})" for fault in found.faults)
@@ -116,7 +116,7 @@ def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
     import numpy as np
 
     from vit_export.runtime import load
-    from vit_export.runtime.provider_options import CudaOptions
+    from vit_export.runtime.onnxruntime.options import CudaOptions
 
     path = exported(folder, variant)
     plain = load(path, provider="cuda").runner

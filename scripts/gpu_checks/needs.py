@@ -28,7 +28,7 @@ def need_cuda_wheel() -> None:
 def need_tensorrt_provider() -> None:
     """Raise NotRunError unless the TensorRT that ONNX Runtime is linked with is installed."""
     need_cuda_wheel()
-    from vit_export.nvidia import tensorrt_conflict
+    from vit_export.host.nvidia import tensorrt_conflict
 
     if conflict := tensorrt_conflict():
         raise NotRunError(conflict)
@@ -53,7 +53,7 @@ def need_tensorrt_rtx() -> None:
 
 def need_rtx_gpu() -> None:
     """Raise NotRunError unless TensorRT-RTX supports this GPU."""
-    from vit_export.doctor.abilities import supported_by_rtx
+    from vit_export.host.doctor.abilities import supported_by_rtx
 
     found = gpu_capability()
     if not supported_by_rtx(found):
@@ -71,7 +71,7 @@ def need_kernels_for(precision: str) -> None:
 
 def gpu_capability() -> tuple[int, int]:
     """Compute capability of the first GPU; (0, 0) where it is not known."""
-    from vit_export.doctor.driver import capability, check_nvidia
+    from vit_export.host.doctor.driver import capability, check_nvidia
 
     return capability(check_nvidia(())[0])
 

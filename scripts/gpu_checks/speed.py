@@ -73,7 +73,7 @@ def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
     torch = _torch()
     PROVIDER_NEEDS[provider]()
     from vit_export.runtime import load
-    from vit_export.runtime.provider_options import TensorrtOptions
+    from vit_export.runtime.onnxruntime.options import TensorrtOptions
 
     profile = (1, BATCHES[-1], BATCHES[-1])
     options = TensorrtOptions(profile=profile) if provider == "tensorrt" else None

@@ -22,9 +22,9 @@ def engine_cache(folder: Path) -> dict[str, Any]:
     PROVIDER_NEEDS["tensorrt"]()
     import numpy as np
 
-    from vit_export.onnxfile import OnnxFile
+    from vit_export.artifact.onnx_reader import OnnxFile
     from vit_export.runtime import load
-    from vit_export.runtime.provider_options import TensorrtOptions
+    from vit_export.runtime.onnxruntime.options import TensorrtOptions
 
     other = folder / "other" / EDGE.name
     other.parent.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def ep_context(folder: Path, provider: str) -> dict[str, Any]:
     import numpy as np
 
     from vit_export.runtime import load
-    from vit_export.runtime.provider_options import TensorrtOptions, TensorrtRtxOptions
+    from vit_export.runtime.onnxruntime.options import TensorrtOptions, TensorrtRtxOptions
 
     kind = TensorrtOptions if provider == "tensorrt" else TensorrtRtxOptions
     path = folder / f"edge.{provider}.context.onnx"

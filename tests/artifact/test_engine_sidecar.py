@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vit_export.enginefile import Sidecar, file_sha256, seen_from, sidecar_path
+from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, seen_from, sidecar_path
 from vit_export.errors import ArtifactError
 
 MakeSidecar = Callable[..., Sidecar]

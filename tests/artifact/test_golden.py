@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vit_export.errors import ArtifactError
-from vit_export.golden import (
+from vit_export.artifact.golden import (
     BLOCK_SAMPLES,
     SAMPLES,
     Blocks,
@@ -23,6 +22,7 @@ from vit_export.golden import (
     golden_path,
     pictures,
 )
+from vit_export.errors import ArtifactError
 
 SIZES = [(32, 32, 3), (28, 28, 1), (48, 96, 3), (5, 7, 4), (1, 1, 1), (224, 224, 3)]
 

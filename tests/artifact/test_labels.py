@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from vit_export.artifact.labels import check_labels, read_labels
 from vit_export.errors import UsageError
-from vit_export.labels import check_labels, read_labels
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.errors import ArtifactError
-from vit_export.manifest import (
+from vit_export.artifact.manifest import (
     METADATA_KEY,
     SCHEMA_VERSION,
     Hop,
@@ -21,6 +20,7 @@ from vit_export.manifest import (
     TensorSpec,
     Weights,
 )
+from vit_export.errors import ArtifactError
 from vit_export.variants import get_variant
 
 text = st.text(max_size=12)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
+from vit_export.artifact.manifest import METADATA_KEY, TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import pack
 from vit_export.errors import ArtifactError
-from vit_export.manifest import METADATA_KEY, TensorSpec
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import pack
 
 
 def foreign_model() -> onnx.ModelProto:

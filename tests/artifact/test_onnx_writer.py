@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from vit_export import onnxpack
+from vit_export.artifact import onnx_writer as onnxpack
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_wire import MIN_EXTERNAL_BYTES
+from vit_export.artifact.onnx_writer import ALIGNMENT, pack, stamp
 from vit_export.errors import ArtifactError
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import ALIGNMENT, pack, stamp
-from vit_export.onnxproto import MIN_EXTERNAL_BYTES
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vit_export.artifact.publish import refuse_bad_name, refuse_foreign_golden
 from vit_export.errors import OutputError
-from vit_export.publication import refuse_bad_name, refuse_foreign_golden
 
 
 @pytest.mark.parametrize(("own", "other"), [("b.onnx", "b.engine"), ("b.engine", "b.onnx")])

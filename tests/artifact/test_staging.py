@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vit_export.artifact.staging import publish, staging
 from vit_export.errors import GateError, OutputError
-from vit_export.staging import publish, staging
 
 
 def test_the_folder_lies_beside_the_output_and_is_gone_afterwards(tmp_path):
@@ -148,7 +148,7 @@ def test_an_interrupt_at_any_line_of_publishing_leaves_the_old_files(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vit_export import staging
+from vit_export.artifact import staging
 replace, left = os.replace, [int(sys.argv[2])]
 def killing(source, target):
     replace(source, target)

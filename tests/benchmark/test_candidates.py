@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from vit_export.candidates import plan
+from vit_export.benchmark.candidates import plan
 from vit_export.errors import ArtifactError, UsageError
 
 

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from vit_export import benchmark
-from vit_export.benchmark import measure
-from vit_export.candidates import Candidate, plan
-from vit_export.child import Child
+from vit_export.artifact.golden import golden_path
+from vit_export.benchmark import run as benchmark
+from vit_export.benchmark.candidates import Candidate, plan
+from vit_export.benchmark.run import measure
 from vit_export.errors import UsageError
-from vit_export.golden import golden_path
-from vit_export.pipeline import export
+from vit_export.host.child_process import Child
+from vit_export.pipeline.export import export
 
 QUICK = {"rounds": 3, "min_time_s": 0.02, "warmup_s": 0.0}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.benchmark.torch_runner import TorchRunner
+from vit_export.checkpoint.load import save_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
-from vit_export.model.checkpoint import save_checkpoint
-from vit_export.model.torch_runner import TorchRunner
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
+from vit_export.pipeline.export import export
 
 
 @pytest.fixture(scope="module")

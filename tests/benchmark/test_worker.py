@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_export import stopwatch as stopwatch_module
+from vit_export.artifact.golden import Golden, golden_path
+from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.benchmark import worker as stopwatch_module
+from vit_export.benchmark.worker import Stopwatch, load_artifact, peak_rss_bytes, random_feeds
 from vit_export.errors import ArtifactError
-from vit_export.golden import Golden, golden_path
-from vit_export.manifest import Manifest, TensorSpec
 from vit_export.runtime import load
-from vit_export.stopwatch import Stopwatch, load_artifact, peak_rss_bytes, random_feeds
 
 
 @dataclass
@@ -76,7 +76,7 @@ def test_an_order_is_passed_on_whole(monkeypatch):
         assert {"path": path, **options} == order
         return SimpleNamespace(runner=model)
 
-    monkeypatch.setattr("vit_export.stopwatch.load", load_as_ordered)
+    monkeypatch.setattr("vit_export.benchmark.worker.load", load_as_ordered)
     assert load_artifact(order) is model
 
 
@@ -153,6 +153,6 @@ def test_peak_memory_is_this_programs_own():
     before = peak_rss_bytes()
     ballast = np.ones(300_000_000, np.uint8)
     assert peak_rss_bytes() >= max(before, 300_000_000)
-    code = "from vit_export.stopwatch import peak_rss_bytes; print(peak_rss_bytes())"
+    code = "from vit_export.benchmark.worker import peak_rss_bytes; print(peak_rss_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(child.stdout) < len(ballast) / 2

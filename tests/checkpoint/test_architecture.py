@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vit_export.checkpoint.architecture import resolve, seen_in
+from vit_export.checkpoint.assemble import blank_model
+from vit_export.checkpoint.layouts.tables import TIMM
+from vit_export.checkpoint.metadata import Sidecar
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.model.architecture import resolve, seen_in
-from vit_export.model.assemble import blank_model
-from vit_export.model.layout_tables import TIMM
-from vit_export.model.sidecar import Sidecar
 from vit_export.variants import VARIANTS, ViTConfig, get_variant
 
 

@@ -18,9 +18,9 @@ import pytest
 import transformers
 from safetensors.torch import save_file
 
+from vit_export.checkpoint.hub import fetch
+from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import CheckpointError, UsageError
-from vit_export.model.checkpoint import load_checkpoint
-from vit_export.model.hub import fetch
 from vit_export.model.vit import create_model
 from vit_export.variants import ViTConfig, get_variant
 
@@ -28,7 +28,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import json
 from vit_export.errors import VitExportError
-from vit_export.model.checkpoint import load_checkpoint
+from vit_export.checkpoint.load import load_checkpoint
 results = {{}}
 for source in {sources!r}:
     try:

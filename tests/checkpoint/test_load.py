@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from vit_export.artifact.manifest import METADATA_KEY, Preprocess
+from vit_export.checkpoint.load import load_checkpoint, save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UnknownVariantError, UsageError
-from vit_export.manifest import METADATA_KEY, Preprocess
-from vit_export.model.checkpoint import load_checkpoint, save_checkpoint
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.variants import ViTConfig, get_variant
 
@@ -445,7 +445,7 @@ def test_a_folder_is_named_as_the_user_named_it(file: Path) -> None:
 
 MEASURE = """
 from pathlib import Path
-from vit_export.model.checkpoint import load_checkpoint
+from vit_export.checkpoint.load import load_checkpoint
 
 def peak():  # not getrusage: its peak begins with that of the process which started this one
     status = Path("/proc/self/status").read_text()

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from vit_export.checkpoint.load import Loaded, load_checkpoint
+from vit_export.checkpoint.metadata import read_sidecar
 from vit_export.errors import CheckpointError
-from vit_export.model.checkpoint import Loaded, load_checkpoint
-from vit_export.model.sidecar import read_sidecar
 from vit_export.model.vit import create_model
 from vit_export.variants import ViTConfig
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vit_export.checkpoint.tensor_files import open_tensors
 from vit_export.errors import CheckpointError
-from vit_export.model.tensorfile import open_tensors
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vit_export.console import Commands
+from vit_export.cli.console import Commands
 
 
 @click.group(cls=Commands)

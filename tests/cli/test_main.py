@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from PIL import Image
 
-from vit_export.cli import main
+from vit_export.cli.main import main
 
 MNIST = ("--set", "depth=2", "--set", "embed_dim=32", "--set", "num_heads=2")
 

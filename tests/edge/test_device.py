@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.golden import Golden
-from vit_export.onnxfile import OnnxFile
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.gate.validate import validate
 from vit_export.runtime import load
-from vit_export.validate import validate
 
 DATA = Path(__file__).parent / "data"
 

@@ -12,18 +12,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from vit_export.artifact.engine_sidecar import Ends, Gpu
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import Built, build_engine, compute_capabilities
 from vit_export.engine.monitor import interruptible
 from vit_export.engine.options import BuildOptions
 from vit_export.engine.source import refuse_unfit
-from vit_export.enginefile import Ends, Gpu
 from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
-from vit_export.graph.float16 import to_half
-from vit_export.graph.int8 import to_int8_dynamic
-from vit_export.graph.qdq import to_int8_static
-from vit_export.nvinfer import Backend, load_backend
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import ExportResult
+from vit_export.graph.half.convert import to_half
+from vit_export.graph.int8.dynamic import to_int8_dynamic
+from vit_export.graph.int8.static import to_int8_static
+from vit_export.pipeline.export import ExportResult
+from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 
@@ -121,7 +121,7 @@ def test_float32_attention_nodes_are_taken_apart(
     build: Callable[..., Built], make_model: Callable[..., object], tmp_path: Path
 ) -> None:
     """TensorRT has no fused kernel for them, and would refuse to build; in int8 they stay so."""
-    from vit_export.pipeline import export
+    from vit_export.pipeline.export import export
 
     exported = export(make_model(), tmp_path / "op.onnx", attention="op")  # type: ignore[arg-type]
     file = OnnxFile.read(exported.path)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from vit_export.cli import main
-from vit_export.commands.engine import engine
+from vit_export.artifact.engine_sidecar import Ends, gate_batches
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.cli.commands.engine import engine
+from vit_export.cli.main import main
 from vit_export.engine.options import BuildOptions
 from vit_export.engine.profiles import parse, profiles_of, show
-from vit_export.enginefile import Ends, gate_batches
 from vit_export.errors import UsageError
-from vit_export.manifest import TensorSpec
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from vit_export.artifact.engine_sidecar import Gpu
 from vit_export.engine.timing_cache import cache_key, load_cache, locked, save_cache
-from vit_export.enginefile import Gpu
 from vit_export.errors import OutputError
-from vit_export.nvinfer import Backend, load_backend
+from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use Deprecated in TensorRT-RTX 1.2. Timing cache operations:DeprecationWarning"

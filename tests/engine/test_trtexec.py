@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.engine.options import BuildOptions
 from vit_export.engine.profiles import profiles_of
 from vit_export.engine.trtexec import trtexec_line
-from vit_export.enginefile import Ends
 from vit_export.errors import UsageError
-from vit_export.manifest import TensorSpec
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 224, 224))
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import Built, build_engine
 from vit_export.engine.options import BuildOptions
-from vit_export.enginefile import Ends
 from vit_export.graph.export import export_module
-from vit_export.graph.float16 import to_half
+from vit_export.graph.half.convert import to_half
 from vit_export.graph.simplify import simplify
-from vit_export.manifest import Manifest
-from vit_export.nvinfer import load_backend
-from vit_export.onnxfile import OnnxFile
-from vit_export.subject import Request, prepare
+from vit_export.pipeline.source import Request, prepare
+from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.variants import get_variant
 
 TARGETS = ("8.0", "8.6", "8.9", "12.0")

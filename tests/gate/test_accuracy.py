@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.accuracy import BATCH, RealImages, compare, read_images, top1
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
-from vit_export.manifest import Preprocess
-from vit_export.runtime.image import prepare_batch
-from vit_export.runtime.ort import OrtRunner
+from vit_export.gate.accuracy import BATCH, RealImages, compare, read_images, top1
+from vit_export.images.prepare import prepare_batch
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 PREPROCESS = Preprocess(size=(32, 32))
 GREY = Preprocess(size=(28, 28), crop_pct=1.0, mean=(0.13,), std=(0.3,), color="L")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.criterion import CRITERIA, criterion_of
 from vit_export.errors import ArtifactError
+from vit_export.gate.tolerances import CRITERIA, criterion_of
 
 numbers = st.floats(0, 1e6)
 

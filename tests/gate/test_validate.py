@@ -12,12 +12,12 @@ import onnxsim
 import pytest
 from onnx import numpy_helper
 
+from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError, GateError
-from vit_export.golden import Golden
+from vit_export.gate.validate import Comparison, validate
 from vit_export.model.vit import VisionTransformer
-from vit_export.pipeline import ExportResult, export
-from vit_export.runtime.ort import OrtRunner
-from vit_export.validate import Comparison, validate
+from vit_export.pipeline.export import ExportResult, export
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 Damage = Callable[[onnx.ModelProto], None]
 

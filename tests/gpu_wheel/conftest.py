@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from vit_export.elf import needed
-from vit_export.nvidia import LIBRARIES, RTX_PLUGIN
+from vit_export.host.elf import needed
+from vit_export.host.nvidia import LIBRARIES, RTX_PLUGIN
 
 ARTIFACT = Path(__file__).parents[1] / "edge" / "data" / "edge.onnx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"

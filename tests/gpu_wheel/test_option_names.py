@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from vit_export.nvidia import libraries_of
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.provider_options import CudaOptions, TensorrtOptions, TensorrtRtxOptions
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.host.nvidia import libraries_of
+from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions, TensorrtRtxOptions
 
 # Adds a provider with options to a session's options, which is where they are parsed.
 ADD = """

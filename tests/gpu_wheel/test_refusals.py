@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from vit_export.artifact.golden import Golden
 from vit_export.errors import ProviderError
-from vit_export.golden import Golden
-from vit_export.nvidia import load_tensorrt
+from vit_export.gate.validate import validate
+from vit_export.host.nvidia import load_tensorrt
 from vit_export.runtime import load
-from vit_export.runtime.provider_options import CudaOptions, TensorrtOptions
-from vit_export.runtime.providers import installed_wheels
-from vit_export.validate import validate
+from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions
+from vit_export.runtime.onnxruntime.providers import installed_wheels
 
 REFUSED = """
 import json, sys
@@ -171,7 +171,7 @@ def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():
 def test_doctor_finds_both_wheels_beside_the_real_one(python, wheel):
     """By the module that they both bring."""
     code = (
-        "import json; from vit_export.doctor import examine; "
+        "import json; from vit_export.host.doctor import examine; "
         "print(json.dumps(examine().to_dict()['faults']))"
     )
     (fault,) = python(code, packages=wheel("onnxruntime", "1.32.0"))
@@ -185,7 +185,7 @@ def test_tensorrt_is_found_where_its_wheel_puts_it(python, empty_libraries, tmp_
     for name in ("libnvinfer.so.10", "libnvonnxparser.so.10"):
         (tmp_path / "tensorrt_libs" / name).write_bytes((empty_libraries / name).read_bytes())
     code = (
-        "import ctypes, json; from vit_export.nvidia import load_tensorrt\n"
+        "import ctypes, json; from vit_export.host.nvidia import load_tensorrt\n"
         "def loads():\n"
         "    try: return bool(ctypes.CDLL('libnvinfer.so.10'))\n"
         "    except OSError: return False\n"

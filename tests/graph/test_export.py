@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
 from vit_export.graph.export import Exported, example_input, export_module
-from vit_export.manifest import TensorSpec
-from vit_export.model.outputs import vit_outputs
 from vit_export.model.vit import VisionTransformer
-from vit_export.onnxfile import OnnxFile
+from vit_export.reference.outputs import vit_outputs
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
@@ -126,8 +126,8 @@ EXPORT = """
 import sys
 from pathlib import Path
 from vit_export.graph.export import export_module
-from vit_export.manifest import TensorSpec
-from vit_export.model.outputs import vit_outputs
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.reference.outputs import vit_outputs
 from vit_export.model.vit import create_model
 from vit_export.variants import ViTConfig
 

@@ -11,13 +11,13 @@ import onnxsim
 import pytest
 from onnx import helper, numpy_helper
 
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import SimplifyError
 from vit_export.graph import simplify as module
 from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
-from vit_export.manifest import TensorSpec
-from vit_export.model.outputs import vit_outputs
-from vit_export.onnxfile import OnnxFile
+from vit_export.reference.outputs import vit_outputs
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

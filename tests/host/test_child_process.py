@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export.child import Child
 from vit_export.errors import BenchmarkError, UsageError
+from vit_export.host.child_process import Child
 
 SERVANT = """
 import os, signal, time
-from vit_export.child import answer_orders
+from vit_export.host.child_process import answer_orders
 from vit_export.errors import ArtifactError, UsageError
 
 def refuse(order):

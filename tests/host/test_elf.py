@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.elf import needed
+from vit_export.host.elf import needed
 
 
 def package(name: str) -> Path:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from vit_export.machine import this_machine
+from vit_export.host.machine import this_machine
 
 
 def test_the_machine_is_named_with_the_versions_that_matter():

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import pytest
 
-from vit_export import nvidia
+from vit_export.host import nvidia
 
 TENSORRT_10 = ("libcublas.so.13", "libnvinfer.so.10", "libnvonnxparser.so.10", "libcudart.so.13")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export import probe
+from vit_export.host import probes as probe
 
 
 def test_a_provider_that_falls_back_is_not_active() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.manifest import Preprocess
-from vit_export.model.data import Pixels
-from vit_export.model.digits import read_digits, read_unlabelled_digits, write_predictions
-from vit_export.runtime.image import resize_and_crop
+from vit_export.images.dataset import Pixels
+from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
+from vit_export.images.prepare import resize_and_crop
 
 GREY = Preprocess(size=(2, 2), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
 PIXELS = "pixel0,pixel1,pixel2,pixel3"

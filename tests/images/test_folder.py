@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_export.artifact.golden import pictures
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, ImageError
-from vit_export.golden import pictures
-from vit_export.manifest import Preprocess
-from vit_export.runtime.image import resize_and_crop
-from vit_export.samples import MOST, image_files, user_pictures
+from vit_export.images.folder import MOST, image_files, user_pictures
+from vit_export.images.prepare import resize_and_crop
 
 PREPROCESS = Preprocess(size=(16, 24))
 BEFORE = pictures(16, 24, 3)

@@ -1,4 +1,4 @@
-"""`vit_export.runtime.image` against timm, torchvision and Pillow themselves."""
+"""`vit_export.images.prepare` against timm, torchvision and Pillow themselves."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ImageError
-from vit_export.manifest import Preprocess
-from vit_export.runtime.image import (
+from vit_export.images.prepare import (
     MAX_PIXELS,
     load_image,
     normalize,
@@ -231,8 +231,8 @@ import sys
 sys.modules["PIL"] = None
 import numpy as np
 from vit_export.errors import ImageError
-from vit_export.manifest import Preprocess
-from vit_export.runtime.image import prepare
+from vit_export.artifact.manifest import Preprocess
+from vit_export.images.prepare import prepare
 grey = Preprocess(size=(16, 16), crop_pct=1.0, color="L", mean=(0.5,), std=(0.5,))
 rgb = Preprocess(size=(16, 16), crop_pct=1.0)
 for preprocess in (grey, rgb):
@@ -254,7 +254,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 
 def test_importing_the_module_leaves_pillow_alone() -> None:
     """Pillow is imported where it is needed, not before."""
-    script = "import sys, vit_export.runtime.image; sys.exit('PIL' in sys.modules)"
+    script = "import sys, vit_export.images.prepare; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 

@@ -9,14 +9,14 @@ import timm
 import torch
 from onnx import numpy_helper
 
+from vit_export.artifact.golden import Golden
 from vit_export.errors import InputError, UsageError
-from vit_export.golden import Golden
-from vit_export.model.any_size import AnySizeVisionTransformer
-from vit_export.pipeline import export
-from vit_export.revalidation import revalidate
+from vit_export.gate.validate import validate
+from vit_export.model.dynamic_size import AnySizeVisionTransformer
+from vit_export.pipeline.export import export
+from vit_export.pipeline.validate import revalidate
 from vit_export.runtime import load
-from vit_export.runtime.ort import OrtRunner
-from vit_export.validate import validate
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 
 def test_at_its_own_size_it_computes_what_the_plain_model_does(make_model):

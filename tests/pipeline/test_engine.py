@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from vit_export import enginebuild, enginecheck
-from vit_export.cli import main
+from vit_export.artifact.engine_sidecar import Ends, Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli.main import main
 from vit_export.engine import build, proof
 from vit_export.engine.options import BuildOptions
-from vit_export.enginebuild import default_output, make_engine, must_convert
-from vit_export.enginefile import Ends, Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.errors import (
     ArtifactError,
     EngineError,
@@ -26,13 +26,17 @@ from vit_export.errors import (
     ProviderError,
     UsageError,
 )
-from vit_export.golden import Golden
-from vit_export.nvinfer import load_backend
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import ExportResult
-from vit_export.quantization import QuantizeSettings, quantize
-from vit_export.runtime import device, load, plan, trt
-from vit_export.validate import Comparison
+from vit_export.gate.validate import Comparison
+from vit_export.pipeline import engine as enginebuild
+from vit_export.pipeline.engine import default_output, make_engine, must_convert
+from vit_export.pipeline.export import ExportResult
+from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.runtime import engine_check as enginecheck
+from vit_export.runtime import load
+from vit_export.runtime.tensorrt import cuda as device
+from vit_export.runtime.tensorrt import plan
+from vit_export.runtime.tensorrt import runner as trt
+from vit_export.runtime.tensorrt.backend import load_backend
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 RTX = ("--backend", "tensorrt-rtx", "--compute-capability", "8.9")

@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.checkpoint.load import save_checkpoint
 from vit_export.errors import (
     ArtifactError,
     ExportError,
@@ -25,12 +28,9 @@ from vit_export.errors import (
     SimplifyError,
     UsageError,
 )
-from vit_export.golden import Golden
 from vit_export.graph import simplify as simplify_stage
-from vit_export.model.checkpoint import save_checkpoint
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
-from vit_export.revalidation import revalidate
+from vit_export.pipeline.export import export
+from vit_export.pipeline.validate import revalidate
 from vit_export.runtime import load
 
 
@@ -78,7 +78,7 @@ def test_the_manifest_says_everything_that_a_device_needs(tiny_export):
 
 SCRIPT = """
 import sys
-from vit_export.pipeline import export
+from vit_export.pipeline.export import export
 export("mnist", sys.argv[1], overrides={"depth": 2, "embed_dim": 32, "num_heads": 2})
 """
 
@@ -322,7 +322,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(make_model, tmp_path, monkeypat
     code = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from vit_export.cli import main\n"
+        "from vit_export.cli.main import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "main(['onnx', '--variant', 'mnist', '-o', sys.argv[1]])\n"
     )

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
-from vit_export.golden import Golden
-from vit_export.graph.float16 import narrow_nodes, to_half
-from vit_export.graph.rounded import to_rounded
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
-from vit_export.quantization import QuantizeSettings, quantize
-from vit_export.quantization.measuring import golden_harm
+from vit_export.gate.validate import validate
+from vit_export.graph.half.convert import narrow_nodes, to_half
+from vit_export.graph.half.emulate import to_rounded
+from vit_export.pipeline.export import export
+from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.quantization.trials import golden_harm
 from vit_export.runtime import load
-from vit_export.runtime.ort import OrtRunner
-from vit_export.validate import validate
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 FP16, BF16 = QuantizeSettings(precision="fp16"), QuantizeSettings(precision="bf16")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import UnknownVariantError, UsageError
-from vit_export.manifest import TensorSpec
-from vit_export.subject import Request, import_module, prepare
+from vit_export.pipeline.source import Request, import_module, prepare
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -18,13 +18,13 @@ import torchvision
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from vit_export.cli import main
+from vit_export.cli.main import main
 from vit_export.runtime import load
 
 
 def _layout_tests() -> ModuleType:
     """The module that builds models of the original libraries; tests are no package."""
-    path = Path(__file__).with_name("test_layouts.py")
+    path = Path(__file__).parents[1] / "checkpoint" / "layouts" / "test_rules.py"
     spec = importlib.util.spec_from_file_location("layout_models", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["layout_models"] = module

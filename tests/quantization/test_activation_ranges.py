@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.ranges import BINS, Ranges, TensorRange
+from vit_export.quantization.activation_ranges import BINS, Ranges, TensorRange
 
 values = hnp.arrays(
     np.float32,

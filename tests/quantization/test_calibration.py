@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vit_export.calibration import calibrate, calibration_batches, chosen_images
+from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import DataError, GateError
-from vit_export.graph.int8 import quantised_nodes
-from vit_export.graph.int8_plan import planned_tensors
-from vit_export.graph.qdq import to_int8_static
-from vit_export.manifest import Preprocess
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.image import prepare_batch
-from vit_export.runtime.ort import OrtRunner
+from vit_export.graph.int8.dynamic import quantised_nodes
+from vit_export.graph.int8.select import planned_tensors
+from vit_export.graph.int8.static import to_int8_static
+from vit_export.images.prepare import prepare_batch
+from vit_export.quantization.calibration import calibrate, calibration_batches, chosen_images
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
 PREPROCESS = Preprocess(size=(32, 32), crop_pct=1.0)

@@ -7,16 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vit_export.criterion import CRITERIA
-from vit_export.distance import references
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError
-from vit_export.golden import Golden
-from vit_export.graph.int8 import quantised_nodes
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
-from vit_export.quantization import QuantizeSettings, quantize, target
-from vit_export.ranges import Ranges
-from vit_export.runtime.ort import OrtRunner
+from vit_export.gate.distance import references
+from vit_export.gate.tolerances import CRITERIA
+from vit_export.graph.int8.dynamic import quantised_nodes
+from vit_export.pipeline.export import export
+from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.quantization import conversions as target
+from vit_export.quantization.activation_ranges import Ranges
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 INT8 = QuantizeSettings(precision="int8")
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.quantization.repair import fewest, repair, sensitivities
+from vit_export.quantization.search import fewest, repair, sensitivities
 
 UNITS = {
     "patch_embed.proj": ["patch_embed.proj"],

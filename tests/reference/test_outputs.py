@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_export.errors import ExportError, UsageError
-from vit_export.model.outputs import Outputs, find_blocks, module_outputs, vit_outputs
+from vit_export.reference.outputs import Outputs, find_blocks, module_outputs, vit_outputs
 
 
 class Body(nn.Module):

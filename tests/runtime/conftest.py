@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as cudart
 
-from vit_export.enginefile import Gpu, Sidecar, sidecar_path
-from vit_export.nvinfer import Backend
-from vit_export.runtime import device, trt
-from vit_export.runtime.plan import Plan
-from vit_export.runtime.trt import TrtRunner
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, sidecar_path
+from vit_export.runtime.tensorrt import cuda as device
+from vit_export.runtime.tensorrt import runner as trt
+from vit_export.runtime.tensorrt.backend import Backend
+from vit_export.runtime.tensorrt.plan import Plan
+from vit_export.runtime.tensorrt.runner import TrtRunner
 
 SUCCESS = cudart.cudaError_t.cudaSuccess
 OUT_OF_MEMORY = cudart.cudaError_t.cudaErrorMemoryAllocation

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from vit_export.artifact.manifest import Preprocess, TensorSpec
 from vit_export.errors import InputError
-from vit_export.manifest import Preprocess, TensorSpec
-from vit_export.runtime.tensors import (
+from vit_export.runtime.checks import (
     FAR,
     check_array,
     check_feeds,
@@ -30,7 +30,7 @@ ODD = [
     (GOOD.astype(np.float64), "has dtype float64, expected float32; convert it with "
      ".astype('float32')"),
     (GOOD.astype(np.uint8), "has dtype uint8, expected float32; prepare images with "
-     "vit_export.runtime.image, or call classify()"),
+     "vit_export.images.prepare, or call classify()"),
     (GOOD.astype(">f4"), "is stored in the other byte order (>f4); convert it"),
     (GOOD[0], "has shape (3, 32, 48), expected (batch_size, 3, 32, 48); add the batch dimension: "
      "x[None]"),

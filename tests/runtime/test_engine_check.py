@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from vit_export import enginecheck
-from vit_export.enginecheck import needs_check, open_engine, rebuild_engine, remember
-from vit_export.enginefile import Check, Gpu, Sidecar, sidecar_path
+from vit_export.artifact.engine_sidecar import Check, Gpu, Sidecar, sidecar_path
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, EngineError, GateError
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import ExportResult
+from vit_export.pipeline.export import ExportResult
+from vit_export.runtime import engine_check as enginecheck
+from vit_export.runtime.engine_check import needs_check, open_engine, rebuild_engine, remember
 
 MakeSidecar = Callable[..., Sidecar]
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")

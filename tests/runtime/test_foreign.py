@@ -7,8 +7,8 @@ import dataclasses
 import onnx
 import pytest
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ConfigError, UsageError
-from vit_export.manifest import Preprocess
 from vit_export.runtime.foreign import given_preprocess
 
 

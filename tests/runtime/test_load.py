@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vit_export import enginecheck
 from vit_export.errors import UsageError
+from vit_export.runtime import engine_check as enginecheck
 from vit_export.runtime import load
 
 

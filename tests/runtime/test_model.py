@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
-from vit_export.manifest import Preprocess
-from vit_export.pipeline import export
+from vit_export.images.prepare import prepare_batch
+from vit_export.pipeline.export import export
 from vit_export.runtime import load
-from vit_export.runtime.classifier import MAX_BATCH, Classifier, Prediction, softmax
-from vit_export.runtime.image import prepare_batch
+from vit_export.runtime.model import MAX_BATCH, Classifier, Prediction, softmax
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "precisions"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "precisions"
 
 
 @pytest.fixture(scope="module")

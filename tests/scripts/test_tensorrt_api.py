@@ -15,9 +15,9 @@ from cuda.bindings import runtime as cudart
 
 from vit_export.engine.build import FLAGS
 from vit_export.engine.options import HARDWARE_COMPATIBILITY
-from vit_export.nvinfer import DTYPES
+from vit_export.runtime.tensorrt.backend import DTYPES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = [
     *sorted((ROOT / "vit_export" / "engine").glob("*.py")),
     *(ROOT / "vit_export" / "runtime" / f"{name}.py" for name in ("plan", "trt", "trt_session")),

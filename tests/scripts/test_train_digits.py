@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_export.manifest import Preprocess
-from vit_export.model.checkpoint import load_checkpoint
-from vit_export.model.data import stratified_split
-from vit_export.model.digits import read_digits
-from vit_export.model.predict import predict_logits
-from vit_export.quantization import QuantizeSettings, quantize
+from vit_export.artifact.manifest import Preprocess
+from vit_export.checkpoint.load import load_checkpoint
+from vit_export.images.digits_csv import read_digits
+from vit_export.images.prepare import normalize, resize_and_crop
+from vit_export.pipeline.quantize import QuantizeSettings, quantize
 from vit_export.runtime import load
-from vit_export.runtime.image import normalize, resize_and_crop
+from vit_export.training.predict import predict_logits
+from vit_export.training.split import stratified_split
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit_export.model.augment import rotate_and_shift
+from vit_export.training.augment import rotate_and_shift
 
 
 def disc(height: int, width: int, *, radius: float) -> Tensor:

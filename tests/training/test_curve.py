@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vit_export.model.curve import HELD_OUT, PANELS_PX, SIZE_PX, TRAIN, draw_curve, nice_ticks
-from vit_export.model.history import EpochRecord
+from vit_export.training.curve import HELD_OUT, PANELS_PX, SIZE_PX, TRAIN, draw_curve, nice_ticks
+from vit_export.training.history import EpochRecord
 
 
 def record(epoch: int, train: float, held_out: float) -> EpochRecord:

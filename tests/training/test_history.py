@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vit_export.errors import CheckpointError, OutputError, UsageError
-from vit_export.model.history import (
+from vit_export.training.history import (
     EpochRecord,
     TrainingFiles,
     TrainingState,

@@ -24,12 +24,12 @@ from vit_export.errors import (
     UsageError,
     VitExportError,
 )
-from vit_export.model.data import LabelledImages
-from vit_export.model.finetune import EpochProgress, TrainingResult, finetune
-from vit_export.model.history import EpochRecord
-from vit_export.model.predict import predict_logits
-from vit_export.model.recipe import TrainingSettings, fresh_model
+from vit_export.images.dataset import LabelledImages
 from vit_export.model.vit import VisionTransformer
+from vit_export.training.history import EpochRecord
+from vit_export.training.loop import EpochProgress, TrainingResult, finetune
+from vit_export.training.predict import predict_logits
+from vit_export.training.recipe import TrainingSettings, fresh_model
 from vit_export.variants import get_variant
 
 SETTINGS = TrainingSettings(

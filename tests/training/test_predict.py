@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ProviderError, UsageError
-from vit_export.manifest import Preprocess
-from vit_export.model.predict import choose_device, normalized, predict_logits
+from vit_export.images.prepare import normalize
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.runtime.image import normalize
+from vit_export.training.predict import choose_device, normalized, predict_logits
 from vit_export.variants import get_variant
 
 

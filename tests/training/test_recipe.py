@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from vit_export.errors import UsageError
-from vit_export.model.recipe import (
+from vit_export.model.vit import create_model
+from vit_export.training.recipe import (
     TrainingSettings,
     fresh_model,
     learning_rate,
     make_optimizer,
 )
-from vit_export.model.vit import create_model
 from vit_export.variants import get_variant
 
 

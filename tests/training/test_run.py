@@ -10,12 +10,12 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from vit_export import training
+from vit_export.checkpoint.load import load_checkpoint, save_checkpoint
 from vit_export.errors import CheckpointError, DataError, ProviderError, UsageError
-from vit_export.model.checkpoint import load_checkpoint, save_checkpoint
-from vit_export.model.recipe import TrainingSettings
 from vit_export.model.vit import create_model
-from vit_export.training import Start, train
+from vit_export.training import run as training
+from vit_export.training.recipe import TrainingSettings
+from vit_export.training.run import Start, train
 from vit_export.variants import get_variant
 
 SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export.onnxfile import OnnxFile
+from vit_export.artifact.onnx_reader import OnnxFile
 
 
 def test_bf16_is_not_run_on_a_gpu_without_it(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.doctor.words import Fact
+from vit_export.host.doctor.types import Fact
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "verify_gpu"

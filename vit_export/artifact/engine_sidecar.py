@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from vit_export.artifact.manifest import Hop, Manifest
 from vit_export.errors import ArtifactError
-from vit_export.manifest import Hop, Manifest
 
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 1 << 24

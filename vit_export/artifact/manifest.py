@@ -23,6 +23,13 @@ FEATURES = "features"  # name of the tensor that the head reads, in every graph 
 Shape = tuple[int | str, ...]
 
 
+def fits(expected: Shape, shape: Sequence[int]) -> bool:
+    """Whether a shape fits one with dynamic dimensions."""
+    return len(expected) == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(expected, shape, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, dtype and shape of a graph input or output.

@@ -14,9 +14,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_export.errors import ArtifactError
-from vit_export.manifest import METADATA_KEY, Manifest, TensorSpec
-from vit_export.onnxproto import (
+from vit_export.artifact.manifest import METADATA_KEY, Manifest, TensorSpec
+from vit_export.artifact.onnx_wire import (
     GRAPH,
     GRAPH_NAME,
     INITIALIZER,
@@ -38,7 +37,8 @@ from vit_export.onnxproto import (
     text,
     without_data,
 )
-from vit_export.protobuf import WireError, fields, message
+from vit_export.artifact.protobuf import WireError, fields, message
+from vit_export.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 24
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vit_export.manifest import TensorSpec
-from vit_export.protobuf import Field, fields, integer, message, packed_varints, signed
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.protobuf import Field, fields, integer, message, packed_varints, signed
 
 MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
 

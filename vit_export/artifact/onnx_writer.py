@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from vit_export.errors import ArtifactError
-from vit_export.onnxfile import OnnxFile, mapped
-from vit_export.onnxproto import (
+from vit_export.artifact.onnx_reader import OnnxFile, mapped
+from vit_export.artifact.onnx_wire import (
     GRAPH,
     INITIALIZER,
     METADATA,
@@ -24,7 +23,8 @@ from vit_export.onnxproto import (
     graph_fields,
     without_data,
 )
-from vit_export.protobuf import fields, header, message
+from vit_export.artifact.protobuf import fields, header, message
+from vit_export.errors import ArtifactError
 
 MAX_INLINE_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 EXTERNAL_FROM_BYTES = 2**31 - 2**24  # of weights; what is left is for the graph

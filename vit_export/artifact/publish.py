@@ -6,12 +6,12 @@ import filecmp
 from collections.abc import Collection
 from pathlib import Path
 
+from vit_export.artifact.golden import golden_path
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import EXTERNAL_FROM_BYTES, pack, stamp
+from vit_export.artifact.staging import publish, refuse_impossible
 from vit_export.errors import ArtifactError, OutputError, UsageError
-from vit_export.golden import golden_path
-from vit_export.manifest import Manifest
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import EXTERNAL_FROM_BYTES, pack, stamp
-from vit_export.staging import publish, refuse_impossible
 
 SUFFIXES = (".onnx", ".engine")  # of artifacts, which share a golden file where they share a stem
 

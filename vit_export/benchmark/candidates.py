@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.golden import golden_path
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.golden import golden_path
-from vit_export.onnxfile import OnnxFile
 
 AGAINST = {"torch": False, "torch-compile": True}  # name -> whether it is compiled
 TORCH_PROVIDERS = ("auto", "cpu", "cuda")  # of those that artifacts have
@@ -88,7 +88,7 @@ def plan(
     found = [
         Candidate(
             name=name,
-            module="vit_export.stopwatch",
+            module="vit_export.benchmark.worker",
             provider=provider,
             order={
                 "path": str(path),
@@ -106,7 +106,7 @@ def plan(
         found += [
             Candidate(
                 name=name,
-                module="vit_export.torch_stopwatch",
+                module="vit_export.benchmark.torch_worker",
                 provider=provider,
                 order={
                     "path": str(paths[0]),

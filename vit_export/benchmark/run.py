@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_export.candidates import Candidate
-from vit_export.child import Child
+from vit_export.benchmark.candidates import Candidate
 from vit_export.errors import BenchmarkError, UsageError
+from vit_export.host.child_process import Child
 from vit_export.progress import Progress, silent
 
 TIMEOUT_S = 600.0  # a large model's kernels are compiled in less

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
-from vit_export.manifest import Manifest
-from vit_export.model.checkpoint import load_checkpoint
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.onnxfile import OnnxFile
 from vit_export.variants import NOT_IN_A_CHECKPOINT, ViTConfig
 
 PROVIDERS = ("cpu", "cuda")  # of those that artifacts have, what torch can run on

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vit_export.child import Order
-from vit_export.model.torch_runner import TorchRunner
-from vit_export.stopwatch import serve
+from vit_export.benchmark.torch_runner import TorchRunner
+from vit_export.benchmark.worker import serve
+from vit_export.host.child_process import Order
 
 
 def main() -> None:

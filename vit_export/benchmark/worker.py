@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.child import Answer, Order, answer_orders
-from vit_export.criterion import criterion_of
-from vit_export.distance import cosine, references
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ArtifactError
-from vit_export.golden import Golden
-from vit_export.manifest import TensorSpec
+from vit_export.gate.distance import cosine, references
+from vit_export.gate.tolerances import criterion_of
+from vit_export.gate.trace import golden_feeds
+from vit_export.host.child_process import Answer, Order, answer_orders
+from vit_export.runner import Runnable
 from vit_export.runtime import load
-from vit_export.runtime.runnable import Runnable
-from vit_export.trace import golden_feeds
 
 try:
     import resource

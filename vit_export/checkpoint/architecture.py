@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from vit_export.checkpoint.layouts.rules import Layout
+from vit_export.checkpoint.metadata import Sidecar
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.model.layouts import Layout
 from vit_export.model.pos_embed import trained_size
-from vit_export.model.sidecar import Sidecar
 from vit_export.variants import VARIANTS, ViTConfig
 
 PREPARATION = ("mean", "std", "crop_pct", "interpolation")

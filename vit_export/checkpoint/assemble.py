@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vit_export.checkpoint.layouts.rules import Binding, Step
+from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
-from vit_export.model.layouts import Binding, Step
 from vit_export.model.pos_embed import resample_pos_embed
-from vit_export.model.tensorfile import TensorFile
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig
 

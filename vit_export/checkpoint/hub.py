@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from vit_export.checkpoint.tensor_files import shard_names
 from vit_export.errors import CheckpointError, UsageError
-from vit_export.model.tensorfile import shard_names
 from vit_export.variants import VARIANTS, ViTConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")

@@ -17,15 +17,15 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from vit_export.artifact.manifest import METADATA_KEY, Preprocess, Weights
+from vit_export.checkpoint.architecture import resolve
+from vit_export.checkpoint.assemble import assemble, convert_shapes, refuse_mismatches
+from vit_export.checkpoint.hub import fetch
+from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
+from vit_export.checkpoint.layouts.tables import LAYOUTS, recognise
+from vit_export.checkpoint.metadata import read_sidecar
+from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
 from vit_export.errors import CheckpointError, ConfigError, OutputError, UsageError, nearest
-from vit_export.manifest import METADATA_KEY, Preprocess, Weights
-from vit_export.model.architecture import resolve
-from vit_export.model.assemble import assemble, convert_shapes, refuse_mismatches
-from vit_export.model.hub import fetch
-from vit_export.model.layout_tables import LAYOUTS, recognise
-from vit_export.model.layouts import Binding, Layout, bind, unsupported_parts
-from vit_export.model.sidecar import read_sidecar
-from vit_export.model.tensorfile import INDEX_SUFFIX, TensorFile, open_tensors
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig, get_variant
 

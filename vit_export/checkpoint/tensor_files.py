@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vit_export.checkpoint.pickles import load_pickled, select_state_dict
 from vit_export.errors import CheckpointError
-from vit_export.model.pickled import load_pickled, select_state_dict
 
 INDEX_SUFFIX = ".index.json"
 FOLDER_NAMES = (

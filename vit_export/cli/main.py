@@ -5,17 +5,17 @@ from __future__ import annotations
 import click
 
 from vit_export import __version__
-from vit_export.commands.bench import bench
-from vit_export.commands.doctor import doctor
-from vit_export.commands.engine import engine
-from vit_export.commands.finetune import finetune
-from vit_export.commands.inspect import inspect
-from vit_export.commands.onnx import onnx
-from vit_export.commands.predict import predict
-from vit_export.commands.quantize import quantize
-from vit_export.commands.validate import validate
-from vit_export.commands.variants import variants
-from vit_export.console import Commands
+from vit_export.cli.commands.bench import bench
+from vit_export.cli.commands.doctor import doctor
+from vit_export.cli.commands.engine import engine
+from vit_export.cli.commands.finetune import finetune
+from vit_export.cli.commands.inspect import inspect
+from vit_export.cli.commands.onnx import onnx
+from vit_export.cli.commands.predict import predict
+from vit_export.cli.commands.quantize import quantize
+from vit_export.cli.commands.validate import validate
+from vit_export.cli.commands.variants import variants
+from vit_export.cli.console import Commands
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -106,7 +106,7 @@ def labels_of(path: str | None) -> tuple[str, ...]:
     """Class names of a file; none where no file was given."""
     if path is None:
         return ()
-    from vit_export.labels import read_labels
+    from vit_export.artifact.labels import read_labels
 
     return read_labels(path)
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.engine_sidecar import Gpu, Profile
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.monitor import interruptible, monitor
 from vit_export.engine.network import Network, allow_plain_attention, parse, refuse_other_signature
 from vit_export.engine.options import HARDWARE_COMPATIBILITY, BuildOptions
@@ -16,12 +19,10 @@ from vit_export.engine.profiles import profiles_of
 from vit_export.engine.proof import product_types, prove_network, prove_plan
 from vit_export.engine.source import Weights, wide_products_allowed
 from vit_export.engine.timing_cache import load_cache, save_cache
-from vit_export.enginefile import Gpu, Profile
 from vit_export.errors import EngineError, UsageError
-from vit_export.manifest import Manifest
-from vit_export.nvinfer import Backend, Said, version_tuple
-from vit_export.onnxfile import OnnxFile
+from vit_export.host.nvidia import version_tuple
 from vit_export.progress import Progress, silent
+from vit_export.runtime.tensorrt.backend import Backend, Said
 
 FLAGS = {  # fields of BuildOptions -> flags of the builder
     "version_compatible": "VERSION_COMPATIBLE",

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
-from vit_export.nvinfer import Backend
 from vit_export.progress import Progress
+from vit_export.runtime.tensorrt.backend import Backend
 
 POLL_S = 0.1  # how soon the waiting thread notices Ctrl-C
 

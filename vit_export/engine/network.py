@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import EngineError
-from vit_export.manifest import Manifest, TensorSpec
-from vit_export.nvinfer import DTYPES, Backend
+from vit_export.runtime.tensorrt.backend import DTYPES, Backend
 
 
 @dataclass(frozen=True, kw_only=True)

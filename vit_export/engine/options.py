@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.engine_sidecar import Ends
 from vit_export.engine.profiles import refuse_ends, show
-from vit_export.enginefile import Ends
 from vit_export.errors import UsageError, nearest
-from vit_export.nvinfer import MODULES
+from vit_export.runtime.tensorrt.backend import MODULES
 
 PRECISIONS = ("fp16", "bf16", "fp32", "int8")
 HARDWARE_COMPATIBILITY = {  # our word -> TensorRT's, -> trtexec's

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vit_export.enginefile import Ends, Profile, Range
+from vit_export.artifact.engine_sidecar import Ends, Profile, Range
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import UsageError
-from vit_export.manifest import TensorSpec
 
 DEFAULT_BATCH = Ends(1, 8, 32)
 LARGEST = 2**31 - 1  # dimension that TensorRT's kernels can count

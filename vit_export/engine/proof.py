@@ -15,7 +15,7 @@ from typing import Any
 from vit_export.engine.network import Network
 from vit_export.engine.source import Weights
 from vit_export.errors import EngineError
-from vit_export.nvinfer import Backend
+from vit_export.runtime.tensorrt.backend import Backend
 
 COMPUTE_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
 INSPECTOR_WORDS = {"fp16": ("fp16", "half"), "bf16": ("bf16", "bfloat16"), "int8": ("int8",)}

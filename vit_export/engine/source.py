@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, EngineError
-from vit_export.manifest import Manifest
-from vit_export.onnxfile import OnnxFile
 
 INT8_BY_RECIPE = {"static"}  # QuantizeLinear and DequantizeLinear; "dynamic" has MatMulInteger
 _DYNAMIC_INT8 = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")

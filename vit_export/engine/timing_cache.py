@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_export.enginefile import Gpu
+from vit_export.artifact.engine_sidecar import Gpu
 from vit_export.errors import OutputError
-from vit_export.nvinfer import Backend
+from vit_export.runtime.tensorrt.backend import Backend
 
 if sys.platform == "win32":
     import msvcrt

@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_export.artifact.engine_sidecar import Profile
 from vit_export.engine.options import HARDWARE_COMPATIBILITY, BuildOptions
-from vit_export.enginefile import Profile
 from vit_export.errors import UsageError
-from vit_export.nvinfer import version_tuple
+from vit_export.host.nvidia import version_tuple
 
 OLDEST, NEWEST = (10, 3), (11, 99)
 FLOAT_ATTENTION = ("fp32", "int8")  # precisions whose Attention nodes are in float32

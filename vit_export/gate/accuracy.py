@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import Preprocess, TensorSpec
 from vit_export.errors import DataError
-from vit_export.manifest import Preprocess, TensorSpec
-from vit_export.model.digits import read_digits, read_unlabelled_digits
+from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
+from vit_export.images.folder import image_files
+from vit_export.images.prepare import prepare_batch, resize_and_crop
 from vit_export.progress import Progress, silent
-from vit_export.runtime import Runner
-from vit_export.runtime.image import prepare_batch, resize_and_crop
-from vit_export.samples import image_files
+from vit_export.runner import Runner
 
 BATCH = 32
 LABEL = "label"  # first column of a digits CSV with labels

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.criterion import Criterion
+from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError
-from vit_export.golden import Golden
+from vit_export.gate.tolerances import Criterion
 
 Array = NDArray[Any]
 SINGLE_SHARE = 0.1  # of the spread over images, where an output is one number per image

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit_export.criterion import Criterion
-from vit_export.distance import Array, Reference, cosine, references
+from vit_export.artifact.golden import BATCHES, Golden
+from vit_export.artifact.manifest import Preprocess, fits
 from vit_export.errors import ArtifactError, InputError
-from vit_export.golden import BATCHES, Golden
-from vit_export.manifest import Preprocess
-from vit_export.runtime import Runner
-from vit_export.runtime.image import normalize
-from vit_export.runtime.runnable import Runnable
-from vit_export.runtime.tensors import fits
+from vit_export.gate.distance import Array, Reference, cosine, references
+from vit_export.gate.tolerances import Criterion
+from vit_export.images.prepare import normalize
+from vit_export.runner import Runnable, Runner
 
 
 @dataclass(frozen=True, kw_only=True)

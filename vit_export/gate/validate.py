@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit_export.criterion import Criterion, criterion_of
-from vit_export.distance import Array, Measured, Reference, references
+from vit_export.artifact.golden import BATCHES, MAX_RELATIVE_E32, Golden
+from vit_export.artifact.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
 from vit_export.errors import ArtifactError, GateError, InputError
-from vit_export.golden import BATCHES, MAX_RELATIVE_E32, Golden
-from vit_export.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
-from vit_export.runtime import Runner
-from vit_export.trace import BlockError, golden_feeds, locate, trace
+from vit_export.gate.distance import Array, Measured, Reference, references
+from vit_export.gate.tolerances import Criterion, criterion_of
+from vit_export.gate.trace import BlockError, golden_feeds, locate, trace
+from vit_export.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)

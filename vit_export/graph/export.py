@@ -12,11 +12,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
 from vit_export.graph.names import forget_origin, name_after_modules
-from vit_export.manifest import TensorSpec
-from vit_export.model.outputs import Outputs, module_outputs
-from vit_export.onnxfile import OnnxFile
+from vit_export.reference.outputs import Outputs, module_outputs
 
 DEFAULT_OPSET = 20  # the first with a Gelu node; LayerNormalization came with 17
 ATTENTION_OPSET = 23  # the first with an Attention node

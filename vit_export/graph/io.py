@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
-from vit_export.onnxfile import OnnxFile
 
 
 def open_graph(path: Path) -> ir.Model:

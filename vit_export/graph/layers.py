@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from vit_export.graph.graphfile import open_graph
+from vit_export.graph.io import open_graph
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 

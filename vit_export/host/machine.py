@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_export import __version__
-from vit_export.probe import in_child, probe_nvidia
+from vit_export.host.probes import in_child, probe_nvidia
 
 BUSY_SHARE = 0.5  # of the cores, in use by others: times are then theirs as well
 

@@ -13,7 +13,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from vit_export.elf import needed
+from vit_export.host.elf import needed
 
 LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
@@ -116,3 +116,12 @@ def load_tensorrt() -> None:
             if name.startswith("libnv") and (Path(folder) / name).is_file():
                 with contextlib.suppress(OSError):
                     ctypes.CDLL(str(Path(folder) / name), mode=ctypes.RTLD_GLOBAL)
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: of `"10.13.3.9.post1"` (10, 13, 3, 9).
+
+    What follows them, as in `"2.13.0+cpu"` and `"2.14rc1"`, does not count.
+    """
+    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()

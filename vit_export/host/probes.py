@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from vit_export.nvidia import RTX_PLUGIN, load_tensorrt
-from vit_export.protobuf import integer, message
+from vit_export.artifact.protobuf import integer, message
+from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
 FLOAT = 1  # onnx.TensorProto.FLOAT

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.errors import DataError, OutputError
-from vit_export.model.data import (
+from vit_export.images.dataset import (
     Decode,
     LabelledImages,
     Pixels,

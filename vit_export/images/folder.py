@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_export.artifact.golden import UInt8
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
-from vit_export.golden import UInt8
-from vit_export.manifest import Preprocess
-from vit_export.runtime.image import resize_and_crop
+from vit_export.images.prepare import resize_and_crop
 
 MOST = 16  # pictures; the golden file stays a few MB
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ImageError
-from vit_export.manifest import Preprocess
 
 if TYPE_CHECKING:
     from PIL import Image

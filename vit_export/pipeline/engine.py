@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.enginefile import Gpu, Sidecar, file_sha256, seen_from, sidecar_path
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, seen_from, sidecar_path
+from vit_export.artifact.golden import Golden, golden_path
+from vit_export.artifact.manifest import Hop, Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.publish import refuse_foreign_golden
+from vit_export.artifact.staging import publish, refuse_impossible, staging
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.golden import Golden, golden_path
-from vit_export.manifest import Hop, Manifest
-from vit_export.nvinfer import Backend, load_backend
-from vit_export.onnxfile import OnnxFile
 from vit_export.progress import Progress, silent
-from vit_export.publication import refuse_foreign_golden
-from vit_export.staging import publish, refuse_impossible, staging
+from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
 if TYPE_CHECKING:
     from vit_export.engine.build import Built
     from vit_export.engine.options import BuildOptions
-    from vit_export.validate import Comparison
+    from vit_export.gate.validate import Comparison
 
 CONVERTED = ("fp16", "bf16")  # made of an fp32 artifact on the way
 ARTIFACT_PRECISION = {"int8": "int8-static"}  # what an engine's precision is called in a manifest
@@ -99,7 +99,7 @@ def make_engine(
     from vit_export.engine.profiles import profiles_of
     from vit_export.engine.source import refuse_unfit
     from vit_export.engine.timing_cache import cache_key, locked
-    from vit_export.runtime.device import current_gpu
+    from vit_export.runtime.tensorrt.cuda import current_gpu
 
     started = time.monotonic()
     file = OnnxFile.read(source)
@@ -221,7 +221,7 @@ def _converted(source: Path, stage: Path, precision: str, progress: Progress) ->
 
     It keeps the name of its source, which is the one that the user knows from messages.
     """
-    from vit_export.quantization import QuantizeSettings, quantize
+    from vit_export.pipeline.quantize import QuantizeSettings, quantize
 
     folder = stage / precision
     folder.mkdir()
@@ -263,8 +263,8 @@ def _measured(
         Number of tensors that its layers write, by type, and what the gate found.
     """
     from vit_export.engine.proof import inspect_engine, prove_engine
-    from vit_export.enginecheck import measure
-    from vit_export.runtime.trt import TrtRunner
+    from vit_export.runtime.engine_check import measure
+    from vit_export.runtime.tensorrt.runner import TrtRunner
 
     progress("measure the engine")
     runner = TrtRunner(plan, host_code=True)

@@ -17,29 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export import __version__
-from vit_export.errors import GateError, UsageError
-from vit_export.golden import Golden, golden_path
-from vit_export.labels import check_labels
-from vit_export.manifest import Manifest, TensorSpec
-from vit_export.memory import give_back
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import stamp
-from vit_export.progress import Progress, silent
-from vit_export.publication import (
+from vit_export.artifact.golden import Golden, golden_path
+from vit_export.artifact.labels import check_labels
+from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import stamp
+from vit_export.artifact.publish import (
     pack_artifact,
     publish_artifact,
     refuse_bad_name,
     refuse_foreign_golden,
 )
-from vit_export.staging import staging
-from vit_export.validate import Comparison, validate
+from vit_export.artifact.staging import staging
+from vit_export.errors import GateError, UsageError
+from vit_export.gate.validate import Comparison, validate
+from vit_export.host.memory import give_back
+from vit_export.progress import Progress, silent
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from vit_export.model.checkpoint import LoadReport
-    from vit_export.quantization import QuantizeResult, QuantizeSettings
-    from vit_export.subject import Subject
+    from vit_export.checkpoint.load import LoadReport
+    from vit_export.pipeline.quantize import QuantizeResult, QuantizeSettings
+    from vit_export.pipeline.source import Subject
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
@@ -140,8 +140,8 @@ def export(
         GateError: What was made does not compute what torch computes; nothing was written.
         OutputError: The output cannot be written.
     """
-    from vit_export.recording import record_golden
-    from vit_export.subject import Request, prepare
+    from vit_export.pipeline.record import record_golden
+    from vit_export.pipeline.source import Request, prepare
 
     started = time.monotonic()
     request = Request(
@@ -224,7 +224,7 @@ def export(
 
 
 def _has_classes(manifest: Manifest) -> bool:
-    from vit_export.accuracy import gives_classes
+    from vit_export.gate.accuracy import gives_classes
 
     return any(spec.name == "logits" and gives_classes(spec) for spec in manifest.outputs)
 
@@ -237,7 +237,7 @@ def _narrowed(
     progress: Progress,
 ) -> QuantizeResult:
     """Convert the measured fp32 artifact of a staging folder into the one that was asked for."""
-    from vit_export.quantization import quantize
+    from vit_export.pipeline.quantize import quantize
 
     return quantize(
         packed.path, path, settings=settings, external_data=external_data, progress=progress
@@ -313,7 +313,7 @@ def _simplified(raw: OnnxFile, stage: Path, progress: Progress) -> OnnxFile:
 def _gate(
     path: Path, golden: Golden, manifest: Manifest, hop: str, progress: Progress
 ) -> Comparison:
-    from vit_export.runtime.ort import OrtRunner
+    from vit_export.runtime.onnxruntime.runner import OrtRunner
 
     progress(f"measure {hop}")
     give_back()

@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.accuracy import Accuracy, RealImages, gives_classes, read_images
-from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.golden import Golden, golden_path
-from vit_export.graph.layers import weight_bytes
-from vit_export.manifest import Conversion, Kept, Manifest
-from vit_export.onnxfile import OnnxFile
-from vit_export.progress import Progress, silent
-from vit_export.publication import (
+from vit_export.artifact.golden import Golden, golden_path
+from vit_export.artifact.manifest import Conversion, Kept, Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.publish import (
     pack_artifact,
     publish_artifact,
     refuse_bad_name,
     refuse_foreign_golden,
 )
+from vit_export.artifact.staging import staging
+from vit_export.errors import ArtifactError, GateError, UsageError
+from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
+from vit_export.graph.layers import weight_bytes
+from vit_export.progress import Progress, silent
+from vit_export.quantization.conversions import units_of
 from vit_export.quantization.gate import Gated, gate
-from vit_export.quantization.measuring import Limits, Workbench
-from vit_export.quantization.preparation import prepare
-from vit_export.quantization.repair import Repair, Sensitivity, repair, sensitivities
+from vit_export.quantization.prepare import prepare
+from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities
 from vit_export.quantization.settings import QuantizeSettings
-from vit_export.quantization.target import units_of
-from vit_export.staging import staging
+from vit_export.quantization.trials import Limits, Workbench
 
 if TYPE_CHECKING:
-    from vit_export.validate import Comparison
+    from vit_export.gate.validate import Comparison
 
 PER_BLOCK = "error per block"
 __all__ = ["QuantizeResult", "QuantizeSettings", "quantize"]

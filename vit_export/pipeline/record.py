@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vit_export.golden import Golden, pictures
-from vit_export.model.oracle import record
+from vit_export.artifact.golden import Golden, pictures
+from vit_export.images.folder import user_pictures
+from vit_export.images.prepare import normalize
+from vit_export.pipeline.source import Subject
 from vit_export.progress import Progress
-from vit_export.runtime.image import normalize
-from vit_export.samples import user_pictures
-from vit_export.subject import Subject
+from vit_export.reference.oracle import record
 
 
 def record_golden(subject: Subject, images: Any, progress: Progress) -> Golden:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from vit_export.artifact.labels import check_labels
+from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights
+from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
-from vit_export.labels import check_labels
-from vit_export.manifest import Preprocess, TensorSpec, Weights
-from vit_export.model.any_size import AnySizeVisionTransformer
-from vit_export.model.checkpoint import LoadReport, load_checkpoint
-from vit_export.model.outputs import Outputs, module_outputs, vit_outputs
+from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
+from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
 from vit_export.variants import ViTConfig, get_variant
 
 INPUT = "pixel_values"

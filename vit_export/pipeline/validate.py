@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.golden import BATCHES, Golden, golden_path
+from vit_export.artifact.manifest import Manifest, Preprocess
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.golden import BATCHES, Golden, golden_path
-from vit_export.manifest import Manifest, Preprocess
+from vit_export.gate.trace import golden_feeds, trace
+from vit_export.gate.validate import Comparison, criterion_for, validate
 from vit_export.progress import Progress, silent
-from vit_export.runtime import Runner, load
-from vit_export.trace import golden_feeds, trace
-from vit_export.validate import Comparison, criterion_for, validate
+from vit_export.runner import Runner
+from vit_export.runtime import load
 from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 
@@ -81,7 +82,7 @@ def _runner_of(path: Path, provider: str, host_code: bool) -> tuple[Runner, Sequ
     """What runs an artifact, and the batch sizes to measure it at."""
     if path.suffix != ".engine":
         return load(path, provider=provider, host_code=host_code).runner, BATCHES
-    from vit_export.enginecheck import batches_of, open_engine  # needs cuda-bindings
+    from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
 
     engine = open_engine(path, provider=provider, check=False, host_code=host_code)
     return engine, batches_of(engine.sidecar)
@@ -95,8 +96,8 @@ def _truth_from(
             f"{path}: does not say which architecture it is (no vit-export manifest with a "
             "config), so a checkpoint cannot be loaded for it; give --golden FILE"
         )
-    from vit_export.recording import record_golden  # these need torch
-    from vit_export.subject import Request, prepare
+    from vit_export.pipeline.record import record_golden  # these need torch
+    from vit_export.pipeline.source import Request, prepare
 
     request = Request(
         subject=None,

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, GateError
-from vit_export.manifest import Preprocess
+from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
-from vit_export.ranges import Ranges, TensorRange
-from vit_export.runtime import Runner
-from vit_export.runtime.image import prepare_batch
+from vit_export.quantization.activation_ranges import Ranges, TensorRange
+from vit_export.runner import Runner
 
 MOST = 128  # images; TensorRT's guide asks for about 500 of ImageNet, ranges of a ViT need fewer
 BATCH = 8

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vit_export.graph.float16 import layers_to_narrow, narrow_nodes, to_half
-from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
-from vit_export.graph.int8_plan import planned_layers
+from vit_export.artifact.manifest import Conversion
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.graph.half.convert import layers_to_narrow, narrow_nodes, to_half
+from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8.select import planned_layers
+from vit_export.graph.int8.static import to_int8_static
 from vit_export.graph.layers import block_of
-from vit_export.graph.qdq import to_int8_static
-from vit_export.manifest import Conversion
-from vit_export.onnxfile import OnnxFile
 
 
 class Target(Protocol):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vit_export.accuracy import Accuracy
-from vit_export.criterion import CRITERIA
+from vit_export.artifact.manifest import Conversion, Hop
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
-from vit_export.manifest import Conversion, Hop
-from vit_export.onnxfile import OnnxFile
+from vit_export.gate.accuracy import Accuracy
+from vit_export.gate.tolerances import CRITERIA
+from vit_export.gate.validate import Comparison, validate
 from vit_export.progress import Progress
-from vit_export.quantization.measuring import Workbench
-from vit_export.runtime.ort import OrtRunner
-from vit_export.validate import Comparison, validate
+from vit_export.quantization.trials import Workbench
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 UNMEASURED = "unmeasured"
 

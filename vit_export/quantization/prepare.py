@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.accuracy import RealImages, read_images
-from vit_export.calibration import BATCH, MOST, calibrate, calibration_batches
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.publish import pack_artifact
 from vit_export.errors import GateError
-from vit_export.golden import Golden
-from vit_export.graph.float16 import residual_tensors
-from vit_export.graph.halves import HALVES
-from vit_export.graph.int8_plan import planned_tensors
-from vit_export.graph.smooth import smooth
-from vit_export.manifest import Manifest
-from vit_export.onnxfile import OnnxFile
+from vit_export.gate.accuracy import RealImages, read_images
+from vit_export.gate.trace import golden_feeds
+from vit_export.graph.half.convert import residual_tensors
+from vit_export.graph.half.types import HALVES
+from vit_export.graph.int8.select import planned_tensors
+from vit_export.graph.int8.smooth import smooth
 from vit_export.progress import Progress
-from vit_export.publication import pack_artifact
+from vit_export.quantization.activation_ranges import Ranges
+from vit_export.quantization.calibration import BATCH, MOST, calibrate, calibration_batches
+from vit_export.quantization.conversions import DynamicTarget, HalfTarget, StaticTarget, Target
 from vit_export.quantization.settings import HALVES as HALF_PRECISIONS
 from vit_export.quantization.settings import METHODS, PERCENTILE, QuantizeSettings
-from vit_export.quantization.target import DynamicTarget, HalfTarget, StaticTarget, Target
-from vit_export.ranges import Ranges
-from vit_export.runtime.ort import OrtRunner
-from vit_export.trace import golden_feeds
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 HEADROOM = 2  # a residual stream may reach the largest value of its type, divided by this
 RANGES_SUFFIX = ".ranges.npz"

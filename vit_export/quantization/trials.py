@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_export.accuracy import Accuracy, RealImages, compare, top1
-from vit_export.criterion import CRITERIA
-from vit_export.distance import Measured, references
-from vit_export.golden import Golden
-from vit_export.graph.rounded import to_rounded
-from vit_export.manifest import Conversion, Manifest, Preprocess
-from vit_export.onnxfile import OnnxFile
-from vit_export.quantization.target import Target
-from vit_export.runtime import Runner
-from vit_export.runtime.ort import OrtRunner
-from vit_export.trace import golden_feeds
-from vit_export.validate import gated_always
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import Conversion, Manifest, Preprocess
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.gate.accuracy import Accuracy, RealImages, compare, top1
+from vit_export.gate.distance import Measured, references
+from vit_export.gate.tolerances import CRITERIA
+from vit_export.gate.trace import golden_feeds
+from vit_export.gate.validate import gated_always
+from vit_export.graph.half.emulate import to_rounded
+from vit_export.quantization.conversions import Target
+from vit_export.runner import Runner
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 MARGIN = 0.95  # of a limit: the search stays below what the gate, at other batches, allows
 FEW_IMAGES = 128  # of the real ones, while searching

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from vit_export.model.outputs import Outputs
+from vit_export.reference.outputs import Outputs
 
 
 class Rounding(TorchDispatchMode):

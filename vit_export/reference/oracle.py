@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vit_export.artifact.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
 from vit_export.errors import ExportError, GateError
-from vit_export.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
-from vit_export.model.outputs import Outputs, whole
-from vit_export.model.rounded import in_half, round_to
 from vit_export.progress import Progress, silent
+from vit_export.reference.emulate_half import in_half, round_to
+from vit_export.reference.outputs import Outputs, whole
 
 BATCH = 8  # images at a time
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

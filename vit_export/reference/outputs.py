@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit_export.artifact.manifest import FEATURES
 from vit_export.errors import ExportError, UsageError, nearest
-from vit_export.manifest import FEATURES
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = ("logits", FEATURES, "tokens")

@@ -6,60 +6,24 @@ vit = load("vit_b16.onnx")              # or provider="cpu", "cuda", "tensorrt",
 vit.classify("cat.jpg", top=5)          # [Prediction(index, label, score), ...]
 vit.run(pixel_values)                   # float32 (B, num_classes)
 
-Options of NVIDIA's providers are in `vit_export.runtime.provider_options`:
+Options of NVIDIA's providers are in `vit_export.runtime.onnxruntime.options`:
 `load(path, options=CudaOptions(cuda_graph=True))`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ProviderError, UsageError
-from vit_export.manifest import Manifest, Preprocess, TensorSpec
+from vit_export.runner import Runner
 
 if TYPE_CHECKING:
-    from vit_export.runtime.classifier import Classifier
-    from vit_export.runtime.provider_options import ProviderOptions
-
-
-class Runner(Protocol):
-    """Something that runs one artifact on one provider.
-
-    Attributes:
-        path: The artifact.
-        provider: What really runs it: `"cpu"`, `"cuda"`, `"tensorrt"`.
-        inputs: What it takes.
-        outputs: What it gives.
-        manifest: What vit-export wrote into it; `None` in a file of another tool.
-    """
-
-    path: Path
-    provider: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    manifest: Manifest | None
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
-        """Compute every output from inputs by name."""
-        ...
-
-    def release(self) -> None:
-        """Free what the backend holds; the next run takes it again."""
-        ...
-
-    def has_tensor(self, name: str) -> bool:
-        """Whether the graph computes a tensor of that name."""
-        ...
-
-    def expose(self, names: Collection[str]) -> Runner:
-        """A runner of the same artifact that gives inner tensors as well."""
-        ...
+    from vit_export.runtime.model import Classifier
+    from vit_export.runtime.onnxruntime.options import ProviderOptions
 
 
 def load(
@@ -81,7 +45,7 @@ def load(
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
             that is really active; what was chosen is the result's `provider`. An engine has one.
         options: Of an NVIDIA provider: `CudaOptions`, `TensorrtOptions` or `TensorrtRtxOptions`
-            of `vit_export.runtime.provider_options`; they name the provider too.
+            of `vit_export.runtime.onnxruntime.options`; they name the provider too.
         preprocess: How images are prepared; by default what the file's manifest says.
         labels: Class names; by default those of the manifest.
         threads: CPU threads of one run of an .onnx file; by default the backend's choice.
@@ -97,7 +61,7 @@ def load(
         ProviderError: The backend is not installed, or the provider asked for is not active.
         UsageError: No such provider, or options that do not fit it or the model.
     """
-    from vit_export.runtime.classifier import Classifier
+    from vit_export.runtime.model import Classifier
 
     if Path(path).suffix == ".engine":
         _refuse_for_engine(path, options, threads)
@@ -107,7 +71,7 @@ def load(
         return Classifier(engine, preprocess=preprocess, labels=labels)
     _refuse_for_onnx(path, rebuild=rebuild, trusted=trusted, host_code=host_code)
     try:
-        from vit_export.runtime.ort import OrtRunner
+        from vit_export.runtime.onnxruntime.runner import OrtRunner
     except ModuleNotFoundError as error:
         raise ProviderError(
             f"cannot run {Path(path).name}: {error.name} is not installed; install it with: "
@@ -150,7 +114,7 @@ def _open_engine(
     path: str | os.PathLike[str], *, provider: str, rebuild: bool, check: bool, host_code: bool
 ) -> Runner:
     try:
-        from vit_export.enginecheck import open_engine
+        from vit_export.runtime.engine_check import open_engine
     except ModuleNotFoundError as error:
         raise ProviderError(
             f"cannot run {Path(path).name}: {error.name} is not installed; install it with: "

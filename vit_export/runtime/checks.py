@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec, fits
 from vit_export.errors import InputError, nearest
-from vit_export.manifest import Preprocess, Shape, TensorSpec
 
 FAR = 16  # times the range of a normalised image; standard normal noise stays below
 
@@ -90,7 +90,7 @@ def check_array(spec: TensorSpec, array: Any) -> None:
         )
     if array.dtype.name != spec.dtype:
         hint = (
-            "prepare images with vit_export.runtime.image, or call classify()"
+            "prepare images with vit_export.images.prepare, or call classify()"
             if array.dtype == np.uint8
             else f"convert it with .astype('{spec.dtype}')"
         )
@@ -109,13 +109,6 @@ def check_array(spec: TensorSpec, array: Any) -> None:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"input {spec.name!r} holds NaN or infinite values")
-
-
-def fits(expected: Shape, shape: Sequence[int]) -> bool:
-    """Whether a shape fits one with dynamic dimensions."""
-    return len(expected) == len(shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(expected, shape, strict=True)
-    )
 
 
 def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vit_export.enginefile import Check, Sidecar, gate_batches, sidecar_path
+from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
+from vit_export.artifact.golden import Golden, golden_path
 from vit_export.errors import ArtifactError, EngineError, GateError
-from vit_export.golden import Golden, golden_path
-from vit_export.nvinfer import load_backend
-from vit_export.runtime.fitness import MisfitError, source_of
-from vit_export.runtime.trt import TrtRunner
-from vit_export.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, validate
+from vit_export.runtime.tensorrt.backend import load_backend
+from vit_export.runtime.tensorrt.compatibility import MisfitError, source_of
+from vit_export.runtime.tensorrt.runner import TrtRunner
 
 _passed_in_this_process: set[Check] = set()
 

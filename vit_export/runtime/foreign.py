@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import UsageError
-from vit_export.manifest import Preprocess
-from vit_export.onnxfile import OnnxFile
 from vit_export.variants import ViTConfig
 
 

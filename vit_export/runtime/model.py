@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
-from vit_export.manifest import Preprocess
-from vit_export.runtime import Runner
-from vit_export.runtime.image import prepare_batch
-from vit_export.runtime.tensors import check_range
+from vit_export.images.prepare import prepare_batch
+from vit_export.runner import Runner
+from vit_export.runtime.checks import check_range
 
 MAX_BATCH = 32
 

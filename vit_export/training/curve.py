@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vit_export.model.history import EpochRecord, best_of
+from vit_export.training.history import EpochRecord, best_of
 
 SIZE_PX = (1000, 420)
 PANELS_PX = ((70, 70, 480, 365), (570, 70, 980, 365))  # left, top, right, bottom

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from vit_export.checkpoint.load import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
-from vit_export.model.augment import rotate_and_shift
-from vit_export.model.checkpoint import save_checkpoint
-from vit_export.model.curve import draw_curve
-from vit_export.model.data import LabelledImages, stratified_split
-from vit_export.model.history import (
+from vit_export.images.dataset import LabelledImages
+from vit_export.model.vit import VisionTransformer
+from vit_export.training.augment import rotate_and_shift
+from vit_export.training.curve import draw_curve
+from vit_export.training.history import (
     EpochRecord,
     TrainingFiles,
     TrainingState,
@@ -35,9 +36,9 @@ from vit_export.model.history import (
     save_state,
     write_history,
 )
-from vit_export.model.predict import autocast, choose_device, normalized, predict_logits
-from vit_export.model.recipe import TrainingSettings, learning_rate, make_optimizer
-from vit_export.model.vit import VisionTransformer
+from vit_export.training.predict import autocast, choose_device, normalized, predict_logits
+from vit_export.training.recipe import TrainingSettings, learning_rate, make_optimizer
+from vit_export.training.split import stratified_split
 
 
 @dataclass(frozen=True, kw_only=True)

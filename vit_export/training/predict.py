@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_export.errors import ProviderError, UsageError
-from vit_export.model.data import Pixels
+from vit_export.images.dataset import Pixels
 from vit_export.model.vit import VisionTransformer
 
 EVALUATION_BATCH = 256

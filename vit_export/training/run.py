@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import Preprocess
+from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
+from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
-from vit_export.manifest import Preprocess
-from vit_export.model.checkpoint import Loaded, LoadReport, load_checkpoint
-from vit_export.model.data import LabelledImages, Pixels, read_folder
-from vit_export.model.digits import read_digits, read_unlabelled_digits, write_predictions
-from vit_export.model.finetune import EpochProgress, TrainingResult, finetune
-from vit_export.model.finetune import silent as silent_epochs
-from vit_export.model.history import TrainingFiles, load_state
-from vit_export.model.predict import choose_device, predict_logits
-from vit_export.model.recipe import TrainingSettings, fresh_model
-from vit_export.model.tensorfile import INDEX_SUFFIX
+from vit_export.images.dataset import LabelledImages, Pixels, read_folder
+from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
+from vit_export.images.prepare import resize_and_crop
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
-from vit_export.runtime.image import resize_and_crop
+from vit_export.training.history import TrainingFiles, load_state
+from vit_export.training.loop import EpochProgress, TrainingResult, finetune
+from vit_export.training.loop import silent as silent_epochs
+from vit_export.training.predict import choose_device, predict_logits
+from vit_export.training.recipe import TrainingSettings, fresh_model
 from vit_export.variants import ViTConfig, get_variant
 
 

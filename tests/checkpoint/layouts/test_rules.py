@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
+from vit_export.checkpoint.layouts.tables import LAYOUTS, recognise
+from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.errors import CheckpointError
-from vit_export.model.checkpoint import Loaded, load_checkpoint
-from vit_export.model.layout_tables import LAYOUTS, recognise
 
 EXACT = 1e-12  # relative, in float64
 Compare = Callable[..., float]

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from vit_export import staging
-from vit_export.cli import main
+from vit_export.artifact import staging
+from vit_export.cli.main import main
 
 QUICK = ("--rounds", "2", "--min-time", "0.02", "--warmup", "0")
 
@@ -143,7 +143,7 @@ def test_a_wrong_turn_is_answered_in_words(
 def test_matplotlib_is_asked_for_before_anything_is_timed(tiny_export, tmp_path, monkeypatch):
     """And only where a picture is wanted."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "vit_export.report.plot_style", raising=False)
+    monkeypatch.delitem(sys.modules, "vit_export.cli.report.plot_style", raising=False)
     result = call(tiny_export.path, "--plot", tmp_path / "out.png", *QUICK)
     assert result.exit_code == 1
     assert "pip install 'vit-export[bench]'" in result.stderr

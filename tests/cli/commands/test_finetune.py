@@ -13,10 +13,10 @@ import sklearn.datasets
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from vit_export import training
-from vit_export.cli import main
-from vit_export.model.checkpoint import load_checkpoint
-from vit_export.pipeline import export
+from vit_export.checkpoint.load import load_checkpoint
+from vit_export.cli.main import main
+from vit_export.pipeline.export import export
+from vit_export.training import run as training
 
 SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from PIL import Image
 
-from vit_export import staging
-from vit_export.cli import main
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import stamp
-from vit_export.pipeline import ExportResult
+from vit_export.artifact import staging
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import stamp
+from vit_export.cli.main import main
+from vit_export.pipeline.export import ExportResult
 
 
 def call(*arguments: str | Path) -> Result:

@@ -10,13 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vit_export.benchmark import Row
+from vit_export.benchmark.run import Row
+from vit_export.cli.report import latency_plot
+from vit_export.cli.report.benchmarks import benchmark
+from vit_export.cli.report.latency_plot import draw, left_out, marks
+from vit_export.cli.report.plot_style import check_suffix
 from vit_export.errors import OutputError, UsageError
-from vit_export.machine import Machine
-from vit_export.report import latency_plot
-from vit_export.report.benchmarks import benchmark
-from vit_export.report.latency_plot import draw, left_out, marks
-from vit_export.report.plot_style import check_suffix
+from vit_export.host.machine import Machine
 
 MACHINE = Machine(
     processor="A CPU", cores=4, memory_bytes=16_000_000_000, load_average=0.1,

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from vit_export import report
-from vit_export.golden import Golden
-from vit_export.onnxfile import OnnxFile
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli import report
+from vit_export.gate.validate import BlockError, Comparison, validate
 from vit_export.runtime import load
-from vit_export.validate import BlockError, Comparison, validate
 from vit_export.variants import VARIANTS
 
 

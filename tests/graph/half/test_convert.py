@@ -10,15 +10,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.graph.float16 import (
+from vit_export.graph.half.convert import (
     layers_to_narrow,
     narrow_nodes,
     residual_tensors,
     to_half,
 )
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
+from vit_export.pipeline.export import export
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vit_export.graph.float16 import to_half
-from vit_export.graph.rounded import to_rounded
-from vit_export.onnxfile import OnnxFile
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.graph.half.convert import to_half
+from vit_export.graph.half.emulate import to_rounded
 
 
 def product_then_scale(kind: int, factor: float) -> onnx.ModelProto:

@@ -7,8 +7,8 @@ import onnx
 import onnxruntime as ort
 from onnxconverter_common import float16
 
-from vit_export.graph.float16 import to_half
-from vit_export.graph.rounded import to_rounded
+from vit_export.graph.half.convert import to_half
+from vit_export.graph.half.emulate import to_rounded
 
 
 def run(path, x):
@@ -33,7 +33,7 @@ def test_the_mixed_recipe_is_nearer_to_fp32_than_the_other_converter(tiny_export
 
 def test_no_weight_is_clamped_as_the_other_converter_does(make_model, tmp_path):
     """It turns 1e-8 into 1e-7, ten times as much; ours becomes 0, and is counted."""
-    from vit_export.pipeline import export
+    from vit_export.pipeline.export import export
 
     model = make_model(depth=1)
     model.blocks[0].mlp.fc1.weight.data[0, 0] = 1e-8

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from vit_export.distance import cosine
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
-from vit_export.onnxfile import OnnxFile
+from vit_export.gate.distance import cosine
+from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
 
 LAYERS = [
     f"blocks.{i}.{layer}" for i in range(3) for layer in ("attn.qkv", "attn.proj", "mlp.fc1",

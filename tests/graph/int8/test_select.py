@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from vit_export.distance import cosine
-from vit_export.graph.int8 import quantised_nodes, to_int8_dynamic
-from vit_export.graph.int8_plan import input_name, plan
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.gate.distance import cosine
+from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8.select import input_name, plan
 from vit_export.graph.layers import layer_of
-from vit_export.onnxfile import OnnxFile
-from vit_export.pipeline import export
+from vit_export.pipeline.export import export
 
 SQUARE = np.eye(4, dtype=np.float32)
 

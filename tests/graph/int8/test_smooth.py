@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.graph.int8 import to_int8_dynamic
-from vit_export.graph.int8_plan import planned_tensors
-from vit_export.graph.smooth import smooth
-from vit_export.runtime.ort import OrtRunner
+from vit_export.graph.int8.dynamic import to_int8_dynamic
+from vit_export.graph.int8.select import planned_tensors
+from vit_export.graph.int8.smooth import smooth
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from vit_export.distance import cosine
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
-from vit_export.graph.int8 import quantised_nodes
-from vit_export.graph.int8_plan import planned_tensors
-from vit_export.graph.qdq import to_int8_static
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.ort import OrtRunner
+from vit_export.gate.distance import cosine
+from vit_export.graph.int8.dynamic import quantised_nodes
+from vit_export.graph.int8.select import planned_tensors
+from vit_export.graph.int8.static import to_int8_static
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

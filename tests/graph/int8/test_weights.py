@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vit_export.graph.int8_weights import channel_scales, largest_pair, to_int8
+from vit_export.graph.int8.weights import channel_scales, largest_pair, to_int8
 
 matrices = hnp.arrays(
     np.float32,

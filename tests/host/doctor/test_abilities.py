@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import tensorrt_rtx
 
-from vit_export.doctor import abilities
-from vit_export.doctor.words import Fact, Facts
+from vit_export.host.doctor import abilities
+from vit_export.host.doctor.types import Fact, Facts
 
 
 def with_gpu(capability: str = "8.9", *facts: Fact) -> Facts:

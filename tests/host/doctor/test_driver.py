@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export import probe
-from vit_export.doctor import driver
-from vit_export.doctor.words import Fact
+from vit_export.host import probes as probe
+from vit_export.host.doctor import driver
+from vit_export.host.doctor.types import Fact
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from vit_export import doctor
-from vit_export.doctor import Ability, Diagnosis, Fact, Fault
-from vit_export.report.diagnosis import diagnosis_text
+from vit_export.cli.report.diagnosis import diagnosis_text
+from vit_export.host import doctor
+from vit_export.host.doctor import Ability, Diagnosis, Fact, Fault
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def possible(diagnosis: Diagnosis) -> dict[str, bool]:

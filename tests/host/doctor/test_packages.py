@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export.doctor import packages
-from vit_export.doctor.words import Fact, Fault, find
+from vit_export.host.doctor import packages
+from vit_export.host.doctor.types import Fact, Fault, find
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export.doctor import runtimes
-from vit_export.doctor.words import Fact, Facts, Fault
+from vit_export.host.doctor import runtimes
+from vit_export.host.doctor.types import Fact, Facts, Fault
 
 CUDA_LIBRARIES = ("libcublasLt.so.13", "libcublas.so.13", "libcudart.so.13", "libcuda.so.1")
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libcudart.so.13", "libcudnn.so.9")

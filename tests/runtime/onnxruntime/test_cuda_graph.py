@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vit_export.runtime.cuda_graph import RecordedRuns
+from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 
 X = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import InputError, OutputError, UsageError
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.provider_options import (
+from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
     TensorrtOptions,
     TensorrtRtxOptions,

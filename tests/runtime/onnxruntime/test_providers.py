@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from vit_export.errors import ProviderError
-from vit_export.runtime import providers
-from vit_export.runtime.providers import (
+from vit_export.runtime.onnxruntime import providers
+from vit_export.runtime.onnxruntime.providers import (
     first_line,
     refuse_fallback,
     refuse_unusable_wheel,

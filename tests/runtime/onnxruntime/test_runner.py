@@ -12,14 +12,14 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import pack
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError
-from vit_export.manifest import TensorSpec
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import pack
 from vit_export.runtime import load
-from vit_export.runtime.ort import OrtRunner
-from vit_export.runtime.provider_options import CudaOptions, TensorrtOptions
-from vit_export.runtime.providers import installed_wheels
+from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions
+from vit_export.runtime.onnxruntime.providers import installed_wheels
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 

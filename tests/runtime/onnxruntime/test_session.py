@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import helper
 
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import stamp
 from vit_export.errors import ProviderError
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import stamp
-from vit_export.runtime import session
-from vit_export.runtime.provider_options import TensorrtOptions
-from vit_export.runtime.session import create_session, finish_dump
+from vit_export.runtime.onnxruntime import session
+from vit_export.runtime.onnxruntime.options import TensorrtOptions
+from vit_export.runtime.onnxruntime.session import create_session, finish_dump
 
 
 def test_a_dumped_context_carries_the_manifest(tiny_export, tmp_path):

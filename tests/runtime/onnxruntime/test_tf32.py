@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from vit_export.errors import ProviderError
-from vit_export.nvinfer import load_backend
-from vit_export.runtime import load, session, tf32
-from vit_export.runtime.tf32 import TF32_VARIABLE, cuda_is_loaded, forbid_tf32
+from vit_export.runtime import load
+from vit_export.runtime.onnxruntime import session, tf32
+from vit_export.runtime.onnxruntime.tf32 import TF32_VARIABLE, cuda_is_loaded, forbid_tf32
+from vit_export.runtime.tensorrt.backend import load_backend
 
-EDGE = Path(__file__).parents[1] / "edge" / "data" / "edge.onnx"
+EDGE = Path(__file__).parents[2] / "edge" / "data" / "edge.onnx"
 DRIVER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65\n"
 OTHER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /venv/nvidia/cu13/lib/libcudart.so.13\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vit_export.nvinfer import version_tuple
+from vit_export.host.nvidia import version_tuple
 
 
 @pytest.mark.parametrize(

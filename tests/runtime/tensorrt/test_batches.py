@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.enginefile import Ends
-from vit_export.runtime.batches import Chunk, split
+from vit_export.artifact.engine_sidecar import Ends
+from vit_export.runtime.tensorrt.batches import Chunk, split
 
 ONE = [Ends(1, 8, 32)]
 TWO = [Ends(1, 1, 1), Ends(8, 16, 32)]

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.enginefile import Gpu, Sidecar, file_sha256
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.runtime import fitness
-from vit_export.runtime.fitness import MisfitError, misfit, refuse_damaged, refuse_misfit
+from vit_export.runtime.tensorrt import compatibility as fitness
+from vit_export.runtime.tensorrt.compatibility import (
+    MisfitError,
+    misfit,
+    refuse_damaged,
+    refuse_misfit,
+)
 
 MakeSidecar = Callable[..., Sidecar]
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")

@@ -8,8 +8,8 @@ import pytest
 from cuda.bindings import runtime as cudart
 
 from vit_export.errors import ProviderError
-from vit_export.runtime import device
-from vit_export.runtime.device import DeviceBuffer, call, current_gpu
+from vit_export.runtime.tensorrt import cuda as device
+from vit_export.runtime.tensorrt.cuda import DeviceBuffer, call, current_gpu
 
 
 def test_a_machine_without_a_gpu_has_none() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vit_export.errors import InputError
-from vit_export.runtime.dlpack import CPU, capsule_of, view
+from vit_export.runtime.tensorrt.dlpack import CPU, capsule_of, view
 
 
 class Owner:

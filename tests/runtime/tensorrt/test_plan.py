@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from vit_export.cli import main
-from vit_export.enginefile import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.cli.main import main
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.nvinfer import Backend
-from vit_export.runtime import load, trt
+from vit_export.runtime import load
+from vit_export.runtime.tensorrt import runner as trt
+from vit_export.runtime.tensorrt.backend import Backend
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 

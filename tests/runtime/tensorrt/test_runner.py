@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vit_export.errors import InputError, ProviderError
-from vit_export.runtime.dlpack import CPU, CUDA, capsule_of
-from vit_export.runtime.trt import TrtRunner
-from vit_export.runtime.trt_session import MOST_GRAPHS
+from vit_export.runtime.tensorrt.dlpack import CPU, CUDA, capsule_of
+from vit_export.runtime.tensorrt.runner import TrtRunner
+from vit_export.runtime.tensorrt.session import MOST_GRAPHS
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
 LOGITS = X.reshape(8, -1).sum(axis=1, keepdims=True) + np.arange(10, dtype=np.float32)

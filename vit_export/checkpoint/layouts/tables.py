@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from vit_export.model.layouts import (
+from vit_export.checkpoint.layouts.rules import (
     CLASS_POSITION_FIRST,
     DOUBLE,
     FOLD_OUT_KERNEL,

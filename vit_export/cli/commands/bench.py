@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.commands.options import host_code_option, json_option, layout_option
-from vit_export.console import emit, progress_bar
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import host_code_option, json_option, layout_option
 from vit_export.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from vit_export.benchmark import Row
-    from vit_export.machine import Machine
+    from vit_export.benchmark.run import Row
+    from vit_export.host.machine import Machine
 
 
 @click.command()
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 @json_option
 def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Time artifacts, each in its own process, in turns: latency, memory, size, distance."""
-    from vit_export.benchmark import measure
-    from vit_export.candidates import plan
-    from vit_export.machine import this_machine
-    from vit_export.report.benchmarks import benchmark
+    from vit_export.benchmark.candidates import plan
+    from vit_export.benchmark.run import measure
+    from vit_export.cli.report.benchmarks import benchmark
+    from vit_export.host.machine import this_machine
 
     batches, threads = _batches(options["batch"]), options["threads"]
     plot = Path(options["plot"]) if options["plot"] else None
     if plot is not None:
-        from vit_export.report.plot_style import refuse_bad_picture
+        from vit_export.cli.report.plot_style import refuse_bad_picture
 
         refuse_bad_picture(plot)
     candidates = plan(
@@ -106,8 +106,8 @@ def _draw(
     rows: Sequence[Row], path: Path, machine: Machine, threads: int | None
 ) -> tuple[str, list[str]]:
     """Draw the picture; return what to say of it, and what went wrong: the rows stay."""
-    from vit_export.report.benchmarks import described
-    from vit_export.report.latency_plot import draw, left_out
+    from vit_export.cli.report.benchmarks import described
+    from vit_export.cli.report.latency_plot import draw, left_out
 
     try:
         draw(rows, path, subtitle=described(machine, threads))

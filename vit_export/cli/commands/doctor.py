@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from vit_export.commands.options import json_option
-from vit_export.console import emit
+from vit_export.cli.console import emit
+from vit_export.cli.options import json_option
 
 
 @click.command()
@@ -15,8 +15,8 @@ from vit_export.console import emit
 @json_option
 def doctor(strict: bool, as_json: bool) -> None:
     """Say what this machine can run, and what mends each fault."""
-    from vit_export.doctor import examine
-    from vit_export.report.diagnosis import diagnosis_text
+    from vit_export.cli.report.diagnosis import diagnosis_text
+    from vit_export.host.doctor import examine
 
     diagnosis = examine()
     emit(as_json, diagnosis.to_dict(), diagnosis_text(diagnosis))

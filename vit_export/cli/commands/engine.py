@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import json_option
-from vit_export.console import emit, progress_bar
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import json_option
 
 
 @click.command()
@@ -46,10 +46,10 @@ def engine(artifact: str, as_json: bool, **options: Any) -> None:
     """Build a TensorRT engine whose precision is proved, and measured where its GPU is."""
     from pathlib import Path
 
+    from vit_export.cli.report.engines import built
     from vit_export.engine.options import BuildOptions
     from vit_export.engine.profiles import parse
-    from vit_export.enginebuild import make_engine, planned_trtexec
-    from vit_export.report.engines import built
+    from vit_export.pipeline.engine import make_engine, planned_trtexec
 
     trtexec, output = options.pop("trtexec"), options.pop("output")
     options["batches"] = tuple(parse(text) for text in options["batches"])

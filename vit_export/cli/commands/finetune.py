@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import given, json_option, layout_option, overrides
-from vit_export.console import emit, progress_bar
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import given, json_option, layout_option, overrides
 
 
 @click.command()
@@ -47,10 +47,10 @@ def finetune(as_json: bool, **options: Any) -> None:
     import dataclasses
     from pathlib import Path
 
-    from vit_export import report
-    from vit_export.model.history import TrainingFiles
-    from vit_export.model.recipe import TrainingSettings
-    from vit_export.training import Start, train
+    from vit_export.cli import report
+    from vit_export.training.history import TrainingFiles
+    from vit_export.training.recipe import TrainingSettings
+    from vit_export.training.run import Start, train
 
     wanted = {field.name for field in dataclasses.fields(TrainingSettings)}
     start = Start(

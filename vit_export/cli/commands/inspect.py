@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from vit_export.commands.options import json_option
-from vit_export.console import emit
+from vit_export.cli.console import emit
+from vit_export.cli.options import json_option
 
 
 @click.command()
@@ -15,25 +15,25 @@ def inspect(path: str, as_json: bool) -> None:
     """Show what is in an ONNX, engine or golden file."""
     from pathlib import Path
 
-    from vit_export import report
+    from vit_export.cli import report
 
     if path.endswith(".npz"):
-        from vit_export.golden import Golden
+        from vit_export.artifact.golden import Golden
 
         found = Golden.read(path)
         data = {"path": path, "samples": found.samples, "e32": found.e32}
         emit(as_json, data, report.golden(Path(path), found))
         return
     if path.endswith(".engine"):
-        from vit_export.enginefile import Sidecar
-        from vit_export.report.engines import described
-        from vit_export.runtime.fitness import refuse_damaged
+        from vit_export.artifact.engine_sidecar import Sidecar
+        from vit_export.cli.report.engines import described
+        from vit_export.runtime.tensorrt.compatibility import refuse_damaged
 
         sidecar = Sidecar.read(path)
         refuse_damaged(Path(path), sidecar)
         emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
         return
-    from vit_export.onnxfile import OnnxFile
+    from vit_export.artifact.onnx_reader import OnnxFile
 
     file = OnnxFile.read(path)
     file.check_external_data()

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import (
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import (
     SEED,
     json_option,
     labels_of,
@@ -19,7 +20,6 @@ from vit_export.commands.options import (
     preprocess_given,
     preprocess_options,
 )
-from vit_export.console import emit, progress_bar
 from vit_export.errors import UsageError
 
 
@@ -54,7 +54,7 @@ from vit_export.errors import UsageError
 @json_option
 def onnx(as_json: bool, **options: Any) -> None:
     """Variant or checkpoint to a validated, simplified ONNX file."""
-    from vit_export.pipeline import export
+    from vit_export.pipeline.export import export
 
     if options["module"] and (options["variant"] or options["weights"]):
         raise UsageError("--module stands alone: give neither --variant nor --weights with it")
@@ -64,7 +64,7 @@ def onnx(as_json: bool, **options: Any) -> None:
 
         get_variant(options["variant"])  # a typo is answered before anything heavy is loaded
     if options["module"]:
-        from vit_export.subject import import_module
+        from vit_export.pipeline.source import import_module
 
         subject = import_module(options["module"], seed=options["seed"])
     elif not options["weights"]:
@@ -91,7 +91,7 @@ def onnx(as_json: bool, **options: Any) -> None:
             narrow=_narrower(options),
             progress=progress,
         )
-    from vit_export.report import exported
+    from vit_export.cli.report import exported
 
     data = {
         "path": result.path,
@@ -107,7 +107,7 @@ def onnx(as_json: bool, **options: Any) -> None:
     }
     text = exported(result)
     if result.converted is not None:
-        from vit_export.report.conversions import quantized
+        from vit_export.cli.report.conversions import quantized
 
         text = f"{text}\n\n{quantized(result.converted)}"
     emit(as_json, data, text)

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import (
+from vit_export.cli.console import emit
+from vit_export.cli.options import (
     foreign_preprocess,
     host_code_option,
     json_option,
@@ -15,7 +16,6 @@ from vit_export.commands.options import (
     preprocess_options,
     provider_option,
 )
-from vit_export.console import emit
 
 
 @click.command()
@@ -31,7 +31,7 @@ def predict(
     artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
 ) -> None:
     """Name what is on images."""
-    from vit_export.report import predictions
+    from vit_export.cli.report import predictions
     from vit_export.runtime import load
 
     classifier = load(

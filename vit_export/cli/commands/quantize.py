@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from vit_export.commands.options import json_option, path_of, precision_options, precision_settings
-from vit_export.console import emit, progress_bar
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import json_option, path_of, precision_options, precision_settings
 from vit_export.errors import OutputError
 
 
@@ -31,12 +31,12 @@ from vit_export.errors import OutputError
 @json_option
 def quantize(artifact: str, as_json: bool, **options: Any) -> None:
     """Make an fp32 artifact narrower; layers stay wide where the gate needs it."""
-    from vit_export.quantization import QuantizeSettings
-    from vit_export.quantization import quantize as convert
-    from vit_export.report.conversions import quantized
+    from vit_export.cli.report.conversions import quantized
+    from vit_export.pipeline.quantize import QuantizeSettings
+    from vit_export.pipeline.quantize import quantize as convert
 
     if options["explain"]:
-        import vit_export.report.error_plot  # noqa: F401  (missing matplotlib is said at once)
+        import vit_export.cli.report.error_plot  # noqa: F401  (missing matplotlib is said at once)
     with progress_bar() as progress:
         result = convert(
             artifact,
@@ -73,7 +73,7 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
 
 def _draw(result: Any) -> Any:
     """Draw the error per block; the artifact is made, so a picture that fails is said in a line."""
-    from vit_export.report.error_plot import sensitivity_plot
+    from vit_export.cli.report.error_plot import sensitivity_plot
 
     path = result.path.with_suffix(".sensitivity.png")
     try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.commands.options import (
+from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.options import (
     foreign_preprocess,
     host_code_option,
     json_option,
@@ -17,11 +18,10 @@ from vit_export.commands.options import (
     preprocess_options,
     provider_option,
 )
-from vit_export.console import emit, progress_bar
 from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
-    from vit_export.validate import Comparison
+    from vit_export.gate.validate import Comparison
 
 BENCH_INSTALL = "pip install 'vit-export[bench]'"
 
@@ -43,12 +43,12 @@ BENCH_INSTALL = "pip install 'vit-export[bench]'"
 @json_option
 def validate(artifact: str, as_json: bool, **options: Any) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
-    from vit_export.report import comparison
-    from vit_export.revalidation import revalidate
+    from vit_export.cli.report import comparison
+    from vit_export.pipeline.validate import revalidate
 
     plot = path_of(options["plot"])
     if plot is not None:
-        from vit_export.report.plot_style import refuse_bad_picture
+        from vit_export.cli.report.plot_style import refuse_bad_picture
 
         refuse_bad_picture(plot)
     with progress_bar() as progress:
@@ -87,7 +87,7 @@ def _draw(found: Comparison, artifact: Path, plot: Path | None) -> tuple[Path | 
     """Draw the error per block; return the picture, or why there is none: the table stays."""
     path = plot or artifact.with_suffix(".trace.png")
     try:
-        from vit_export.report.error_plot import trace_plot
+        from vit_export.cli.report.error_plot import trace_plot
 
         trace_plot(found.blocks, f"{artifact.name} on {found.hop.provider}", path)
     except ModuleNotFoundError as error:

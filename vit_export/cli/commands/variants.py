@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from vit_export.commands.options import json_option
-from vit_export.console import emit
+from vit_export.cli.console import emit
+from vit_export.cli.options import json_option
 from vit_export.variants import VARIANTS
 
 
@@ -13,7 +13,7 @@ from vit_export.variants import VARIANTS
 @json_option
 def variants(as_json: bool) -> None:
     """List the architectures known by name."""
-    from vit_export import report
+    from vit_export.cli import report
 
     rows = [{**vars(c), "num_params": c.num_params} for c in VARIANTS.values()]
     emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vit_export.benchmark import Row
-from vit_export.machine import Machine
-from vit_export.report.tables import cell, size, table
+from vit_export.benchmark.run import Row
+from vit_export.cli.report.tables import cell, size, table
+from vit_export.host.machine import Machine
 
 HEADERS = (
     *("candidate", "on", "batch", "median ms", "IQR ms", "runs", "images/s"),

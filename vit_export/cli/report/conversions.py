@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.manifest import Conversion
-from vit_export.report.gates import VERDICT, certificate
-from vit_export.report.tables import cell, size, table
+from vit_export.artifact.manifest import Conversion
+from vit_export.cli.report.gates import VERDICT, certificate
+from vit_export.cli.report.tables import cell, size, table
 
 if TYPE_CHECKING:
-    from vit_export.quantization import QuantizeResult
-    from vit_export.quantization.repair import Sensitivity
+    from vit_export.pipeline.quantize import QuantizeResult
+    from vit_export.quantization.search import Sensitivity
 
 
 def quantized(result: QuantizeResult, picture: Path | None = None) -> str:

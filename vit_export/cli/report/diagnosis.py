@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vit_export.doctor import Diagnosis
+from vit_export.host.doctor import Diagnosis
 
 TITLES = {
     "system": "System",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.enginefile import Profile, Sidecar
-from vit_export.report.gates import VERDICT, certificate
-from vit_export.report.tables import pairs, size
+from vit_export.artifact.engine_sidecar import Profile, Sidecar
+from vit_export.cli.report.gates import VERDICT, certificate
+from vit_export.cli.report.tables import pairs, size
 
 if TYPE_CHECKING:
-    from vit_export.enginebuild import EngineResult
+    from vit_export.pipeline.engine import EngineResult
 
 
 def described(path: Path, sidecar: Sidecar) -> str:

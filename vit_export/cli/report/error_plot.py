@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vit_export.cli.report.plot_style import save
 from vit_export.errors import OutputError
-from vit_export.report.plot_style import save
 
 if TYPE_CHECKING:
-    from vit_export.quantization import QuantizeResult
-    from vit_export.trace import BlockError
+    from vit_export.gate.trace import BlockError
+    from vit_export.pipeline.quantize import QuantizeResult
 
 WITHIN, BEYOND, LIMIT = "#3b6fb6", "#c8452d", "#555555"
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.golden import Golden
-from vit_export.manifest import Manifest
-from vit_export.onnxfile import OnnxFile
-from vit_export.report.gates import VERDICT, certificate
-from vit_export.report.tables import pairs, size, table
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli.report.gates import VERDICT, certificate
+from vit_export.cli.report.tables import pairs, size, table
 from vit_export.variants import ViTConfig
 
 if TYPE_CHECKING:
-    from vit_export.runtime.classifier import Prediction
+    from vit_export.runtime.model import Prediction
 
 
 def predictions(found: Sequence[tuple[str, Sequence[Prediction]]]) -> str:

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vit_export.manifest import Hop
-from vit_export.report.tables import cell, pairs, percent, size, table
-from vit_export.validate import Comparison
+from vit_export.artifact.manifest import Hop
+from vit_export.cli.report.tables import cell, pairs, percent, size, table
+from vit_export.gate.validate import Comparison
 
 if TYPE_CHECKING:
-    from vit_export.model.checkpoint import LoadReport
-    from vit_export.pipeline import ExportResult
+    from vit_export.checkpoint.load import LoadReport
+    from vit_export.pipeline.export import ExportResult
 
 
 VERDICT = {True: "passed", False: "FAILED", None: "not measured"}

@@ -16,9 +16,8 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from vit_export.benchmark import Row
-from vit_export.errors import OutputError
-from vit_export.report.plot_style import (
+from vit_export.benchmark.run import Row
+from vit_export.cli.report.plot_style import (
     COLORS,
     FONT_SIZE,
     GRID,
@@ -28,6 +27,7 @@ from vit_export.report.plot_style import (
     SIZE_INCHES,
     save,
 )
+from vit_export.errors import OutputError
 
 # Where a label may stand, in points from its mark: near places first.
 PLACES = [

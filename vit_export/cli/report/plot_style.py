@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vit_export.artifact.staging import publish, refuse_impossible, staging
 from vit_export.errors import UsageError
-from vit_export.staging import publish, refuse_impossible, staging
 
 SIZE_INCHES = (8.0, 5.0)
 DPI = 150

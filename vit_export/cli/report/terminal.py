@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from vit_export.model.finetune import EpochProgress
+    from vit_export.training.loop import EpochProgress
 
 
 class TerminalProgress:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from vit_export.report.gates import loaded
+from vit_export.cli.report.gates import loaded
 
 if TYPE_CHECKING:
-    from vit_export.training import Trained
+    from vit_export.training.run import Trained
 
 
 def trained(result: Trained) -> str:

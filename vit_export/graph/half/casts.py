@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from vit_export.graph.halves import Half
-from vit_export.graph.precision_plan import Plan, is_constant, is_float
+from vit_export.graph.half.plan import Plan, is_constant, is_float
+from vit_export.graph.half.types import Half
 
 
 def narrow_ports(graph: ir.Graph, plan: Plan) -> set[str]:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from vit_export.artifact.manifest import Conversion, Kept
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.graph.casts import apply, narrow_ports
-from vit_export.graph.graphfile import open_graph, save_graph
-from vit_export.graph.halves import HALVES, Half, WeightLoss, weight_losses
+from vit_export.graph.half.casts import apply, narrow_ports
+from vit_export.graph.half.plan import RECIPES, plan_types
+from vit_export.graph.half.types import HALVES, Half, WeightLoss, weight_losses
+from vit_export.graph.io import open_graph, save_graph
 from vit_export.graph.layers import layer_of, weight_of
-from vit_export.graph.precision_plan import RECIPES, plan_types
-from vit_export.manifest import Conversion, Kept
-from vit_export.onnxfile import OnnxFile
 
 NOT_FLOAT32 = frozenset({"float16", "bfloat16", "int8", "uint8", "int4", "uint4"})
 

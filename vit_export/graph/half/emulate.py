@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from vit_export.graph.graphfile import open_graph, save_graph
+from vit_export.graph.io import open_graph, save_graph
 
 HALF_TYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 

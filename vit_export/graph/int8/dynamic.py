@@ -18,11 +18,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from vit_export.graph.graphfile import save_graph
-from vit_export.graph.int8_plan import Names, Plan, Weights, drop_unread, plan
+from vit_export.artifact.manifest import Conversion
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.graph.int8.select import Names, Plan, Weights, drop_unread, plan
+from vit_export.graph.io import save_graph
 from vit_export.graph.layers import layer_of, weight_of
-from vit_export.manifest import Conversion
-from vit_export.onnxfile import OnnxFile
 
 
 def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = ()) -> Conversion:

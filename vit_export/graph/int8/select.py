@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.graph.float16 import refuse_narrow
-from vit_export.graph.graphfile import open_graph
-from vit_export.graph.int8_weights import Float32, Int8, channel_scales, to_int8
+from vit_export.graph.half.convert import refuse_narrow
+from vit_export.graph.int8.weights import Float32, Int8, channel_scales, to_int8
+from vit_export.graph.io import open_graph
 from vit_export.graph.layers import layer_of, weight_of
-from vit_export.onnxfile import OnnxFile
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.graph.graphfile import save_graph
-from vit_export.graph.int8_plan import (
+from vit_export.graph.int8.select import (
     Names,
     drop_unread,
     initializer,
@@ -31,6 +30,7 @@ from vit_export.graph.int8_plan import (
     lazy_initializer,
     plan,
 )
+from vit_export.graph.io import save_graph
 
 LARGEST_EXPONENT = 16  # of a factor: far from where float32 ends
 Float32 = NDArray[np.float32]

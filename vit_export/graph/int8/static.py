@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError
-from vit_export.graph.graphfile import save_graph
-from vit_export.graph.int8_plan import (
+from vit_export.graph.int8.select import (
     Names,
     Plan,
     Weights,
@@ -31,9 +31,9 @@ from vit_export.graph.int8_plan import (
     is_transposed,
     plan,
 )
-from vit_export.graph.int8_weights import LARGEST
+from vit_export.graph.int8.weights import LARGEST
+from vit_export.graph.io import save_graph
 from vit_export.graph.layers import layer_of, weight_of
-from vit_export.manifest import Conversion
 
 
 def to_int8_static(

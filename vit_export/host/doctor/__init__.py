@@ -7,11 +7,11 @@ ONNX Runtime in child interpreters.
 
 from __future__ import annotations
 
-from vit_export.doctor.abilities import ABILITIES
-from vit_export.doctor.driver import check_nvidia
-from vit_export.doctor.packages import EXTRAS, check_packages, check_system
-from vit_export.doctor.runtimes import check_libraries, check_onnxruntime, check_tensorrt
-from vit_export.doctor.words import Ability, Check, Diagnosis, Fact, Facts, Fault
+from vit_export.host.doctor.abilities import ABILITIES
+from vit_export.host.doctor.driver import check_nvidia
+from vit_export.host.doctor.packages import EXTRAS, check_packages, check_system
+from vit_export.host.doctor.runtimes import check_libraries, check_onnxruntime, check_tensorrt
+from vit_export.host.doctor.types import Ability, Check, Diagnosis, Fact, Facts, Fault
 
 __all__ = ["EXTRAS", "Ability", "Diagnosis", "Fact", "Facts", "Fault", "examine"]
 

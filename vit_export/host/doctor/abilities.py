@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from vit_export.doctor.driver import OLDEST_CAPABILITY, capability
-from vit_export.doctor.packages import EXTRAS
-from vit_export.doctor.runtimes import CUDA, RTX, RUNTIME, TENSORRT
-from vit_export.doctor.words import Ability, Facts, find, has_gpu
-from vit_export.nvidia import RTX_INSTALL, tensorrt_conflict, tensorrt_install
+from vit_export.host.doctor.driver import OLDEST_CAPABILITY, capability
+from vit_export.host.doctor.packages import EXTRAS
+from vit_export.host.doctor.runtimes import CUDA, RTX, RUNTIME, TENSORRT
+from vit_export.host.doctor.types import Ability, Facts, find, has_gpu
+from vit_export.host.nvidia import RTX_INSTALL, tensorrt_conflict, tensorrt_install
 
 RTX_CAPABILITIES = ((8, 6), (8, 9))  # and 12.0 on: tensorrt_rtx_provider_options.h of the plugin
 # What TensorRT-RTX itself compiles engines for: its ComputeCapability.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from vit_export.doctor.words import Fact, Facts, Fault, Finding
-from vit_export.probe import in_child, probe_nvidia
+from vit_export.host.doctor.types import Fact, Facts, Fault, Finding
+from vit_export.host.probes import in_child, probe_nvidia
 
 OLDEST_CAPABILITY = (7, 5)  # CUDA 13 compiles for Turing and newer
 

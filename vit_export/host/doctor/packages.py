@@ -6,9 +6,8 @@ import platform
 import sys
 
 from vit_export import __version__
-from vit_export.doctor.words import Fact, Facts, Fault, Finding
-from vit_export.nvidia import TENSORRT_RTX_WHEELS, TENSORRT_WHEELS, version_of
-from vit_export.nvinfer import version_tuple
+from vit_export.host.doctor.types import Fact, Facts, Fault, Finding
+from vit_export.host.nvidia import TENSORRT_RTX_WHEELS, TENSORRT_WHEELS, version_of, version_tuple
 
 # Extra -> distribution -> oldest version that works; "" is what every installation has.
 EXTRAS: dict[str, dict[str, str]] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vit_export.doctor.words import Fact, Facts, Fault, Finding, find, has_gpu
-from vit_export.nvidia import (
+from vit_export.host.doctor.types import Fact, Facts, Fault, Finding, find, has_gpu
+from vit_export.host.nvidia import (
     RTX_INSTALL,
     RTX_PLUGIN_WHEELS,
     TENSORRT_RTX_WHEELS,
@@ -13,9 +13,9 @@ from vit_export.nvidia import (
     onnxruntime_wheels,
     tensorrt_conflict,
     version_of,
+    version_tuple,
 )
-from vit_export.nvinfer import version_tuple
-from vit_export.probe import (
+from vit_export.host.probes import (
     in_child,
     probe_libraries,
     probe_onnxruntime,

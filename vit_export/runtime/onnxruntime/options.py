@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import InputError, OutputError, UsageError
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.tf32 import TF32_VARIABLE
+from vit_export.runtime.onnxruntime.tf32 import TF32_VARIABLE
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
@@ -146,7 +146,8 @@ class TensorrtOptions(EngineOptions):
 
     There is no precision to choose: without `trt_fp16_enable` and its like the provider builds a
     strongly typed network, so that an FP16 file gives an FP16 engine and nothing else does. It
-    has no option against TF32 either: `vit_export.runtime.tf32` keeps it out of the process.
+    has no option against TF32 either: `tf32.py` keeps it out of the
+    process.
 
     Attributes:
         device_id: Which GPU, as CUDA numbers them.

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ProviderError
-from vit_export.nvidia import load_tensorrt, onnxruntime_wheels, tensorrt_conflict
-from vit_export.probe import in_child, probe_provider
+from vit_export.host.nvidia import load_tensorrt, onnxruntime_wheels, tensorrt_conflict
+from vit_export.host.probes import in_child, probe_provider
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

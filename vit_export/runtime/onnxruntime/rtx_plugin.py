@@ -15,8 +15,8 @@ from typing import Any
 import onnxruntime as ort
 
 from vit_export.errors import ProviderError
-from vit_export.nvidia import RTX_INSTALL, RTX_PLUGIN
-from vit_export.runtime.providers import BACKEND_ERRORS, PROVIDERS, first_line
+from vit_export.host.nvidia import RTX_INSTALL, RTX_PLUGIN
+from vit_export.runtime.onnxruntime.providers import BACKEND_ERRORS, PROVIDERS, first_line
 
 EP_NAME = PROVIDERS["tensorrt-rtx"]
 SUPPORTED = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h

@@ -13,19 +13,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import TensorSpec, fits
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
-from vit_export.manifest import TensorSpec
-from vit_export.memory import give_back
-from vit_export.onnxfile import OnnxFile
-from vit_export.runtime.cuda_graph import RecordedRuns
-from vit_export.runtime.provider_options import (
+from vit_export.host.memory import give_back
+from vit_export.runtime.checks import check_array, check_feeds, check_names, check_sizes
+from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
+from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
     ProviderOptions,
     check_profile,
     chosen,
     without_dump,
 )
-from vit_export.runtime.providers import (
+from vit_export.runtime.onnxruntime.providers import (
     AUTO,
     BACKEND_ERRORS,
     ON_DEVICE,
@@ -35,8 +36,7 @@ from vit_export.runtime.providers import (
     first_line,
     worth_trying,
 )
-from vit_export.runtime.session import create_session
-from vit_export.runtime.tensors import check_array, check_feeds, check_names, check_sizes, fits
+from vit_export.runtime.onnxruntime.session import create_session
 
 
 class OrtRunner:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import stamp
+from vit_export.artifact.staging import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
-from vit_export.onnxfile import OnnxFile
-from vit_export.onnxpack import stamp
-from vit_export.runtime.provider_options import EngineOptions, ProviderOptions
-from vit_export.runtime.providers import (
+from vit_export.runtime.onnxruntime.options import EngineOptions, ProviderOptions
+from vit_export.runtime.onnxruntime.providers import (
     BACKEND_ERRORS,
     FATAL_ONLY,
     PLUGINS,
@@ -23,9 +24,8 @@ from vit_export.runtime.providers import (
     refuse_fallback,
     refuse_unusable_wheel,
 )
-from vit_export.runtime.rtx_plugin import rtx_devices
-from vit_export.runtime.tf32 import forbid_tf32
-from vit_export.staging import publish, staging
+from vit_export.runtime.onnxruntime.rtx_plugin import rtx_devices
+from vit_export.runtime.onnxruntime.tf32 import forbid_tf32
 
 # ONNX Runtime 1.20 cannot be told where a model in memory has its weights
 REFERS_TO_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.errors import ProviderError, UsageError, nearest
+from vit_export.host.nvidia import version_tuple
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
@@ -102,15 +102,6 @@ def load_backend(name: str) -> Backend:
             f"pip install 'vit-export[{name}]'"
         )
     return Backend(name=name, trt=trt, version=version, logger=_logger(trt))
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: of `"10.13.3.9.post1"` (10, 13, 3, 9).
-
-    What follows them, as in `"2.13.0+cpu"` and `"2.14rc1"`, does not count.
-    """
-    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def _logger(trt: Any) -> Any:

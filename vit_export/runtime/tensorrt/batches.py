@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vit_export.enginefile import Ends
+from vit_export.artifact.engine_sidecar import Ends
 
 
 @dataclass(frozen=True)

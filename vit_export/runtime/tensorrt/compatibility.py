@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vit_export.enginefile import Gpu, Sidecar, file_sha256
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.nvinfer import version_tuple
-from vit_export.onnxfile import OnnxFile
+from vit_export.host.nvidia import version_tuple
 
 AMPERE = (8, 0)  # the oldest compute capability of an "ampere-plus" engine
 

@@ -15,7 +15,7 @@ import numpy as np
 from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
-from vit_export.enginefile import Gpu
+from vit_export.artifact.engine_sidecar import Gpu
 from vit_export.errors import ProviderError
 
 OLDEST_CUDA = 12  # that the extras of this package accept

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.enginefile import Sidecar
+from vit_export.artifact.engine_sidecar import Sidecar
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.manifest import TensorSpec
-from vit_export.nvinfer import DTYPES, Backend
-from vit_export.runtime.fitness import source_of
+from vit_export.runtime.tensorrt.backend import DTYPES, Backend
+from vit_export.runtime.tensorrt.compatibility import source_of
 
 
 @dataclass(frozen=True, kw_only=True)

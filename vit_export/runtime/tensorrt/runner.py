@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.enginefile import Sidecar, batch_ends
+from vit_export.artifact.engine_sidecar import Sidecar, batch_ends
+from vit_export.artifact.manifest import Manifest, TensorSpec, fits
 from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
-from vit_export.manifest import Manifest, TensorSpec
-from vit_export.nvinfer import load_backend
-from vit_export.runtime.batches import Chunk, split
-from vit_export.runtime.device import current_gpu, current_ordinal, working_on
-from vit_export.runtime.dlpack import CUDA, View, view
-from vit_export.runtime.fitness import refuse_damaged, refuse_misfit
-from vit_export.runtime.plan import Plan
-from vit_export.runtime.tensors import check_feeds, check_names, check_sizes, fits, with_batch
-from vit_export.runtime.trt_session import DeviceTensor, Session
+from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
+from vit_export.runtime.tensorrt.backend import load_backend
+from vit_export.runtime.tensorrt.batches import Chunk, split
+from vit_export.runtime.tensorrt.compatibility import refuse_damaged, refuse_misfit
+from vit_export.runtime.tensorrt.cuda import current_gpu, current_ordinal, working_on
+from vit_export.runtime.tensorrt.dlpack import CUDA, View, view
+from vit_export.runtime.tensorrt.plan import Plan
+from vit_export.runtime.tensorrt.session import DeviceTensor, Session
 
 
 class _OfThread(threading.local):

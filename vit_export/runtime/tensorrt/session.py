@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError
-from vit_export.manifest import TensorSpec
-from vit_export.runtime.batches import Chunk
-from vit_export.runtime.device import DeviceBuffer, Graph, PinnedArray, Stream, working_on
-from vit_export.runtime.dlpack import CUDA, View, capsule_of
-from vit_export.runtime.plan import Plan
-from vit_export.runtime.tensors import with_batch
+from vit_export.runtime.checks import with_batch
+from vit_export.runtime.tensorrt.batches import Chunk
+from vit_export.runtime.tensorrt.cuda import DeviceBuffer, Graph, PinnedArray, Stream, working_on
+from vit_export.runtime.tensorrt.dlpack import CUDA, View, capsule_of
+from vit_export.runtime.tensorrt.plan import Plan
 
 MOST_GRAPHS = 8  # per thread; the one that was not used for longest goes first
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from vit_export.pipeline import ExportResult, export
+from vit_export.pipeline.export import ExportResult, export
 
 CHANNEL, MASSIVE = 7, 7e4
 

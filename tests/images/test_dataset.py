@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.manifest import Preprocess
-from vit_export.model.data import LabelledImages, Pixels, read_folder, spool, stratified_split
-from vit_export.runtime.image import resize_and_crop
+from vit_export.images.dataset import LabelledImages, Pixels, read_folder, spool
+from vit_export.images.prepare import resize_and_crop
+from vit_export.training.split import stratified_split
 
 PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0)
 

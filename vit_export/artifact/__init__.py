@@ -1,0 +1,1 @@
+"""What is on disk: ONNX files, manifests, golden files, engine sidecars."""

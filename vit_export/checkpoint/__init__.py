@@ -1,0 +1,1 @@
+"""Any checkpoint file to a state_dict and a config, with a strict report."""

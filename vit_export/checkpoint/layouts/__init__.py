@@ -1,0 +1,1 @@
+"""Tensor names of the libraries that write Vision Transformer checkpoints."""

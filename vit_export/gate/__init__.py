@@ -1,0 +1,1 @@
+"""Comparison of an artifact with its float64 reference."""

@@ -1,0 +1,1 @@
+"""Conversion of a graph to float16 or bfloat16."""

@@ -1,0 +1,1 @@
+"""Images to pixel_values: decode, prepare, folders, digits CSV."""

@@ -1,0 +1,1 @@
+"""One file per door: the order of its stages."""

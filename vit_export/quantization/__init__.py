@@ -1,0 +1,1 @@
+"""Conversion of an fp32 artifact to a narrower precision."""

@@ -1,0 +1,1 @@
+"""What torch computes in float64, and how far its own float32, float16 and bfloat16 are from it."""

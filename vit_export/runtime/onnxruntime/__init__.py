@@ -1,0 +1,1 @@
+"""Artifacts run by ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Fine-tuning on a folder of images or a digits CSV."""
