@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vit_export.artifact.engine_sidecar import Check, Gpu, Range, Sidecar
-from vit_export.artifact.manifest import Hop, Manifest, TensorSpec, Weights
+from vit_export.artifact.manifest import Manifest, Stage, TensorSpec, Weights
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.export import ExportResult, export
 from vit_export.variants import ViTConfig
@@ -71,10 +71,10 @@ def photographs() -> list[Path]:
     return [folder / "china.jpg", folder / "flower.jpg"]
 
 
-def _unmeasured() -> Hop:
+def _unmeasured() -> Stage:
     """The line of an engine that nobody could run."""
-    return Hop(
-        hop="onnx -> tensorrt engine", provider="tensorrt", samples=8, batches=(),
+    return Stage(
+        name="onnx -> tensorrt engine", provider="tensorrt", samples=8, batches=(),
         baseline_max_abs=None, max_abs=None, tolerance=None, cosine=None, top1_agreement=None,
         row_max_abs=None, passed=None, reason="no GPU",
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from vit_export import errors
@@ -57,3 +59,12 @@ def test_no_more_words_are_offered_than_asked_for():
 def test_known_words_may_come_from_a_generator():
     """They are looked through twice."""
     assert "lanczos" in nearest("LANCZOS", (word for word in ("lanczos",)))
+
+
+def test_the_hint_stands_on_a_line_of_its_own():
+    """The way out is found at a glance, also after a process boundary."""
+    error = UsageError("opset 17: torch exports 18 to 25", hint="--opset 20")
+    assert str(error) == "opset 17: torch exports 18 to 25\nhint: --opset 20"
+    assert str(UsageError("plain")) == "plain"
+    copied = pickle.loads(pickle.dumps(error))
+    assert (copied.message, copied.hint) == (error.message, error.hint)

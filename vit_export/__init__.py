@@ -1,4 +1,4 @@
-"""vit-export: Vision Transformers out of torch, every hop measured.
+"""vit-export: Vision Transformers out of torch, every stage measured.
 
 Importing the package costs nothing; import the module that does the work, e.g.
 `from vit_export.runtime import load` (numpy and onnxruntime only) or

@@ -17,8 +17,8 @@
     ├── ImageError              an image cannot be read or used
     └── OutputError             a result cannot be written where it was asked for
 
-Messages say what was done, what was found, what was expected and what to do, in that
-order. Programming mistakes stay `TypeError` and `ValueError`.
+A message says what was done, what was found and what was expected, in that order; its hint says
+what to do. Programming mistakes stay `TypeError` and `ValueError`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,24 @@ from collections.abc import Iterable
 
 
 class VitExportError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        message: What was done, what was found, and what was expected.
+        hint: What to do about it; empty where the message says it all. `str(error)` ends with it,
+            on a line of its own.
+        exit_code: Exit status of a command that fails with this error.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
 class UsageError(VitExportError):

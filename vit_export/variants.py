@@ -66,7 +66,7 @@ class ViTConfig:
     hub: str = ""  # Hugging Face repository of pretrained weights
 
     def __post_init__(self) -> None:
-        _refuse_impossible(self)
+        _check_impossible(self)
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -180,7 +180,7 @@ def _parse_size(value: Any) -> int | tuple[int, int]:
     return sizes[0] if len(sizes) == 1 or sizes[0] == sizes[1] else (sizes[0], sizes[1])
 
 
-def _refuse_impossible(config: ViTConfig) -> None:
+def _check_impossible(config: ViTConfig) -> None:
     """Raise ConfigError with the reason when no network has this config."""
     for name in ("mlp_ratio", "norm_eps", "mean", "std"):
         value = getattr(config, name)
@@ -225,7 +225,7 @@ def _refuse_impossible(config: ViTConfig) -> None:
         )
     if config.distilled and config.representation_size:
         raise ConfigError("a distilled model has no pre-logits layer: set representation_size=0")
-    _refuse_unknown_choices(config)
+    _check_unknown_choices(config)
     for name in ("mean", "std"):
         if len(getattr(config, name)) != config.in_chans:
             raise ConfigError(
@@ -251,7 +251,7 @@ CHOICES = {
 }
 
 
-def _refuse_unknown_choices(config: ViTConfig) -> None:
+def _check_unknown_choices(config: ViTConfig) -> None:
     for name, choices in CHOICES.items():
         value = getattr(config, name)
         if value not in choices:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from vit_export.artifact.manifest import (
     METADATA_KEY,
     SCHEMA_VERSION,
-    Hop,
     Manifest,
     Measurement,
     Preprocess,
+    Stage,
     TensorSpec,
     Weights,
 )
@@ -34,8 +34,8 @@ measurements = st.builds(
     cosine=number, passed=st.booleans(),
 )  # fmt: skip
 maybe = st.one_of(st.none(), number)
-hops = st.builds(
-    Hop, hop=text, provider=text, samples=st.integers(0, 99),
+stages = st.builds(
+    Stage, name=text, provider=text, samples=st.integers(0, 99),
     batches=st.lists(st.integers(1, 8), max_size=4).map(tuple), baseline_max_abs=maybe,
     max_abs=maybe, tolerance=maybe, cosine=maybe, top1_agreement=maybe, row_max_abs=maybe,
     passed=st.sampled_from([True, False, None]), reason=text,
@@ -60,7 +60,7 @@ manifests = st.builds(
     labels=st.lists(text, max_size=4).map(tuple), graph_sha256=text,
     blocks=st.lists(text, max_size=3).map(tuple),
     toolchain=st.dictionaries(text, text, max_size=3),
-    certificate=st.lists(hops, max_size=2).map(tuple),
+    certificate=st.lists(stages, max_size=2).map(tuple),
 )  # fmt: skip
 
 
@@ -179,10 +179,10 @@ def test_a_fixed_batch_is_told():
     assert plain(inputs=inputs).metadata()["batch"] == "4"
 
 
-def hop(passed: bool | None) -> Hop:
+def stage(passed: bool | None) -> Stage:
     """A line of a certificate."""
-    return Hop(
-        hop="x", provider="cpu", samples=8, batches=(1,), baseline_max_abs=None, max_abs=None,
+    return Stage(
+        name="x", provider="cpu", samples=8, batches=(1,), baseline_max_abs=None, max_abs=None,
         tolerance=None, cosine=None, top1_agreement=None, row_max_abs=None, passed=passed,
     )  # fmt: skip
 
@@ -190,9 +190,9 @@ def hop(passed: bool | None) -> Hop:
 def test_the_last_hop_decides_whether_it_passed():
     """An empty certificate says nothing."""
     assert plain().passed is None
-    assert plain(certificate=(hop(False), hop(True))).passed is True
-    assert plain(certificate=(hop(True), hop(False))).passed is False
-    assert plain(certificate=(hop(True), hop(None))).passed is None
+    assert plain(certificate=(stage(False), stage(True))).passed is True
+    assert plain(certificate=(stage(True), stage(False))).passed is False
+    assert plain(certificate=(stage(True), stage(None))).passed is None
 
 
 def test_a_changed_copy_leaves_the_original():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.artifact.publish import refuse_bad_name, refuse_foreign_golden
+from vit_export.artifact.publish import check_golden_not_shared, check_output_name
 from vit_export.errors import OutputError
 
 
@@ -17,18 +17,18 @@ def test_artifacts_of_one_stem_keep_the_golden_file_that_they_share(
     """It may be replaced by its like, or where nobody else is measured with it."""
     place, golden = tmp_path / "b.golden.npz", tmp_path / "source.golden.npz"
     golden.write_bytes(b"truth")
-    refuse_foreign_golden(tmp_path / own, golden)
+    check_golden_not_shared(tmp_path / own, golden)
     place.write_bytes(b"another")
-    refuse_foreign_golden(tmp_path / own, golden)
+    check_golden_not_shared(tmp_path / own, golden)
     (tmp_path / other).touch()
     with pytest.raises(OutputError, match=rf"replace b\.golden\.npz, which {other} is measured"):
-        refuse_foreign_golden(tmp_path / own, golden)
+        check_golden_not_shared(tmp_path / own, golden)
     place.write_bytes(b"truth")
-    refuse_foreign_golden(tmp_path / own, golden)
+    check_golden_not_shared(tmp_path / own, golden)
 
 
 def test_a_folder_under_the_name_of_the_golden_file_is_refused(tmp_path: Path) -> None:
     """Before any work is done."""
     (tmp_path / "b.golden.npz").mkdir()
     with pytest.raises(OutputError, match=r"b\.golden\.npz: it is a folder"):
-        refuse_bad_name(tmp_path / "b.onnx")
+        check_output_name(tmp_path / "b.onnx")

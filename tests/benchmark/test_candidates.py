@@ -67,9 +67,13 @@ def test_an_engine_is_given_no_threads_and_others_are_given_no_trust(tiny_export
     """Each means nothing to the other; where it means something to nobody it is refused."""
     engine = tmp_path / "x.engine"
     engine.touch()
-    found = plan([tiny_export.path, engine], threads=2, host_code=True)
-    assert [(c.order["threads"], c.order["host_code"]) for c in found] == [(2, False), (None, True)]
+    found = plan([tiny_export.path, engine], threads=2, allow_host_code=True)
+    asked = [(c.order["threads"], c.order["allow_host_code"]) for c in found]
+    assert asked == [
+        (2, False),
+        (None, True),
+    ]
     with pytest.raises(UsageError, match="--threads 2: an engine computes on its GPU"):
         plan([engine], threads=2)
     with pytest.raises(UsageError, match=r"--trust-host-code is for an \.engine file"):
-        plan([tiny_export.path], host_code=True)
+        plan([tiny_export.path], allow_host_code=True)

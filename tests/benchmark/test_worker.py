@@ -69,7 +69,7 @@ def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
 
 def test_an_order_is_passed_on_whole(monkeypatch):
     """What is not asked for is not assumed."""
-    order = {"path": "x.engine", "provider": "auto", "threads": None, "host_code": True}
+    order = {"path": "x.engine", "provider": "auto", "threads": None, "allow_host_code": True}
     model = Recorded(())
 
     def load_as_ordered(path, **options):
@@ -108,8 +108,8 @@ def test_the_distance_is_that_of_all_golden_samples(tiny_export, batch):
     stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
     stopwatch.load({"batch": batch})
     found = stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
-    assert found["max_abs"] == pytest.approx(tiny_export.comparison.hop.max_abs, rel=0.5)
-    assert found["tolerance"] == tiny_export.comparison.hop.tolerance
+    assert found["max_abs"] == pytest.approx(tiny_export.comparison.stage.max_abs, rel=0.5)
+    assert found["tolerance"] == tiny_export.comparison.stage.tolerance
     assert found["accepted"] is True
 
 

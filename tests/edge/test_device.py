@@ -57,9 +57,9 @@ def test_narrow_artifacts_run_and_pass_their_gate(artifact, precision):
     narrow = artifact.with_name(f"edge.{precision}.onnx")
     done = run("validate", narrow, "--provider", "cpu", "--json")
     assert done.returncode == 0, done.stderr
-    hop = json.loads(done.stdout.splitlines()[-1])["hop"]
-    assert hop["passed"] is True
-    assert hop["batches"] == [1, 2, 3, 8]
+    stage = json.loads(done.stdout.splitlines()[-1])["hop"]
+    assert stage["passed"] is True
+    assert stage["batches"] == [1, 2, 3, 8]
     assert OnnxFile.read(narrow).manifest.precision == precision
 
 

@@ -12,12 +12,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from vit_export.artifact.engine_sidecar import Ends, Gpu
+from vit_export.artifact.engine_sidecar import BatchRange, Gpu
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import Built, build_engine, compute_capabilities
 from vit_export.engine.monitor import interruptible
 from vit_export.engine.options import BuildOptions
-from vit_export.engine.source import refuse_unfit
+from vit_export.engine.source import check_source
 from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
 from vit_export.graph.half.convert import to_half
 from vit_export.graph.int8.dynamic import to_int8_dynamic
@@ -109,7 +109,7 @@ def test_a_dynamically_quantized_graph_is_refused(
     """TensorRT has none of its operators."""
     to_int8_dynamic(tiny_export.path, tmp_path / "dynamic.onnx")
     with pytest.raises(EngineError, match=r"DynamicQuantizeLinear.*--precision int8-static"):
-        refuse_unfit(OnnxFile.read(tmp_path / "dynamic.onnx"))
+        check_source(OnnxFile.read(tmp_path / "dynamic.onnx"))
 
 
 def test_an_fp32_engine_computes_in_fp32(build: Callable[..., Built]) -> None:
@@ -164,7 +164,7 @@ def test_every_profile_brings_kernels_of_its_own(
     build: Callable[..., Built], half: Path, tmp_path: Path
 ) -> None:
     """Two ranges of batch sizes."""
-    built = build(half, batches=(Ends(1, 1, 1), Ends(2, 8, 32)))
+    built = build(half, batches=(BatchRange(1, 1, 1), BatchRange(2, 8, 32)))
     shapes = [profile["pixel_values"].opt for profile in built.profiles]
     assert shapes == [(1, 3, 32, 32), (8, 3, 32, 32)]
     assert fused_attentions(tmp_path / "x.engine") == 6
@@ -195,7 +195,7 @@ def test_a_graph_that_onnx_runtime_optimised_is_refused(
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     ort.InferenceSession(str(tiny_export.path), settings)
     with pytest.raises(ArtifactError, match=r"optimised by ONNX Runtime: it holds .*FusedMatMul"):
-        refuse_unfit(OnnxFile.read(tmp_path / "ort.onnx"))
+        check_source(OnnxFile.read(tmp_path / "ort.onnx"))
 
 
 def test_a_graph_that_tensorrt_does_not_understand_names_the_node(
@@ -227,7 +227,7 @@ def test_an_input_that_the_manifest_does_not_name_is_refused(
 def test_too_little_workspace_is_named(build: Callable[..., Built], half: Path) -> None:
     """With the option that gave it."""
     with pytest.raises(EngineError, match="--workspace-mib 1 is too little"):
-        build(half, workspace_mib=1, batches=(Ends(1, 512, 512),))
+        build(half, workspace_mib=1, batches=(BatchRange(1, 512, 512),))
 
 
 def test_batches_that_tensorrt_cannot_serve_are_an_error(
@@ -235,7 +235,7 @@ def test_batches_that_tensorrt_cannot_serve_are_an_error(
 ) -> None:
     """It only warns, and gives a plan whose profile is not self-consistent."""
     with pytest.raises(EngineError, match="ask for smaller batches"):
-        build(half, batches=(Ends(1, 8, 1 << 29),))
+        build(half, batches=(BatchRange(1, 8, 1 << 29),))
 
 
 def test_a_stripped_or_refittable_engine_says_that_it_needs_the_gpu(
@@ -339,7 +339,7 @@ def test_a_gpu_that_rtx_does_not_compile_for_is_refused(rtx: Backend) -> None:
 
 
 def test_tensorrt_itself_builds_on_a_gpu_only() -> None:
-    """Said at once, not when its builder does not start."""
+    """Messages at once, not when its builder does not start."""
     trt = Backend(name="tensorrt", trt=None, version="11.4.0.106", logger=None)
     with pytest.raises(EngineError, match=r"there is none here .*--backend tensorrt-rtx"):
         compute_capabilities(trt, (), None)

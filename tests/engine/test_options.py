@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vit_export.artifact.engine_sidecar import Ends, gate_batches
+from vit_export.artifact.engine_sidecar import BatchRange, gate_batches
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.cli.commands.engine import engine
 from vit_export.cli.main import main
@@ -23,8 +23,8 @@ IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
 )
 def test_a_profile_is_read_as_it_is_typed(text: str, ends: tuple[int, int, int]) -> None:
     """MIN:OPT:MAX, or one size."""
-    assert parse(text) == Ends(*ends)
-    assert parse(show(Ends(*ends))) == ends
+    assert parse(text) == BatchRange(*ends)
+    assert parse(show(BatchRange(*ends))) == ends
 
 
 @pytest.mark.parametrize("text", [
@@ -38,7 +38,7 @@ def test_a_profile_that_does_not_rise_is_refused(text: str) -> None:
 
 def test_profiles_name_every_shape_of_a_dynamic_input() -> None:
     """One per range."""
-    (first, second) = profiles_of([IMAGES], [Ends(1, 1, 1), Ends(2, 4, 8)])
+    (first, second) = profiles_of([IMAGES], [BatchRange(1, 1, 1), BatchRange(2, 4, 8)])
     assert first["pixel_values"].max == (1, 3, 32, 32)
     assert second["pixel_values"].opt == (4, 3, 32, 32)
     (default,) = profiles_of([IMAGES], [])
@@ -49,9 +49,9 @@ def test_a_graph_of_fixed_batch_has_no_profile_and_takes_no_other_batch() -> Non
     """Its own size may be repeated."""
     fixed = TensorSpec("pixel_values", "float32", (4, 3, 32, 32))
     assert profiles_of([fixed], []) == ()
-    assert profiles_of([fixed], [Ends(4, 4, 4)]) == ()
+    assert profiles_of([fixed], [BatchRange(4, 4, 4)]) == ()
     with pytest.raises(UsageError, match="fixes its batch size"):
-        profiles_of([fixed], [Ends(1, 4, 8)])
+        profiles_of([fixed], [BatchRange(1, 4, 8)])
 
 
 def test_a_dynamic_image_size_is_refused_with_the_way_out() -> None:
@@ -63,9 +63,9 @@ def test_a_dynamic_image_size_is_refused_with_the_way_out() -> None:
 
 def test_the_gate_looks_at_both_ends_of_every_profile_and_at_the_best_size() -> None:
     """And at 1, 2, 3, where they are served."""
-    profiles = profiles_of([IMAGES], [Ends(1, 8, 32)])
+    profiles = profiles_of([IMAGES], [BatchRange(1, 8, 32)])
     assert gate_batches(profiles) == (1, 2, 3, 8, 32)
-    narrow = profiles_of([IMAGES], [Ends(4, 4, 6), Ends(16, 16, 16)])
+    narrow = profiles_of([IMAGES], [BatchRange(4, 4, 6), BatchRange(16, 16, 16)])
     assert gate_batches(narrow) == (4, 6, 16)
     assert gate_batches((), fixed=5) == (5,)
 
@@ -99,7 +99,7 @@ def test_the_arguments_of_a_rebuild_ask_for_the_same() -> None:
     asked = BuildOptions(
         backend="tensorrt",
         precision="fp16",
-        batches=(Ends(1, 1, 1), Ends(2, 8, 16)),
+        batches=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)),
         compute_capabilities=("8.9",),
         timing_cache=Path("cache"),
         workspace_mib=512,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.engine.options import BuildOptions
 from vit_export.engine.profiles import profiles_of
@@ -16,7 +16,9 @@ from vit_export.errors import UsageError
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 224, 224))
 
 
-def line(version: str, batches: tuple[Ends, ...] = (Ends(1, 8, 32),), **fields: object) -> str:
+def line(
+    version: str, batches: tuple[BatchRange, ...] = (BatchRange(1, 8, 32),), **fields: object
+) -> str:
     """For b16, into b16.engine."""
     attention = int(fields.pop("attention_nodes", 0))  # type: ignore[call-overload]
     options = BuildOptions(**fields)  # type: ignore[arg-type]
@@ -46,7 +48,7 @@ def test_one_profile_is_given_by_its_shapes() -> None:
 
 def test_several_profiles_are_numbered() -> None:
     """Without --profile trtexec refuses more than one."""
-    words = line("10.12", (Ends(1, 1, 1), Ends(2, 4, 8))).split()
+    words = line("10.12", (BatchRange(1, 1, 1), BatchRange(2, 4, 8))).split()
     assert [word for word in words if word.startswith("--profile=")] == [
         "--profile=0",
         "--profile=1",

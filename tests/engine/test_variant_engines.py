@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import Built, build_engine
@@ -48,7 +48,7 @@ def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built
         backend="tensorrt-rtx",
         precision=precision,
         compute_capabilities=TARGETS,
-        batches=(Ends(1, 8, 32),),
+        batches=(BatchRange(1, 8, 32),),
     )
     manifest = manifest.replace(precision=precision)
     rtx, file = load_backend("tensorrt-rtx"), OnnxFile.read(source)

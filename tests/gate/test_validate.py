@@ -57,9 +57,9 @@ def bypass(model: onnx.ModelProto, node_name: str, data_input: int = 0) -> None:
 def test_an_untouched_file_saved_again_by_another_tool_passes(gate):
     """Bytes differ, what is computed does not."""
     comparison = gate(lambda model: None)
-    assert comparison.passed, comparison.hop.reason
-    assert comparison.hop.batches == (1, 2, 3, 8)
-    assert {m.output for m in comparison.hop.measurements} == {"logits", "features"}
+    assert comparison.passed, comparison.stage.reason
+    assert comparison.stage.batches == (1, 2, 3, 8)
+    assert {m.output for m in comparison.stage.measurements} == {"logits", "features"}
 
 
 def test_a_file_simplified_again_by_another_tool_passes(gate):
@@ -102,13 +102,13 @@ def test_the_first_block_that_diverges_is_named(gate):
         lambda model: edit(model, "blocks.1.mlp.fc1.weight", lambda v: v * np.float32(1.5))
     )
     assert [block.diverges for block in comparison.blocks] == [False, True, True]
-    assert "first tensor outside its tolerance: blocks.1" in comparison.hop.reason
+    assert "first tensor outside its tolerance: blocks.1" in comparison.stage.reason
 
 
 def test_damage_behind_the_last_block_is_located_there(gate):
     """The head is no block."""
     comparison = gate(lambda model: edit(model, "head.bias", lambda v: v + np.float32(0.1)))
-    assert "behind the last" in comparison.hop.reason
+    assert "behind the last" in comparison.stage.reason
 
 
 def test_nan_in_a_weight_is_refused_and_located(gate):
@@ -120,8 +120,8 @@ def test_nan_in_a_weight_is_refused_and_located(gate):
 
     comparison = gate(lambda model: edit(model, "blocks.2.mlp.fc2.weight", poison))
     assert not comparison.passed
-    assert "NaN" in comparison.hop.reason
-    assert "blocks.2" in comparison.hop.reason
+    assert "NaN" in comparison.stage.reason
+    assert "blocks.2" in comparison.stage.reason
 
 
 def test_a_batch_fixed_to_one_is_refused(gate):
@@ -132,7 +132,7 @@ def test_a_batch_fixed_to_one_is_refused(gate):
 
     comparison = gate(fix)
     assert not comparison.passed
-    assert "batch 2" in comparison.hop.reason
+    assert "batch 2" in comparison.stage.reason
 
 
 def test_a_zero_head_does_not_hide_a_broken_body(make_model, tmp_path):
@@ -146,8 +146,8 @@ def test_a_zero_head_does_not_hide_a_broken_body(make_model, tmp_path):
     onnx.save(damaged, result.path)
     comparison = validate(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
     assert not comparison.passed
-    assert comparison.hop.max_abs == 0  # the logits see nothing
-    assert "features" in comparison.hop.reason
+    assert comparison.stage.max_abs == 0  # the logits see nothing
+    assert "features" in comparison.stage.reason
 
 
 def test_rows_that_depend_on_their_neighbours_are_refused(gate):
@@ -168,8 +168,8 @@ def test_rows_that_depend_on_their_neighbours_are_refused(gate):
 
     comparison = gate(mix)
     assert not comparison.passed
-    assert "neighbours" in comparison.hop.reason
-    assert comparison.hop.row_max_abs > comparison.hop.tolerance
+    assert "neighbours" in comparison.stage.reason
+    assert comparison.stage.row_max_abs > comparison.stage.tolerance
 
 
 def test_swapped_classes_are_refused(gate):
@@ -205,7 +205,7 @@ def test_a_graph_without_the_features_tensor_says_that_it_was_not_measured(gate)
 
     comparison = gate(rename)
     assert comparison.passed
-    assert any("features" in note for note in comparison.hop.notes)
+    assert any("features" in note for note in comparison.stage.notes)
 
 
 def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
@@ -213,7 +213,7 @@ def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
     golden = Golden.read(tiny_export.golden)
     largest = float(np.abs(golden.outputs["logits"]).max())
     expected = max(4 * golden.e32["logits"], 1e-6 * largest)
-    assert tiny_export.comparison.hop.tolerance == pytest.approx(expected, rel=1e-12)
+    assert tiny_export.comparison.stage.tolerance == pytest.approx(expected, rel=1e-12)
     assert 0 < golden.e32["logits"] < 1e-4 * largest
 
 
@@ -225,7 +225,7 @@ def test_an_output_that_the_manifest_promises_and_the_graph_lost_is_refused(make
     onnx.save(model, result.path)
     comparison = validate(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
     assert not comparison.passed
-    assert "logits: promised by the manifest" in comparison.hop.reason
+    assert "logits: promised by the manifest" in comparison.stage.reason
 
 
 def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
@@ -234,7 +234,7 @@ def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
     loose = dataclasses.replace(golden, e32={"logits": 1e9, "features": golden.e32["features"]})
     comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), loose)
     assert not comparison.passed
-    assert "lets anything pass" in comparison.hop.reason
+    assert "lets anything pass" in comparison.stage.reason
 
 
 def test_a_golden_file_without_features_does_not_pass_our_own_models(tiny_export):
@@ -242,7 +242,7 @@ def test_a_golden_file_without_features_does_not_pass_our_own_models(tiny_export
     golden = Golden.read(tiny_export.golden)
     logits = dataclasses.replace(golden, outputs={"logits": golden.outputs["logits"]})
     comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), logits)
-    assert "lacks the features" in comparison.hop.reason
+    assert "lacks the features" in comparison.stage.reason
 
 
 def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
@@ -257,6 +257,6 @@ def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
 def test_the_batch_sizes_of_a_profile_are_those_that_are_run(tiny_export, batches):
     """An engine serves some only; rows are compared across all of them."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
-    hop = validate(runner, Golden.read(tiny_export.golden), batches=batches).hop
-    assert hop.passed, hop.reason
-    assert hop.batches == batches
+    stage = validate(runner, Golden.read(tiny_export.golden), batches=batches).stage
+    assert stage.passed, stage.reason
+    assert stage.batches == batches

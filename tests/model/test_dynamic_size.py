@@ -64,7 +64,7 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     assert [other.size for other in golden.others] == [
         f"{height + 16}x{width + 8}", f"{height}x{width + 32}", f"{height - 24}x{width - 16}"
     ]  # fmt: skip
-    measured = {m.output for m in result.comparison.hop.measurements}
+    measured = {m.output for m in result.comparison.stage.measurements}
     assert {f"logits {other.size}" for other in golden.others} <= measured
     assert any("TensorRT" in note for note in result.notes)
     assert revalidate(result.path, provider="cpu").passed
@@ -75,7 +75,7 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     onnx.save(model, result.path)
     comparison = validate(OrtRunner(result.path, provider="cpu"), golden)
     assert not comparison.passed
-    assert f"{golden.others[0].size} px" in comparison.hop.reason
+    assert f"{golden.others[0].size} px" in comparison.stage.reason
 
 
 @pytest.mark.slow

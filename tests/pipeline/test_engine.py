@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from vit_export.artifact.engine_sidecar import Ends, Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.artifact.engine_sidecar import BatchRange, Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli.main import main
@@ -85,12 +85,12 @@ def test_an_engine_carries_manifest_golden_file_and_what_it_is_tied_to(folder: P
 
 
 def test_where_nobody_can_run_it_the_certificate_says_so(folder: Path) -> None:
-    """`passed` is null, with the reason, after the hops that were measured."""
+    """`passed` is null, with the reason, after the stages that were measured."""
     *others, last = Sidecar.read(folder / "tiny.fp16.engine").manifest.certificate
-    assert (last.hop, last.passed, last.batches) == ("onnx -> tensorrt-rtx engine", None, ())
+    assert (last.name, last.passed, last.batches) == ("onnx -> tensorrt-rtx engine", None, ())
     assert "no GPU" in last.reason
-    assert all(hop.passed for hop in others)
-    assert any("fp16" in hop.hop for hop in others)
+    assert all(stage.passed for stage in others)
+    assert any("fp16" in stage.name for stage in others)
 
 
 def test_an_artifact_that_is_fp16_already_is_taken_as_it_is(folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_failed_build_leaves_the_old_engine(folder: Path, tmp_path: Path) -> N
     with pytest.raises(EngineError, match=r"cannot build tiny\.onnx: .*workspace"):
         make_engine(
             tmp_path / "tiny.onnx",
-            options=options(workspace_mib=1, batches=(Ends(512, 512, 512),)),
+            options=options(workspace_mib=1, batches=(BatchRange(512, 512, 512),)),
         )
     assert engine.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -322,7 +322,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
 
     monkeypatch.setattr(trt.TrtRunner, "__init__", opening)
     monkeypatch.setattr(trt.TrtRunner, "release", lambda runner: released.append(runner))
-    monkeypatch.setattr(plan.Plan, "_refuse_other_signature", lambda self, path: None)
+    monkeypatch.setattr(plan.Plan, "_check_other_signature", lambda self, path: None)
     monkeypatch.setattr(proof, "inspect_engine", lambda backend, engine: {"Half": 1})
     yield lambda gate: monkeypatch.setattr(enginecheck, "validate", lambda *_, **__: gate())
     assert opened
@@ -331,7 +331,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
 
 def measured(sidecar: Sidecar, **changes: Any) -> Comparison:
     """What a gate finds on an engine."""
-    return Comparison(hop=dataclasses.replace(sidecar.measured, **changes))
+    return Comparison(stage=dataclasses.replace(sidecar.measured, **changes))
 
 
 def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(

@@ -40,16 +40,16 @@ def digest(path: Path) -> str:
 
 
 def test_the_certificate_has_a_line_per_hop_with_every_batch(tiny_export):
-    """Both hops are measured against the float64 oracle, not against each other."""
+    """Both stages are measured against the float64 oracle, not against each other."""
     certificate = OnnxFile.read(tiny_export.path).manifest.certificate
-    assert [hop.hop for hop in certificate] == ["torch -> onnx", "onnx -> simplified"]
-    for hop in certificate:
-        assert hop.passed is True
-        assert hop.batches == (1, 2, 3, 8)
-        assert hop.samples == 8
-        assert 0 < hop.max_abs <= hop.tolerance
-        assert hop.row_max_abs <= hop.tolerance
-        assert hop.top1_agreement == 1
+    assert [stage.name for stage in certificate] == ["torch -> onnx", "onnx -> simplified"]
+    for stage in certificate:
+        assert stage.passed is True
+        assert stage.batches == (1, 2, 3, 8)
+        assert stage.samples == 8
+        assert 0 < stage.max_abs <= stage.tolerance
+        assert stage.row_max_abs <= stage.tolerance
+        assert stage.top1_agreement == 1
 
 
 def test_the_artifact_gives_the_logits_of_the_torch_model(tiny_export, make_model):
@@ -131,7 +131,7 @@ def test_features_and_tokens_are_outputs_where_asked(make_model, tmp_path):
     """Each is gated under its own name."""
     wanted = ("logits", "features", "tokens")
     result = export(make_model(), tmp_path / "all.onnx", outputs=wanted)
-    assert {m.output for m in result.comparison.hop.measurements} == set(wanted)
+    assert {m.output for m in result.comparison.stage.measurements} == set(wanted)
     outputs = load(result.path).runner.run({"pixel_values": np.zeros((2, 3, 32, 32), np.float32)})
     assert {name: y.shape for name, y in outputs.items()} == {
         "logits": (2, 10), "features": (2, 32), "tokens": (2, 17, 32)
@@ -145,7 +145,7 @@ def test_a_fixed_batch_is_gated_at_that_size_and_classifies_any_number(
 ):
     """What does not fill the batch is filled up."""
     result = export(make_model(), tmp_path / "four.onnx", batch=4)
-    assert result.comparison.hop.batches == (4,)
+    assert result.comparison.stage.batches == (4,)
     classifier = load(result.path)
     many = classifier.classify([*photographs, *photographs, photographs[0]])
     assert len(many) == 5
@@ -172,7 +172,7 @@ def test_the_users_pictures_are_measured_too(make_model, tmp_path, photographs):
     for i, photograph in enumerate(photographs):
         Image.open(photograph).save(folder / f"{i}.png")
     result = export(make_model(), tmp_path / "model.onnx", images=folder)
-    assert result.comparison.hop.samples == 10
+    assert result.comparison.stage.samples == 10
     assert Golden.read(result.golden).images.shape == (10, 32, 32, 3)
 
 
@@ -251,7 +251,7 @@ class FixesItsBatch(nn.Module):
 def test_a_module_that_fixes_its_batch_exports_at_that_size(tmp_path):
     """And at no other."""
     result = export(FixesItsBatch(), tmp_path / "two.onnx", overrides={"img_size": 8}, batch=2)
-    assert result.comparison.hop.batches == (2,)
+    assert result.comparison.stage.batches == (2,)
     with pytest.raises((ExportError, GateError)):
         export(FixesItsBatch(), tmp_path / "three.onnx", overrides={"img_size": 8}, batch=3)
 
@@ -379,7 +379,7 @@ def test_the_truth_is_computed_again_from_the_checkpoint(make_model, tmp_path):
     for number, change in enumerate(changes):
         result = export(None, tmp_path / f"{number}.onnx", weights=weights, **change)
         found = revalidate(result.path, weights=weights, provider="cpu")
-        assert found.passed, (change, found.hop.reason)
+        assert found.passed, (change, found.stage.reason)
     other = tmp_path / "other.safetensors"
     save_checkpoint(make_model(seed=5), other)
     assert not revalidate(tmp_path / "0.onnx", weights=other, provider="cpu").passed

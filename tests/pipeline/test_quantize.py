@@ -32,9 +32,9 @@ def test_fp16_passes_and_the_file_says_how(tiny_export, tmp_path):
     manifest = OnnxFile.read(made.path).manifest
     assert manifest.precision == "fp16"
     assert manifest.passed is True
-    hops = [hop.hop for hop in manifest.certificate]
-    assert hops[-2:] == ["fp32 -> fp16, every operation rounded", "fp32 -> fp16"]
-    assert hops[:-2] == [hop.hop for hop in tiny_export.manifest.certificate]
+    stages = [stage.name for stage in manifest.certificate]
+    assert stages[-2:] == ["fp32 -> fp16, every operation rounded", "fp32 -> fp16"]
+    assert stages[:-2] == [stage.name for stage in tiny_export.manifest.certificate]
     assert manifest.conversion.planned == manifest.conversion.narrowed == 14
     assert manifest.conversion.kept == ()
     assert manifest.conversion.source_sha256 == tiny_export.manifest.graph_sha256
@@ -50,10 +50,10 @@ def test_the_gate_measures_by_torchs_own_float16(tiny_export, tmp_path):
     golden = Golden.read(tiny_export.golden)
     largest = np.abs(golden.outputs["logits"]).max()
     expected = min(2 * golden.e16["logits"], 1e-2 * largest)
-    for hop in made.manifest.certificate[-2:]:
-        assert hop.tolerance == expected
-        assert hop.baseline_max_abs == golden.e16["logits"]
-        assert 0 < hop.max_abs <= expected
+    for stage in made.manifest.certificate[-2:]:
+        assert stage.tolerance == expected
+        assert stage.baseline_max_abs == golden.e16["logits"]
+        assert 0 < stage.max_abs <= expected
 
 
 def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
@@ -61,7 +61,7 @@ def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
     made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=FP16)
     found = validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
     assert found.passed
-    assert found.hop.tolerance == made.comparison.hop.tolerance
+    assert found.stage.tolerance == made.comparison.stage.tolerance
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     wide, narrow = load(tiny_export.path, provider="cpu"), load(made.path, provider="cpu")
     np.testing.assert_allclose(narrow.logits(images), wide.logits(images), atol=1e-2)
@@ -111,8 +111,8 @@ def test_a_massive_activation_breaks_all_fp16(massive_product, tmp_path):
     manifest = massive_product.manifest.replace(precision="fp16")
     broken = validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
     assert not broken.passed
-    assert "NaN or infinite" in broken.hop.reason
-    assert re.search(r"outside its tolerance: blocks\.[34] ", broken.hop.reason)
+    assert "NaN or infinite" in broken.stage.reason
+    assert re.search(r"outside its tolerance: blocks\.[34] ", broken.stage.reason)
     settings = dataclasses.replace(FP16, recipe="all")
     with pytest.raises(GateError, match=r"reaches 7\.\d+e\+04 \(first at blocks\.3.*leave"):
         quantize(massive_product.path, tmp_path / "x.onnx", settings=settings)
@@ -129,7 +129,7 @@ def test_a_massive_activation_is_repaired_by_one_layer(massive_product, tmp_path
     assert [s.unit for s in made.blocks if s.harm > 1] == ["blocks.3"]
     assert [s.unit for s in made.layers if s.harm > 1] == ["blocks.3.mlp.fc2"]
     assert made.manifest.conversion.narrowed == made.manifest.conversion.planned - 1
-    assert any("torch float16 itself overflows" in note for note in made.comparison.hop.notes)
+    assert any("torch float16 itself overflows" in note for note in made.comparison.stage.notes)
 
 
 def test_the_cpu_alone_would_have_passed_what_overflows(massive_product, tmp_path):
@@ -197,11 +197,11 @@ def test_real_images_are_compared_and_certified(make_model, tmp_path, photograph
         with Image.open(photographs[i % 2]) as picture:
             picture.rotate(40 * i).save(folder / f"{i}.png")
     settings = QuantizeSettings(precision="fp16", images=tmp_path / "photos", max_drop=0.0)
-    hop = quantize(made.path, settings=settings).comparison.hop
-    assert hop.real_images == 3
-    assert hop.real_agreement == 1.0
-    assert hop.accuracy_drop == 0.0
-    assert hop.accuracy.startswith("3 real images: top-1 agrees on 100.00 %, ")
+    stage = quantize(made.path, settings=settings).comparison.stage
+    assert stage.real_images == 3
+    assert stage.real_agreement == 1.0
+    assert stage.accuracy_drop == 0.0
+    assert stage.accuracy.startswith("3 real images: top-1 agrees on 100.00 %, ")
 
 
 @pytest.mark.parametrize("name", ["converted", "rounded", "smoothed", "exported"])
@@ -258,8 +258,8 @@ def test_export_makes_the_narrow_artifact_in_one_step(make_model, tmp_path):
     assert made.manifest.precision == "fp16"
     assert made.path.name == "m.fp16.onnx"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.fp16.golden.npz", "m.fp16.onnx"]
-    hops = [hop.hop for hop in OnnxFile.read(made.path).manifest.certificate]
-    assert hops[:2] == ["torch -> onnx", "onnx -> simplified"]
+    stages = [stage.name for stage in OnnxFile.read(made.path).manifest.certificate]
+    assert stages[:2] == ["torch -> onnx", "onnx -> simplified"]
 
 
 def test_the_same_source_gives_the_same_file(tiny_export, tmp_path):

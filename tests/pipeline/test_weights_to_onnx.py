@@ -118,10 +118,10 @@ def test_onnx_logits_are_those_of_the_original_model(layout, size, tmp_path, ran
     arguments = ["onnx", "--weights", source, "--set", f"num_heads={size.heads}", "-o", output]
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
-    hop = json.loads(result.stdout.splitlines()[-1])["manifest"]["certificate"][-1]
+    stage = json.loads(result.stdout.splitlines()[-1])["manifest"]["certificate"][-1]
     generator = torch.Generator().manual_seed(2)
     x = torch.rand(3, size.channels, *size.image, generator=generator) * 2 - 1
     with torch.no_grad():
         expected = original(x.double()).numpy()
     logits = load(output, provider="cpu").run(x.numpy())
-    assert np.abs(logits - expected).max() <= hop["tolerance"]
+    assert np.abs(logits - expected).max() <= stage["tolerance"]

@@ -25,13 +25,13 @@ INT8 = QuantizeSettings(precision="int8")
 def test_dynamic_int8_passes_and_certifies_that_rows_depend_on_neighbours(tiny_export, tmp_path):
     """One activation scale for a batch: measured, said, and not refused."""
     made = quantize(tiny_export.path, tmp_path / "q.onnx", settings=INT8)
-    hop = made.comparison.hop
-    assert hop.passed is True
-    assert hop.tolerance is None
-    assert hop.cosine >= 0.99
-    assert hop.accuracy == "unmeasured"
-    assert hop.row_max_abs > 0
-    (note,) = [note for note in hop.notes if "neighbours" in note]
+    stage = made.comparison.stage
+    assert stage.passed is True
+    assert stage.tolerance is None
+    assert stage.cosine >= 0.99
+    assert stage.accuracy == "unmeasured"
+    assert stage.row_max_abs > 0
+    (note,) = [note for note in stage.notes if "neighbours" in note]
     assert "share one activation scale" in note
     manifest = OnnxFile.read(made.path).manifest
     assert manifest.conversion.narrowed == quantised_nodes(OnnxFile.read(made.path)) == 13
@@ -41,9 +41,9 @@ def test_static_rows_do_not_depend_on_their_neighbours(tiny_export, tmp_path, ph
     """Fixed scales: the same row gives the same result wherever it stands."""
     settings = QuantizeSettings(precision="int8-static", calibration=photographs[0].parent)
     made = quantize(tiny_export.path, tmp_path / "q.onnx", settings=settings)
-    hop = made.comparison.hop
-    assert hop.passed is True
-    assert hop.row_max_abs <= 1e-2 * np.abs(OrtRunner(tiny_export.path).run(
+    stage = made.comparison.stage
+    assert stage.passed is True
+    assert stage.row_max_abs <= 1e-2 * np.abs(OrtRunner(tiny_export.path).run(
         {"pixel_values": np.zeros((1, 3, 32, 32), np.float32)})["logits"]).max()  # fmt: skip
     assert Ranges.read(tmp_path / "q.ranges.npz").images == 2
 

@@ -29,9 +29,9 @@ def check(plan_sha256: str, gpu: Gpu = L4, version: str = VERSION) -> Check:
 
 def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
     """The same engine, measured where it was built."""
-    (hop,) = sidecar.manifest.certificate
-    values = {**vars(hop), "passed": passed, "reason": "NaN"}
-    manifest = sidecar.manifest.replace(certificate=(type(hop)(**values),))
+    (stage,) = sidecar.manifest.certificate
+    values = {**vars(stage), "passed": passed, "reason": "NaN"}
+    manifest = sidecar.manifest.replace(certificate=(type(stage)(**values),))
     return sidecar.replace(manifest=manifest)
 
 

@@ -11,7 +11,7 @@ from vit_export.runtime import engine_check as enginecheck
 from vit_export.runtime import load
 
 
-@pytest.mark.parametrize("asked", ["rebuild", "trusted", "host_code"])
+@pytest.mark.parametrize("asked", ["rebuild", "trusted", "allow_host_code"])
 def test_what_is_for_an_engine_is_refused_for_an_onnx_file(tiny_export, asked):
     """Nothing would come of it."""
     with pytest.raises(UsageError, match=rf"tiny\.onnx: {asked}.* is for an \.engine file"):
@@ -25,15 +25,15 @@ def test_threads_are_refused_for_an_engine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "check", "host_code"),
+    ("asked", "check", "allow_host_code"),
     [
         ({}, True, False),
         ({"trusted": True}, False, False),
-        ({"host_code": True}, True, True),
+        ({"allow_host_code": True}, True, True),
     ],
 )
 def test_an_engine_whose_code_may_run_is_measured_all_the_same(
-    tmp_path, monkeypatch, asked, check, host_code
+    tmp_path, monkeypatch, asked, check, allow_host_code
 ):
     """Only `trusted` leaves the golden check out."""
     seen: dict[str, Any] = {}
@@ -45,4 +45,4 @@ def test_an_engine_whose_code_may_run_is_measured_all_the_same(
     monkeypatch.setattr(enginecheck, "open_engine", open_engine)
     with pytest.raises(UsageError, match="enough"):
         load(tmp_path / "x.engine", **asked)
-    assert (seen["check"], seen["host_code"]) == (check, host_code)
+    assert (seen["check"], seen["allow_host_code"]) == (check, allow_host_code)

@@ -13,11 +13,11 @@ from vit_export.errors import ArtifactError, GateError, ImageError, InputError, 
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import export
 from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Classifier, Prediction, softmax
+from vit_export.runtime.model import MAX_BATCH, Model, Prediction, softmax
 
 
 @pytest.fixture(scope="module")
-def vit(tiny_export) -> Classifier:
+def vit(tiny_export) -> Model:
     """The tiny export, ready to classify."""
     return load(tiny_export.path, provider="cpu")
 
@@ -95,7 +95,7 @@ def test_a_fixed_batch_is_filled_up_and_cut(make_model, tmp_path, photographs, v
 
 def test_a_model_that_computes_no_number_names_no_class(vit, photographs):
     """NaN or infinity in any image's logits is an error that names the image and the provider."""
-    broken = Classifier(vit.runner)
+    broken = Model(vit.runner)
     images = [photographs[0]] * MAX_BATCH + [photographs[1]]
     for number in (np.nan, np.inf):
 
@@ -194,6 +194,6 @@ def test_softmax_does_not_overflow():
 
 def test_equal_scores_keep_the_order_of_the_classes(vit):
     """So that predictions are the same everywhere."""
-    flat = Classifier(vit.runner)
+    flat = Model(vit.runner)
     flat.logits = lambda images: np.zeros((len(list(images)), 10))  # type: ignore[method-assign]
     assert [p.index for p in flat.classify("x", top=4)] == [0, 1, 2, 3]

@@ -35,7 +35,7 @@ OWNERS = {
 }  # fmt: skip
 OURS = {  # attributes of objects of ours that bear one of those names
     "made": {"address", "shape"}, "plan": {"backend", "engine", "inputs", "outputs", "sidecar",
-    "_refuse_other_signature"}, "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
+    "_check_other_signature"}, "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
     "layer": {"get", "attention"}, "parser": {"refit_from_file"},
 }  # fmt: skip
 ELSEWHERE = {  # of which class those are that the names above hide

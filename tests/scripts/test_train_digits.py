@@ -94,12 +94,12 @@ def test_narrow_digits_models_name_the_same_classes(digits, precision, method):
         **({"method": method} if static else {}),
     )
     made = quantize(digits.folder / "vit_mnist_28.onnx", settings=settings)
-    hop = made.comparison.hop
-    assert hop.passed is True
-    assert hop.real_images == len(digits.images) == 359
+    stage = made.comparison.stage
+    assert stage.passed is True
+    assert stage.real_images == len(digits.images) == 359
     expected = 1.0 if precision == "fp16" else 0.99
-    assert hop.real_agreement >= expected
-    assert hop.accuracy_drop <= 0.5
+    assert stage.real_agreement >= expected
+    assert stage.accuracy_drop <= 0.5
     for batch in (1, 48):
         found = classes(made.path, digits, batch)
         assert (found == digits.by_torch).mean() >= expected

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vit_export.artifact.manifest import Hop, Manifest
+from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -37,7 +37,7 @@ class Range:
 Profile = Mapping[str, Range]  # by input
 
 
-class Ends(NamedTuple):
+class BatchRange(NamedTuple):
     """Smallest, best and largest size of a dynamic dimension."""
 
     min: int
@@ -83,7 +83,7 @@ class Sidecar:
     """Everything that is known of an engine.
 
     Attributes:
-        manifest: That of the source, with the engine's precision and its hop in the certificate.
+        manifest: That of the source, with the engine's precision and its stage in the certificate.
         backend: `"tensorrt"` or `"tensorrt-rtx"`.
         version: Of the backend; a plan runs on no other, unless it is version compatible.
         compute_capabilities: GPUs that it was compiled for.
@@ -119,7 +119,7 @@ class Sidecar:
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def measured(self) -> Hop:
+    def measured(self) -> Stage:
         """The engine's own line of the certificate."""
         return self.manifest.certificate[-1]
 
@@ -129,7 +129,8 @@ class Sidecar:
 
     def to_json(self) -> str:
         """Indented JSON, so that a person can read it."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        values = {**dataclasses.asdict(self), "manifest": self.manifest.to_dict()}
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Write the file; what stood there stays until the new one is whole.
@@ -275,10 +276,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def batch_ends(profile: Profile) -> Ends:
+def batch_ends(profile: Profile) -> BatchRange:
     """Batch sizes that a profile serves."""
     ranges = next(iter(profile.values()))
-    return Ends(ranges.min[0], ranges.opt[0], ranges.max[0])
+    return BatchRange(ranges.min[0], ranges.opt[0], ranges.max[0])
 
 
 def gate_batches(profiles: Sequence[Profile], fixed: int | None = None) -> tuple[int, ...]:

@@ -180,11 +180,11 @@ class Golden:
                 **{b: arrays[f"block.{b}"] for b in HALF_BASELINES if f"block.{b}" in arrays},
             )
         for name in outputs:
-            _refuse_no_distance(f"e32.{name}", arrays[f"e32.{name}"], shape=())
+            _check_no_distance(f"e32.{name}", arrays[f"e32.{name}"], shape=())
         halves = {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
         for baseline, distances in halves.items():
             for name, e in distances.items():
-                _refuse_no_distance(f"{baseline}.{name}", e, shape=(), infinite=True)
+                _check_no_distance(f"{baseline}.{name}", e, shape=(), infinite=True)
         golden = cls(
             images=arrays.get("images"),
             inputs=named("input."),
@@ -194,14 +194,14 @@ class Golden:
             blocks=blocks,
             others=tuple(cls._from_arrays(other) for other in others.values()),
         )
-        _refuse_disagreeing(golden)
+        _check_disagreeing(golden)
         for size, other in zip(others, golden.others, strict=True):
             if other.size != size:
                 raise ValueError(f"{size}.images are pictures of {other.size or 'no size'}")
         return golden
 
 
-def _refuse_disagreeing(golden: Golden) -> None:
+def _check_disagreeing(golden: Golden) -> None:
     """Raise ValueError that names the array which does not fit the others."""
     images, arrays = golden.images, {f"input.{name}": x for name, x in golden.inputs.items()}
     if images is not None:
@@ -217,10 +217,10 @@ def _refuse_disagreeing(golden: Golden) -> None:
         counts = ", ".join(f"{count} of {name}" for name, count in samples.items())
         raise ValueError(f"it must hold as many samples of everything, and some: found {counts}")
     if golden.blocks is not None:
-        _refuse_disagreeing_blocks(golden.blocks, golden.samples)
+        _check_disagreeing_blocks(golden.blocks, golden.samples)
 
 
-def _refuse_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
+def _check_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
     indices, count = blocks.indices, len(blocks.names)
     if indices.dtype != np.int64 or indices.ndim != 2 or len(indices) != count:
         raise ValueError(
@@ -233,14 +233,14 @@ def _refuse_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
         raise ValueError(
             f"block.values are {blocks.values.dtype} {blocks.values.shape}, not float64 {expected}"
         )
-    _refuse_no_distance("block.e32", blocks.e32, shape=(count,))
+    _check_no_distance("block.e32", blocks.e32, shape=(count,))
     for baseline in HALF_BASELINES:
         distances = getattr(blocks, baseline)
         if distances.size:
-            _refuse_no_distance(f"block.{baseline}", distances, shape=(count,), infinite=True)
+            _check_no_distance(f"block.{baseline}", distances, shape=(count,), infinite=True)
 
 
-def _refuse_no_distance(
+def _check_no_distance(
     name: str, distances: NDArray[Any], *, shape: tuple[int, ...], infinite: bool = False
 ) -> None:
     if distances.dtype != np.float64 or distances.shape != shape:

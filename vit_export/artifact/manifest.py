@@ -105,11 +105,11 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hop:
-    """One line of the certificate: what was measured after one hop of the road.
+class Stage:
+    """One line of the certificate: what was measured after one stage of the conversion.
 
     Attributes:
-        hop: e.g. `"torch -> onnx"` or `"onnx -> simplified"`.
+        name: e.g. `"torch -> onnx"` or `"onnx -> simplified"`.
         provider: Execution provider that ran the artifact.
         samples: Number of golden images.
         batches: Batch sizes that were run.
@@ -131,7 +131,7 @@ class Hop:
         measurements: Every output at every batch size.
     """
 
-    hop: str
+    name: str
     provider: str
     samples: int
     batches: tuple[int, ...]
@@ -209,7 +209,7 @@ class Manifest:
         blocks: Names of the tensors that leave each encoder block.
         conversion: How it was made from an fp32 artifact; `None` where it is one.
         graph_sha256: Hash of the artifact without its metadata.
-        certificate: One entry per hop.
+        certificate: One entry per stage.
     """
 
     variant: str
@@ -225,12 +225,12 @@ class Manifest:
     blocks: tuple[str, ...] = ()
     conversion: Conversion | None = None
     toolchain: Mapping[str, str] = field(default_factory=dict)
-    certificate: tuple[Hop, ...] = ()
+    certificate: tuple[Stage, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
     def passed(self) -> bool | None:
-        """Whether the last hop passed its gate; `None` when it could not be measured."""
+        """Whether the last stage passed its gate; `None` when it could not be measured."""
         return self.certificate[-1].passed if self.certificate else None
 
     def replace(self, **changes: Any) -> Manifest:
@@ -239,7 +239,9 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        values["certificate"] = [stage_to_dict(stage) for stage in self.certificate]
+        return values
 
     def to_json(self) -> str:
         """Compact JSON with a fixed order of keys."""
@@ -284,7 +286,7 @@ class Manifest:
             values["conversion"] = _conversion(data["conversion"])
         for name in ("labels", "blocks"):
             values[name] = _tuple_of(str, name, list(data.get(name, ())))
-        values["certificate"] = tuple(_hop(hop) for hop in data.get("certificate", ()))
+        values["certificate"] = tuple(_stage(stage) for stage in data.get("certificate", ()))
         return cls(**values)
 
     def metadata(self) -> dict[str, str]:
@@ -337,7 +339,14 @@ def _conversion(data: Mapping[str, Any]) -> Conversion:
     return Conversion(**values)
 
 
-def _hop(data: Mapping[str, Any]) -> Hop:
+def stage_to_dict(stage: Stage) -> dict[str, Any]:
+    """A stage as JSON holds it: its name stands under the key `hop`."""
+    values = dataclasses.asdict(stage)
+    return {"hop": values.pop("name"), **values}
+
+
+def _stage(data: Mapping[str, Any]) -> Stage:
     values = _tuples(data)
+    values["name"] = values.pop("hop")
     values["measurements"] = tuple(Measurement(**row) for row in data.get("measurements", ()))
-    return Hop(**values)
+    return Stage(**values)

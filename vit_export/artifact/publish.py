@@ -10,13 +10,13 @@ from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import EXTERNAL_FROM_BYTES, pack, stamp
-from vit_export.artifact.staging import publish, refuse_impossible
+from vit_export.artifact.staging import check_writable, publish
 from vit_export.errors import ArtifactError, OutputError, UsageError
 
 SUFFIXES = (".onnx", ".engine")  # of artifacts, which share a golden file where they share a stem
 
 
-def refuse_bad_name(path: Path) -> None:
+def check_output_name(path: Path) -> None:
     """Raise an error where no artifact can be written, before any work is done.
 
     Raises:
@@ -26,10 +26,10 @@ def refuse_bad_name(path: Path) -> None:
     if path.suffix != ".onnx":
         raise UsageError(f"the output {path} must end in .onnx")
     for file in (path, golden_path(path)):
-        refuse_impossible(file)
+        check_writable(file)
 
 
-def refuse_foreign_golden(path: Path, golden: Path) -> None:
+def check_golden_not_shared(path: Path, golden: Path) -> None:
     """Raise an error where an artifact would take the golden file of another one away.
 
     `b.onnx` and `b.engine` are both measured with `b.golden.npz`.

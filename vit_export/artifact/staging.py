@@ -19,7 +19,7 @@ def staging(output: Path) -> Iterator[Path]:
     Raises:
         OutputError: The output cannot be written; an existing file is left as it was.
     """
-    refuse_impossible(output)
+    check_writable(output)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
     except OSError as error:
@@ -37,7 +37,7 @@ def staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_impossible(output: Path) -> None:
+def check_writable(output: Path) -> None:
     """Raise OutputError where no file can be made at that place, before any work is done."""
     if output.is_dir():
         raise OutputError(f"cannot write {output}: it is a folder; name a file with -o")

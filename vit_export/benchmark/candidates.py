@@ -48,7 +48,7 @@ def plan(
     weights: str | os.PathLike[str] | None = None,
     layout: str | None = None,
     threads: int | None = None,
-    host_code: bool = False,
+    allow_host_code: bool = False,
 ) -> list[Candidate]:
     """Every artifact on every provider, then torch with the weights of the first artifact.
 
@@ -59,7 +59,7 @@ def plan(
         weights: Checkpoint for torch; not needed where weights came from a seed.
         layout: How the checkpoint names its tensors; recognised by default.
         threads: CPU threads of one run; by default each backend's choice. An engine has none.
-        host_code: Whether version compatible engines may run the code that their plans bring.
+        allow_host_code: Whether version compatible engines may run the code that their plans bring.
 
     Raises:
         UsageError: Something is unknown, twice the same, missing, or would have no effect.
@@ -68,9 +68,9 @@ def plan(
     paths = [Path(artifact) for artifact in artifacts]
     if not paths:
         raise UsageError("no artifact to run: expected at least one file")
-    _refuse_bad_providers(providers)
-    _refuse_twice("artifact", [os.path.realpath(path) for path in paths])
-    _refuse_twice("--against", against)
+    _check_bad_providers(providers)
+    _check_twice("artifact", [os.path.realpath(path) for path in paths])
+    _check_twice("--against", against)
     for name in against:
         if name not in AGAINST:
             raise UsageError(
@@ -81,7 +81,7 @@ def plan(
     engines = [path for path in paths if path.suffix == ".engine"]
     if threads is not None and not against and engines == paths:
         raise UsageError(f"--threads {threads}: an engine computes on its GPU; leave it out")
-    if host_code and not engines:
+    if allow_host_code and not engines:
         raise UsageError("--trust-host-code is for an .engine file, and none is given")
     if layout is not None and weights is None:
         raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
@@ -94,7 +94,7 @@ def plan(
                 "path": str(path),
                 "provider": provider,
                 "threads": None if path in engines else threads,
-                "host_code": host_code and path in engines,
+                "allow_host_code": allow_host_code and path in engines,
             },
             golden=golden_path(path),
             file_bytes=_file_bytes(path),
@@ -143,10 +143,10 @@ def _file_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def _refuse_bad_providers(providers: Sequence[str]) -> None:
+def _check_bad_providers(providers: Sequence[str]) -> None:
     if not providers:
         raise UsageError("--provider: expected at least one, e.g. --provider cpu,cuda")
-    _refuse_twice("--provider", providers)
+    _check_twice("--provider", providers)
     if "auto" in providers and len(providers) > 1:
         raise UsageError(
             f"--provider {','.join(providers)}: auto picks one of the others, which would be timed "
@@ -154,7 +154,7 @@ def _refuse_bad_providers(providers: Sequence[str]) -> None:
         )
 
 
-def _refuse_twice(what: str, values: Sequence[str]) -> None:
+def _check_twice(what: str, values: Sequence[str]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise UsageError(f"{what} {value} is given twice")

@@ -127,8 +127,8 @@ def measure(
     Raises:
         UsageError: No candidate can be what was asked for, e.g. an unknown provider.
     """
-    _refuse_bad_plan(candidates, batches, rounds)
-    _refuse_bad_times(min_time_s, warmup_s, timeout_s)
+    _check_bad_plan(candidates, batches, rounds)
+    _check_bad_times(min_time_s, warmup_s, timeout_s)
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         contestants = []
@@ -144,7 +144,7 @@ def measure(
     return rows
 
 
-def _refuse_bad_plan(candidates: Sequence[Candidate], batches: Sequence[int], rounds: int) -> None:
+def _check_bad_plan(candidates: Sequence[Candidate], batches: Sequence[int], rounds: int) -> None:
     if not candidates:
         raise UsageError("no candidates: expected at least one")
     if not batches or min(batches) < 1:
@@ -153,7 +153,7 @@ def _refuse_bad_plan(candidates: Sequence[Candidate], batches: Sequence[int], ro
         raise UsageError(f"{rounds} rounds: expected at least 1")
 
 
-def _refuse_bad_times(min_time_s: float, warmup_s: float, timeout_s: float) -> None:
+def _check_bad_times(min_time_s: float, warmup_s: float, timeout_s: float) -> None:
     for name, seconds in (("min-time", min_time_s), ("warmup", warmup_s)):
         if not (math.isfinite(seconds) and seconds >= 0):
             raise UsageError(f"{name} {seconds} s: expected at least 0")

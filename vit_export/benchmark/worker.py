@@ -47,7 +47,7 @@ def load_artifact(order: Order) -> Runnable:
         order["path"],
         provider=order["provider"],
         threads=order["threads"],
-        host_code=order["host_code"],
+        allow_host_code=order["allow_host_code"],
     ).runner
 
 

@@ -175,7 +175,7 @@ def resolve(
         sidecar.source: _only(decided, sidecar.fields),
         "you": _asked(settings),
     }
-    _refuse_contradictions(seen, voices, source=source)
+    _check_contradictions(seen, voices, source=source)
     matched = base or _matching(seen)
     fields = {**told, **seen}
     if "num_heads" not in fields and "num_heads" not in settings and own is None:
@@ -197,7 +197,7 @@ def resolve(
     return Architecture(config=config, inferred=seen, assumed={**assumed, **sidecar.notes})
 
 
-def _refuse_contradictions(
+def _check_contradictions(
     seen: Mapping[str, Any], voices: Mapping[str, Mapping[str, Any]], *, source: str
 ) -> None:
     """Raise one error with everything that the file denies.

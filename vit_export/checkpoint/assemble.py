@@ -73,7 +73,7 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def refuse_mismatches(
+def check_shapes(
     shapes: Shapes, binding: Binding, *, config: ViTConfig, dropped: Iterable[str], source: str
 ) -> None:
     """Raise one error with every tensor that does not fit.

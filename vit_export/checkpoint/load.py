@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from vit_export.artifact.manifest import METADATA_KEY, Preprocess, Weights
 from vit_export.checkpoint.architecture import resolve
-from vit_export.checkpoint.assemble import assemble, convert_shapes, refuse_mismatches
+from vit_export.checkpoint.assemble import assemble, check_shapes, convert_shapes
 from vit_export.checkpoint.hub import fetch
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
 from vit_export.checkpoint.layouts.tables import LAYOUTS, recognise
@@ -148,7 +148,7 @@ def load_checkpoint(
     config, dropped = _choose_head(
         architecture.config, wanted, reset_head=reset_head, source=str(file.path)
     )
-    refuse_mismatches(
+    check_shapes(
         shapes, binding, config=architecture.config, dropped=dropped, source=str(file.path)
     )
     if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:

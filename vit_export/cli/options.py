@@ -20,7 +20,7 @@ provider_option = click.option(
 )
 host_code_option = click.option(
     "--trust-host-code",
-    "host_code",
+    "allow_host_code",
     is_flag=True,
     help="Let a version compatible engine run the code in it.",
 )

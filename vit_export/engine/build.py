@@ -13,7 +13,7 @@ from vit_export.artifact.engine_sidecar import Gpu, Profile
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.monitor import interruptible, monitor
-from vit_export.engine.network import Network, allow_plain_attention, parse, refuse_other_signature
+from vit_export.engine.network import Network, allow_plain_attention, check_same_signature, parse
 from vit_export.engine.options import HARDWARE_COMPATIBILITY, BuildOptions
 from vit_export.engine.profiles import profiles_of
 from vit_export.engine.proof import product_types, prove_network, prove_plan
@@ -22,7 +22,7 @@ from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.errors import EngineError, UsageError
 from vit_export.host.nvidia import version_tuple
 from vit_export.progress import Progress, silent
-from vit_export.runtime.tensorrt.backend import Backend, Said
+from vit_export.runtime.tensorrt.backend import Backend, Messages
 
 FLAGS = {  # fields of BuildOptions -> flags of the builder
     "version_compatible": "VERSION_COMPATIBLE",
@@ -70,7 +70,7 @@ def build_engine(
     Args:
         backend: TensorRT or TensorRT-RTX.
         file: An .onnx file in the precision that is asked for.
-        manifest: What it says of itself, as `refuse_unfit` gives it.
+        manifest: What it says of itself, as `check_source` gives it.
         destination: File to write.
         options: What is asked for.
         gpu: The GPU that is at hand.
@@ -85,7 +85,7 @@ def build_engine(
     profiles = profiles_of(manifest.inputs, options.batches)
     progress(f"{backend.name} {backend.version} reads {name}")
     network = parse(backend, file.path)
-    refuse_other_signature(network, manifest, name)
+    check_same_signature(network, manifest, name)
     types = product_types(network)
     conversion = manifest.conversion
     prove_network(
@@ -112,7 +112,7 @@ def build_engine(
             raise watching.failure
         if plan is None:
             raise EngineError(_failed(backend, name, said.why(), options))
-        _refuse_inconsistent(backend, said)
+        _check_inconsistent(backend, said)
         if options.timing_cache is not None:
             save_cache(config, options.timing_cache)
     progress("build the engine", 100, 100)  # TensorRT leaves its last step unsaid
@@ -136,7 +136,7 @@ def build_engine(
     )
 
 
-def _refuse_inconsistent(backend: Backend, said: Said) -> None:
+def _check_inconsistent(backend: Backend, said: Messages) -> None:
     """Raise EngineError where TensorRT built, but warned that a profile cannot be served."""
     for warning in said.warnings:
         if NOT_SELF_CONSISTENT in warning:

@@ -89,7 +89,7 @@ def _spec(tensor: Any) -> TensorSpec:
     return TensorSpec(str(tensor.name), DTYPES.get(tensor.dtype.name, tensor.dtype.name), shape)
 
 
-def refuse_other_signature(network: Network, manifest: Manifest, name: str) -> None:
+def check_same_signature(network: Network, manifest: Manifest, name: str) -> None:
     """Raise EngineError unless inputs and outputs are those of the manifest."""
     found = signature(network)
     for what, have, want in zip(

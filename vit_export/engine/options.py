@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.engine_sidecar import Ends
-from vit_export.engine.profiles import refuse_ends, show
+from vit_export.artifact.engine_sidecar import BatchRange
+from vit_export.engine.profiles import check_batch_range, show
 from vit_export.errors import UsageError, nearest
 from vit_export.runtime.tensorrt.backend import MODULES
 
@@ -43,7 +43,7 @@ class BuildOptions:
 
     backend: str = "tensorrt"
     precision: str = "fp16"
-    batches: tuple[Ends, ...] = ()
+    batches: tuple[BatchRange, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
     timing_cache: Path | None = None
@@ -72,11 +72,11 @@ class BuildOptions:
                 f"{MOST_WORKSPACE_MIB}"
             )
         for ends in self.batches:
-            refuse_ends(ends)
+            check_batch_range(ends)
         if self.backend == "tensorrt-rtx":
-            self._refuse_for_rtx()
+            self._check_for_rtx()
 
-    def _refuse_for_rtx(self) -> None:
+    def _check_for_rtx(self) -> None:
         """TensorRT-RTX takes these without a word, or with a warning, and does nothing."""
         ignored = {
             "--timing-cache": (self.timing_cache is not None, "it times nothing while it builds"),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vit_export.artifact.engine_sidecar import Ends, Profile, Range
+from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import UsageError
 
-DEFAULT_BATCH = Ends(1, 8, 32)
+DEFAULT_BATCH = BatchRange(1, 8, 32)
 LARGEST = 2**31 - 1  # dimension that TensorRT's kernels can count
 
 
-def show(ends: Ends) -> str:
+def show(ends: BatchRange) -> str:
     """As it is typed, e.g. `"1:8:32"`."""
     return ":".join(map(str, ends))
 
 
-def parse(text: str) -> Ends:
+def parse(text: str) -> BatchRange:
     """Read `MIN:OPT:MAX`, or one size for all three.
 
     Raises:
@@ -29,10 +29,10 @@ def parse(text: str) -> Ends:
     if any(len(word) > len(str(LARGEST)) for word in words):
         raise UsageError(f"--batch {text}: must be at most {LARGEST}, e.g. 1:8:32")
     sizes = [int(word) for word in words]
-    return Ends(*(sizes if len(sizes) == 3 else 3 * sizes))
+    return BatchRange(*(sizes if len(sizes) == 3 else 3 * sizes))
 
 
-def refuse_ends(ends: Ends) -> None:
+def check_batch_range(ends: BatchRange) -> None:
     """Raise UsageError unless sizes rise from at least 1 to what TensorRT can count."""
     if not 1 <= ends.min <= ends.opt <= ends.max <= LARGEST:
         raise UsageError(
@@ -40,7 +40,7 @@ def refuse_ends(ends: Ends) -> None:
         )
 
 
-def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[Ends]) -> tuple[Profile, ...]:
+def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> tuple[Profile, ...]:
     """Make one profile per range of batch sizes.
 
     Args:

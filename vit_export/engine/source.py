@@ -33,7 +33,7 @@ class Weights:
         )
 
 
-def refuse_unfit(file: OnnxFile) -> Manifest:
+def check_source(file: OnnxFile) -> Manifest:
     """Refuse a graph that TensorRT must not be given.
 
     Returns:

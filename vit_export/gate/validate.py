@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_export.artifact.golden import BATCHES, MAX_RELATIVE_E32, Golden
-from vit_export.artifact.manifest import FEATURES, Hop, Manifest, Measurement, Preprocess
+from vit_export.artifact.manifest import FEATURES, Manifest, Measurement, Preprocess, Stage
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.gate.distance import Array, Measured, Reference, references
 from vit_export.gate.tolerances import Criterion, criterion_of
@@ -24,22 +24,22 @@ class Comparison:
     """What a gate found.
 
     Attributes:
-        hop: The line for the certificate.
+        stage: The line for the certificate.
         blocks: Error per encoder block; looked at when the gate failed.
     """
 
-    hop: Hop
+    stage: Stage
     blocks: tuple[BlockError, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every output at every batch size was within its tolerance."""
-        return self.hop.passed is True
+        return self.stage.passed is True
 
     def raise_for_failure(self) -> None:
         """Raise GateError with the reason unless the gate passed."""
         if not self.passed:
-            raise GateError(f"{self.hop.hop}: {self.hop.reason}")
+            raise GateError(f"{self.stage.name}: {self.stage.reason}")
 
 
 def validate(
@@ -48,7 +48,7 @@ def validate(
     *,
     manifest: Manifest | None = None,
     preprocess: Preprocess | None = None,
-    hop: str = "artifact",
+    stage: str = "artifact",
     batches: Sequence[int] = BATCHES,
 ) -> Comparison:
     """Run an artifact on the golden inputs and compare it with the oracle.
@@ -61,7 +61,7 @@ def validate(
         golden: What torch computes.
         manifest: What the artifact declares; by default what it carries.
         preprocess: How golden images are normalised; by default as the manifest says.
-        hop: Name of the line in the certificate.
+        stage: Name of the line in the certificate.
         batches: Rising batch sizes to run a graph of dynamic batch size at.
 
     Raises:
@@ -77,7 +77,7 @@ def validate(
         whole.failures += [f"{other.size} px: {failure}" for failure in part.failures]
         whole.blocks = whole.blocks or part.blocks
     whole.notes += _notes(runner, criterion, whole)
-    return Comparison(hop=_certify(hop, runner, golden, whole), blocks=whole.blocks)
+    return Comparison(stage=_certify(stage, runner, golden, whole), blocks=whole.blocks)
 
 
 def criterion_for(runner: Runner, manifest: Manifest | None) -> Criterion:
@@ -266,7 +266,7 @@ def _notes(runner: Runner, criterion: Criterion, found: _Measurements) -> Iterat
         )
 
 
-def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> Hop:
+def _certify(stage: str, runner: Runner, golden: Golden, found: _Measurements) -> Stage:
     rows = [
         Measurement(
             output=name,
@@ -280,8 +280,8 @@ def _certify(hop: str, runner: Runner, golden: Golden, found: _Measurements) -> 
         for batch, distance in sorted(result.by_batch.items())
     ]
     main = found.measured[found.primary]
-    return Hop(
-        hop=hop,
+    return Stage(
+        name=stage,
         provider=runner.provider,
         samples=golden.samples,
         batches=tuple(sorted(main.by_batch)),

@@ -84,7 +84,7 @@ def export_module(
     if program is None:
         raise ExportError(f"torch.onnx.export returned no program for {_class(model.module)}")
     graph = program.model
-    _refuse_fixed(model.module, inputs, graph)
+    _check_fixed(model.module, inputs, graph)
     name_after_modules(graph, prefix="module.", keep={*names, *model.all_names})
     forget_origin(graph)
     ir.save(graph, path, external_data=path.name + ".data")
@@ -111,7 +111,7 @@ def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> T
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _refuse_fixed(module: nn.Module, inputs: Sequence[TensorSpec], graph: ir.Model) -> None:
+def _check_fixed(module: nn.Module, inputs: Sequence[TensorSpec], graph: ir.Model) -> None:
     """Raise ExportError when torch, without a word, made a dynamic dimension a constant."""
     for spec, value in zip(inputs, graph.graph.inputs, strict=True):
         for wanted, found in zip(spec.shape, value.shape or (), strict=True):

@@ -69,7 +69,7 @@ def simplify(source: str | os.PathLike[str], destination: str | os.PathLike[str]
             f"onnxsim {onnxsim.__version__} failed on {source.name}: {said}; "
             "export without it: --no-simplify"
         ) from error
-    _refuse_other_signature(model, simplified)
+    _check_other_signature(model, simplified)
     _put_back(simplified, weights)
     for props in (simplified, simplified.graph, *simplified.graph.node):
         del props.metadata_props[:]
@@ -112,7 +112,7 @@ def _size(tensor: onnx.TensorProto) -> int:
     return FOLDABLE_BYTES + 1
 
 
-def _refuse_other_signature(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+def _check_other_signature(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Raise SimplifyError when inputs, outputs or operator sets are not what they were."""
     for what in ("input", "output"):
         names = [[value.name for value in getattr(m.graph, what)] for m in (before, after)]

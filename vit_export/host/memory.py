@@ -7,7 +7,7 @@ import gc
 import sys
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Collect garbage, and return what the C allocator keeps of it (glibc's `malloc_trim`)."""
     gc.collect()
     if sys.platform == "linux":

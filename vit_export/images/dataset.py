@@ -73,7 +73,7 @@ def read_folder(root: Path, *, decode: Decode, progress: Progress = silent) -> L
             "expected one folder of images per class in it, or a .csv file"
         )
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    _refuse_unusable_classes(root, [folder.name for folder in folders])
+    _check_unusable_classes(root, [folder.name for folder in folders])
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
     paths: list[Path] = []
     targets: list[int] = []
@@ -100,7 +100,7 @@ def read_folder(root: Path, *, decode: Decode, progress: Progress = silent) -> L
     )
 
 
-def _refuse_unusable_classes(root: Path, names: Sequence[str]) -> None:
+def _check_unusable_classes(root: Path, names: Sequence[str]) -> None:
     if len(names) < 2:
         found = f"only the folder {names[0]!r}" if names else "no folders"
         raise DataError(

@@ -89,7 +89,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            _refuse_foreign_header(path, header, leading)
+            _check_foreign_header(path, header, leading)
             for cells in reader:
                 if cells:
                     row, fault = _read_row(cells, header)
@@ -110,7 +110,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _refuse_foreign_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
+def _check_foreign_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
     names = [name.strip() for name in header]
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]

@@ -114,8 +114,8 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
     Raises:
         ImageError: Another dtype or number of channels.
     """
-    _refuse_impossible(preprocess)
-    _refuse_other_than_uint8(pixels)
+    _check_impossible(preprocess)
+    _check_other_than_uint8(pixels)
     if pixels.ndim < 3 or pixels.shape[-1] != len(preprocess.mean):
         raise ImageError(
             f"pixels of shape {pixels.shape} were given to normalise, expected "
@@ -141,7 +141,7 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     Raises:
         ImageError: As `prepare`.
     """
-    _refuse_impossible(preprocess)
+    _check_impossible(preprocess)
     picture = _in_color(image, preprocess.color)
     pixels = _resize(picture, _resized_hw(_hw(picture), preprocess), preprocess.interpolation)
     if pixels.shape[2] != len(preprocess.mean):
@@ -192,7 +192,7 @@ def _in_color(source: ImageSource, color: str) -> Image.Image | Pixels:
 
 
 def _array_in_color(array: Pixels, color: str) -> Pixels:
-    _refuse_other_than_uint8(array)
+    _check_other_than_uint8(array)
     if array.ndim == 2 and color:
         array = array[:, :, None]
     if array.size == 0 or array.ndim != 3 or (color and array.shape[2] not in (1, 3, 4)):
@@ -368,7 +368,7 @@ def _center_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def _refuse_other_than_uint8(array: Pixels) -> None:
+def _check_other_than_uint8(array: Pixels) -> None:
     if array.dtype != np.uint8:
         raise ImageError(
             f"pixels were given as {array.dtype}, expected uint8 (H, W, C) with values 0..255, "
@@ -376,7 +376,7 @@ def _refuse_other_than_uint8(array: Pixels) -> None:
         )
 
 
-def _refuse_impossible(preprocess: Preprocess) -> None:
+def _check_impossible(preprocess: Preprocess) -> None:
     """Raise ImageError where the preparation itself cannot be followed."""
     channels = _CHANNELS.get(preprocess.color, len(preprocess.mean))
     possible = {

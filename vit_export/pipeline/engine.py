@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, seen_from, sidecar_path
 from vit_export.artifact.golden import Golden, golden_path
-from vit_export.artifact.manifest import Hop, Manifest
+from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.publish import refuse_foreign_golden
-from vit_export.artifact.staging import publish, refuse_impossible, staging
+from vit_export.artifact.publish import check_golden_not_shared
+from vit_export.artifact.staging import check_writable, publish, staging
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.progress import Progress, silent
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
@@ -97,7 +97,7 @@ def make_engine(
     """
     from vit_export.engine.build import build_engine, targets_of
     from vit_export.engine.profiles import profiles_of
-    from vit_export.engine.source import refuse_unfit
+    from vit_export.engine.source import check_source
     from vit_export.engine.timing_cache import cache_key, locked
     from vit_export.runtime.tensorrt.cuda import current_gpu
 
@@ -105,11 +105,11 @@ def make_engine(
     file = OnnxFile.read(source)
     source = file.path
     path = Path(output) if output is not None else default_output(source, options.precision)
-    _refuse_bad_name(path)
-    manifest = refuse_unfit(file)
+    _check_bad_name(path)
+    manifest = check_source(file)
     converts = must_convert(manifest, options, source)
     truth = _golden_of(source)
-    refuse_foreign_golden(path, golden_path(source))
+    check_golden_not_shared(path, golden_path(source))
     backend, gpu = load_backend(options.backend), current_gpu()
     # what cannot be is said before the conversion, which takes long
     targets_of(backend, options, gpu)
@@ -121,7 +121,7 @@ def make_engine(
     with staging(path) as stage:
         if converts:
             file = _converted(source, stage, options.precision, progress)
-            manifest = refuse_unfit(file)
+            manifest = check_source(file)
         plan = stage / path.name
         built = build_engine(backend, file, manifest, plan, options, gpu=gpu, progress=progress)
         golden_file = stage / golden_path(path).name
@@ -151,7 +151,7 @@ def make_engine(
             staged.write(sidecar_path(plan))
             types, comparison = _measured(plan, options, progress)
             comparison.raise_for_failure()
-            sidecar = _with_measured(sidecar, types, comparison.hop)
+            sidecar = _with_measured(sidecar, types, comparison.stage)
         sidecar.write(sidecar_path(plan))
         publish([golden_file, sidecar_path(plan), plan], path.parent)
     return EngineResult(
@@ -199,11 +199,11 @@ def _quantize_command(source: Path, precision: str, *others: str) -> str:
     return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
 
 
-def _refuse_bad_name(path: Path) -> None:
+def _check_bad_name(path: Path) -> None:
     if path.suffix != ".engine":
         raise UsageError(f"the output {path} must end in .engine")
     for file in (path, sidecar_path(path), golden_path(path)):
-        refuse_impossible(file)
+        check_writable(file)
 
 
 def _golden_of(source: Path) -> Golden:
@@ -234,12 +234,12 @@ def _runs_here(built: Built, gpu: Gpu | None) -> bool:
     return gpu is not None and gpu.compute_capability in built.compute_capabilities
 
 
-def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) -> Hop:
+def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) -> Stage:
     """The engine's line of the certificate, as long as nobody has run it."""
     targets = ", ".join(built.compute_capabilities)
     here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-    return Hop(
-        hop=f"onnx -> {backend.name} engine",
+    return Stage(
+        name=f"onnx -> {backend.name} engine",
         provider=backend.name,
         samples=truth.samples,
         batches=(),
@@ -267,7 +267,7 @@ def _measured(
     from vit_export.runtime.tensorrt.runner import TrtRunner
 
     progress("measure the engine")
-    runner = TrtRunner(plan, host_code=True)
+    runner = TrtRunner(plan, allow_host_code=True)
     try:
         types = inspect_engine(load_backend(options.backend), runner.engine)
         prove_engine(types, options.precision)
@@ -276,9 +276,9 @@ def _measured(
         runner.release()
 
 
-def _with_measured(sidecar: Sidecar, types: dict[str, int], hop: Hop) -> Sidecar:
+def _with_measured(sidecar: Sidecar, types: dict[str, int], stage: Stage) -> Sidecar:
     """A sidecar that says what was found on the GPU, in the place of what nobody had run."""
-    certificate = (*sidecar.manifest.certificate[:-1], hop)
+    certificate = (*sidecar.manifest.certificate[:-1], stage)
     return sidecar.replace(
         manifest=sidecar.manifest.replace(certificate=certificate),
         proof={**sidecar.proof, "engine": types},
@@ -298,11 +298,11 @@ def planned_trtexec(source: Path, output: Path | None, options: BuildOptions, ve
         The line, after the command that makes the graph that it needs, where there is none yet.
     """
     from vit_export.engine.profiles import profiles_of
-    from vit_export.engine.source import refuse_unfit
+    from vit_export.engine.source import check_source
     from vit_export.engine.trtexec import trtexec_line
 
     file = OnnxFile.read(source)
-    manifest = refuse_unfit(file)
+    manifest = check_source(file)
     graph, lines = source, []
     if must_convert(manifest, options, source):
         graph = source.with_suffix(f".{options.precision}.onnx")

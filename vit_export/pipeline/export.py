@@ -23,15 +23,15 @@ from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
+    check_golden_not_shared,
+    check_output_name,
     pack_artifact,
     publish_artifact,
-    refuse_bad_name,
-    refuse_foreign_golden,
 )
 from vit_export.artifact.staging import staging
 from vit_export.errors import GateError, UsageError
 from vit_export.gate.validate import Comparison, validate
-from vit_export.host.memory import give_back
+from vit_export.host.memory import trim_memory
 from vit_export.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ExportResult:
         golden: The golden file beside it.
         manifest: What the file says about itself, certificate included.
         comparison: The last gate.
-        comparisons: Every gate, one per hop.
+        comparisons: Every gate, one per stage.
         files: All files, external data included.
         nodes: Number of nodes, before and after the simplifier.
         converted: How it was made narrower, where that was asked for.
@@ -160,7 +160,7 @@ def export(
     )
     opset = _opset(opset, attention)
     if output is not None:
-        refuse_bad_name(Path(output))
+        check_output_name(Path(output))
     progress("load the model")
     prepared = prepare(request)
     report = prepared.report
@@ -172,14 +172,14 @@ def export(
             check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
         golden_file = stage / golden_path(path).name
         golden.write(golden_file)
-        refuse_foreign_golden(path, golden_file)
+        check_golden_not_shared(path, golden_file)
         scratch = stage / "scratch"  # whose names cannot meet the result's
         scratch.mkdir()
         raw, manifest = _to_onnx(prepared, scratch, opset, progress)
         prepared.free()  # from here on the weights live on disk
         del prepared, request, subject
-        hops = [_gate(raw.path, golden, manifest, "torch -> onnx", progress)]
-        hops[-1].raise_for_failure()
+        stages = [_gate(raw.path, golden, manifest, "torch -> onnx", progress)]
+        stages[-1].raise_for_failure()
         final = raw
         if simplify:
             final = _simplified(raw, scratch, progress)
@@ -191,12 +191,12 @@ def export(
             external_data=external_data,
         )
         if simplify:
-            hops.append(_gate(packed.path, golden, manifest, "onnx -> simplified", progress))
-            _raise_for_simplifier(hops[-1])
+            stages.append(_gate(packed.path, golden, manifest, "onnx -> simplified", progress))
+            _raise_for_simplifier(stages[-1])
         manifest = manifest.replace(
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
-            certificate=tuple(hop.hop for hop in hops),
+            certificate=tuple(found.stage for found in stages),
         )
         converted = None
         if narrow is None:
@@ -207,13 +207,13 @@ def export(
                 narrow = dataclasses.replace(narrow, images=images)
             converted = _narrowed(packed, path, narrow, external_data, progress)
             files, manifest = converted.files, converted.manifest
-            hops.append(converted.comparison)
+            stages.append(converted.comparison)
     return ExportResult(
         path=path,
         golden=golden_path(path),
         manifest=manifest,
-        comparison=hops[-1],
-        comparisons=tuple(hops),
+        comparison=stages[-1],
+        comparisons=tuple(stages),
         files=files,
         nodes=(len(raw.nodes), len(packed.nodes)),
         converted=converted,
@@ -311,14 +311,14 @@ def _simplified(raw: OnnxFile, stage: Path, progress: Progress) -> OnnxFile:
 
 
 def _gate(
-    path: Path, golden: Golden, manifest: Manifest, hop: str, progress: Progress
+    path: Path, golden: Golden, manifest: Manifest, stage: str, progress: Progress
 ) -> Comparison:
     from vit_export.runtime.onnxruntime.runner import OrtRunner
 
-    progress(f"measure {hop}")
-    give_back()
+    progress(f"measure {stage}")
+    trim_memory()
     runner = OrtRunner(path, provider="cpu")
-    found = validate(runner, golden, manifest=manifest, hop=hop)
+    found = validate(runner, golden, manifest=manifest, stage=stage)
     runner.release()
     return found
 
@@ -326,8 +326,8 @@ def _gate(
 def _raise_for_simplifier(comparison: Comparison) -> None:
     if not comparison.passed:
         raise GateError(
-            f"{comparison.hop.hop}: the simplifier changed what the model computes: "
-            f"{comparison.hop.reason}; nothing was written; export without it: --no-simplify"
+            f"{comparison.stage.name}: the simplifier changed what the model computes: "
+            f"{comparison.stage.reason}; nothing was written; export without it: --no-simplify"
         )
 
 

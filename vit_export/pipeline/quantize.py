@@ -13,10 +13,10 @@ from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
+    check_golden_not_shared,
+    check_output_name,
     pack_artifact,
     publish_artifact,
-    refuse_bad_name,
-    refuse_foreign_golden,
 )
 from vit_export.artifact.staging import staging
 from vit_export.errors import ArtifactError, GateError, UsageError
@@ -28,7 +28,7 @@ from vit_export.quantization.gate import Gated, gate
 from vit_export.quantization.prepare import prepare
 from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities
 from vit_export.quantization.settings import QuantizeSettings
-from vit_export.quantization.trials import Limits, Workbench
+from vit_export.quantization.trials import Limits, TrialConverter
 
 if TYPE_CHECKING:
     from vit_export.gate.validate import Comparison
@@ -97,11 +97,11 @@ def quantize(
     started = time.monotonic()
     source = Path(source)
     path = Path(output) if output is not None else default_output(source, settings.precision)
-    refuse_bad_name(path)
+    check_output_name(path)
     file, manifest = _checked(source, path)
     given = _golden_of(source, golden)
     truth = Golden.read(given)
-    refuse_foreign_golden(path, given)
+    check_golden_not_shared(path, given)
     limits = Limits(
         images=_real_images(settings.images, manifest, source),
         gated=not manifest.weights.random,
@@ -117,7 +117,7 @@ def quantize(
         scratch.mkdir()
         prepared = prepare(source, path.stem, truth, settings, scratch, progress)
         narrow = manifest.replace(precision=settings.precision)
-        bench = Workbench(prepared.source, truth, narrow, prepared.target, limits, scratch)
+        bench = TrialConverter(prepared.source, truth, narrow, prepared.target, limits, scratch)
         made = _make(bench, stage / path.name, settings.budget, external_data, progress)
         blocks = made.found.blocks if made.found is not None else ()
         if settings.explain and not blocks:
@@ -133,7 +133,7 @@ def quantize(
                 notes=(*prepared.notes, *made.conversion.notes),
             ),
             graph_sha256=made.packed.graph_sha256(),
-            certificate=(*manifest.certificate, *made.gated.hops),
+            certificate=(*manifest.certificate, *made.gated.stages),
         )
         others = [golden_file, *prepared.beside]
         files = publish_artifact(made.packed, others, final, path)
@@ -219,7 +219,7 @@ class _Made:
 
 
 def _make(
-    bench: Workbench, path: Path, budget: float, external_data: bool, progress: Progress
+    bench: TrialConverter, path: Path, budget: float, external_data: bool, progress: Progress
 ) -> _Made:
     """Convert and measure; where that fails, search for the layers that have to stay wide.
 
@@ -248,7 +248,7 @@ def _make(
             outputs=[spec.name for spec in bench.manifest.outputs],
             external_data=external_data,
         )
-        _refuse_over_budget(bench, conversion, budget)
+        _check_over_budget(bench, conversion, budget)
         gated = gate(bench, packed, conversion, progress)
         return _Made(packed=packed, conversion=conversion, gated=gated, units=units, found=found)
 
@@ -282,7 +282,7 @@ def _kept(found: Repair, precision: str) -> list[Kept]:
     return [Kept(layer, "fp32", reason(layer)) for layer in sorted(found.keep or ())]
 
 
-def _refuse_over_budget(bench: Workbench, conversion: Conversion, budget: float) -> None:
+def _check_over_budget(bench: TrialConverter, conversion: Conversion, budget: float) -> None:
     """Raise GateError where too little would be narrow to call the artifact so."""
     precision, name = bench.target.precision, bench.source.name
     if not conversion.narrowed:

@@ -73,7 +73,7 @@ class Subject:
     labels: tuple[str, ...]
     other_sizes: tuple[tuple[int, int], ...] = ()  # to gate a model of dynamic size at
     report: LoadReport | None = None  # what became of a checkpoint's tensors
-    ours_to_free: bool = False  # built here, so nobody else needs it after the export
+    owned: bool = False  # built here, so nobody else needs it after the export
 
     def free(self) -> None:
         """Free the weights of a model that was built here.
@@ -81,7 +81,7 @@ class Subject:
         Dropping it is not enough: rewrite rules of the exporter keep their last graph, and
         that its weights.
         """
-        if self.ours_to_free:
+        if self.owned:
             for parameter in self.model.parameters():
                 parameter.data = torch.empty(0)
 
@@ -116,7 +116,7 @@ def prepare(request: Request) -> Subject:
 
 def _ours(request: Request) -> Subject:
     if request.weights is None:
-        _refuse_for_weights_only(request)
+        _check_for_weights_only(request)
     stem, labels, report = "", tuple(request.labels), None
     name = request.subject if isinstance(request.subject, str) else None
     if isinstance(request.subject, VisionTransformer):
@@ -167,7 +167,7 @@ def _ours(request: Request) -> Subject:
         labels=labels,
         other_sizes=other_sizes,
         report=report,
-        ours_to_free=not isinstance(request.subject, nn.Module),
+        owned=not isinstance(request.subject, nn.Module),
     )
 
 
@@ -178,7 +178,7 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
     return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
-def _refuse_for_weights_only(request: Request) -> None:
+def _check_for_weights_only(request: Request) -> None:
     if request.reset_head or request.layout is not None:
         option = "--reset-head" if request.reset_head else "--layout"
         raise UsageError(f"{option} speaks of a checkpoint: give one with --weights FILE")
@@ -195,7 +195,7 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
         raise UsageError("--dynamic-size is for our own variants, whose positions it resamples")
     if request.weights is not None:
         raise UsageError("--weights loads our own variants; load a module's weights in its factory")
-    _refuse_for_weights_only(request)
+    _check_for_weights_only(request)
     if request.attention != "decomposed":
         raise UsageError(
             "--attention is for our own variants; in a module of yours call "

@@ -26,7 +26,7 @@ def revalidate(
     weights: str | os.PathLike[str] | None = None,
     layout: str | None = None,
     provider: str = "auto",
-    host_code: bool = False,
+    allow_host_code: bool = False,
     preprocess: Preprocess | None = None,
     traced: bool = False,
     progress: Progress = silent,
@@ -39,7 +39,7 @@ def revalidate(
         weights: Checkpoint to compute the truth from again, by torch, instead of a golden file.
         layout: How the checkpoint names its tensors; recognised by default.
         provider: What runs the artifact.
-        host_code: Whether a version compatible engine may run the code that its plan brings.
+        allow_host_code: Whether a version compatible engine may run the code that its plan brings.
         preprocess: How golden images are normalised, where the artifact does not say.
         traced: Whether to measure every block even where the gate passes.
         progress: Told what is being done.
@@ -53,7 +53,7 @@ def revalidate(
         raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
     if golden is not None and weights is not None:
         raise UsageError("--golden and --weights are two sources of the truth: give one")
-    runner, batches = _runner_of(Path(path), provider, host_code)
+    runner, batches = _runner_of(Path(path), provider, allow_host_code)
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
     else:
@@ -67,7 +67,7 @@ def revalidate(
         truth = Golden.read(file)
     progress(f"measure on {runner.provider}")
     name = f"validate {Path(path).name}"
-    found = validate(runner, truth, preprocess=preprocess, hop=name, batches=batches)
+    found = validate(runner, truth, preprocess=preprocess, stage=name, batches=batches)
     if not traced or found.blocks:
         return found
     progress(f"trace on {runner.provider}")
@@ -78,13 +78,13 @@ def revalidate(
     return dataclasses.replace(found, blocks=blocks)
 
 
-def _runner_of(path: Path, provider: str, host_code: bool) -> tuple[Runner, Sequence[int]]:
+def _runner_of(path: Path, provider: str, allow_host_code: bool) -> tuple[Runner, Sequence[int]]:
     """What runs an artifact, and the batch sizes to measure it at."""
     if path.suffix != ".engine":
-        return load(path, provider=provider, host_code=host_code).runner, BATCHES
+        return load(path, provider=provider, allow_host_code=allow_host_code).runner, BATCHES
     from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
 
-    engine = open_engine(path, provider=provider, check=False, host_code=host_code)
+    engine = open_engine(path, provider=provider, check=False, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
 
 

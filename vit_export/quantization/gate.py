@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vit_export.artifact.manifest import Conversion, Hop
+from vit_export.artifact.manifest import Conversion, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.tolerances import CRITERIA
 from vit_export.gate.validate import Comparison, validate
 from vit_export.progress import Progress
-from vit_export.quantization.trials import Workbench
+from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 UNMEASURED = "unmeasured"
@@ -24,18 +24,20 @@ class Gated:
 
     Attributes:
         comparison: Of the file itself; its `passed` is `None` where it cannot run here.
-        hops: For the certificate: the file itself last.
+        stages: For the certificate: the file itself last.
         accuracy: On real images, where there were some.
         failures: Why it did not pass; empty when it did.
     """
 
     comparison: Comparison
-    hops: tuple[Hop, ...]
+    stages: tuple[Stage, ...]
     accuracy: Accuracy | None
     failures: tuple[str, ...]
 
 
-def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: Progress) -> Gated:
+def gate(
+    bench: TrialConverter, packed: OnnxFile, conversion: Conversion, progress: Progress
+) -> Gated:
     """Count the narrow nodes of a packed artifact, and measure it.
 
     Half precision is measured twice: rounded after every operation, as a GPU computes it, and
@@ -45,44 +47,46 @@ def gate(bench: Workbench, packed: OnnxFile, conversion: Conversion, progress: P
         GateError: Fewer or more nodes are narrow than the plan says.
     """
     target = bench.target
-    hop = f"fp32 -> {target.precision}"
+    stage = f"fp32 -> {target.precision}"
     count = target.count(packed)
     if count != conversion.narrowed:  # which no search could repair
         raise GateError(
-            f"{hop}: {count} nodes with weights are {target.precision} in the file, the plan has "
+            f"{stage}: {count} nodes with weights are {target.precision} in the file, the plan has "
             f"{conversion.narrowed}; nothing was written"
         )
-    hops: list[Hop] = []
+    stages: list[Stage] = []
     judged = None
     if target.rounded:
-        progress(f"measure {hop}, rounded after every operation")
+        progress(f"measure {stage}, rounded after every operation")
         runner = bench.runner(packed.path)
         judged = validate(
-            runner, bench.golden, manifest=bench.manifest, hop=f"{hop}, every operation rounded"
+            runner, bench.golden, manifest=bench.manifest, stage=f"{stage}, every operation rounded"
         )
         runner.release()
-        hops.append(judged.hop)
-    progress(f"measure {hop}")
-    comparison = _of_file(bench, packed, hop)
+        stages.append(judged.stage)
+    progress(f"measure {stage}")
+    comparison = _of_file(bench, packed, stage)
     accuracy = _accuracy(bench, packed, progress)
     reason = _shortfall(bench, accuracy)
-    found = [*hops, comparison.hop]
+    found = [*stages, comparison.stage]
     failures = [h.reason for h in found if h.passed is False]
     failures += [reason] if reason else []
     last = dataclasses.replace(
-        _with_accuracy(comparison.hop, accuracy),
-        passed=False if failures else comparison.hop.passed,
-        reason="; ".join(failures) or comparison.hop.reason,
+        _with_accuracy(comparison.stage, accuracy),
+        passed=False if failures else comparison.stage.passed,
+        reason="; ".join(failures) or comparison.stage.reason,
     )
     return Gated(
-        comparison=Comparison(hop=last, blocks=comparison.blocks or (judged or comparison).blocks),
-        hops=(*hops, last),
+        comparison=Comparison(
+            stage=last, blocks=comparison.blocks or (judged or comparison).blocks
+        ),
+        stages=(*stages, last),
         accuracy=accuracy,
         failures=tuple(dict.fromkeys(failures)),
     )
 
 
-def _of_file(bench: Workbench, packed: OnnxFile, hop: str) -> Comparison:
+def _of_file(bench: TrialConverter, packed: OnnxFile, stage: str) -> Comparison:
     """The file itself: on the CPU, or on a GPU where the CPU has no kernels for it.
 
     Where neither can run it, it has neither passed nor failed.
@@ -91,23 +95,24 @@ def _of_file(bench: Workbench, packed: OnnxFile, hop: str) -> Comparison:
     try:
         runner = OrtRunner(packed.path, provider=provider)
     except ProviderError as error:
-        return Comparison(hop=_not_run(bench, hop, str(error)))
-    found = validate(runner, bench.golden, manifest=bench.manifest, hop=hop)
+        return Comparison(stage=_not_run(bench, stage, str(error)))
+    found = validate(runner, bench.golden, manifest=bench.manifest, stage=stage)
     runner.release()
     return found
 
 
-def _not_run(bench: Workbench, hop: str, error: str) -> Hop:
-    return Hop(
-        hop=hop, provider="cuda", samples=bench.golden.samples, batches=(), baseline_max_abs=None,
-        max_abs=None, tolerance=None, cosine=None, top1_agreement=None, row_max_abs=None,
+def _not_run(bench: TrialConverter, stage: str, error: str) -> Stage:
+    return Stage(
+        name=stage, provider="cuda", samples=bench.golden.samples, batches=(),
+        baseline_max_abs=None, max_abs=None, tolerance=None, cosine=None,
+        top1_agreement=None, row_max_abs=None,
         passed=None,
         reason="ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
         f"({error.partition('; ')[0]}); it was measured with every operation rounded",
     )  # fmt: skip
 
 
-def _accuracy(bench: Workbench, packed: OnnxFile, progress: Progress) -> Accuracy | None:
+def _accuracy(bench: TrialConverter, packed: OnnxFile, progress: Progress) -> Accuracy | None:
     if bench.limits.images is None:
         return None
     progress(f"compare classes on {len(bench.limits.images)} real images")
@@ -117,7 +122,7 @@ def _accuracy(bench: Workbench, packed: OnnxFile, progress: Progress) -> Accurac
     return found
 
 
-def _shortfall(bench: Workbench, accuracy: Accuracy | None) -> str:
+def _shortfall(bench: TrialConverter, accuracy: Accuracy | None) -> str:
     """Why an accuracy is not good enough; empty where it is."""
     if accuracy is None or bench.limits.harm(accuracy, bench.target.precision) <= 1:
         return ""
@@ -128,11 +133,11 @@ def _shortfall(bench: Workbench, accuracy: Accuracy | None) -> str:
     return f"{accuracy}; {allowed}".replace("; ", ", ")
 
 
-def _with_accuracy(hop: Hop, accuracy: Accuracy | None) -> Hop:
+def _with_accuracy(stage: Stage, accuracy: Accuracy | None) -> Stage:
     if accuracy is None:
-        return dataclasses.replace(hop, accuracy=UNMEASURED)
+        return dataclasses.replace(stage, accuracy=UNMEASURED)
     return dataclasses.replace(
-        hop,
+        stage,
         accuracy=str(accuracy),
         real_images=accuracy.images,
         real_agreement=accuracy.agreement,

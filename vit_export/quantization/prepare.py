@@ -76,7 +76,7 @@ def prepare(
         if settings.recipe != "all":
             return Prepared(source=source, target=target)
         watched = _Watched(source, golden, settings, progress)
-        _refuse_large_residual(watched, settings.precision)
+        _check_large_residual(watched, settings.precision)
         return Prepared(source=source, target=target, calibration=watched.described)
     notes: tuple[str, ...] = ()
     calibration = ""
@@ -170,7 +170,7 @@ def _smoothed(
     return packed.path, (note,), watched.described
 
 
-def _refuse_large_residual(watched: _Watched, precision: str) -> None:
+def _check_large_residual(watched: _Watched, precision: str) -> None:
     """Raise GateError when the residual stream comes near the largest value of its type."""
     tensors = residual_tensors(watched.runner.path)
     found = watched.ranges(tensors).tensors

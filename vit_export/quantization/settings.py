@@ -72,9 +72,9 @@ class QuantizeSettings:
             raise UsageError("--max-drop speaks of real images: give them with --images")
         if self.max_drop is not None and self.max_drop < 0:
             raise UsageError(f"--max-drop {self.max_drop:g}: percentage points, at least 0")
-        self._refuse_of_another_precision()
+        self._check_of_another_precision()
 
-    def _refuse_of_another_precision(self) -> None:
+    def _check_of_another_precision(self) -> None:
         half = self.precision in HALVES
         if self.half_io and self.precision == "bf16":
             raise UsageError("--fp16-io is for fp16: numpy has no bfloat16 to feed or to read")

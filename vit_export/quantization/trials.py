@@ -53,7 +53,7 @@ class Limits:
 
 
 @dataclass
-class Workbench:
+class TrialConverter:
     """A folder where an fp32 artifact is converted again and again.
 
     Attributes:

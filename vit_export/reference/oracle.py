@@ -53,10 +53,10 @@ def record(
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     exact = _run(model, [_as(x, torch.float64) for x in tensors], progress, "float64", in_float64)
     rounded = _run(model, tensors, progress, "float32", _as_it_is)
-    _refuse_unsteady(model, tensors)
+    _check_unsteady(model, tensors)
     truth, kept = {}, {}
     for name, y64, y32 in zip(model.all_names, exact, rounded, strict=True):
-        _refuse_not_finite(name, y64, y32)
+        _check_not_finite(name, y64, y32)
         if name in model.taps or name in SUBSAMPLED:
             kept[name] = y64 if name in model.taps else subsample(y64)
         else:
@@ -64,7 +64,7 @@ def record(
     known = truth | kept
     e32 = _distances(model, rounded, known)
     for name, y64 in truth.items():
-        _refuse_loose(name, e32[name], float(y64.abs().max()))
+        _check_loose(name, e32[name], float(y64.abs().max()))
     halves = {what: _distances(model, _run_half(model, tensors, progress, what), known)
               for what in HALF_TYPES}  # fmt: skip
     e16, ebf16 = halves["float16"], halves["bfloat16"]
@@ -131,7 +131,7 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
 
 
-def _refuse_not_finite(name: str, *results: Tensor) -> None:
+def _check_not_finite(name: str, *results: Tensor) -> None:
     for result in results:
         if not bool(torch.isfinite(result).all()):
             raise GateError(
@@ -140,7 +140,7 @@ def _refuse_not_finite(name: str, *results: Tensor) -> None:
             )
 
 
-def _refuse_unsteady(model: Outputs, inputs: Sequence[Tensor]) -> None:
+def _check_unsteady(model: Outputs, inputs: Sequence[Tensor]) -> None:
     """Raise GateError when two calls with the same images give different results."""
     few = [x[:2] for x in inputs]
     first, second = (_run(model, few, silent, "float32", _as_it_is) for _ in range(2))
@@ -153,7 +153,7 @@ def _refuse_unsteady(model: Outputs, inputs: Sequence[Tensor]) -> None:
             )
 
 
-def _refuse_loose(name: str, distance: float, largest: float) -> None:
+def _check_loose(name: str, distance: float, largest: float) -> None:
     if distance > MAX_RELATIVE_E32 * largest:
         raise GateError(
             f"torch float32 and float64 differ by {distance:.3g} in {name!r}, whose largest value "

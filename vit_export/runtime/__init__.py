@@ -22,7 +22,7 @@ from vit_export.errors import ProviderError, UsageError
 from vit_export.runner import Runner
 
 if TYPE_CHECKING:
-    from vit_export.runtime.model import Classifier
+    from vit_export.runtime.model import Model
     from vit_export.runtime.onnxruntime.options import ProviderOptions
 
 
@@ -36,8 +36,8 @@ def load(
     threads: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
-    host_code: bool = False,
-) -> Classifier:
+    allow_host_code: bool = False,
+) -> Model:
     """Load an artifact, ready to classify images or to run tensors.
 
     Args:
@@ -52,8 +52,8 @@ def load(
         rebuild: Whether an engine of another version or GPU is built again from its .onnx.
         trusted: Whether an engine that could not be measured where it was built goes without
             the golden check that its first load on a device makes.
-        host_code: Whether a version compatible engine may run the code that its plan brings, on
-            the CPU and with the rights of this process.
+        allow_host_code: Whether a version compatible engine may run the code in its plan,
+            on the CPU and with the rights of this process.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
@@ -61,15 +61,19 @@ def load(
         ProviderError: The backend is not installed, or the provider asked for is not active.
         UsageError: No such provider, or options that do not fit it or the model.
     """
-    from vit_export.runtime.model import Classifier
+    from vit_export.runtime.model import Model
 
     if Path(path).suffix == ".engine":
-        _refuse_for_engine(path, options, threads)
+        _check_for_engine(path, options, threads)
         engine = _open_engine(
-            path, provider=provider, rebuild=rebuild, check=not trusted, host_code=host_code
+            path,
+            provider=provider,
+            rebuild=rebuild,
+            check=not trusted,
+            allow_host_code=allow_host_code,
         )
-        return Classifier(engine, preprocess=preprocess, labels=labels)
-    _refuse_for_onnx(path, rebuild=rebuild, trusted=trusted, host_code=host_code)
+        return Model(engine, preprocess=preprocess, labels=labels)
+    _check_for_onnx(path, rebuild=rebuild, trusted=trusted, allow_host_code=allow_host_code)
     try:
         from vit_export.runtime.onnxruntime.runner import OrtRunner
     except ModuleNotFoundError as error:
@@ -78,10 +82,10 @@ def load(
             "pip install 'vit-export[cpu]' (or 'vit-export[gpu]' with an NVIDIA GPU)"
         ) from error
     runner = OrtRunner(path, provider=provider, options=options, threads=threads)
-    return Classifier(runner, preprocess=preprocess, labels=labels)
+    return Model(runner, preprocess=preprocess, labels=labels)
 
 
-def _refuse_for_engine(
+def _check_for_engine(
     path: str | os.PathLike[str], options: ProviderOptions | None, threads: int | None
 ) -> None:
     """Raise UsageError for what means nothing to an engine."""
@@ -96,14 +100,14 @@ def _refuse_for_engine(
         )
 
 
-def _refuse_for_onnx(
-    path: str | os.PathLike[str], *, rebuild: bool, trusted: bool, host_code: bool
+def _check_for_onnx(
+    path: str | os.PathLike[str], *, rebuild: bool, trusted: bool, allow_host_code: bool
 ) -> None:
     """Raise UsageError for what means nothing to an .onnx file."""
     asked = {
         "rebuild": rebuild,
         "trusted": trusted,
-        "host_code (--trust-host-code)": host_code,
+        "allow_host_code (--trust-host-code)": allow_host_code,
     }
     for name, given in asked.items():
         if given:
@@ -111,7 +115,12 @@ def _refuse_for_onnx(
 
 
 def _open_engine(
-    path: str | os.PathLike[str], *, provider: str, rebuild: bool, check: bool, host_code: bool
+    path: str | os.PathLike[str],
+    *,
+    provider: str,
+    rebuild: bool,
+    check: bool,
+    allow_host_code: bool,
 ) -> Runner:
     try:
         from vit_export.runtime.engine_check import open_engine
@@ -121,5 +130,5 @@ def _open_engine(
             "pip install 'vit-export[tensorrt]' (or 'vit-export[tensorrt-rtx]')"
         ) from error
     return open_engine(
-        Path(path), provider=provider, rebuild=rebuild, check=check, host_code=host_code
+        Path(path), provider=provider, rebuild=rebuild, check=check, allow_host_code=allow_host_code
     )

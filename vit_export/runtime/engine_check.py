@@ -30,7 +30,7 @@ def open_engine(
     provider: str = "auto",
     rebuild: bool = False,
     check: bool = True,
-    host_code: bool = False,
+    allow_host_code: bool = False,
 ) -> TrtRunner:
     """Load an engine.
 
@@ -39,7 +39,7 @@ def open_engine(
         provider: `"auto"`, or its backend.
         rebuild: Whether to build it again from its .onnx where version or GPU are others.
         check: Whether to measure one that nobody has measured on such a GPU.
-        host_code: Whether a version compatible engine may run the code that its plan brings.
+        allow_host_code: Whether a version compatible engine may run the code that its plan brings.
 
     Raises:
         ArtifactError: The engine, its sidecar or its golden file is missing or damaged.
@@ -48,12 +48,12 @@ def open_engine(
         ProviderError: It cannot run here.
     """
     try:
-        runner = TrtRunner(path, provider=provider, host_code=host_code)
+        runner = TrtRunner(path, provider=provider, allow_host_code=allow_host_code)
     except MisfitError:
         if not rebuild:
             raise
         rebuild_engine(path)
-        runner = TrtRunner(path, provider=provider, host_code=host_code)
+        runner = TrtRunner(path, provider=provider, allow_host_code=allow_host_code)
     with contextlib.ExitStack() as refused:
         refused.callback(runner.release)
         here = Check(
@@ -122,7 +122,7 @@ def measure(runner: TrtRunner) -> Comparison:
     return validate(
         runner,
         Golden.read(file),
-        hop=f"{runner.provider} engine",
+        stage=f"{runner.provider} engine",
         batches=batches_of(runner.sidecar),
     )
 

@@ -34,7 +34,7 @@ class Prediction:
     score: float
 
 
-class Classifier:
+class Model:
     """A runner, and what the manifest says about images and classes.
 
     Attributes:

@@ -118,7 +118,7 @@ def finetune(
         OutputError: A file cannot be written.
         VitExportError: The loss is no longer finite, or the device's memory is full.
     """
-    _refuse_misfit(model, data)
+    _check_misfit(model, data)
     files = TrainingFiles.beside(output)
     run = _Run(model, data, settings, files, choose_device(device), progress)
     if resume:
@@ -248,7 +248,7 @@ class _Run:
         logits = predict_logits(self.model, self.data.images, rows=self.held_out)
         targets = self.targets[self.held_out]
         val_loss = F.cross_entropy(logits, targets).item()
-        self._refuse_infinite(val_loss, last)
+        self._check_infinite(val_loss, last)
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -288,7 +288,7 @@ class _Run:
                 loss=loss_sum / seen,
                 accuracy=right / seen,
             )
-            self._refuse_infinite(loss, now)
+            self._check_infinite(loss, now)
             self.progress(now)
         return now
 
@@ -310,7 +310,7 @@ class _Run:
         self.optimizer.step()
         return loss.item(), int((logits.argmax(dim=1) == targets).sum())
 
-    def _refuse_infinite(self, loss: float, now: EpochProgress) -> None:
+    def _check_infinite(self, loss: float, now: EpochProgress) -> None:
         if math.isfinite(loss):
             return
         rate = self.optimizer.param_groups[0]["lr"]
@@ -323,7 +323,7 @@ class _Run:
         )
 
 
-def _refuse_misfit(model: VisionTransformer, data: LabelledImages) -> None:
+def _check_misfit(model: VisionTransformer, data: LabelledImages) -> None:
     config = model.config
     if config.num_classes != len(data.labels):
         raise UsageError(

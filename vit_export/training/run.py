@@ -131,11 +131,11 @@ def train(
         CheckpointError: The weights cannot be loaded.
         OutputError: A file cannot be written.
     """
-    _refuse_unreadable(data, test)
+    _check_unreadable(data, test)
     choose_device(device)
     files = TrainingFiles.beside(output)
     if start.weights is not None:
-        _refuse_own_input(start.weights, files, resume=resume)
+        _check_own_input(start.weights, files, resume=resume)
     if resume:
         load_state(files.state, origin=dataclasses.asdict(settings))
     loaded = _load(start) if start.weights is not None else None
@@ -165,7 +165,7 @@ def train(
     return Trained(model=model, result=result, report=report, predictions=predictions)
 
 
-def _refuse_unreadable(data: Path, test: Path | None) -> None:
+def _check_unreadable(data: Path, test: Path | None) -> None:
     if not data.is_dir() and not (data.exists() and data.suffix.lower() == ".csv"):
         found = "is no folder and no .csv file" if data.exists() else "does not exist"
         raise DataError(
@@ -178,7 +178,7 @@ def _refuse_unreadable(data: Path, test: Path | None) -> None:
         raise DataError(f"{test} does not exist; expected a CSV of pixel0,pixel1,...")
 
 
-def _refuse_own_input(
+def _check_own_input(
     weights: str | os.PathLike[str], files: TrainingFiles, *, resume: bool
 ) -> None:
     """Refuse to write over what the training starts from."""

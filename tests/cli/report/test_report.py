@@ -82,11 +82,11 @@ def test_sizes_are_read_in_powers_of_ten(nbytes, text):
 
 
 def test_a_certificate_shows_every_measurement(tiny_export):
-    """Each hop, output and batch; then the notes."""
-    hops = tiny_export.manifest.certificate
-    lines = report.certificate(hops).splitlines()
-    assert len(lines) == 2 + sum(len(hop.measurements) for hop in hops)
-    assert "FAILED" not in report.certificate(hops)
+    """Each stage, output and batch; then the notes."""
+    stages = tiny_export.manifest.certificate
+    lines = report.certificate(stages).splitlines()
+    assert len(lines) == 2 + sum(len(stage.measurements) for stage in stages)
+    assert "FAILED" not in report.certificate(stages)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def failed(tiny_export) -> Comparison:
     """A gate that the artifact does not pass: normalised otherwise."""
     runner = load(tiny_export.path, provider="cpu").runner
     other = tiny_export.manifest.preprocess.__class__(size=(32, 32), mean=(0.1, 0.2, 0.3))
-    return validate(runner, Golden.read(tiny_export.golden), preprocess=other, hop="odd")
+    return validate(runner, Golden.read(tiny_export.golden), preprocess=other, stage="odd")
 
 
 def test_a_failed_gate_says_so_and_where(failed):
@@ -102,7 +102,7 @@ def test_a_failed_gate_says_so_and_where(failed):
     text = report.comparison(failed)
     assert "FAILED on cpu: 8 samples, batches 1, 2, 3, 8" in text
     assert "diverges" in text
-    assert text.count("\n  - ") == len(failed.hop.reason.split("; "))
+    assert text.count("\n  - ") == len(failed.stage.reason.split("; "))
 
 
 def test_a_gate_that_passed_says_so(tiny_export):
@@ -115,7 +115,7 @@ def test_a_gate_that_passed_says_so(tiny_export):
 def test_a_block_that_is_not_in_the_graph_has_no_number(failed):
     """A dash, not zero."""
     blocks = (BlockError(name="blocks.0", max_abs=None, tolerance=1e-6),)
-    text = report.comparison(Comparison(hop=failed.hop, blocks=blocks))
+    text = report.comparison(Comparison(stage=failed.stage, blocks=blocks))
     (line,) = [line for line in text.splitlines() if line.startswith("blocks.0")]
     assert line.split() == ["blocks.0", "-", "-", "1e-06", "-"]
 

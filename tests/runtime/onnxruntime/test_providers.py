@@ -9,9 +9,9 @@ import pytest
 from vit_export.errors import ProviderError
 from vit_export.runtime.onnxruntime import providers
 from vit_export.runtime.onnxruntime.providers import (
+    check_no_fallback,
+    check_wheel_usable,
     first_line,
-    refuse_fallback,
-    refuse_unusable_wheel,
     worth_trying,
 )
 
@@ -22,7 +22,7 @@ def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch, other):
     monkeypatch.setattr(providers, "installed_wheels", lambda: ("onnxruntime", other))
     assert worth_trying("cuda")
     with pytest.raises(ProviderError) as caught:
-        refuse_unusable_wheel("cuda")
+        check_wheel_usable("cuda")
     assert f"onnxruntime and {other} are both installed and overwrite" in str(caught.value)
     assert f"keep one: pip uninstall -y onnxruntime {other} && pip inst" in str(caught.value)
 
@@ -54,7 +54,7 @@ def test_nodes_that_stray_to_the_cpu_are_named():
         "CUDAExecutionProvider",
     )
     with pytest.raises(ProviderError, match=r"m\.onnx: 7 of its nodes.*n0 \(Gelu\), .*n4.*\.\.\."):
-        refuse_fallback(session, "cuda", "m.onnx")
+        check_no_fallback(session, "cuda", "m.onnx")
 
 
 def test_nodes_that_all_run_where_they_should_are_fine():
@@ -62,7 +62,7 @@ def test_nodes_that_all_run_where_they_should_are_fine():
     assignment = {
         "CUDAExecutionProvider": [("a", "MatMul")], "CPUExecutionProvider": [("b", "Shape")],
     }  # fmt: skip
-    refuse_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
+    check_no_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
 
 
 def test_nodes_on_any_other_provider_are_strays():
@@ -71,7 +71,7 @@ def test_nodes_on_any_other_provider_are_strays():
         "TensorrtExecutionProvider": [("a", "MatMul")], "CUDAExecutionProvider": [("b", "Gelu")],
     }  # fmt: skip
     with pytest.raises(ProviderError, match=r"1 of its nodes have no kernel on 'tensorrt'.*Gelu"):
-        refuse_fallback(session_of(assignment, "TensorrtExecutionProvider"), "tensorrt", "m.onnx")
+        check_no_fallback(session_of(assignment, "TensorrtExecutionProvider"), "tensorrt", "m.onnx")
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def provider(monkeypatch, tiny_export) -> dict[str, Any]:
         if said["refusal"] is not None:
             raise said["refusal"]
 
-    monkeypatch.setattr(session, "refuse_unusable_wheel", lambda name: None)
+    monkeypatch.setattr(session, "check_wheel_usable", lambda name: None)
     monkeypatch.setattr(session, "_session", session_of)
-    monkeypatch.setattr(session, "refuse_fallback", refuse)
+    monkeypatch.setattr(session, "check_no_fallback", refuse)
     return said
 
 

@@ -81,7 +81,7 @@ def test_a_load_forbids_tf32_before_it_loads_a_library(provider, monkeypatch):
     def next_step(provider: str) -> None:
         raise ProviderError(f"{provider}: TF32 {os.environ.get(TF32_VARIABLE)}")
 
-    monkeypatch.setattr(session, "refuse_unusable_wheel", next_step)
+    monkeypatch.setattr(session, "check_wheel_usable", next_step)
     with pytest.raises(ProviderError, match=f"{provider}: TF32 0"):
         load(EDGE, provider=provider)
 

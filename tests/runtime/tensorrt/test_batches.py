@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.runtime.tensorrt.batches import Chunk, split
 
-ONE = [Ends(1, 8, 32)]
-TWO = [Ends(1, 1, 1), Ends(8, 16, 32)]
+ONE = [BatchRange(1, 8, 32)]
+TWO = [BatchRange(1, 1, 1), BatchRange(8, 16, 32)]
 
 
 def test_a_batch_that_is_served_stays_whole() -> None:
@@ -25,7 +25,7 @@ def test_a_larger_batch_is_cut_and_the_rest_is_served_as_it_is() -> None:
 
 def test_the_profile_tuned_for_the_nearest_size_serves() -> None:
     """Where several do."""
-    profiles = [Ends(1, 1, 32), Ends(1, 16, 32)]
+    profiles = [BatchRange(1, 1, 32), BatchRange(1, 16, 32)]
     assert split(2, profiles)[0].profile == 0
     assert split(12, profiles)[0].profile == 1
 
@@ -39,15 +39,15 @@ def test_a_batch_in_a_gap_is_filled_up() -> None:
 
 
 @st.composite
-def some_profiles(draw: st.DrawFn) -> list[Ends]:
+def some_profiles(draw: st.DrawFn) -> list[BatchRange]:
     """One to three, of any sizes."""
     sizes = st.lists(st.integers(1, 40), min_size=3, max_size=3).map(sorted)
-    return [Ends(*ends) for ends in draw(st.lists(sizes, min_size=1, max_size=3))]
+    return [BatchRange(*ends) for ends in draw(st.lists(sizes, min_size=1, max_size=3))]
 
 
 @given(rows=st.integers(1, 200), profiles=some_profiles())
 def test_every_row_is_run_once_in_a_size_that_its_profile_serves(
-    rows: int, profiles: list[Ends]
+    rows: int, profiles: list[BatchRange]
 ) -> None:
     """Whatever the batch and the profiles."""
     chunks = split(rows, profiles)

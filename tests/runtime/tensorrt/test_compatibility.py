@@ -12,9 +12,9 @@ from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime.tensorrt import compatibility as fitness
 from vit_export.runtime.tensorrt.compatibility import (
     MisfitError,
+    check_plan_undamaged,
+    check_runs_here,
     misfit,
-    refuse_damaged,
-    refuse_misfit,
 )
 
 MakeSidecar = Callable[..., Sidecar]
@@ -28,7 +28,7 @@ VERSION = "11.4.0.106"
 def test_an_engine_fits_where_it_was_built(make_sidecar: MakeSidecar) -> None:
     """The same version, the same GPU."""
     assert misfit(make_sidecar(), VERSION, L4) == ""
-    assert refuse_misfit(Path("x.engine"), make_sidecar(), VERSION, L4) == L4
+    assert check_runs_here(Path("x.engine"), make_sidecar(), VERSION, L4) == L4
 
 
 def test_another_version_or_gpu_is_named_with_both_sides_and_the_way_out(
@@ -36,7 +36,7 @@ def test_another_version_or_gpu_is_named_with_both_sides_and_the_way_out(
 ) -> None:
     """One sentence."""
     with pytest.raises(MisfitError) as version:
-        refuse_misfit(Path("x.engine"), make_sidecar(), "10.16.1.11", L4)
+        check_runs_here(Path("x.engine"), make_sidecar(), "10.16.1.11", L4)
     assert str(version.value) == (
         "x.engine: was built with tensorrt 11.4.0.106, but tensorrt 10.16.1.11 is installed; "
         "rebuild it here: vit-export engine 'my model.onnx' --backend tensorrt --precision fp16 "
@@ -45,7 +45,7 @@ def test_another_version_or_gpu_is_named_with_both_sides_and_the_way_out(
     with pytest.raises(
         MisfitError, match=r"for compute capability 8.9, but the GPU here is NVIDIA A"
     ):
-        refuse_misfit(Path("x.engine"), make_sidecar(), VERSION, A100)
+        check_runs_here(Path("x.engine"), make_sidecar(), VERSION, A100)
 
 
 def test_another_model_of_the_same_compute_capability_does_not_fit(
@@ -91,7 +91,7 @@ def test_a_version_compatible_engine_runs_on_later_versions_of_its_major(
 def test_without_a_gpu_an_engine_says_so_in_one_line(make_sidecar: MakeSidecar) -> None:
     """And what runs the model nevertheless."""
     with pytest.raises(ProviderError, match="there is no NVIDIA GPU here") as refusal:
-        refuse_misfit(Path("x.engine"), make_sidecar(), VERSION, None)
+        check_runs_here(Path("x.engine"), make_sidecar(), VERSION, None)
     assert "\n" not in str(refusal.value)
     assert "--provider cpu" in str(refusal.value)
 
@@ -102,14 +102,14 @@ def test_a_plan_that_is_not_the_sidecars_is_refused(
     """Missing, cut off, or another one."""
     path = tmp_path / "x.engine"
     with pytest.raises(ArtifactError, match="no such engine"):
-        refuse_damaged(path, make_sidecar())
+        check_plan_undamaged(path, make_sidecar())
     path.write_bytes(b"ab")
     with pytest.raises(ArtifactError, match="holds 2 bytes, its sidecar speaks of 3"):
-        refuse_damaged(path, make_sidecar())
+        check_plan_undamaged(path, make_sidecar())
     path.write_bytes(b"abc")
     with pytest.raises(ArtifactError, match="sha256 differs"):
-        refuse_damaged(path, make_sidecar())
-    refuse_damaged(path, make_sidecar(plan_sha256=file_sha256(path)))
+        check_plan_undamaged(path, make_sidecar())
+    check_plan_undamaged(path, make_sidecar(plan_sha256=file_sha256(path)))
 
 
 def test_a_plan_that_cannot_be_read_is_our_error(
@@ -124,4 +124,4 @@ def test_a_plan_that_cannot_be_read_is_our_error(
     path.write_bytes(b"abc")
     monkeypatch.setattr(fitness, "file_sha256", forbidden)
     with pytest.raises(ArtifactError, match=r"x\.engine: cannot be read \(Permission denied\)"):
-        refuse_damaged(path, make_sidecar())
+        check_plan_undamaged(path, make_sidecar())

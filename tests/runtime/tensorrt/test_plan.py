@@ -42,10 +42,10 @@ def portable(
 @pytest.mark.parametrize("extra", [{}, {"trusted": True}])
 def test_trust_in_the_numbers_is_none_in_the_code(portable: Path, extra: dict[str, bool]) -> None:
     """Both have an argument of their own."""
-    with pytest.raises(ProviderError, match=r"load\(\.\.\., host_code=True\).*--trust-host-code"):
+    with pytest.raises(ProviderError, match=r"allow_host_code=True.*--trust-host-code"):
         load(portable, **extra)
     with pytest.raises(ArtifactError, match=r"cannot load it: TensorRT gave no reason"):
-        load(portable, host_code=True, **extra)
+        load(portable, allow_host_code=True, **extra)
 
 
 @pytest.mark.parametrize("command", ["predict", "validate"])

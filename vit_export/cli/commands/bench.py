@@ -50,9 +50,9 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     batches, threads = _batches(options["batch"]), options["threads"]
     plot = Path(options["plot"]) if options["plot"] else None
     if plot is not None:
-        from vit_export.cli.report.plot_style import refuse_bad_picture
+        from vit_export.cli.report.plot_style import check_picture_path
 
-        refuse_bad_picture(plot)
+        check_picture_path(plot)
     candidates = plan(
         artifacts,
         providers=_words(options["provider"]),
@@ -60,7 +60,7 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
         weights=options["weights"],
         layout=options["layout"],
         threads=threads,
-        host_code=options["host_code"],
+        allow_host_code=options["allow_host_code"],
     )
     packages = ["numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
     machine = this_machine([*packages, "torch"] if options["against"] else packages)

@@ -27,10 +27,10 @@ def inspect(path: str, as_json: bool) -> None:
     if path.endswith(".engine"):
         from vit_export.artifact.engine_sidecar import Sidecar
         from vit_export.cli.report.engines import described
-        from vit_export.runtime.tensorrt.compatibility import refuse_damaged
+        from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
 
         sidecar = Sidecar.read(path)
-        refuse_damaged(Path(path), sidecar)
+        check_plan_undamaged(Path(path), sidecar)
         emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
         return
     from vit_export.artifact.onnx_reader import OnnxFile

@@ -100,7 +100,7 @@ def onnx(as_json: bool, **options: Any) -> None:
         "size_bytes": result.size_bytes,
         "seconds": result.seconds,
         "nodes": result.nodes,
-        "passed": result.comparison.hop.passed,
+        "passed": result.comparison.stage.passed,
         "manifest": result.manifest,
         "report": result.report,
         "notes": result.notes,

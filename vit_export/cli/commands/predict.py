@@ -39,7 +39,7 @@ def predict(
         provider=options["provider"],
         preprocess=foreign_preprocess(artifact, options),
         labels=labels_of(options["labels"]) or None,
-        host_code=options["host_code"],
+        allow_host_code=options["allow_host_code"],
     )
     found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
     rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]

@@ -48,9 +48,9 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
 
     plot = path_of(options["plot"])
     if plot is not None:
-        from vit_export.cli.report.plot_style import refuse_bad_picture
+        from vit_export.cli.report.plot_style import check_picture_path
 
-        refuse_bad_picture(plot)
+        check_picture_path(plot)
     with progress_bar() as progress:
         found = revalidate(
             artifact,
@@ -58,7 +58,7 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             weights=options["weights"],
             layout=options["layout"],
             provider=options["provider"],
-            host_code=options["host_code"],
+            allow_host_code=options["allow_host_code"],
             preprocess=foreign_preprocess(artifact, options),
             traced=options["trace"] or plot is not None,
             progress=progress,
@@ -73,7 +73,8 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
         failures.append(missing)
     elif missing:
         click.echo(missing, err=True)
-    data = {"artifact": artifact, "passed": found.passed, **vars(found), "picture": picture}
+    data = {"artifact": artifact, "passed": found.passed, "hop": found.stage,
+            "blocks": found.blocks, "picture": picture}  # fmt: skip
     if failures:
         data["error"] = "; ".join(failures)
     text = comparison(found)
@@ -89,7 +90,7 @@ def _draw(found: Comparison, artifact: Path, plot: Path | None) -> tuple[Path | 
     try:
         from vit_export.cli.report.error_plot import trace_plot
 
-        trace_plot(found.blocks, f"{artifact.name} on {found.hop.provider}", path)
+        trace_plot(found.blocks, f"{artifact.name} on {found.stage.provider}", path)
     except ModuleNotFoundError as error:
         return None, f"no picture: {error.name} is not installed ({BENCH_INSTALL})"
     except OutputError as error:

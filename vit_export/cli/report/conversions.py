@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def quantized(result: QuantizeResult, picture: Path | None = None) -> str:
     """What a conversion made, and what to do next."""
-    manifest, hop, name = result.manifest, result.comparison.hop, result.path
-    own = [h for h in manifest.certificate if h.hop.startswith(f"fp32 -> {manifest.precision}")]
+    manifest, stage, name = result.manifest, result.comparison.stage, result.path
+    own = [h for h in manifest.certificate if h.name.startswith(f"fp32 -> {manifest.precision}")]
     lines = [certificate(own)]
     if result.blocks:
         lines += ["", sensitivity(result.blocks, "block")]
@@ -28,13 +28,14 @@ def quantized(result: QuantizeResult, picture: Path | None = None) -> str:
     if manifest.conversion is not None:
         lines += ["", *conversion(manifest.conversion)]
     lines += [
-        f"accuracy: {hop.accuracy}",
+        f"accuracy: {stage.accuracy}",
         f"{name}  {size(result.size_bytes)} ({result.size_bytes / result.source_bytes:.3f} of "
-        f"fp32)  {result.seconds:.1f} s  {VERDICT[hop.passed]}  max|y - y64| {cell(hop.max_abs)} "
-        f"(allowed {cell(hop.tolerance)})  cosine {cell(hop.cosine)}",
+        f"fp32)  {result.seconds:.1f} s  {VERDICT[stage.passed]}  "
+        f"max|y - y64| {cell(stage.max_abs)} (allowed {cell(stage.tolerance)})  "
+        f"cosine {cell(stage.cosine)}",
     ]
-    if hop.passed is None:
-        lines.append(f"note: {hop.reason}")
+    if stage.passed is None:
+        lines.append(f"note: {stage.reason}")
     if picture is not None:
         lines.append(f"picture: {picture}")
     lines.append(f"next: vit-export validate {shlex.quote(str(name))} --trace")

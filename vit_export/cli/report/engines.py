@@ -59,8 +59,8 @@ def _profiles(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _verdict(sidecar: Sidecar) -> str:
-    hop = sidecar.measured
-    return f"{VERDICT[hop.passed]}{f': {hop.reason}' if hop.reason else ''}"
+    stage = sidecar.measured
+    return f"{VERDICT[stage.passed]}{f': {stage.reason}' if stage.reason else ''}"
 
 
 def built(result: EngineResult) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vit_export.artifact.manifest import Hop
+from vit_export.artifact.manifest import Stage
 from vit_export.cli.report.tables import cell, pairs, percent, size, table
 from vit_export.gate.validate import Comparison
 
@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 VERDICT = {True: "passed", False: "FAILED", None: "not measured"}
 
 
-def certificate(hops: Sequence[Hop]) -> str:
-    """Every measurement of every hop, as a table, and what could not be measured."""
+def certificate(stages: Sequence[Stage]) -> str:
+    """Every measurement of every stage, as a table, and what could not be measured."""
     rows = [
-        (hop.hop, m.output, m.batch, m.max_abs, m.tolerance, f"{m.cosine:.9f}", verdict(m.passed))
-        for hop in hops
-        for m in hop.measurements
+        (
+            s.name,
+            m.output,
+            m.batch,
+            m.max_abs,
+            m.tolerance,
+            f"{m.cosine:.9f}",
+            verdict(m.passed),
+        )
+        for s in stages
+        for m in s.measurements
     ]
     headers = ("hop", "output", "batch", "max_abs", "tolerance", "cosine", "")
     lines = [table(headers, rows)]
-    for hop in hops:
-        lines += [f"{hop.hop}: {note}" for note in hop.notes]
+    for stage in stages:
+        lines += [f"{stage.name}: {note}" for note in stage.notes]
     return "\n".join(lines)
 
 
@@ -39,22 +47,22 @@ def verdict(passed: bool) -> str:
 
 def comparison(found: Comparison) -> str:
     """A gate's result: the table, the verdict, and where it diverges."""
-    hop = found.hop
-    lines = [certificate([hop])]
+    stage = found.stage
+    lines = [certificate([stage])]
     if found.blocks:
         headers = ("tensor", "max_abs", "share of max|y64|", "tolerance", "cosine", "")
         rows = [(b.name, b.max_abs, b.relative, b.tolerance, _angle(b.cosine),
                  "diverges" if b.diverges else "") for b in found.blocks]  # fmt: skip
         lines.append(table(headers, rows))
     lines.append(
-        f"{VERDICT[hop.passed]} on {hop.provider}: {hop.samples} samples, batches "
-        f"{', '.join(map(str, hop.batches))}, rows differ by {cell(hop.row_max_abs)}, "
-        f"top-1 agrees on {percent(hop.top1_agreement)}"
+        f"{VERDICT[stage.passed]} on {stage.provider}: {stage.samples} samples, batches "
+        f"{', '.join(map(str, stage.batches))}, rows differ by {cell(stage.row_max_abs)}, "
+        f"top-1 agrees on {percent(stage.top1_agreement)}"
     )
-    if hop.accuracy:
-        lines.append(f"accuracy: {hop.accuracy}")
-    if hop.reason:
-        lines += [f"  - {reason}" for reason in hop.reason.split("; ")]
+    if stage.accuracy:
+        lines.append(f"accuracy: {stage.accuracy}")
+    if stage.reason:
+        lines += [f"  - {reason}" for reason in stage.reason.split("; ")]
     return "\n".join(lines)
 
 
@@ -78,14 +86,14 @@ def loaded(report: LoadReport) -> str:
 
 def exported(result: ExportResult) -> str:
     """What an export made, and what to do next."""
-    hop, name = result.comparison.hop, result.path
+    stage, name = result.comparison.stage, result.path
     lines = [
         *([loaded(result.report), ""] if result.report is not None else []),
-        certificate([c.hop for c in result.comparisons]),
+        certificate([c.stage for c in result.comparisons]),
         "",
         f"{name}  {size(result.size_bytes)}  {result.seconds:.1f} s  "
-        f"max|y - y64| {cell(hop.max_abs)} (allowed {cell(hop.tolerance)}, torch float32 "
-        f"{cell(hop.baseline_max_abs)})  {result.nodes[0]} -> {result.nodes[1]} nodes",
+        f"max|y - y64| {cell(stage.max_abs)} (allowed {cell(stage.tolerance)}, torch float32 "
+        f"{cell(stage.baseline_max_abs)})  {result.nodes[0]} -> {result.nodes[1]} nodes",
     ]
     typed = shlex.quote(str(name))
     following = [f"validate {typed}    (anywhere: needs numpy and onnxruntime only)"]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.manifest import Manifest, Stage, stage_to_dict
+
 
 def to_json(value: Any) -> str:
     """One line of JSON; what is not finite becomes null, so that every parser takes it."""
@@ -16,6 +18,10 @@ def to_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Manifest):
+        return _plain(value.to_dict())
+    if isinstance(value, Stage):
+        return _plain(stage_to_dict(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

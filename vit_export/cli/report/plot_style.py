@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from vit_export.artifact.staging import publish, refuse_impossible, staging
+from vit_export.artifact.staging import check_writable, publish, staging
 from vit_export.errors import UsageError
 
 SIZE_INCHES = (8.0, 5.0)
@@ -28,7 +28,7 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
 
 
-def refuse_bad_picture(path: Path) -> None:
+def check_picture_path(path: Path) -> None:
     """Find out before any work whether a picture can be drawn, and written there.
 
     Raises:
@@ -36,7 +36,7 @@ def refuse_bad_picture(path: Path) -> None:
         OutputError: No file can be made there.
     """
     check_suffix(path)
-    refuse_impossible(path)
+    check_writable(path)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -59,7 +59,7 @@ def to_half(
         raise UsageError(f"unknown half precision {precision!r}{nearest(precision, HALVES)}")
     if recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    refuse_narrow(OnnxFile.read(source))
+    check_fp32_source(OnnxFile.read(source))
     half = HALVES[precision]
     model = open_graph(source)
     losses = weight_losses(model.graph, half)
@@ -103,7 +103,7 @@ def residual_tensors(source: Path) -> list[str]:
     ]
 
 
-def refuse_narrow(file: OnnxFile) -> None:
+def check_fp32_source(file: OnnxFile) -> None:
     """Raise ArtifactError unless a file holds float32 weights only."""
     found = sorted({tensor.dtype for tensor in file.initializers} & NOT_FLOAT32)
     if found:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.graph.half.convert import refuse_narrow
+from vit_export.graph.half.convert import check_fp32_source
 from vit_export.graph.int8.weights import Float32, Int8, channel_scales, to_int8
 from vit_export.graph.io import open_graph
 from vit_export.graph.layers import layer_of, weight_of
@@ -43,7 +43,7 @@ def plan(source: Path, keep: Collection[str] = ()) -> Plan:
         ArtifactError: The source is damaged, is not float32, or has no product to narrow.
         UsageError: A layer to keep is not among those planned.
     """
-    refuse_narrow(OnnxFile.read(source))
+    check_fp32_source(OnnxFile.read(source))
     model = open_graph(source)
     planned = tuple(node for node in model.graph if is_planned(node))
     if not planned:

@@ -22,7 +22,7 @@ Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
 
 
-def _refuse_bad_device(device_id: int) -> None:
+def _check_bad_device(device_id: int) -> None:
     """Raise UsageError for a number that a list would count from its end."""
     if device_id < 0:
         raise UsageError(f"device_id={device_id}: expected 0 or more")
@@ -59,7 +59,7 @@ class CudaOptions:
 
     def __post_init__(self) -> None:
         """Refuse a GPU before the first, and a limit that holds nothing."""
-        _refuse_bad_device(self.device_id)
+        _check_bad_device(self.device_id)
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
@@ -87,7 +87,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         """Refuse a GPU before the first, a profile out of order, and a dump of another kind."""
-        _refuse_bad_device(self.device_id)
+        _check_bad_device(self.device_id)
         if self.profile is not None and not (
             len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
         ):

@@ -56,7 +56,7 @@ def worth_trying(provider: str) -> bool:
     return PROVIDERS[provider] in ort.get_available_providers() or both_wheels()
 
 
-def refuse_unusable_wheel(provider: str) -> None:
+def check_wheel_usable(provider: str) -> None:
     """Raise ProviderError when the installed onnxruntime cannot have the provider."""
     if both_wheels():
         raise ProviderError(
@@ -83,7 +83,7 @@ def _gpu_install() -> str:
     return f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
 
 
-def refuse_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
+def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
     """Raise ProviderError unless the provider is active and runs every node."""
     wanted = PROVIDERS[provider]
     if session.get_providers()[0] != wanted:

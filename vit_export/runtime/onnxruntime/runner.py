@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vit_export.artifact.manifest import TensorSpec, fits
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
-from vit_export.host.memory import give_back
+from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_array, check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 from vit_export.runtime.onnxruntime.options import (
@@ -104,7 +104,7 @@ class OrtRunner:
     def release(self) -> None:
         """Free the session and its copy of the weights; the next run loads them again."""
         self._held = self._recorded = None
-        give_back()
+        trim_memory()
 
     def _open(self, provider: str) -> tuple[str, ort.InferenceSession]:
         if provider != "auto":

@@ -19,10 +19,10 @@ from vit_export.runtime.onnxruntime.providers import (
     PLUGINS,
     PROVIDERS,
     cause,
+    check_no_fallback,
+    check_wheel_usable,
     first_line,
     quiet,
-    refuse_fallback,
-    refuse_unusable_wheel,
 )
 from vit_export.runtime.onnxruntime.rtx_plugin import rtx_devices
 from vit_export.runtime.onnxruntime.tf32 import forbid_tf32
@@ -59,7 +59,7 @@ def create_session(
     """
     forbid_tf32(provider, file.manifest.precision if file.manifest else "fp32")
     if provider != "cpu":
-        refuse_unusable_wheel(provider)
+        check_wheel_usable(provider)
     if not isinstance(options, EngineOptions) or options.ep_context is None:
         return _strict_session(file, provider, options, exposed, threads)
     options.check_dump(file)
@@ -93,7 +93,7 @@ def _strict_session(
             f"provider {provider!r} cannot run {file.path.name}: {first_line(error)}"
             f"{cause(provider)}; see: vit-export doctor"
         ) from error
-    refuse_fallback(session, provider, file.path.name)
+    check_no_fallback(session, provider, file.path.name)
     return session
 
 

@@ -26,7 +26,7 @@ SHOWN_LINES = 3  # of TensorRT's own words, in a message
 
 
 @dataclass
-class Said:
+class Messages:
     """What TensorRT said, a line per message."""
 
     errors: list[str] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Backend:
         return self.name == "tensorrt-rtx"
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[Said]:
+    def listening(self) -> Iterator[Messages]:
         """Collect what TensorRT says while the context lasts."""
-        said = Said()
+        said = Messages()
         self.logger.listeners.append(said)
         try:
             yield said
@@ -112,7 +112,7 @@ def _logger(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.listeners: list[Said] = []
+            self.listeners: list[Messages] = []
 
         def log(self, level: Any, message: str) -> None:
             for said in self.listeners:

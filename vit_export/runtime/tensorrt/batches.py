@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vit_export.artifact.engine_sidecar import Ends
+from vit_export.artifact.engine_sidecar import BatchRange
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Chunk:
         return self.batch > self.rows
 
 
-def split(rows: int, profiles: Sequence[Ends]) -> list[Chunk]:
+def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
     """Cut a batch into pieces that the profiles serve.
 
     A batch that a profile serves stays whole, in the profile that is tuned for the nearest size.
@@ -50,7 +50,7 @@ def split(rows: int, profiles: Sequence[Ends]) -> list[Chunk]:
     return [*chunks, _last(start, rows - start, profiles)]
 
 
-def _last(start: int, rows: int, profiles: Sequence[Ends]) -> Chunk:
+def _last(start: int, rows: int, profiles: Sequence[BatchRange]) -> Chunk:
     serving = [i for i, ends in enumerate(profiles) if ends.min <= rows <= ends.max]
     if serving:
         best = min(serving, key=lambda index: abs(profiles[index].opt - rows))

@@ -16,7 +16,7 @@ class MisfitError(ProviderError):
     """An engine was built for another version or GPU; it can be rebuilt."""
 
 
-def refuse_damaged(path: Path, sidecar: Sidecar) -> None:
+def check_plan_undamaged(path: Path, sidecar: Sidecar) -> None:
     """Raise ArtifactError unless the plan is the one that its sidecar describes."""
     try:
         _compare(path, sidecar)
@@ -68,7 +68,7 @@ def misfit(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
     return ""
 
 
-def refuse_misfit(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
+def check_runs_here(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
     """Raise an error where an engine cannot run here.
 
     Returns:

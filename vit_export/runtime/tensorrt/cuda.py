@@ -50,7 +50,7 @@ def current_gpu() -> Gpu | None:
     """
     status, _ = cudart.cudaGetDeviceCount()
     if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
-        _refuse_old_driver()
+        _check_old_driver()
         return None
     if status == cudart.cudaError_t.cudaErrorNoDevice or call("cudaGetDeviceCount") == 0:
         return None
@@ -62,7 +62,7 @@ def current_gpu() -> Gpu | None:
     )
 
 
-def _refuse_old_driver() -> None:
+def _check_old_driver() -> None:
     """Raise ProviderError where there is a driver: CUDA has one status for none and for too old."""
     driver, runtime = call("cudaDriverGetVersion"), call("cudaRuntimeGetVersion")
     if not driver:

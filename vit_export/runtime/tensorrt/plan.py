@@ -25,7 +25,7 @@ class Plan:
     sidecar: Sidecar
 
     @classmethod
-    def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, host_code: bool) -> Plan:
+    def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
         """Deserialize a plan.
 
         Raises:
@@ -36,10 +36,10 @@ class Plan:
         with backend.listening() as said:
             runtime = trt.Runtime(backend.logger)
             if sidecar.options.get("version_compatible"):
-                if not host_code:
+                if not allow_host_code:
                     raise ProviderError(
                         f"{path.name}: is version compatible, so its plan brings code that runs "
-                        "on the host; if you trust where it is from: load(..., host_code=True), "
+                        "on the host; if you trust its source: load(..., allow_host_code=True), "
                         "or --trust-host-code"
                     )
                 runtime.engine_host_code_allowed = True
@@ -61,10 +61,10 @@ class Plan:
             outputs=sidecar.manifest.outputs,
             sidecar=sidecar,
         )
-        plan._refuse_other_signature(path)
+        plan._check_other_signature(path)
         return plan
 
-    def _refuse_other_signature(self, path: Path) -> None:
+    def _check_other_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
         trt, engine = self.backend.trt, self.engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]

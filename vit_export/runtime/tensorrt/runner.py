@@ -20,7 +20,7 @@ from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.batches import Chunk, split
-from vit_export.runtime.tensorrt.compatibility import refuse_damaged, refuse_misfit
+from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged, check_runs_here
 from vit_export.runtime.tensorrt.cuda import current_gpu, current_ordinal, working_on
 from vit_export.runtime.tensorrt.dlpack import CUDA, View, view
 from vit_export.runtime.tensorrt.plan import Plan
@@ -42,7 +42,7 @@ class TrtRunner:
     Args:
         path: The `.engine` file, with its sidecar.
         provider: `"auto"`, or the backend that the engine was built with.
-        host_code: Whether code that lies in the plan may run on the host, as a version
+        allow_host_code: Whether code that lies in the plan may run on the host, as a version
             compatible engine brings it.
         cuda_graphs: Whether a batch size that comes again is replayed as one CUDA graph.
 
@@ -63,25 +63,25 @@ class TrtRunner:
         path: str | os.PathLike[str],
         *,
         provider: str = "auto",
-        host_code: bool = False,
+        allow_host_code: bool = False,
         cuda_graphs: bool = True,
     ) -> None:
         self.path = Path(path)
         self.sidecar = Sidecar.read(path)
-        refuse_damaged(self.path, self.sidecar)
+        check_plan_undamaged(self.path, self.sidecar)
         if provider not in ("auto", self.sidecar.backend):
             raise ProviderError(
                 f"{self.path.name}: is an engine of {self.sidecar.backend}, which nothing else "
                 f"runs; leave --provider {provider} out"
             )
         self._backend = load_backend(self.sidecar.backend)
-        self.gpu = refuse_misfit(self.path, self.sidecar, self._backend.version, current_gpu())
+        self.gpu = check_runs_here(self.path, self.sidecar, self._backend.version, current_gpu())
         self.ordinal = current_ordinal()
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
-        self._host_code, self._cuda_graphs = host_code, cuda_graphs
+        self._host_code, self._cuda_graphs = allow_host_code, cuda_graphs
         self._ends = [batch_ends(profile) for profile in self.sidecar.profiles]
         self._lock = threading.Lock()
         self._of_thread = _OfThread()
@@ -92,7 +92,7 @@ class TrtRunner:
         """The plan, loaded again where it was released."""
         if self._plan is None:
             self._plan = Plan.load(
-                self._backend, self.path, self.sidecar, host_code=self._host_code
+                self._backend, self.path, self.sidecar, allow_host_code=self._host_code
             )
         return self._plan
 
@@ -183,7 +183,7 @@ class TrtRunner:
         """
         check_names(self.inputs, feeds)
         out = out or {}
-        self._refuse_unknown_outputs(out)
+        self._check_unknown_outputs(out)
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
@@ -198,7 +198,7 @@ class TrtRunner:
             given = {spec.name: self._view(spec, out[spec.name], session) for spec in written}
             return session.run_on_device(views, given, profile)
 
-    def _refuse_unknown_outputs(self, out: Collection[str]) -> None:
+    def _check_unknown_outputs(self, out: Collection[str]) -> None:
         known = [spec.name for spec in self.outputs]
         for name in out:
             if name not in known:
