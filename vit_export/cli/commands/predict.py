@@ -32,18 +32,20 @@ def predict(
 ) -> None:
     """Name what is on images."""
     from vit_export.cli.report import predictions
-    from vit_export.runtime import load
+    from vit_export.runtime import load, load_engine
 
-    classifier = load(
-        artifact,
-        provider=options["provider"],
-        preprocess=foreign_preprocess(artifact, options),
-        labels=labels_of(options["labels"]) or None,
-        allow_host_code=options["allow_host_code"],
-    )
-    found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
-    rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]
-    text = f"{predictions(found)}\nprovider: {classifier.provider}"
-    for name, reason in getattr(classifier.runner, "rejected", {}).items():
+    common = {
+        "provider": options["provider"],
+        "preprocess": foreign_preprocess(artifact, options),
+        "labels": labels_of(options["labels"]) or None,
+    }
+    if options["allow_host_code"]:
+        model = load_engine(artifact, allow_host_code=True, **common)
+    else:
+        model = load(artifact, **common)
+    found = list(zip(images, model.classify(images, top=top), strict=True))
+    rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
+    text = f"{predictions(found)}\nprovider: {model.provider}"
+    for name, reason in model.rejected.items():
         text += f"\nnot {name}: {reason}"
     emit(as_json, {"predictions": rows}, text)
