@@ -15,6 +15,7 @@ from vit_export.artifact.engine_sidecar import Check, Gpu, Range, Sidecar
 from vit_export.artifact.manifest import Manifest, Stage, TensorSpec, Weights
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.export import ExportResult, export
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.variants import ViTConfig
 
 TINY = ViTConfig(
@@ -61,7 +62,9 @@ def tiny_export(
 ) -> ExportResult:
     """The tiny model as an ONNX file with a golden file; tests must not change them."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
-    return export(make_model(), path, labels=[f"name {i}" for i in range(10)])
+    return export(
+        make_model(), path, settings=ExportSettings(labels=[f"name {i}" for i in range(10)])
+    )
 
 
 @pytest.fixture(scope="session")
