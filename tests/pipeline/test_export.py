@@ -376,7 +376,7 @@ def test_an_interrupted_run_leaves_nothing(number, status, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
+def test_validate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     """And says how to give them."""
     alone = tmp_path / "alone.onnx"
     alone.write_bytes(tiny_export.path.read_bytes())

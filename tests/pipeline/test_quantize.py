@@ -18,8 +18,8 @@ from vit_export.gate.validate import compare
 from vit_export.graph.half.convert import narrow_nodes, to_half
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.pipeline.export import export
-from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.quantization.trials import golden_harm
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner

@@ -32,7 +32,7 @@ from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.memory import trim_memory
-from vit_export.pipeline.quantize import QuantizeResult, QuantizeSettings, quantize
+from vit_export.pipeline.quantize import QuantizeResult, quantize
 from vit_export.pipeline.record import record_golden
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import LoadedSource, load_source
