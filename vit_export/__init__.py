@@ -19,8 +19,11 @@ _HOMES = {
     "export": "vit_export.pipeline.export:export",
     "quantize": "vit_export.pipeline.quantize:quantize",
     "build_engine": "vit_export.pipeline.engine:make_engine",
-    "validate": "vit_export.pipeline.validate:revalidate",
+    "validate": "vit_export.pipeline.validate:validate",
     "load": "vit_export.runtime:load",
+    "ExportSettings": "vit_export.pipeline.settings:ExportSettings",
+    "QuantizeSettings": "vit_export.quantization.settings:QuantizeSettings",
+    "ValidateSettings": "vit_export.pipeline.settings:ValidateSettings",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -24,6 +24,7 @@ from vit_export.errors import (
 )
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
 from vit_export.runtime.model import MAX_BATCH, Model, Prediction, sigmoid, softmax
 
@@ -117,7 +118,7 @@ def test_images_are_read_one_batch_ahead(vit):
 
 def test_a_fixed_batch_is_filled_up(make_model, tmp_path, photographs, vit):
     """Five images on a file for batches of three; it has no labels."""
-    result = export(make_model(), tmp_path / "three.onnx", batch=3)
+    result = export(make_model(), tmp_path / "three.onnx", settings=ExportSettings(batch=3))
     three = load(result.path, provider="cpu")
     images = [*photographs, *photographs, photographs[0]]
     predictions = three.classify(images)
@@ -222,9 +223,14 @@ def test_a_file_without_a_manifest_needs_preprocess(tiny_export, tmp_path, photo
 
 def test_a_model_without_logits_does_not_classify(make_model, tmp_path, photographs, vit):
     """It runs, and it embeds."""
-    result = export(make_model(), tmp_path / "features.onnx", outputs=["features"])
+    result = export(
+        make_model(), tmp_path / "features.onnx", settings=ExportSettings(outputs=["features"])
+    )
     model = load(result.path)
-    with pytest.raises(ArtifactError, match=r"features\.onnx: its first output .features.*\nhint: export it with --out"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"features\.onnx: its first output .features.*\nhint: export it with --out",
+    ):
         model.classify(photographs[0])
     assert model.run(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 32)
     np.testing.assert_allclose(model.embed(photographs), vit.embed(photographs), atol=1e-5)
@@ -236,7 +242,6 @@ def test_embed_computes_the_features_of_torch(vit, make_model, photographs):
     assert (features.shape, features.dtype) == ((2, 32), np.float32)
     with torch.no_grad():
         x = torch.from_numpy(prepare_batch(photographs, vit.preprocess))
-        model = make_model()
         expected = make_model().forward_all(x)["features"].numpy()
     np.testing.assert_allclose(features, expected, atol=2e-5)
     unit = vit.embed(photographs, normalize=True)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -93,9 +93,9 @@ def iterate_images(images: Images) -> Iterator[ImageSource]:
     if isinstance(images, str | os.PathLike):
         yield from list_images(images)
     elif is_one_image(images):
-        yield images  # type: ignore[misc]  # by the check of the line before
+        yield cast("ImageSource", images)
     else:
-        for image in images:  # type: ignore[union-attr]
+        for image in cast("Iterable[ImageSource]", images):
             if isinstance(image, str | os.PathLike):
                 yield from list_images(image)
             else:

@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -179,9 +179,9 @@ def _in_color(source: ImageSource, color: str) -> Image.Image | Pixels:
     is_pillow = pillow is not None and isinstance(source, pillow.Image)
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(source), f"an image of {len(source)} bytes", color)
-    if isinstance(read := getattr(source, "read", None), Callable):
+    if hasattr(source, "read"):
         name = getattr(source, "name", type(source).__name__)
-        return _decode(io.BytesIO(read()), f"the file object {name}", color)
+        return _decode(io.BytesIO(source.read()), f"the file object {name}", color)
     if not is_pillow and not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"an image was given as {type(source).__module__}.{type(source).__name__}, expected "
@@ -225,13 +225,13 @@ def _grey(rgb: Pixels) -> Pixels:
 def _read_file(path: str | os.PathLike[str], color: str) -> Image.Image:
     name = os.fspath(path)
     _require_pillow(f"reading {name}")
-    from PIL import Image
-
     try:
         with Path(name).open("rb") as stream:
             return _decode(stream, name, color)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ImageError(f"{name}: {error.strerror}; expected an image file") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{name}: cannot be read as an image ({error})") from error
 
 
 def _decode(stream: BinaryIO, name: str, color: str) -> Image.Image:
