@@ -31,12 +31,12 @@ from vit_export.errors import OutputError
 @json_option
 def quantize(artifact: str, as_json: bool, **options: Any) -> None:
     """Make an fp32 artifact narrower; layers stay wide where the gate needs it."""
-    from vit_export.cli.report.conversions import quantized
+    from vit_export.cli.report.conversions import quantize_text
     from vit_export.pipeline.quantize import QuantizeSettings
     from vit_export.pipeline.quantize import quantize as convert
 
     if options["explain"]:
-        import vit_export.cli.report.error_plot  # noqa: F401  (missing matplotlib is said at once)
+        check_picture(Path("sensitivity.png"))
     with progress_bar() as progress:
         result = convert(
             artifact,
@@ -68,7 +68,7 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
         "picture": picture,
         "manifest": result.manifest,
     }
-    emit(as_json, data, quantized(result, picture))
+    emit(as_json, data, quantize_text(result, picture))
 
 
 def _draw(result: Any) -> Any:
