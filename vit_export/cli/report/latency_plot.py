@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,7 +116,7 @@ def latency_plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
 def _add_legend(figure: Figure, axes: Axes, shown: Sequence[Mark]) -> None:
     """Write number, name and values of every mark below the axes: marks may cover each other."""
     lines = [
-        f"{number}  {mark.label}: {mark.ms:.3g} ms, {mark.max_abs:.2g}"
+        f"{number}  {mark.label}: {mark.ms:.3g} ms, {mark.max_abs:.3g}"
         for number, mark in enumerate(shown, 1)
     ]
     legend = figure.legend(

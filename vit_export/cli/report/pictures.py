@@ -24,12 +24,17 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
+    check_matplotlib()
+    check_writable(path)
+
+
+def check_matplotlib() -> None:
+    """Raise OutputError where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise OutputError(
-            f"cannot draw {path}: matplotlib is not installed",
+            "cannot draw a picture: matplotlib is not installed",
             hint="pip install 'vit-export[bench]'",
         )
-    check_writable(path)
 
 
 def draw_picture(path: Path, draw: Callable[[Path], None]) -> str:
@@ -46,5 +51,5 @@ def draw_picture(path: Path, draw: Callable[[Path], None]) -> str:
         check_picture(path)
         draw(path)
     except (OutputError, UsageError) as error:
-        return f"no picture: {error}"
+        return f"no picture: {error.message}{f' ({error.hint})' if error.hint else ''}"
     return ""

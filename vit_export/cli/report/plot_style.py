@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         OutputError: It cannot be written there.
     """
-    with staging(path) as folder:
+    with staging(path) as folder, rc_context({"svg.hashsalt": "vit-export"}):  # no random names
         file = folder / path.name
         figure.savefig(file, dpi=DPI, metadata=NO_CLOCK[path.suffix.lower()])
         publish([file], path.parent)
