@@ -9,7 +9,7 @@ import pytest
 from vit_export.artifact.golden import Golden
 from vit_export.cli.report.exports import export_text
 from vit_export.cli.report.gates import certificate_text, comparison_text, error_text
-from vit_export.gate.validate import BlockError, Comparison, validate
+from vit_export.gate.validate import BlockError, Comparison, compare
 from vit_export.runtime import load
 
 
@@ -25,7 +25,7 @@ def failed(tiny_export) -> Comparison:
     """A gate that fails, because the images are normalised differently."""
     runner = load(tiny_export.path, provider="cpu").runner
     other = tiny_export.manifest.preprocess.__class__(size=(32, 32), mean=(0.1, 0.2, 0.3))
-    return validate(runner, Golden.read(tiny_export.golden), preprocess=other, stage="odd")
+    return compare(runner, Golden.read(tiny_export.golden), preprocess=other, stage="odd")
 
 
 def test_a_failed_gate_lists_its_reasons_and_the_blocks_that_diverge(failed):

@@ -42,21 +42,24 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
     from vit_export.cli.report.gates import comparison_text
     from vit_export.cli.report.pictures import check_picture
-    from vit_export.pipeline.validate import revalidate
+    from vit_export.pipeline.settings import ValidateSettings
+    from vit_export.pipeline.validate import validate as run_gate
 
     plot = path_of(options["plot"])
     if plot is not None:
         check_picture(plot)
     with progress_bar() as progress:
-        found = revalidate(
+        found = run_gate(
             artifact,
-            golden=options["golden"],
-            weights=options["weights"],
-            layout=options["layout"],
-            provider=options["provider"],
-            allow_host_code=options["allow_host_code"],
-            preprocess=foreign_preprocess(artifact, options),
-            traced=options["trace"] or plot is not None,
+            settings=ValidateSettings(
+                golden=options["golden"],
+                weights=options["weights"],
+                layout=options["layout"],
+                provider=options["provider"],
+                allow_host_code=options["allow_host_code"],
+                preprocess=foreign_preprocess(artifact, options),
+                trace=options["trace"] or plot is not None,
+            ),
             progress=progress,
         )
     picture, missing = None, ""
