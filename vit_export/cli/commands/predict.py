@@ -31,7 +31,7 @@ def predict(
     artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
 ) -> None:
     """Name what is on images."""
-    from vit_export.cli.report import predictions
+    from vit_export.cli.report.files import predictions_text
     from vit_export.runtime import load, load_engine
 
     common = {
@@ -45,7 +45,7 @@ def predict(
         model = load(artifact, **common)
     found = list(zip(images, model.classify(images, top=top), strict=True))
     rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
-    text = f"{predictions(found)}\nprovider: {model.provider}"
+    text = f"{predictions_text(found)}\nprovider: {model.provider}"
     for name, reason in model.rejected.items():
         text += f"\nnot {name}: {reason}"
     emit(as_json, {"predictions": rows}, text)
