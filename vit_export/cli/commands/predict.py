@@ -1,4 +1,4 @@
-"""`vit-export predict`: images to labels."""
+"""`vit-export predict`: classify images."""
 
 from __future__ import annotations
 
@@ -7,43 +7,64 @@ from typing import Any
 import click
 
 from vit_export.cli.console import emit
+from vit_export.cli.option_groups import GroupedCommand, option
 from vit_export.cli.options import (
-    foreign_preprocess,
-    host_code_option,
+    OUTPUT,
+    PreparationOptions,
+    ProviderOptions,
     json_option,
     labels_of,
     labels_option,
-    preprocess_options,
-    provider_option,
+    preparation_options,
+    provider_options,
 )
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
+@preparation_options
+@provider_options
+@option("--top", group=OUTPUT, default=5, show_default=True, type=click.IntRange(min=1),
+        help="Classes per image.")  # fmt: skip
 @labels_option
-@preprocess_options
-@provider_option
-@host_code_option
 @json_option
 def predict(
-    artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
+    artifact: str,
+    images: tuple[str, ...],
+    preparation: PreparationOptions,
+    run: ProviderOptions,
+    top: int,
+    labels: str | None,
+    as_json: bool,
 ) -> None:
-    """Name what is on images."""
-    from vit_export.cli.report import predictions
-    from vit_export.runtime import load
+    """Classify images: files, folders or patterns such as "photos/*.jpg"."""
+    from vit_export.cli.report.files import predictions
+    from vit_export.errors import ImageError
+    from vit_export.images.folder import list_images
+    from vit_export.runtime import load, load_engine
 
-    classifier = load(
-        artifact,
-        provider=options["provider"],
-        preprocess=foreign_preprocess(artifact, options),
-        labels=labels_of(options["labels"]) or None,
-        allow_host_code=options["allow_host_code"],
-    )
-    found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
-    rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]
-    text = f"{predictions(found)}\nprovider: {classifier.provider}"
-    for name, reason in getattr(classifier.runner, "rejected", {}).items():
-        text += f"\nnot {name}: {reason}"
-    emit(as_json, {"predictions": rows}, text)
+    preprocess, names = preparation.for_artifact(artifact), labels_of(labels) or None
+    if run.trust_host_code:
+        model = load_engine(
+            artifact, provider=run.provider, preprocess=preprocess, labels=names,
+            allow_host_code=True,
+        )  # fmt: skip
+    else:
+        model = load(artifact, provider=run.provider, preprocess=preprocess, labels=names)
+    files = [file for image in images for file in list_images(image)]
+    classified: list[tuple[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for file, result in zip(map(str, files), model.classify_each(files, top=top), strict=True):
+        row: dict[str, Any] = {"image": file, "provider": model.provider}
+        if isinstance(result, ImageError):
+            unreadable.append(str(result))
+            rows.append(row | {"error": str(result)})
+            continue
+        classified.append((file, result))
+        rows.append(row | {"top": result})
+    lines = [predictions(classified)] if classified else []
+    lines.append(f"provider: {model.provider}")
+    lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
+    emit(as_json, {"predictions": rows}, "\n".join(lines), failures=unreadable)
