@@ -67,7 +67,7 @@ class Commands(click.Group):
             install = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
             fail(f"{package} is not installed", 1, as_json, hint=install)
         except (KeyboardInterrupt, click.Abort) as error:
-            fail(f"interrupted; {error or NOTHING_LEFT}", INTERRUPTED, as_json)
+            fail(f"interrupted; {str(error) or NOTHING_LEFT}", INTERRUPTED, as_json)
         except Terminated as error:
             fail(f"terminated; {error}", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)

@@ -21,23 +21,35 @@ SOURCE, PREPARATION, GRAPH = "Source", "Image preparation", "Graph"
 PRECISION, RUN, OUTPUT = "Precision", "Run", "Output"
 SEED = click.IntRange(0, 2**63 - 1)
 
-json_option = option("--json", "as_json", group=OUTPUT, is_flag=True,
-                     help="End with one JSON object on standard output.")  # fmt: skip
-golden_option = option("--golden", group=SOURCE, metavar="FILE",
-                       help="Golden file; by default NAME.golden.npz beside it.")  # fmt: skip
-layout_option = option("--layout", group=SOURCE,
-                       help="Naming scheme of the checkpoint; recognised by default.")  # fmt: skip
-reset_head_option = option("--reset-head", group=SOURCE, is_flag=True,
-                           help="Replace the head with a zero-initialised one, "
-                           "for a different number of classes.")  # fmt: skip
-img_size_option = option("--img-size", group=SOURCE, metavar="PX",
-                         help="e.g. 384, or 224x160 (height x width).")  # fmt: skip
-set_option = option("--set", "sets", group=SOURCE, multiple=True, metavar="FIELD=VALUE",
-                    help="Change any other config field.")  # fmt: skip
-labels_option = option("--labels", group=OUTPUT, metavar="FILE",
-                       help="Class names: one a line, or JSON.")  # fmt: skip
-external_data_option = option("--external-data", group=OUTPUT, is_flag=True,
-                              help="Store weights beside the file (above 2 GiB always).") # fmt: skip
+json_option = option(
+    "--json", "as_json", group=OUTPUT, is_flag=True,
+    help="End with one JSON object on standard output.",
+)  # fmt: skip
+golden_option = option(
+    "--golden", group=SOURCE, metavar="FILE",
+    help="Golden file; by default NAME.golden.npz beside the artifact.",
+)  # fmt: skip
+layout_option = option(
+    "--layout", group=SOURCE, help="Naming scheme of the checkpoint; recognised by default."
+)
+reset_head_option = option(
+    "--reset-head", group=SOURCE, is_flag=True,
+    help="Replace the head with a zero-initialised one, for a different number of classes.",
+)  # fmt: skip
+img_size_option = option(
+    "--img-size", group=SOURCE, metavar="PX", help="e.g. 384, or 224x160 (height x width)."
+)
+set_option = option(
+    "--set", "sets", group=SOURCE, multiple=True, metavar="FIELD=VALUE",
+    help="Change any other config field.",
+)  # fmt: skip
+labels_option = option(
+    "--labels", group=OUTPUT, metavar="FILE", help="Class names: one a line, or JSON."
+)
+external_data_option = option(
+    "--external-data", group=OUTPUT, is_flag=True,
+    help="Store weights beside the file; above 2 GiB they always are.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
