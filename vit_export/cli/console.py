@@ -17,7 +17,7 @@ import click
 from vit_export.errors import OutputError, VitExportError, nearest
 
 if TYPE_CHECKING:
-    from vit_export.cli.report.terminal import TerminalProgress
+    from vit_export.cli.report.progress_bar import TerminalProgress
 
 EXTRA_OF = {  # the extra that installs a missing package
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
@@ -183,7 +183,7 @@ def _printable(text: str) -> str:
 @contextlib.contextmanager
 def progress_bar() -> Iterator[TerminalProgress]:
     """Show progress on standard error; the line is cleared at the end."""
-    from vit_export.cli.report.terminal import TerminalProgress
+    from vit_export.cli.report.progress_bar import TerminalProgress
 
     progress = TerminalProgress()
     try:

@@ -20,7 +20,7 @@ from vit_export.cli.options import (
     layout_option,
     path_of,
 )
-from vit_export.errors import OutputError, UsageError
+from vit_export.errors import UsageError
 
 if TYPE_CHECKING:
     from vit_export.benchmark.candidates import Candidate
@@ -115,14 +115,13 @@ def bench(
 ) -> None:
     """Time artifacts in turns, each in its own process: latency, memory, size, error."""
     from vit_export.benchmark.run import measure
-    from vit_export.cli.report.benchmarks import benchmark
+    from vit_export.cli.report.benchmarks import benchmark_text
+    from vit_export.cli.report.pictures import check_picture
     from vit_export.host.machine import this_machine
 
     batches, threads, picture = _batches(timing.batch), compared.threads, path_of(plot)
     if picture is not None:
-        from vit_export.cli.report.plot_style import check_picture_path
-
-        check_picture_path(picture)
+        check_picture(picture)
     candidates = compared.candidates(artifacts)
     machine = this_machine([*PACKAGES, *(["torch"] if compared.against else [])])
     with progress_bar() as progress:
@@ -136,7 +135,7 @@ def bench(
             progress=progress,
         )
     machine = machine.after(threads)
-    text, failures = benchmark(machine, threads, rows), _failures(rows)
+    text, failures = benchmark_text(machine, threads, rows), _failures(rows)
     if picture is not None:
         lines, missing = _draw(rows, picture, machine, threads)
         text, failures = "\n".join([text, *lines]), [*failures, *missing]
@@ -161,13 +160,14 @@ def _draw(
     rows: Sequence[Row], path: Path, machine: Machine, threads: int | None
 ) -> tuple[list[str], list[str]]:
     """Draw the picture; return lines about it, and failures: a failure keeps the rows."""
-    from vit_export.cli.report.benchmarks import described
-    from vit_export.cli.report.latency_plot import draw, left_out
+    from vit_export.cli.report.benchmarks import machine_line
+    from vit_export.cli.report.latency_plot import latency_plot, left_out
+    from vit_export.cli.report.pictures import draw_picture
 
-    try:
-        draw(rows, path, subtitle=described(machine, threads))
-    except OutputError as error:
-        return [], [f"no picture: {error}"]
+    title = machine_line(machine, threads)
+    problem = draw_picture(path, lambda path: latency_plot(rows, path, title=title))
+    if problem:
+        return [], [problem]
     return [*(f"not in the picture: {t}" for t in left_out(rows)), f"picture: {path}"], []
 
 

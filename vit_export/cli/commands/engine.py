@@ -102,7 +102,7 @@ def engine(
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from pathlib import Path
 
-    from vit_export.cli.report.engines import built
+    from vit_export.cli.report.engines import engine_text
     from vit_export.pipeline.engine import make_engine, planned_trtexec
 
     settings = options.settings()
@@ -124,4 +124,4 @@ def engine(
         "warnings": result.warnings,
         "sidecar": result.sidecar,
     }
-    emit(as_json, data, built(result))
+    emit(as_json, data, engine_text(result))

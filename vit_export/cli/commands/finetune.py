@@ -47,8 +47,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     import dataclasses
     from pathlib import Path
 
-    from vit_export.cli.report.terminal import EpochLines
-    from vit_export.cli.report.training import trained as training_text
+    from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.recipe import TrainingSettings
     from vit_export.training.run import Start, train

@@ -26,7 +26,7 @@ def inspect(path: str, as_json: bool) -> None:
 
 def _golden(path: str, as_json: bool) -> None:
     from vit_export.artifact.golden import Golden
-    from vit_export.cli.report.files import golden as golden_text
+    from vit_export.cli.report.files import golden_text
 
     golden = Golden.read(path)
     data = {"path": path, "samples": golden.samples, "e32": golden.e32}
@@ -35,17 +35,17 @@ def _golden(path: str, as_json: bool) -> None:
 
 def _engine(path: str, as_json: bool) -> None:
     from vit_export.artifact.engine_sidecar import Sidecar
-    from vit_export.cli.report.engines import described
+    from vit_export.cli.report.engines import engine_file_text
     from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
 
     sidecar = Sidecar.read(path)
     check_plan_undamaged(Path(path), sidecar)
-    emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
+    emit(as_json, {"path": path, "sidecar": sidecar}, engine_file_text(Path(path), sidecar))
 
 
 def _onnx(path: str, as_json: bool) -> None:
     from vit_export.artifact.onnx_reader import OnnxFile
-    from vit_export.cli.report.files import described
+    from vit_export.cli.report.files import onnx_file_text
 
     file = OnnxFile.read(path)
     file.check_external_data()
@@ -62,4 +62,4 @@ def _onnx(path: str, as_json: bool) -> None:
         "op_counts": file.op_counts,
         "manifest": file.manifest,
     }
-    emit(as_json, data, described(file))
+    emit(as_json, data, onnx_file_text(file))

@@ -123,8 +123,7 @@ def onnx(
     """Export a variant, a checkpoint or a module to a validated ONNX file."""
     _check_source(source)
     quantize = _quantize_settings(precision, conversion, images)
-    from vit_export.cli.report.conversions import quantized
-    from vit_export.cli.report.gates import exported
+    from vit_export.cli.report.exports import export_text
     from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings
 
@@ -160,10 +159,7 @@ def onnx(
         "report": result.report,
         "notes": result.notes,
     }
-    text = exported(result)
-    if result.converted is not None:
-        text = f"{text}\n\n{quantized(result.converted)}"
-    emit(as_json, data, text)
+    emit(as_json, data, export_text(result))
 
 
 def _check_source(source: SourceOptions) -> None:

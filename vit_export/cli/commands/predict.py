@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from vit_export.cli.console import emit
@@ -39,32 +37,18 @@ def predict(
     as_json: bool,
 ) -> None:
     """Classify images: files, folders or patterns such as "photos/*.jpg"."""
-    from vit_export.cli.report.files import predictions
-    from vit_export.errors import ImageError
-    from vit_export.images.folder import list_images
-    from vit_export.runtime import load, load_engine
+    from vit_export.cli.report.files import predictions_text
+    from vit_export.runtime import load
 
-    preprocess, names = preparation.for_artifact(artifact), labels_of(labels) or None
-    if run.trust_host_code:
-        model = load_engine(
-            artifact, provider=run.provider, preprocess=preprocess, labels=names,
-            allow_host_code=True,
-        )  # fmt: skip
-    else:
-        model = load(artifact, provider=run.provider, preprocess=preprocess, labels=names)
-    files = [file for image in images for file in list_images(image)]
-    classified: list[tuple[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    for file, result in zip(map(str, files), model.classify_each(files, top=top), strict=True):
-        row: dict[str, Any] = {"image": file, "provider": model.provider}
-        if isinstance(result, ImageError):
-            unreadable.append(str(result))
-            rows.append(row | {"error": str(result)})
-            continue
-        classified.append((file, result))
-        rows.append(row | {"top": result})
-    lines = [predictions(classified)] if classified else []
-    lines.append(f"provider: {model.provider}")
-    lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
-    emit(as_json, {"predictions": rows}, "\n".join(lines), failures=unreadable)
+    model = load(
+        artifact,
+        provider=run.provider,
+        preprocess=preparation.for_artifact(artifact),
+        labels=labels_of(labels) or None,
+        allow_host_code=run.trust_host_code,
+    )
+    found = list(zip(images, model.classify(list(images), top=top), strict=True))
+    rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
+    lines = [predictions_text(found), f"provider: {model.provider}"]
+    lines += [f"not {n}: {reason}" for n, reason in getattr(model.runner, "rejected", {}).items()]
+    emit(as_json, {"predictions": rows}, "\n".join(lines))

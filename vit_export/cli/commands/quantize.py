@@ -18,7 +18,6 @@ from vit_export.cli.options import (
     json_option,
     precision_options,
 )
-from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
     from vit_export.pipeline.quantize import QuantizeResult
@@ -49,11 +48,12 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Convert an fp32 artifact; layers stay fp32 where the gate needs it."""
-    from vit_export.cli.report.conversions import quantized
+    from vit_export.cli.report.conversions import quantize_text
+    from vit_export.cli.report.pictures import check_matplotlib
     from vit_export.pipeline.quantize import quantize as convert
 
     if explain:
-        import vit_export.cli.report.error_plot  # noqa: F401  (fails now if matplotlib is missing)
+        check_matplotlib()
     with progress_bar() as progress:
         result = convert(
             artifact,
@@ -78,17 +78,17 @@ def quantize(
         "picture": picture,
         "manifest": result.manifest,
     }
-    emit(as_json, data, quantized(result, picture))
+    emit(as_json, data, quantize_text(result, picture))
 
 
 def _draw(result: QuantizeResult) -> Path | None:
-    """Draw the error per block; a failure is one line, since the artifact is made already."""
+    """Draw the error per block; the artifact is written already, so a failure is only a line."""
     from vit_export.cli.report.error_plot import sensitivity_plot
+    from vit_export.cli.report.pictures import draw_picture
 
     path = result.path.with_suffix(".sensitivity.png")
-    try:
-        sensitivity_plot(result, path)
-    except OutputError as error:
-        click.echo(f"no picture: {error}", err=True)
-        return None
-    return path
+    title = f"{result.path.name}: error with only this block in {result.manifest.precision}"
+    problem = draw_picture(path, lambda path: sensitivity_plot(result.blocks, title, path))
+    if problem:
+        click.echo(problem, err=True)
+    return None if problem else path

@@ -21,12 +21,9 @@ from vit_export.cli.options import (
     preparation_options,
     provider_options,
 )
-from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
     from vit_export.gate.validate import Comparison
-
-BENCH_INSTALL = "pip install 'vit-export[bench]'"
 
 
 @click.command(cls=GroupedCommand)
@@ -54,15 +51,14 @@ def validate(
     as_json: bool,
 ) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
-    from vit_export.cli.report.gates import comparison
+    from vit_export.cli.report.gates import comparison_text
+    from vit_export.cli.report.pictures import check_picture
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
     picture = path_of(plot)
     if picture is not None:
-        from vit_export.cli.report.plot_style import check_picture_path
-
-        check_picture_path(picture)
+        check_picture(picture)
     settings = ValidateSettings(
         golden=golden,
         weights=weights,
@@ -74,7 +70,7 @@ def validate(
     )
     with progress_bar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)
-    failures, text = [], comparison(result)
+    failures, text = [], comparison_text(result)
     if not result.passed:
         failures.append(f"{artifact} does not compute what its torch model computes")
     drawn, missing = None, ""
@@ -98,13 +94,14 @@ def validate(
 
 def _draw(result: Comparison, artifact: Path, picture: Path | None) -> tuple[Path | None, str]:
     """Draw the error per block; return the picture, or `None` and why there is none."""
+    from vit_export.cli.report.pictures import draw_picture
+
     path = picture or artifact.with_suffix(".trace.png")
-    try:
+
+    def draw(path: Path) -> None:
         from vit_export.cli.report.error_plot import trace_plot
 
         trace_plot(result.blocks, f"{artifact.name} on {result.stage.provider}", path)
-    except ModuleNotFoundError as error:
-        return None, f"no picture: {error.name} is not installed ({BENCH_INSTALL})"
-    except OutputError as error:
-        return None, f"no picture: {error}"
-    return path, ""
+
+    problem = draw_picture(path, draw)
+    return None if problem else path, problem
