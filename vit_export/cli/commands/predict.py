@@ -51,5 +51,4 @@ def predict(
     rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
     lines = [predictions_text(found), f"provider: {model.provider}"]
     lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
-    emit(as_json, {"predictions": rows}, "
-".join(lines))
+    emit(as_json, {"predictions": rows}, "\n".join(lines))
