@@ -1,6 +1,11 @@
-"""`python -m vit_export`, and the console entry `vit-export`."""
+"""`python -m vit_export`."""
 
-from vit_export.cli.main import main
+import os
+import sys
 
 if __name__ == "__main__":
+    if sys.path[0] == os.getcwd():  # `python -m` puts it first: a json.py there would be imported
+        sys.path.append(sys.path.pop(0))
+    from vit_export.cli.main import main
+
     main()

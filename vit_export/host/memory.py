@@ -1,4 +1,4 @@
-"""Memory that was freed, back to the system: a large model leaves the allocator full of holes."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 
 
 def trim_memory() -> None:
-    """Collect garbage, and return what the C allocator keeps of it (glibc's `malloc_trim`)."""
+    """Collect garbage and return free memory of the C allocator (glibc's `malloc_trim`).
+
+    A large model leaves free memory in pieces, which glibc keeps otherwise.
+    """
     gc.collect()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vit_export.host.doctor import Diagnosis
+from vit_export.host.doctor.types import Diagnosis
 
 TITLES = {
     "system": "System",
@@ -28,5 +28,5 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         lines += [f"    {text}" for text in (ability.reason, ability.remedy) if text]
     lines += ["", "Faults" if diagnosis.faults else "No faults."]
     for fault in diagnosis.faults:
-        lines += [f"  {fault.what}", f"    mend: {fault.remedy}"]
+        lines += [f"  {fault.what}", f"    fix: {fault.remedy}"]
     return "\n".join(lines[1:])
