@@ -64,7 +64,10 @@ def empty_libraries(tmp_path_factory, rtx_folder) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     capi = package("onnxruntime") / "capi"
     symbols: dict[str, set[str]] = defaultdict(set)
-    for library in (*(capi / name for name in PROVIDER_LIBRARIES.values()), rtx_folder / RTX_LIBRARY):
+    for library in (
+        *(capi / name for name in PROVIDER_LIBRARIES.values()),
+        rtx_folder / RTX_LIBRARY,
+    ):
         listed = subprocess.run(
             ["nm", "-D", "--undefined-only", "--with-symbol-versions", library],
             check=True, capture_output=True, text=True,

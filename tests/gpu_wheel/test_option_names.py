@@ -92,4 +92,6 @@ def test_the_wheel_is_linked_with_cuda_13_and_tensorrt_10():
     """What `doctor` and the errors say is read from here."""
     assert "libcudart.so.13" in provider_libraries("CUDAExecutionProvider")
     assert "libcuda.so.1" in provider_libraries("CUDAExecutionProvider")
-    assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(provider_libraries("TensorrtExecutionProvider"))
+    assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(
+        provider_libraries("TensorrtExecutionProvider")
+    )

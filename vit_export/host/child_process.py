@@ -25,7 +25,7 @@ Order = dict[str, Any]
 Answer = dict[str, Any]
 LOG_TAIL_BYTES = 3000  # of standard error, for messages
 
-# `python -c` puts the current folder first on sys.path, unless the user forbids it (PYTHONSAFEPATH).
+# `python -c` puts the current folder first on sys.path, except with PYTHONSAFEPATH.
 START = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from {module} import main; main()"
 
 

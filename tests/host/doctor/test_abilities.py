@@ -79,7 +79,9 @@ def test_cuda_13_has_no_kernels_for_old_gpus(capability, too_old):
         (abilities.TENSORRT, abilities.can_run_on_tensorrt),
     ],
 )
-def test_a_provider_that_has_computed_is_possible_whatever_the_other_facts(monkeypatch, provider, ability):
+def test_a_provider_that_has_computed_is_possible_whatever_the_other_facts(
+    monkeypatch, provider, ability
+):
     """An older CUDA on an old GPU; TensorRT from a .deb, which is no wheel."""
     monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: "no wheel is installed")
     active = Fact("provider", provider, "active", usable=True)

@@ -118,7 +118,10 @@ def _engine_ability(facts: Facts, name: str) -> Ability:
     """Engines for the GPU here: of TensorRT, or of TensorRT-RTX if it compiles for that GPU."""
     tensorrt = _package_ability(facts, name, "tensorrt")
     gpu = capability(facts)
-    if find(facts, "package", "tensorrt").usable or not find(facts, "package", "tensorrt-rtx").usable:
+    if (
+        find(facts, "package", "tensorrt").usable
+        or not find(facts, "package", "tensorrt-rtx").usable
+    ):
         return tensorrt
     if gpu == (0, 0) or gpu in RTX_TARGETS:
         return _package_ability(facts, name, "tensorrt-rtx")
