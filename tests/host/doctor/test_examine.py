@@ -110,4 +110,4 @@ def test_the_table_shows_every_fact_reason_and_remedy() -> None:
     shown += ["pip install this", "a driver that is too old", "fix: update it"]
     for expected in shown:
         assert expected in text
-    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No faults.")
+    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No problems.")
