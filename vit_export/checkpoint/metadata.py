@@ -211,7 +211,7 @@ def _hugging_face(path: Path) -> Metadata:
                 hint=MODULE_HINT,
             )
         fields["patch_size"] = patch
-    crop_mode, preparation = "center", {}
+    crop_mode, preparation = "center", dict[str, Any]()
     if (processor := path.with_name(PROCESSOR)).exists():
         crop_mode, preparation = _preparation(processor, channels=config.num_channels or 3)
     return Metadata(
