@@ -1,4 +1,4 @@
-"""`python -m vit_export`."""
+"""`python -m vit_export`, the same as the command `vit-export`."""
 
 import os
 import sys
