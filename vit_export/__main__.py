@@ -3,9 +3,20 @@
 import os
 import sys
 
-if __name__ == "__main__":
-    if sys.path[0] == os.getcwd():  # `python -m` puts it first: a json.py there would be imported
-        sys.path.append(sys.path.pop(0))
+
+def run() -> None:
+    """Run the command line without the current folder on the import path.
+
+    `python -m` puts that folder first, where a file such as `json.py` or `click.py` would be
+    imported in place of the library. It stays if it is where vit_export itself lies.
+    """
+    package = os.path.dirname(os.path.abspath(__file__))
+    if sys.path[0] in ("", os.getcwd()) and not os.path.samefile(os.path.dirname(package), "."):
+        del sys.path[0]
     from vit_export.cli.main import main
 
     main()
+
+
+if __name__ == "__main__":
+    run()
