@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -63,9 +63,9 @@ class Commands(click.Group):
             wanted = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
             fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
         except (KeyboardInterrupt, click.Abort) as error:
-            fail(str(error) or "interrupted; nothing was left behind", INTERRUPTED, as_json)
-        except Terminated:
-            fail("terminated; nothing was left behind", TERMINATED, as_json)
+            fail(f"interrupted; {_remains(error)}", INTERRUPTED, as_json)
+        except Terminated as error:
+            fail(f"terminated; {_remains(error)}", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -77,6 +77,25 @@ def _with_nearest(error: click.NoSuchOption) -> click.NoSuchOption:
 
 class Terminated(SystemExit):
     """A termination, on its way up the stack."""
+
+
+@contextlib.contextmanager
+def what_remains(describe: Callable[[], str]) -> Iterator[None]:
+    """Have an interruption or a termination report which files are left.
+
+    Args:
+        describe: Called when the command is stopped; returns a clause.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        stop.remains = describe()  # type: ignore[union-attr]
+        raise
+
+
+def _remains(stop: BaseException) -> str:
+    source = stop.__cause__ if isinstance(stop, click.Abort) else stop  # click wraps interrupts
+    return getattr(source, "remains", "nothing was left behind")
 
 
 @contextlib.contextmanager
