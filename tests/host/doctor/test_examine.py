@@ -117,7 +117,7 @@ def test_the_table_shows_every_fact_reason_and_remedy() -> None:
     ability = Ability("run on CUDA", False, "the reason", "pip install this")
     text = diagnosis_text(Diagnosis(facts, (fault,), (ability,)))
     shown = ["torch  2.13.0", "driver  no library", "run on CUDA  no", "the reason"]
-    shown += ["pip install this", "a driver that is too old", "mend: update it"]
+    shown += ["pip install this", "a driver that is too old", "fix: update it"]
     for expected in shown:
         assert expected in text
-    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No faults.")
+    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No problems.")

@@ -10,7 +10,6 @@ import click
 
 from vit_export.cli.console import emit, progress_bar, what_remains
 from vit_export.cli.options import given, json_option, layout_option, overrides, path_of
-from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
     from vit_export.training.loop import TrainingResult
@@ -64,7 +63,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     """Train a variant, or a checkpoint, on labelled images."""
     import dataclasses
 
-    from vit_export.cli import report
+    from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.run import finetune as run
 
@@ -85,7 +84,7 @@ def finetune(as_json: bool, **options: Any) -> None:
             output,
             settings=settings,
             progress=progress,
-            epochs_progress=report.EpochLines(progress),
+            epochs_progress=EpochLines(progress),
         )
     training = result.training
     problem = _draw_curve(training)
@@ -93,7 +92,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     data = {"files": paths, "best": training.best, "history": training.history,
             "stopped_early": training.stopped_early, "predictions": result.predictions,
             "report": result.report, "ignored": result.ignored}  # fmt: skip
-    emit(as_json, data, report.trained(result, no_curve=problem))
+    emit(as_json, data, training_text(result, no_curve=problem))
 
 
 def _settings(options: dict[str, Any]) -> FinetuneSettings:
@@ -118,12 +117,11 @@ def _settings(options: dict[str, Any]) -> FinetuneSettings:
 
 def _draw_curve(training: TrainingResult) -> str:
     """Draw the learning curve; return why there is none."""
-    try:
+    from vit_export.cli.report.pictures import draw_picture
+
+    def draw(path: Path) -> None:
         from vit_export.cli.report.training_plot import training_plot
 
-        training_plot(training.history, training.files.curve)
-    except ModuleNotFoundError as error:
-        return f"no curve: {error.name} is not installed (pip install 'vit-export[bench]')"
-    except OutputError as error:
-        return f"no curve: {error}"
-    return ""
+        training_plot(training.history, path)
+
+    return draw_picture(training.files.curve, draw)

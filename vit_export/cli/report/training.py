@@ -1,4 +1,4 @@
-"""How a training went."""
+"""Progress and result of a training run as text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,35 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vit_export.cli.report.gates import loaded
+from vit_export.cli.report.exports import checkpoint_text
+from vit_export.cli.report.progress_bar import TerminalProgress
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import torch
+    from vit_export.training.loop import EpochProgress
     from vit_export.training.run import FinetuneResult
 
 
-def trained(result: FinetuneResult, *, no_curve: str = "") -> str:
+class EpochLines:
+    """Show a bar during each epoch of training, and a line after it."""
+
+    def __init__(self, progress: TerminalProgress) -> None:
+        self._progress = progress
+
+    def __call__(self, now: EpochProgress) -> None:
+        """Show a training step, or the end of an epoch."""
+        epoch = f"epoch {now.epoch}/{now.epochs}"
+        if now.finished is not None:
+            done = now.finished
+            self._progress.line(
+                f"{epoch}  loss {done.train_loss:.4f}  val loss {done.val_loss:.4f}  "
+                f"val accuracy {100 * done.val_accuracy:.2f} %  {done.time_s:.1f} s"
+            )
+        elif self._progress.live:
+            running = f"loss {now.loss:.4f}  accuracy {100 * now.accuracy:.1f} %"
+            self._progress(f"{epoch}  {running}", now.step, now.steps)
+
+
+def training_text(result: FinetuneResult, *, no_curve: str = "") -> str:
     """Return the accuracy of a training run, its files, and the next command.
 
     Args:
@@ -23,7 +45,7 @@ def trained(result: FinetuneResult, *, no_curve: str = "") -> str:
     best, files = training.best, training.files
     early = ", stopped early" if training.stopped_early else ""
     lines = [
-        *([loaded(result.report), ""] if result.report is not None else []),
+        *([checkpoint_text(result.report), ""] if result.report is not None else []),
         f"{files.checkpoint}  best epoch {best.epoch} of {len(training.history)}{early}: "
         f"{100 * best.val_accuracy:.2f} % of {training.num_validation} validation images correct, "
         f"loss {best.val_loss:.4f} ({training.num_train} trained on)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, GRID, INK, save
+from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, GRID, INK, save, style
 from vit_export.training.history import EpochRecord, best_of
 
 SIZE_INCHES = (10.0, 4.2)
@@ -42,9 +42,7 @@ def training_plot(history: Sequence[EpochRecord], path: Path) -> None:
             axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
         axes.axvline(best.epoch, color=GRID, linewidth=1.5, zorder=0)
         axes.set_xlabel("epoch", fontsize=FONT_SIZE)
-        axes.set_title(quantity, fontsize=FONT_SIZE, color=INK, loc="left")
+        style(axes, quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(labelsize=FONT_SIZE)
-        axes.grid(visible=True, color=GRID, linewidth=0.6)
         axes.legend(fontsize=FONT_SIZE, frameon=False)
     save(figure, path)
