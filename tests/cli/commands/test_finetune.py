@@ -128,7 +128,7 @@ def test_a_stopped_run_says_to_resume_and_ends_as_an_unbroken_one(
     assert result.exit_code == status
     state = tmp_path / "digits.state.pt"
     assert last_json(result) == {
-        "error": f"{word}; {state} holds the finished epochs: continue with --resume"
+        "error": f"{word}; {state} holds the finished epochs, resume with --resume"
     }
     assert not output.exists()
     first = json.loads((tmp_path / "digits.history.jsonl").read_text())

@@ -63,9 +63,7 @@ def test_both_onnxruntime_wheels_are_a_fault_with_one_command(install) -> None:
 
 def test_a_bare_interpreter_is_told_what_to_install() -> None:
     """Without any package nothing can be done, and each line says what would change that."""
-    code = (
-        "import json; from vit_export.host import doctor; print(json.dumps(doctor.examine().to_dict()))"
-    )
+    code = "import json; from vit_export.host import doctor; print(json.dumps(doctor.examine().to_dict()))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.run(
         [sys.executable, "-S", "-c", code], env=environment, capture_output=True, check=True

@@ -75,7 +75,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     def remains() -> str:
         state = files.state
         if state.is_file() and (settings.resume or state.stat().st_mtime >= started):
-            return f"{state} holds the finished epochs: continue with --resume"
+            return f"{state} holds the finished epochs, resume with --resume"
         return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
@@ -106,7 +106,9 @@ def _settings(options: dict[str, Any]) -> FinetuneSettings:
         variant=options["variant"],
         weights=options["weights"],
         layout=options["layout"],
-        overrides=overrides(options, "img_size", "drop_path_rate"),
+        overrides=overrides(
+            options["sets"], img_size=options["img_size"], drop_path_rate=options["drop_path_rate"]
+        ),
         reset_head=options["reset_head"],
         recipe=Recipe(**given(**{name: options[name] for name in names})),
         device=options["device"],
