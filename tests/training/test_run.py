@@ -10,7 +10,8 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from vit_export.checkpoint.load import load_checkpoint, save_checkpoint
+from vit_export.checkpoint.load import load_checkpoint
+from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, DataError, ProviderError, UsageError
 from vit_export.model.vit import create_model
 from vit_export.training import run as training

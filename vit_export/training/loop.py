@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from vit_export.checkpoint.load import save_checkpoint
+from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
 from vit_export.images.dataset import LabelledImages
 from vit_export.model.vit import VisionTransformer
