@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.checkpoint.load import save_checkpoint
+from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import ExportError, UnknownVariantError, UsageError
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import load_source
