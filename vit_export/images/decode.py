@@ -75,8 +75,8 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
         return _convert_array(source, color)
     pillow = sys.modules.get("PIL.Image")  # whoever has a Pillow image has imported Pillow
     is_pillow = pillow is not None and isinstance(source, pillow.Image)
-    kinds = str | os.PathLike | bytes | bytearray | memoryview
-    if not is_pillow and not isinstance(source, kinds) and not hasattr(source, "read"):
+    is_file = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
+    if not is_file and not is_pillow and not hasattr(source, "read"):
         raise ImageError(
             f"an image was given as {type(source).__module__}.{type(source).__name__}, expected "
             "a path, bytes, a binary file object, a Pillow image or a uint8 array (H, W, C)"

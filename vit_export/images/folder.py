@@ -35,7 +35,8 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Links to folders are followed. Files and folders whose name starts with a dot are skipped.
     """
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(parent, name) for name in names if not name.startswith(".")):
