@@ -81,7 +81,7 @@ def test_a_path_stands_for_itself(folder):
 def test_a_folder_without_images_is_an_error(tmp_path, photographs):
     """As is a path that is no folder, where one is needed."""
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"no image in this folder or below \(.*\.jpg"):
+    with pytest.raises(DataError, match=r"holds no images \(.*\.jpg"):
         list_images(tmp_path)
     for path in (tmp_path / "none", photographs[0]):
         with pytest.raises(DataError, match="no such folder of images"):

@@ -54,7 +54,7 @@ def image_files(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: no such folder of images")
     images, _ = split_files(folder)
     if not images:
-        raise DataError(f"{folder}: no image in this folder or below ({', '.join(SUFFIXES)})")
+        raise DataError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
     return images
 
 
