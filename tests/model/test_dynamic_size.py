@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from vit_export.artifact.golden import Golden
 from vit_export.errors import InputError, UsageError
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare_with_golden
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.pipeline.export import export
 from vit_export.pipeline.validate import revalidate
@@ -73,7 +73,7 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
     next(a for a in resize.attribute if a.name == "cubic_coeff_a").f = -0.75  # ONNX's default
     onnx.save(model, result.path)
-    comparison = validate(OrtRunner(result.path, provider="cpu"), golden)
+    comparison = compare_with_golden(OrtRunner(result.path, provider="cpu"), golden)
     assert not comparison.passed
     assert f"{golden.others[0].size} px" in comparison.stage.reason
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare_with_golden
 from vit_export.graph.half.convert import narrow_nodes, to_half
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.pipeline.export import export
@@ -59,7 +60,7 @@ def test_the_gate_measures_by_torchs_own_float16(tiny_export, tmp_path):
 def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
     """With its own limits, from the golden file beside it."""
     made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=FP16)
-    found = validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
+    found = compare_with_golden(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
     assert found.passed
     assert found.stage.tolerance == made.comparison.stage.tolerance
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -89,7 +90,9 @@ def test_half_precision_inputs_are_fed_by_classify(tiny_export, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     top = load(made.path, provider="cpu").classify(image, top=1)
     assert top[0].index == load(tiny_export.path, provider="cpu").classify(image, top=1)[0].index
-    assert validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden)).passed
+    assert compare_with_golden(
+        OrtRunner(made.path, provider="cpu"), Golden.read(made.golden)
+    ).passed
 
 
 def test_bf16_is_measured_rounded_and_not_called_passed(tiny_export, tmp_path):
@@ -109,7 +112,7 @@ def test_a_massive_activation_breaks_all_fp16(massive_product, tmp_path):
     to_rounded(tmp_path / "all.onnx", tmp_path / "rounded.onnx")
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
-    broken = validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
+    broken = compare_with_golden(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
     assert not broken.passed
     assert "NaN or infinite" in broken.stage.reason
     assert re.search(r"outside its tolerance: blocks\.[34] ", broken.stage.reason)
@@ -137,9 +140,11 @@ def test_the_cpu_alone_would_have_passed_what_overflows(massive_product, tmp_pat
     to_half(massive_product.path, tmp_path / "half.onnx")
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
-    assert validate(OrtRunner(tmp_path / "half.onnx"), golden, manifest=manifest).passed
+    assert compare_with_golden(OrtRunner(tmp_path / "half.onnx"), golden, manifest=manifest).passed
     to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
-    assert not validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest).passed
+    assert not compare_with_golden(
+        OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest
+    ).passed
 
 
 def test_a_bias_beyond_float16_stays_wide_without_a_search(massive_bias, tmp_path):
@@ -215,10 +220,10 @@ def test_a_result_may_be_called_as_a_scratch_file(tiny_export, tmp_path, name):
 def test_a_trained_checkpoint_called_random_is_still_judged_by_its_classes(tiny_export):
     """A hash says that there was a file; the name says nothing."""
     weights = tiny_export.manifest.weights
-    trained = dataclasses.replace(weights, source="random_erasing.safetensors", sha256="ab")
+    trained = msgspec.structs.replace(weights, source="random_erasing.safetensors", sha256="ab")
     assert not trained.random
-    assert not dataclasses.replace(weights, source="random (seed 0)", sha256="ab").random
-    assert dataclasses.replace(weights, source="random (seed 0)").random
+    assert not msgspec.structs.replace(weights, source="random (seed 0)", sha256="ab").random
+    assert msgspec.structs.replace(weights, source="random (seed 0)").random
 
 
 def test_a_drop_on_random_weights_is_refused(make_model, tmp_path, photographs):

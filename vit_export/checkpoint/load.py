@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -182,7 +183,7 @@ def load_checkpoint(
     return Loaded(
         model=model,
         config=config,
-        preprocess=dataclasses.replace(Preprocess.of(config), crop_mode=sidecar.crop_mode),
+        preprocess=msgspec.structs.replace(Preprocess.of(config), crop_mode=sidecar.crop_mode),
         labels=labels,
         report=report,
         weights=Weights(

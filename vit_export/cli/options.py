@@ -121,6 +121,6 @@ def foreign_preprocess(artifact: str, options: dict[str, Any]) -> Any:
     changes = preprocess_given(options)
     if not changes:
         return None
-    from vit_export.runtime.foreign import given_preprocess
+    from vit_export.artifact.read import read_preprocess
 
-    return given_preprocess(artifact, changes)
+    return read_preprocess(artifact, changes)

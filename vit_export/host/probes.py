@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from vit_export.artifact.protobuf import integer, message
+from vit_export.artifact.onnx_wire import integer, message
 from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model

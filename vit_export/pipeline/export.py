@@ -27,10 +27,10 @@ from vit_export.artifact.publish import (
     check_output_name,
     pack_artifact,
     publish_artifact,
+    staging,
 )
-from vit_export.artifact.staging import staging
 from vit_export.errors import GateError, UsageError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, compare_with_golden
 from vit_export.host.memory import trim_memory
 from vit_export.progress import Progress, silent
 
@@ -318,7 +318,7 @@ def _gate(
     progress(f"measure {stage}")
     trim_memory()
     runner = OrtRunner(path, provider="cpu")
-    found = validate(runner, golden, manifest=manifest, stage=stage)
+    found = compare_with_golden(runner, golden, manifest=manifest, stage=stage)
     runner.release()
     return found
 

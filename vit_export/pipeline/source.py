@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights
+from vit_export.artifact.manifest import PIXEL_VALUES, Preprocess, TensorSpec, Weights
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
-from vit_export.variants import ViTConfig, get_variant
+from vit_export.variants import ViTConfig, get_variant, parse_field
 
-INPUT = "pixel_values"
 FAILURES_OF_FOREIGN_CODE = (  # what code that is not ours may raise; a bug of ours is none of these
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
@@ -134,7 +134,7 @@ def _ours(request: Request) -> Subject:
             reset_head=request.reset_head,
         )
         model, preprocess = loaded.model, loaded.preprocess
-        weights = dataclasses.replace(loaded.weights, reset_head=request.reset_head)
+        weights = msgspec.structs.replace(loaded.weights, reset_head=request.reset_head)
         labels, report = labels or loaded.labels, loaded.report
         stem = "" if model.config.variant else _stem(request.weights)
     elif name is None:
@@ -142,7 +142,7 @@ def _ours(request: Request) -> Subject:
     else:
         config = get_variant(name, **request.overrides)
         model = create_model(config, seed=request.seed)
-        weights = Weights(source=f"random (seed {request.seed})")
+        weights = Weights.drawn(request.seed)
         preprocess = Preprocess.of(config)
     config = model.config
     if config.num_classes == 0 and "logits" in request.outputs and len(request.outputs) > 1:
@@ -163,7 +163,7 @@ def _ours(request: Request) -> Subject:
         stem=stem or config.variant,
         config=_plain(config),
         weights=weights,
-        preprocess=_adapted(preprocess, request.preprocess),
+        preprocess=preprocess.replace(request.preprocess),
         labels=labels,
         other_sizes=other_sizes,
         report=report,
@@ -212,13 +212,13 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
             "be set, which say what images it takes"
         )
     channels, height, width = cfg.get("input_size", (3, 224, 224))
-    like = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
-        {"img_size": (height, width), "in_chans": channels} | config
-    )
+    channels = parse_field("in_chans", config.get("in_chans", channels), 3)
+    size = parse_field("img_size", config.get("img_size", (height, width)), 224)
+    image_hw = (size, size) if isinstance(size, int) else size
     known = {key: cfg[key] for key in ("crop_pct", "interpolation", "mean", "std") if cfg.get(key)}
-    preprocess = _adapted(Preprocess.of(like), known | dict(request.preprocess))
+    preprocess = Preprocess.for_images(channels, image_hw).replace(known | dict(request.preprocess))
     module = module.eval()
-    inputs = (_images(request.batch, like.in_chans, like.image_hw),)
+    inputs = (_images(request.batch, channels, image_hw),)
     outputs = module_outputs(module, [example_input(spec) for spec in inputs])
     outputs.fixed_batch = request.batch  # which may be the only one that it takes
     name = type(module).__name__
@@ -236,26 +236,7 @@ def _foreign(request: Request, module: nn.Module) -> Subject:
 
 
 def _images(batch: int | None, channels: int, image_hw: tuple[int | str, int | str]) -> TensorSpec:
-    return TensorSpec(INPUT, "float32", (batch or BATCH_DIM, channels, *image_hw))
-
-
-def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
-    """Apply what the user said about image preparation, with a config's checks."""
-    unknown = set(changes) - {"crop_pct", "interpolation", "mean", "std"}
-    if unknown:
-        raise UsageError(
-            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only crop_pct, "
-            "interpolation, mean and std"
-        )
-    channels = len(preprocess.mean)
-    checked = ViTConfig(
-        variant="preprocess",
-        in_chans=channels,
-        **{
-            name: getattr(preprocess, name) for name in ("crop_pct", "interpolation", "mean", "std")
-        },
-    ).replace(changes)
-    return dataclasses.replace(preprocess, **{name: getattr(checked, name) for name in changes})
+    return TensorSpec(PIXEL_VALUES, "float32", (batch or BATCH_DIM, channels, *image_hw))
 
 
 def _plain(config: ViTConfig) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.golden import BATCHES, Golden, golden_path
+from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest, Preprocess
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.trace import golden_feeds, trace
-from vit_export.gate.validate import Comparison, criterion_for, validate
+from vit_export.gate.validate import Comparison, compare_with_golden, tolerances_of_artifact
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner
 from vit_export.runtime import load
@@ -57,24 +57,17 @@ def revalidate(
     if weights is not None:
         truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
     else:
-        file = Path(golden) if golden is not None else golden_path(path)
-        if golden is None and not file.exists():
-            raise ArtifactError(
-                f"{path}: there is no golden file {file.name} beside it; say where it is with "
-                "--golden FILE, or compute the truth again from the checkpoint with "
-                "--weights FILE (needs torch)"
-            )
-        truth = Golden.read(file)
+        truth = Golden.read(find_golden(path, golden))
     progress(f"measure on {runner.provider}")
     name = f"validate {Path(path).name}"
-    found = validate(runner, truth, preprocess=preprocess, stage=name, batches=batches)
+    found = compare_with_golden(runner, truth, preprocess=preprocess, stage=name, batches=batches)
     if not traced or found.blocks:
         return found
     progress(f"trace on {runner.provider}")
     manifest = runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)
     feeds = golden_feeds(runner, truth, preprocess)
-    blocks = trace(runner, truth, feeds, criterion_for(runner, manifest))
+    blocks = trace(runner, truth, feeds, tolerances_of_artifact(runner, manifest))
     return dataclasses.replace(found, blocks=blocks)
 
 
@@ -91,11 +84,12 @@ def _runner_of(path: Path, provider: str, allow_host_code: bool) -> tuple[Runner
 def _truth_from(
     weights: Any, layout: str | None, manifest: Manifest | None, path: Path, progress: Progress
 ) -> Golden:
-    if manifest is None or not manifest.config:
+    if manifest is None:
         raise ArtifactError(
-            f"{path}: does not say which architecture it is (no vit-export manifest with a "
-            "config), so a checkpoint cannot be loaded for it; give --golden FILE"
+            f"{path}: has no vit-export manifest, so the architecture of its checkpoint is unknown",
+            hint="give --golden FILE",
         )
+    config = manifest.vit_config(path.name)
     from vit_export.pipeline.record import record_golden  # these need torch
     from vit_export.pipeline.source import Request, prepare
 
@@ -104,7 +98,7 @@ def _truth_from(
         weights=weights,
         layout=layout,
         reset_head=manifest.weights.reset_head,
-        overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
+        overrides={name: getattr(config, name) for name in NOT_IN_A_CHECKPOINT},
         dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
         outputs=tuple(spec.name for spec in manifest.outputs),
     )

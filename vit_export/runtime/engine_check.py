@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
-from vit_export.artifact.golden import Golden, golden_path
-from vit_export.errors import ArtifactError, EngineError, GateError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.artifact.golden import Golden, find_golden
+from vit_export.errors import EngineError, GateError
+from vit_export.gate.validate import Comparison, compare_with_golden
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.compatibility import MisfitError, source_of
 from vit_export.runtime.tensorrt.runner import TrtRunner
@@ -113,15 +113,9 @@ def measure(runner: TrtRunner) -> Comparison:
     Raises:
         ArtifactError: There is no golden file beside it.
     """
-    file = golden_path(runner.path)
-    if not file.exists():
-        raise ArtifactError(
-            f"{runner.path}: was never measured, and there is no {file.name} beside it to measure "
-            "it with; copy it along, or, if you know the engine: load(..., trusted=True)"
-        )
-    return validate(
+    return compare_with_golden(
         runner,
-        Golden.read(file),
+        Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",
         batches=batches_of(runner.sidecar),
     )

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.manifest import LOGITS, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.prepare import prepare_batch
-from vit_export.runner import Runner
+from vit_export.runner import Runner, fixed_batch, run_filled
 from vit_export.runtime.checks import check_range
 
 MAX_BATCH = 32
@@ -111,13 +111,13 @@ class Model:
         """
         preprocess = self._needed_preprocess()
         batches = []
-        size = self._batch_size()
+        size = fixed_batch(self.runner.inputs[0]) or MAX_BATCH
         pending = list(images)
         if not pending:
             raise ImageError("no images were given, expected at least one")
         for start in range(0, len(pending), size):
             batch = prepare_batch(pending[start : start + size], preprocess, first=start)
-            rows = self._run_padded(batch)
+            rows = self._run_batch(batch)
             finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
             if not finite.all():
                 index = start + int(finite.argmin())
@@ -127,7 +127,7 @@ class Model:
 
     def _classify_each(self, images: Iterable[Any], top: int) -> Iterable[list[Prediction]]:
         output = self.runner.outputs[0]
-        if len(output.shape) != 2 or (output.name != "logits" and self.manifest is not None):
+        if len(output.shape) != 2 or (output.name != LOGITS and self.manifest is not None):
             raise ArtifactError(
                 f"{self.runner.path.name}: its first output ({output}) is no logits (batch, "
                 "classes); export it with --outputs logits to classify, or call run()"
@@ -160,17 +160,11 @@ class Model:
             )
         return self.preprocess
 
-    def _batch_size(self) -> int:
-        batch = self.runner.inputs[0].shape[0] if self.runner.inputs[0].shape else 1
-        return batch if isinstance(batch, int) else MAX_BATCH
-
-    def _run_padded(self, batch: NDArray[np.float32]) -> NDArray[Any]:
-        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
-        size = self.runner.inputs[0].shape[0]
-        missing = size - len(batch) if isinstance(size, int) else 0
-        padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else batch
-        half = self.runner.inputs[0].dtype == "float16"
-        return self.run(padded.astype(np.float16) if half else padded)[: len(batch)]
+    def _run_batch(self, batch: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the first output for prepared images, in the dtype that the graph takes."""
+        spec = self.runner.inputs[0]
+        outputs = run_filled(self.runner, {spec.name: batch.astype(spec.dtype)})
+        return outputs[self.runner.outputs[0].name]
 
 
 def _is_many(images: Any) -> bool:

@@ -62,7 +62,7 @@ def comparison(found: Comparison) -> str:
     if stage.accuracy:
         lines.append(f"accuracy: {stage.accuracy}")
     if stage.reason:
-        lines += [f"  - {reason}" for reason in stage.reason.split("; ")]
+        lines += [f"  - {reason}" for reason in stage.reasons]
     return "\n".join(lines)
 
 

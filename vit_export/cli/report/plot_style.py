@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from vit_export.artifact.staging import check_writable, publish, staging
+from vit_export.artifact.publish import check_writable, publish, staging
 from vit_export.errors import UsageError
 
 SIZE_INCHES = (8.0, 5.0)
