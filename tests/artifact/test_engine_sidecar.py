@@ -128,7 +128,9 @@ def test_a_sidecar_of_a_newer_schema_says_so(tmp_path: Path, make_sidecar: MakeS
     """An older vit-export must not guess."""
     text = make_sidecar(schema_version=2).to_json()
     sidecar_path(tmp_path / "x.engine").write_text(text)
-    with pytest.raises(ArtifactError, match=r"schema version 2.*\nhint: pip install -U vit-export$"):
+    with pytest.raises(
+        ArtifactError, match=r"schema version 2.*\nhint: pip install -U vit-export$"
+    ):
         Sidecar.read(tmp_path / "x.engine")
 
 

@@ -107,7 +107,9 @@ def test_a_manifest_of_the_real_export_comes_back(tiny_export):
 def test_a_newer_schema_is_refused_with_what_to_do():
     """Rather than misread."""
     data = {**json.loads(plain().to_json()), "schema_version": SCHEMA_VERSION + 1}
-    with pytest.raises(ArtifactError, match=r"model\.onnx.*schema version 2.*\nhint: pip install -U"):
+    with pytest.raises(
+        ArtifactError, match=r"model\.onnx.*schema version 2.*\nhint: pip install -U"
+    ):
         Manifest.from_json(json.dumps(data), source="model.onnx")
 
 

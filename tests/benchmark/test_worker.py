@@ -144,7 +144,7 @@ def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
     monkeypatch.setattr(stopwatch_module, "STATUS", Path("/none"))
     monkeypatch.setattr(stopwatch_module, "resource", None)
     assert peak_rss_bytes() is None
-    code = "import sys; sys.modules['resource'] = None; import vit_export.stopwatch"
+    code = "import sys; sys.modules['resource'] = None; import vit_export.benchmark.worker"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

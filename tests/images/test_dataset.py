@@ -13,7 +13,7 @@ from PIL import Image
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import LabelledImages, Pixels, read_folder, spool
+from vit_export.images.dataset import LabelledImages, Pixels, read_folder, split_folders, spool
 from vit_export.images.prepare import resize_and_crop
 from vit_export.training.split import stratified_split
 
@@ -104,17 +104,57 @@ def test_all_corrupt_images_are_named_in_one_error(pets: Path) -> None:
     [
         ((), "no folders"),
         (("cat",), "only the folder 'cat'"),
-        (("train", "Val"), "a split of the data, not classes"),
     ],
 )
-def test_folders_that_are_no_classes_are_refused(
+def test_fewer_than_two_classes_are_refused(
     tmp_path: Path, folders: tuple[str, ...], words: str
 ) -> None:
-    """Training on `train` against `val` as classes would succeed and mean nothing."""
+    """There is nothing to tell apart."""
     for folder in folders:
         write_image(tmp_path / folder / "a.png", 1)
     with pytest.raises(DataError, match=words):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "train", "validation"),
+    [
+        (("cat", "dog"), ".", None),
+        (("cat", "train"), ".", None),  # a class of trains
+        (("train", "val"), "train", "val"),
+        (("Training", "valid", "test"), "Training", "valid"),
+        (("test", "train", "validation"), "train", "validation"),
+        (("train", "test"), "train", None),
+    ],
+)
+def test_a_split_names_its_training_and_validation_folder(
+    tmp_path: Path, folders: tuple[str, ...], train: str, validation: str | None
+) -> None:
+    """Taken for classes, `train` and `val` would be trained on and mean nothing."""
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    expected = tmp_path / train, None if validation is None else tmp_path / validation
+    assert split_folders(tmp_path) == expected
+
+
+@pytest.mark.parametrize("folders", [("val", "test"), ("train", "training"), ("val",)])
+def test_a_split_without_one_training_folder_is_refused(
+    tmp_path: Path, folders: tuple[str, ...]
+) -> None:
+    """The error names the folders that were found."""
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(DataError, match=f"{sorted(folders)[0]}.*a split of the data"):
+        split_folders(tmp_path)
+
+
+def test_validation_images_have_the_indices_of_the_training_classes(pets: Path) -> None:
+    """A class may be missing among them; a class that is not trained on is an error."""
+    data = read_folder(pets, decode=decode, labels=("ant", "cat", "dog"))
+    assert data.labels == ("ant", "cat", "dog")
+    assert data.targets.tolist() == [1, 1, 2]
+    with pytest.raises(DataError, match="no training images for class folder 'dog'"):
+        read_folder(pets, decode=decode, labels=("ant", "cat"))
 
 
 def test_a_class_without_images_is_named(pets: Path) -> None:

@@ -265,13 +265,17 @@ def golden_path(artifact: str | os.PathLike[str]) -> Path:
 
 
 def find_golden(
-    artifact: str | os.PathLike[str], golden: str | os.PathLike[str] | None = None
+    artifact: str | os.PathLike[str],
+    golden: str | os.PathLike[str] | None = None,
+    *,
+    hint: str = "copy it into the same folder, or export the model again",
 ) -> Path:
     """Return the path of the golden file that an artifact is measured with.
 
     Args:
         artifact: An .onnx or .engine file.
         golden: The golden file, where it is not beside the artifact.
+        hint: What to do when there is none.
 
     Raises:
         ArtifactError: None is given, and there is none beside the artifact, nor beside the file
@@ -286,7 +290,7 @@ def find_golden(
     raise ArtifactError(
         f"{artifact}: its golden file {beside.name} is not beside it, and without it the artifact "
         "cannot be measured",
-        hint=f"copy {beside.name} into the same folder, or export the model again",
+        hint=hint,
     )
 
 

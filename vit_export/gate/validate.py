@@ -51,7 +51,7 @@ class Comparison:
             raise GateError(f"{self.stage.name}: {self.stage.reason}")
 
 
-def compare_with_golden(
+def compare(
     runner: Runner,
     golden: Golden,
     *,

@@ -38,8 +38,8 @@ def in_child(function: Callable[..., Answer], *arguments: str) -> Answer:
         What the probe returned, or `{"error": why}`.
     """
     code = (
-        "import json, sys; from vit_export import probe; "
-        f"answer = probe.{function.__name__}(*sys.argv[1:]); print('\\n' + json.dumps(answer))"
+        "import json, sys; from vit_export.host import probes; "
+        f"answer = probes.{function.__name__}(*sys.argv[1:]); print('\\n' + json.dumps(answer))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", code, *arguments]

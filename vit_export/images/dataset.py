@@ -26,7 +26,9 @@ Pixels = NDArray[np.uint8]
 Decode = Callable[[Path | Pixels], Pixels]  # file or (H, W, C) array -> model's size (H, W, C)
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
+TRAIN_NAMES = ("train", "training")
+VALIDATION_NAMES = ("val", "valid", "validation")
+SPLIT_NAMES = frozenset({*TRAIN_NAMES, *VALIDATION_NAMES, "test"})
 NAMED_FAULTS = 10  # how many faults an error lists; the rest are counted
 CHUNK = 256  # images decoded ahead of the writer
 
@@ -50,7 +52,50 @@ class LabelledImages:
     sha256: str = ""
 
 
-def read_folder(root: Path, *, decode: Decode, progress: Progress = silent) -> LabelledImages:
+def split_folders(root: Path) -> tuple[Path, Path | None]:
+    """Find the training and the validation folder of a data set.
+
+    Returns:
+        `root/train` and `root/val` where `root` holds such a split (also `training`, `valid`,
+        `validation`, in any case; a `test` folder is not read). The second is `None` where
+        there is no validation folder; the first is `root` itself where it holds class folders.
+
+    Raises:
+        DataError: The folders are a split without training images.
+    """
+    names = {path.name.lower(): path for path in _folders(root)}
+    if not names or not names.keys() <= SPLIT_NAMES:
+        return root, None
+    train = [names[name] for name in TRAIN_NAMES if name in names]
+    validation = [names[name] for name in VALIDATION_NAMES if name in names]
+    if len(train) != 1 or len(validation) > 1:
+        raise DataError(
+            f"cannot train on {root}: its folders ({', '.join(sorted(names))}) are a split of the "
+            "data, expected one training folder and at most one for validation",
+            hint="name them train and val, or give the folder that holds the class folders",
+        )
+    return train[0], validation[0] if validation else None
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """List the classes of a folder: the names of the folders in it, sorted.
+
+    Raises:
+        DataError: Not a folder, or fewer than two folders in it.
+    """
+    names = tuple(folder.name for folder in _folders(root))
+    if len(names) < 2:
+        found = f"only the folder {names[0]!r}" if names else "no folders"
+        raise DataError(
+            f"cannot train on {root}: found {found} in it, expected one folder of images for "
+            "each of at least 2 classes"
+        )
+    return names
+
+
+def read_folder(
+    root: Path, *, decode: Decode, labels: Sequence[str] = (), progress: Progress = silent
+) -> LabelledImages:
     """Read a folder that holds one folder of images per class.
 
     Classes are the folders' names in sorted order, their images all files below them with an
@@ -60,59 +105,57 @@ def read_folder(root: Path, *, decode: Decode, progress: Progress = silent) -> L
         root: The folder of class folders.
         decode: Reads one image file at the model's size; raises `ImageError` when it cannot.
             Called from several threads.
+        labels: The classes of the training images, where these are for validation: every folder
+            must be one of them.
         progress: Called after each image.
 
     Raises:
-        DataError: No folder, fewer than two classes, a class without images, folders that are
-            a split instead of classes, or images that cannot be decoded (all are named).
+        DataError: No folder, fewer than two classes, a class that is not in `labels`, a class
+            without images, or images that cannot be decoded (all are named).
         OutputError: No room for the decoded images.
     """
-    if not root.is_dir():
+    classes = tuple(labels) or class_names(root)
+    folders = _folders(root)
+    unknown = [folder.name for folder in folders if folder.name not in classes]
+    if unknown:
         raise DataError(
-            f"cannot read training images from {root}: it is not a folder; "
-            "expected one folder of images per class in it, or a .csv file"
+            f"cannot validate on {root}: no training images for {_some(unknown)}",
+            hint="expected the class folders of the training folder",
         )
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    _check_unusable_classes(root, [folder.name for folder in folders])
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
     paths: list[Path] = []
     targets: list[int] = []
     empty: list[str] = []
-    for target, folder in enumerate(folders):
-        found, others = _image_files(folder)
-        paths += found
-        targets += [target] * len(found)
+    for folder in folders:
+        images, others = _image_files(folder)
+        paths += images
+        targets += [classes.index(folder.name)] * len(images)
         stray += others
-        if not found:
+        if not images:
             empty.append(folder.name)
-    if empty:
+    if empty or not paths:
         raise DataError(
-            f"cannot train on {root}: {_some(empty)} without images "
-            f"({', '.join(SUFFIXES)}); add images or remove the folder"
+            f"cannot train on {root}: {_some(empty or classes)} without images "
+            f"({', '.join(SUFFIXES)})",
+            hint="add images or remove the folder",
         )
-    images, digest = spool(_decoded(paths, root, decode), len(paths), targets, progress)
+    pixels, digest = spool(_decoded(paths, root, decode), len(paths), targets, progress)
     return LabelledImages(
-        images=images,
+        images=pixels,
         targets=np.array(targets, dtype=np.int64),
-        labels=tuple(folder.name for folder in folders),
+        labels=classes,
         ignored=tuple(sorted(p.relative_to(root).as_posix() for p in stray)),
         sha256=digest,
     )
 
 
-def _check_unusable_classes(root: Path, names: Sequence[str]) -> None:
-    if len(names) < 2:
-        found = f"only the folder {names[0]!r}" if names else "no folders"
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
         raise DataError(
-            f"cannot train on {root}: found {found} in it, expected one folder of images for "
-            "each of at least 2 classes"
+            f"cannot read training images from {root}: it is not a folder; "
+            "expected one folder of images per class in it, or a .csv file"
         )
-    if {name.lower() for name in names} <= SPLIT_NAMES:
-        raise DataError(
-            f"cannot train on {root}: its folders ({', '.join(names)}) are a split of the data, "
-            f"not classes; give one of them, e.g. {root / names[0]}: validation images are held "
-            "out of it"
-        )
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:

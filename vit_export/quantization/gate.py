@@ -9,7 +9,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.tolerances import TOLERANCES
-from vit_export.gate.validate import Comparison, compare_with_golden
+from vit_export.gate.validate import Comparison, compare
 from vit_export.progress import Progress
 from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -58,7 +58,7 @@ def gate(
     if target.rounded:
         progress(f"measure {stage}, rounded after every operation")
         runner = bench.runner(packed.path)
-        judged = compare_with_golden(
+        judged = compare(
             runner, bench.golden, manifest=bench.manifest, stage=f"{stage}, every operation rounded"
         )
         runner.release()
@@ -95,7 +95,7 @@ def _of_file(bench: TrialConverter, packed: OnnxFile, stage: str) -> Comparison:
         runner = OrtRunner(packed.path, provider=provider)
     except ProviderError as error:
         return Comparison(stage=_not_run(bench, stage, str(error)))
-    found = compare_with_golden(runner, bench.golden, manifest=bench.manifest, stage=stage)
+    found = compare(runner, bench.golden, manifest=bench.manifest, stage=stage)
     runner.release()
     return found
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
 from vit_export.errors import EngineError, GateError
-from vit_export.gate.validate import Comparison, compare_with_golden
+from vit_export.gate.validate import Comparison, compare
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.compatibility import MisfitError, source_of
 from vit_export.runtime.tensorrt.runner import TrtRunner
@@ -113,7 +113,7 @@ def measure(runner: TrtRunner) -> Comparison:
     Raises:
         ArtifactError: There is no golden file beside it.
     """
-    return compare_with_golden(
+    return compare(
         runner,
         Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",

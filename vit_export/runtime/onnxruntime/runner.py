@@ -104,7 +104,7 @@ class OrtRunner:
     def release(self) -> None:
         """Free the session and its copy of the weights; the next run loads them again."""
         self._held = self._recorded = None
-        trim_memory()
+        trim_memory(collect=False)  # a session is in no reference cycle
 
     def _open(self, provider: str) -> tuple[str, ort.InferenceSession]:
         if provider != "auto":
