@@ -100,7 +100,7 @@ def fail(message: str, status: int, as_json: bool) -> NoReturn:
     """Say what went wrong, as JSON too where that was asked for, and exit."""
     click.echo(f"Error: {message}", err=True)
     if as_json:
-        from vit_export.cli.report import to_json
+        from vit_export.cli.report.jsonline import to_json
 
         with contextlib.suppress(OutputError, BrokenPipeError):  # the status tells
             _say(to_json({"error": message}))
@@ -116,7 +116,7 @@ def emit(as_json: bool, data: Any, text: str) -> None:
     if not as_json:
         _say(text)
         return
-    from vit_export.cli.report import to_json
+    from vit_export.cli.report.jsonline import to_json
 
     click.echo(text, err=True)
     _say(to_json(data))
@@ -136,7 +136,7 @@ def _say(line: str) -> None:
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Any]:
     """A `Progress` on standard error, which leaves a clean line behind."""
-    from vit_export.cli.report import TerminalProgress
+    from vit_export.cli.report.progress_bar import TerminalProgress
 
     progress = TerminalProgress()
     try:

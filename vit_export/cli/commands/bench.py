@@ -11,7 +11,7 @@ import click
 
 from vit_export.cli.console import emit, progress_bar
 from vit_export.cli.options import host_code_option, json_option, layout_option
-from vit_export.errors import OutputError, UsageError
+from vit_export.errors import UsageError
 
 if TYPE_CHECKING:
     from vit_export.benchmark.run import Row
@@ -44,15 +44,14 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Time artifacts, each in its own process, in turns: latency, memory, size, distance."""
     from vit_export.benchmark.candidates import plan
     from vit_export.benchmark.run import measure
-    from vit_export.cli.report.benchmarks import benchmark
+    from vit_export.cli.report.benchmarks import benchmark_text
+    from vit_export.cli.report.pictures import check_picture
     from vit_export.host.machine import this_machine
 
     batches, threads = _batches(options["batch"]), options["threads"]
     plot = Path(options["plot"]) if options["plot"] else None
     if plot is not None:
-        from vit_export.cli.report.plot_style import check_picture_path
-
-        check_picture_path(plot)
+        check_picture(plot)
     candidates = plan(
         artifacts,
         providers=_words(options["provider"]),
@@ -75,7 +74,7 @@ def bench(artifacts: tuple[str, ...], as_json: bool, **options: Any) -> None:
             progress=progress,
         )
     machine = machine.after(threads)
-    text = benchmark(machine, threads, rows)
+    text = benchmark_text(machine, threads, rows)
     wrong = _failures(rows)
     if plot is not None:
         said, missing = _draw(rows, plot, machine, threads)
@@ -106,13 +105,14 @@ def _draw(
     rows: Sequence[Row], path: Path, machine: Machine, threads: int | None
 ) -> tuple[str, list[str]]:
     """Draw the picture; return what to say of it, and what went wrong: the rows stay."""
-    from vit_export.cli.report.benchmarks import described
-    from vit_export.cli.report.latency_plot import draw, left_out
+    from vit_export.cli.report.benchmarks import machine_line
+    from vit_export.cli.report.latency_plot import latency_plot, left_out
+    from vit_export.cli.report.pictures import draw_picture
 
-    try:
-        draw(rows, path, subtitle=described(machine, threads))
-    except OutputError as error:
-        return "", [f"no picture: {error}"]
+    title = machine_line(machine, threads)
+    problem = draw_picture(path, lambda path: latency_plot(rows, path, title=title))
+    if problem:
+        return "", [problem]
     lines = [f"not in the picture: {title}" for title in left_out(rows)]
     return "\n".join([*lines, f"picture: {path}"]), []
 

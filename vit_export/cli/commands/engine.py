@@ -46,7 +46,7 @@ def engine(artifact: str, as_json: bool, **options: Any) -> None:
     """Build a TensorRT engine whose precision is proved, and measured where its GPU is."""
     from pathlib import Path
 
-    from vit_export.cli.report.engines import built
+    from vit_export.cli.report.engines import engine_text
     from vit_export.engine.options import BuildOptions
     from vit_export.engine.profiles import parse
     from vit_export.pipeline.engine import make_engine, planned_trtexec
@@ -73,4 +73,4 @@ def engine(artifact: str, as_json: bool, **options: Any) -> None:
         "warnings": result.warnings,
         "sidecar": result.sidecar,
     }
-    emit(as_json, data, built(result))
+    emit(as_json, data, engine_text(result))

@@ -47,7 +47,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     import dataclasses
     from pathlib import Path
 
-    from vit_export.cli import report
+    from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.recipe import TrainingSettings
     from vit_export.training.run import Start, train
@@ -72,7 +72,7 @@ def finetune(as_json: bool, **options: Any) -> None:
                 resume=options["resume"],
                 test=Path(options["test"]) if options["test"] else None,
                 progress=progress,
-                epochs_progress=report.EpochLines(progress),
+                epochs_progress=EpochLines(progress),
             )
     except KeyboardInterrupt as error:
         saved = TrainingFiles.beside(output).state.is_file()
@@ -81,4 +81,4 @@ def finetune(as_json: bool, **options: Any) -> None:
     data = {"files": trained.result.files, "best": trained.result.best,
             "history": trained.result.history, "stopped_early": trained.result.stopped_early,
             "predictions": trained.predictions, "report": trained.report}  # fmt: skip
-    emit(as_json, data, report.trained(trained))
+    emit(as_json, data, training_text(trained))

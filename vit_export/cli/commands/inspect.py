@@ -15,23 +15,23 @@ def inspect(path: str, as_json: bool) -> None:
     """Show what is in an ONNX, engine or golden file."""
     from pathlib import Path
 
-    from vit_export.cli import report
+    from vit_export.cli.report.files import golden_text, onnx_file_text
 
     if path.endswith(".npz"):
         from vit_export.artifact.golden import Golden
 
         found = Golden.read(path)
         data = {"path": path, "samples": found.samples, "e32": found.e32}
-        emit(as_json, data, report.golden(Path(path), found))
+        emit(as_json, data, golden_text(Path(path), found))
         return
     if path.endswith(".engine"):
         from vit_export.artifact.engine_sidecar import Sidecar
-        from vit_export.cli.report.engines import described
+        from vit_export.cli.report.engines import engine_file_text
         from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
 
         sidecar = Sidecar.read(path)
         check_plan_undamaged(Path(path), sidecar)
-        emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
+        emit(as_json, {"path": path, "sidecar": sidecar}, engine_file_text(Path(path), sidecar))
         return
     from vit_export.artifact.onnx_reader import OnnxFile
 
@@ -50,4 +50,4 @@ def inspect(path: str, as_json: bool) -> None:
         "op_counts": file.op_counts,
         "manifest": file.manifest,
     }
-    emit(as_json, data, report.described(file))
+    emit(as_json, data, onnx_file_text(file))

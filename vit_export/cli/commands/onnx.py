@@ -78,7 +78,7 @@ def onnx(as_json: bool, **options: Any) -> None:
             source, options["output"], weights=options["weights"], settings=settings,
             progress=progress,
         )  # fmt: skip
-    from vit_export.cli.report import exported
+    from vit_export.cli.report.exports import export_text
 
     data = {
         "path": result.path,
@@ -92,12 +92,7 @@ def onnx(as_json: bool, **options: Any) -> None:
         "report": result.report,
         "notes": result.notes,
     }
-    text = exported(result)
-    if result.converted is not None:
-        from vit_export.cli.report.conversions import quantized
-
-        text = f"{text}\n\n{quantized(result.converted)}"
-    emit(as_json, data, text)
+    emit(as_json, data, export_text(result))
 
 
 def _settings(options: dict[str, Any]) -> ExportSettings:

@@ -31,7 +31,7 @@ def predict(
     artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
 ) -> None:
     """Name what is on images."""
-    from vit_export.cli.report import predictions
+    from vit_export.cli.report.files import predictions_text
     from vit_export.runtime import load
 
     classifier = load(
@@ -43,7 +43,7 @@ def predict(
     )
     found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
     rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]
-    text = f"{predictions(found)}\nprovider: {classifier.provider}"
+    text = f"{predictions_text(found)}\nprovider: {classifier.provider}"
     for name, reason in getattr(classifier.runner, "rejected", {}).items():
         text += f"\nnot {name}: {reason}"
     emit(as_json, {"predictions": rows}, text)

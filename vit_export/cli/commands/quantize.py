@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
 from vit_export.cli.options import json_option, path_of, precision_options, precision_settings
-from vit_export.errors import OutputError
+
+if TYPE_CHECKING:
+    from vit_export.pipeline.quantize import QuantizeResult
 
 
 @click.command()
@@ -31,12 +34,13 @@ from vit_export.errors import OutputError
 @json_option
 def quantize(artifact: str, as_json: bool, **options: Any) -> None:
     """Make an fp32 artifact narrower; layers stay wide where the gate needs it."""
-    from vit_export.cli.report.conversions import quantized
+    from vit_export.cli.report.conversions import quantize_text
+    from vit_export.cli.report.pictures import check_matplotlib
     from vit_export.pipeline.quantize import QuantizeSettings
     from vit_export.pipeline.quantize import quantize as convert
 
     if options["explain"]:
-        import vit_export.cli.report.error_plot  # noqa: F401  (missing matplotlib is said at once)
+        check_matplotlib()
     with progress_bar() as progress:
         result = convert(
             artifact,
@@ -51,9 +55,7 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
             external_data=options["external_data"],
             progress=progress,
         )
-    picture = None
-    if options["explain"]:
-        picture = _draw(result) if result.blocks else None
+    picture = _draw(result) if options["explain"] and result.blocks else None
     data = {
         "path": result.path,
         "golden": result.golden,
@@ -68,17 +70,17 @@ def quantize(artifact: str, as_json: bool, **options: Any) -> None:
         "picture": picture,
         "manifest": result.manifest,
     }
-    emit(as_json, data, quantized(result, picture))
+    emit(as_json, data, quantize_text(result, picture))
 
 
-def _draw(result: Any) -> Any:
-    """Draw the error per block; the artifact is made, so a picture that fails is said in a line."""
+def _draw(result: QuantizeResult) -> Path | None:
+    """Draw the error per block; the artifact is written already, so a failure is only a line."""
     from vit_export.cli.report.error_plot import sensitivity_plot
+    from vit_export.cli.report.pictures import draw_picture
 
     path = result.path.with_suffix(".sensitivity.png")
-    try:
-        sensitivity_plot(result, path)
-    except OutputError as error:
-        click.echo(f"no picture: {error}", err=True)
-        return None
-    return path
+    title = f"{result.path.name}: error with only this block in {result.manifest.precision}"
+    problem = draw_picture(path, lambda path: sensitivity_plot(result.blocks, title, path))
+    if problem:
+        click.echo(problem, err=True)
+    return None if problem else path

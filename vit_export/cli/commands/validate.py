@@ -18,12 +18,9 @@ from vit_export.cli.options import (
     preprocess_options,
     provider_option,
 )
-from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
     from vit_export.gate.validate import Comparison
-
-BENCH_INSTALL = "pip install 'vit-export[bench]'"
 
 
 @click.command()
@@ -43,15 +40,14 @@ BENCH_INSTALL = "pip install 'vit-export[bench]'"
 @json_option
 def validate(artifact: str, as_json: bool, **options: Any) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
-    from vit_export.cli.report import comparison
+    from vit_export.cli.report.gates import comparison_text
+    from vit_export.cli.report.pictures import check_picture
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
     plot = path_of(options["plot"])
     if plot is not None:
-        from vit_export.cli.report.plot_style import check_picture_path
-
-        check_picture_path(plot)
+        check_picture(plot)
     with progress_bar() as progress:
         found = run_gate(
             artifact,
@@ -80,7 +76,7 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
             "blocks": found.blocks, "picture": picture}  # fmt: skip
     if failures:
         data["error"] = "; ".join(failures)
-    text = comparison(found)
+    text = comparison_text(found)
     emit(as_json, data, text if picture is None else f"{text}\npicture: {picture}")
     if failures:
         click.echo(f"Error: {data['error']}", err=True)
@@ -89,13 +85,14 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
 
 def _draw(found: Comparison, artifact: Path, plot: Path | None) -> tuple[Path | None, str]:
     """Draw the error per block; return the picture, or why there is none: the table stays."""
+    from vit_export.cli.report.pictures import draw_picture
+
     path = plot or artifact.with_suffix(".trace.png")
-    try:
+
+    def draw(path: Path) -> None:
         from vit_export.cli.report.error_plot import trace_plot
 
         trace_plot(found.blocks, f"{artifact.name} on {found.stage.provider}", path)
-    except ModuleNotFoundError as error:
-        return None, f"no picture: {error.name} is not installed ({BENCH_INSTALL})"
-    except OutputError as error:
-        return None, f"no picture: {error}"
-    return path, ""
+
+    problem = draw_picture(path, draw)
+    return None if problem else path, problem

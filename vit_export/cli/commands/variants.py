@@ -13,7 +13,7 @@ from vit_export.variants import VARIANTS
 @json_option
 def variants(as_json: bool) -> None:
     """List the architectures known by name."""
-    from vit_export.cli import report
+    from vit_export.cli.report.files import variants_text
 
     rows = [{**vars(c), "num_params": c.num_params} for c in VARIANTS.values()]
-    emit(as_json, {"variants": rows}, report.variants(VARIANTS.values()))
+    emit(as_json, {"variants": rows}, variants_text(VARIANTS.values()))
