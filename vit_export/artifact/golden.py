@@ -288,8 +288,7 @@ def find_golden(
         if path.exists():
             return path
     raise ArtifactError(
-        f"{artifact}: its golden file {beside.name} is not beside it, and without it the artifact "
-        "cannot be measured",
+        f"{artifact}: there is no golden file {beside.name} beside it, so it cannot be measured",
         hint=hint,
     )
 
