@@ -50,9 +50,9 @@ def test_a_block_that_is_not_in_the_graph_has_dashes_for_numbers(failed):
     ("precision", "words"),
     [
         ("fp32", "max|y - y64| 0.5 (tolerance 2, torch float32 0.25)"),
-        ("fp16", "max|y - y64| 0.5 (tolerance 2, torch float16 0.25)  cosine 0.999"),
-        ("bf16", "max|y - y64| 0.5 (tolerance 2, torch bfloat16 0.25)  cosine 0.999"),
-        ("int8", "max|y - y64| 0.5  cosine 0.999"),
+        ("fp16", "max|y - y64| 0.5 (tolerance 2, torch float16 0.25)  cosine 0.999000"),
+        ("bf16", "max|y - y64| 0.5 (tolerance 2, torch bfloat16 0.25)  cosine 0.999000"),
+        ("int8", "max|y - y64| 0.5  cosine 0.999000"),
     ],
 )
 def test_an_error_is_shown_beside_torchs_own_in_the_same_precision(tiny_export, precision, words):
@@ -69,7 +69,14 @@ def test_an_error_is_shown_beside_torchs_own_in_the_same_precision(tiny_export, 
 def test_an_export_ends_with_a_closing_line_and_the_next_commands(tiny_export):
     *_, closing, predict, validate_line = export_text(tiny_export).splitlines()
     assert closing.startswith(f"{tiny_export.path}  ")
-    for part in (" kB (", " nodes)", " s  ", "passed", "max|y - y64|", "torch float32"):
+    for part in (
+        " kB (",
+        " nodes simplified to ",
+        " s  ",
+        "passed",
+        "max|y - y64|",
+        "torch float32",
+    ):
         assert part in closing
     assert predict == f"next: vit-export predict {tiny_export.path} PHOTO.jpg"
     assert f"vit-export validate {tiny_export.path}" in validate_line

@@ -24,7 +24,7 @@ def test_numbers_are_aligned_to_the_right_and_words_to_the_left():
     )
     assert text.splitlines() == [
         "name          n     error",
-        "--------- ------ --------- -",
+        "----------------------------",
         "blocks.0      5  1.25e-07  x",
         "a         12345         -",
         "b             7       0.5",

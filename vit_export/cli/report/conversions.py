@@ -26,9 +26,9 @@ def quantize_text(result: QuantizeResult, picture: Path | None = None) -> str:
     prefix = f"fp32 -> {manifest.precision}"
     lines = [certificate_text([s for s in manifest.certificate if s.name.startswith(prefix)]), ""]
     if result.blocks:
-        lines += [sensitivity_table(result.blocks, "block"), ""]
+        lines += [sensitivity_table(result.blocks, "block", manifest.precision), ""]
     if result.layers:
-        lines += [sensitivity_table(result.layers, "layer"), ""]
+        lines += [sensitivity_table(result.layers, "layer", manifest.precision), ""]
     if manifest.conversion is not None:
         lines += conversion_lines(manifest.conversion)
     lines.append(f"accuracy: {stage.accuracy}")
@@ -57,11 +57,11 @@ def conversion_lines(conversion: Conversion) -> list[str]:
     return lines + [f"note: {note}" for note in conversion.notes]
 
 
-def sensitivity_table(units: Sequence[Sensitivity], kind: str) -> str:
+def sensitivity_table(units: Sequence[Sensitivity], kind: str, precision: str) -> str:
     """Return a table of the error with only one block, or only one layer, in low precision."""
     largest = max((u.harm for u in units if math.isfinite(u.harm)), default=0.0)
     rows = [(u.unit, u.harm, _bar(u.harm, largest)) for u in units]
-    return table((f"only this {kind} narrow", "x tolerance", ""), rows)
+    return table((f"only this {kind} in {precision}", "error / tolerance", ""), rows)
 
 
 def _bar(ratio: float, largest: float) -> str:

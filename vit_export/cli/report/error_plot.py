@@ -74,4 +74,8 @@ def _draw_bars(
     axes.set_xlabel(label, fontsize=FONT_SIZE)
     if limit is not None:
         axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
+        axes.text(
+            limit, 1.01, "tolerance", color=INK, fontsize=FONT_SIZE - 1, ha="center",
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
     save(figure, path)

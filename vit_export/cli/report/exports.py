@@ -41,7 +41,7 @@ def export_text(result: ExportResult) -> str:
     lines.append(
         closing_line(
             result.path, result.size_bytes, result.seconds, stage, manifest.precision,
-            remark=f"{result.nodes[0]} -> {result.nodes[1]} nodes",
+            remark=f"{result.nodes[0]} nodes simplified to {result.nodes[1]}",
         )
     )  # fmt: skip
     return "\n".join([*lines, *next_lines(artifact_commands(result.path, manifest))])

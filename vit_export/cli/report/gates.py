@@ -62,4 +62,8 @@ def error_text(stage: Stage, precision: str) -> str:
         limits.append(f"{tolerances.torch_name} {cell(stage.baseline_max_abs)}")
     allowed = f" ({', '.join(limits)})" if limits else ""
     error = f"max|y - y64| {cell(stage.max_abs)}{allowed}"
-    return error if precision == "fp32" else f"{error}  cosine {cell(stage.cosine)}"
+    return (
+        error
+        if precision == "fp32" or stage.cosine is None
+        else f"{error}  cosine {stage.cosine:.6f}"
+    )

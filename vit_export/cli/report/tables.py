@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-RULE_UNDER_HEADERS = Box("    \n    \n -  \n    \n    \n    \n    \n    \n")
+RULE_UNDER_HEADERS = Box("    \n    \n----\n    \n    \n    \n    \n    \n")
 UNLIMITED = 100_000  # columns of text; a log file or a pipe has no width
 NUMBER = re.compile(r"-|[-+]?([\d.]+(e[-+]?\d+)?|inf|nan)( %)?")
 
