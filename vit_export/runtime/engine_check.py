@@ -82,9 +82,10 @@ def rebuild_engine(path: Path) -> None:
     command = [sys.executable, "-m", "vit_export", *sidecar.rebuild_arguments(path)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
-        said = child.stderr.strip().splitlines() or ["it said nothing"]
+        lines = child.stderr.strip().splitlines() or ["no message"]
+        failure = next((line for line in lines if line.startswith("Error: ")), lines[-1])
         raise EngineError(
-            f"{path.name}: cannot be rebuilt: {said[-1].removeprefix('Error: ')} "
+            f"{path.name}: cannot be rebuilt: {failure.removeprefix('Error: ')} "
             f"({sidecar.rebuild_command(path)})"
         )
 
