@@ -179,7 +179,9 @@ def test_what_cannot_be_measured_is_refused(tiny_export, tmp_path):
         quantize(source, settings=FP16)
     old = dataclasses.replace(Golden.read(tiny_export.golden), e16={}, ebf16={})
     old.write(tmp_path / "old.npz")
-    with pytest.raises(ArtifactError, match=r"lacks e16, the error of torch float16.*\nhint: export the fp32 model"):
+    with pytest.raises(
+        ArtifactError, match=r"lacks e16, the error of torch float16.*\nhint: export the fp32 model"
+    ):
         quantize(source, settings=FP16, golden=tmp_path / "old.npz")
     made = quantize(source, settings=FP16, golden=tiny_export.golden)
     assert made.path == tmp_path / "tiny.fp16.onnx"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -42,7 +42,7 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
-_CHANGEABLE = ("mean", "std", "crop_pct", "interpolation")
+PREPROCESS_FIELDS = ("mean", "std", "crop_pct", "interpolation")  # those that a user may set
 
 Shape = tuple[int | str, ...]
 
@@ -150,20 +150,24 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             UsageError: Another field.
             ConfigError: A value that cannot be read, or by which no image can be prepared.
         """
-        unknown = sorted(set(changes) - set(_CHANGEABLE))
-        if unknown:
-            raise UsageError(
-                f"cannot change {', '.join(unknown)} of the image preparation: only "
-                f"{', '.join(_CHANGEABLE)}"
-            )
+        check_preprocess_fields(changes)
         channels = len(self.mean)
-        values: dict[str, Any] = {name: getattr(self, name) for name in _CHANGEABLE}
+        values: dict[str, Any] = {name: getattr(self, name) for name in PREPROCESS_FIELDS}
         for name, value in changes.items():
             values[name] = parse_field(name, value, values[name])
         for name in ("mean", "std"):
             values[name] = per_channel(values[name], channels)
         check_preparation(channels=channels, **values)
         return msgspec.structs.replace(self, **values)
+
+
+def check_preprocess_fields(changes: Iterable[str]) -> None:
+    """Raise UsageError for a field of the image preparation that cannot be set."""
+    if unknown := sorted(set(changes) - set(PREPROCESS_FIELDS)):
+        raise UsageError(
+            f"cannot change {', '.join(unknown)} of the image preparation: only "
+            f"{', '.join(PREPROCESS_FIELDS)}"
+        )
 
 
 class Measurement(Struct, frozen=True, kw_only=True):

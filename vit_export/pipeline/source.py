@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import PIXEL_VALUES, Preprocess, TensorSpec, Weights
+from vit_export.artifact.manifest import (
+    PIXEL_VALUES,
+    PREPROCESS_FIELDS,
+    Preprocess,
+    TensorSpec,
+    Weights,
+    check_preprocess_fields,
+)
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
@@ -24,7 +31,6 @@ from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
 from vit_export.variants import ViTConfig, get_variant, parse_field
 
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
-PREPROCESS_FIELDS = ("crop_pct", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +120,14 @@ def _load_vision_transformer(
     if isinstance(source, VisionTransformer):
         if settings.overrides or weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
-        model, preprocess = source.eval(), Preprocess.of(source.config)
+        model = source.eval()
+        preprocess = Preprocess.of(source.config).replace(settings.preprocess)
         origin = Weights(source="given module")
     elif weights is not None:
         loaded = load_checkpoint(
             weights,
             variant=source,
-            overrides=settings.overrides,
+            overrides=_config_changes(settings),
             layout=settings.layout,
             reset_head=settings.reset_head,
         )
@@ -128,7 +135,7 @@ def _load_vision_transformer(
         origin = msgspec.structs.replace(loaded.weights, reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
     elif source is not None:
-        model = create_model(get_variant(source, **settings.overrides), seed=settings.seed)
+        model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
         origin = Weights.drawn(settings.seed)
     else:
@@ -154,12 +161,22 @@ def _load_vision_transformer(
         variant=config.variant,
         config=_plain(config),
         weights=origin,
-        preprocess=preprocess.replace(settings.preprocess),
+        preprocess=preprocess,
         labels=labels,
         other_sizes=other_sizes,
         report=report,
         owned=not isinstance(source, nn.Module),
     )
+
+
+def _config_changes(settings: ExportSettings) -> dict[str, Any]:
+    """Return every change of the config: the image preparation is a part of it."""
+    check_preprocess_fields(settings.preprocess)
+    for name in settings.overrides.keys() & settings.preprocess.keys():
+        raise UsageError(
+            f"{name} is given twice: in overrides (--set) and in preprocess (--{name})"
+        )
+    return {**settings.overrides, **settings.preprocess}
 
 
 def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
@@ -179,7 +196,7 @@ def _load_module(
     module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> LoadedSource:
     _check_module_settings(weights, settings)
-    timm = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    timm = _timm_config(module)
     channels, height, width = timm.get("input_size", (3, 224, 224))
     channels = parse_field("in_chans", settings.overrides.get("in_chans", channels), 3)
     size = parse_field("img_size", settings.overrides.get("img_size", (height, width)), 224)
@@ -200,6 +217,15 @@ def _load_module(
         preprocess=preprocess.replace(known | dict(settings.preprocess)),
         labels=tuple(settings.labels),
     )
+
+
+def _timm_config(module: nn.Module) -> Mapping[str, Any]:
+    """Return the description of the images that a module made by timm carries."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        described = getattr(module, name, None)
+        if isinstance(described, Mapping) and len(described.get("input_size", (3, 224, 224))) == 3:
+            return described
+    return {}
 
 
 def _check_module_settings(
