@@ -69,7 +69,7 @@ def option(
         **attributes: Further arguments of `click.Option`.
     """
     attributes |= {"section": section, "help": help, "default": default}
-    if default is not None:
+    if default not in (None, ""):
         attributes["show_default"] = True
     if choices:
         attributes["type"] = click.Choice(choices)
@@ -101,7 +101,7 @@ def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
         attributes["is_flag"] = True
     elif annotation.startswith("tuple"):
         attributes["multiple"] = True
-    else:
-        attributes.setdefault("type", _TYPES[annotation])
+    elif "type" not in attributes:
+        attributes["type"] = _TYPES[annotation]
     names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
     return click.option(*names, field.name, cls=SectionOption, **attributes)

@@ -29,6 +29,7 @@ from vit_export.errors import UsageError
 from vit_export.variants import get_variant
 
 if TYPE_CHECKING:
+    from vit_export.artifact.manifest import Activation
     from vit_export.pipeline.settings import ExportSettings
     from vit_export.quantization.settings import QuantizeSettings
 
@@ -47,7 +48,7 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
                             choices=["decomposed", "op"])  # fmt: skip
     outputs: str = option(GRAPH, "Any of logits,features,tokens.", default="logits")
     no_simplify: bool = option(GRAPH, "Leave the graph as torch exports it.")
-    activation: str | None = option(
+    activation: Activation | None = option(
         GRAPH, "How logits become scores; found out by default.",
         choices=["softmax", "sigmoid", "none"],
     )  # fmt: skip
