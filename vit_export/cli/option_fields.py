@@ -68,9 +68,9 @@ def option(
         default: Value without the option; `--help` shows it.
         **attributes: Further arguments of `click.Option`.
     """
-    attributes |= {"section": section, "help": help, "default": default}
-    if default not in (None, ""):
-        attributes["show_default"] = True
+    attributes |= {"section": section, "help": help}
+    if default is not None:
+        attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
     return dataclasses.field(metadata={"names": tuple(names), "attributes": attributes})
