@@ -180,7 +180,7 @@ def test_a_truncated_file_is_called_truncated(tiny_export, tmp_path, share):
     data = tiny_export.path.read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ArtifactError, match=r"cut\.onnx: .*truncated.*copy it again"):
+    with pytest.raises(ArtifactError, match=r"cut\.onnx: .*truncated.*\nhint: copy the file again"):
         OnnxFile.read(path)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
-from vit_export.gate.accuracy import BATCH, RealImages, compare, read_images, top1
+from vit_export.gate.accuracy import BATCH, RealImages, compare_classes, read_images, top1
 from vit_export.images.prepare import prepare_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -76,10 +76,10 @@ def test_top1_is_the_runners_own_at_any_batch(tiny_export):
 def test_agreement_and_drop_are_shares_and_points():
     """Without labels there is no accuracy, and no drop."""
     reference, found = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
-    plain = compare(found, reference, None)
+    plain = compare_classes(found, reference, None)
     assert plain.agreement == 0.75
     assert plain.drop is None
-    labelled = compare(found, reference, np.array([0, 1, 1, 3]))
+    labelled = compare_classes(found, reference, np.array([0, 1, 1, 3]))
     assert labelled.drop == 25.0
     assert str(labelled) == (
         "4 real images: top-1 agrees on 75.00 %, 50.00 % right (fp32: 75.00 %)"

@@ -268,12 +268,3 @@ def without_data(buffer: memoryview, tensor: Field) -> bytes:
         for f in fields(buffer, tensor.value, tensor.end)
         if f.number not in (RAW_DATA, _EXTERNAL, _LOCATION)
     )
-
-
-def referring(buffer: memoryview, tensor: Field, file_name: str) -> bytes:
-    """A tensor whose raw data is referred to where it lies in the same file."""
-    for f in fields(buffer, tensor.value, tensor.end):
-        if f.number == RAW_DATA and f.end - f.value >= MIN_EXTERNAL_BYTES:
-            where = external_entries(file_name, f.value, f.end - f.value)
-            return message(INITIALIZER, without_data(buffer, tensor) + where)
-    return bytes(buffer[tensor.start : tensor.end])

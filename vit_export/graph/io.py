@@ -28,7 +28,7 @@ def open_graph(path: Path) -> ir.Model:
     file.check_external_data()
     proto = onnx.load_model_from_string(file.expose(()))
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    ir.external_data.set_base_dir(model.graph, file.weights_folder)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

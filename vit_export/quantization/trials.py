@@ -12,7 +12,7 @@ import numpy as np
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Conversion, Manifest, Preprocess
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.gate.accuracy import Accuracy, RealImages, compare, top1
+from vit_export.gate.accuracy import Accuracy, RealImages, compare_classes, top1
 from vit_export.gate.distance import Measured, ratio, references
 from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.trace import golden_feeds
@@ -110,7 +110,7 @@ class TrialConverter:
             self._reference[len(images)] = top1(source, images, preprocess)
             source.release()
         found = top1(runner, images, preprocess)
-        return compare(found, self._reference[len(images)], images.targets)
+        return compare_classes(found, self._reference[len(images)], images.targets)
 
     @cached_property
     def _inner(self) -> list[str]:
