@@ -230,10 +230,7 @@ class OnnxFile:
         small = not tensor.location and tensor.nbytes < MIN_EXTERNAL_BYTES
         if small or location == tensor.location:
             return bytes(buffer[part.start : part.end])
-        nbytes = tensor.nbytes
-        if nbytes < 0:  # the data reaches to the end of its file
-            nbytes = (self.path.parent / tensor.location).stat().st_size - tensor.offset
-        where = external_entries(location, tensor.offset, nbytes)
+        where = external_entries(location, tensor.offset, tensor.nbytes)
         return message(INITIALIZER, without_data(buffer, part) + where)
 
     def _location(self, file: Path) -> str:

@@ -255,8 +255,10 @@ def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
-    """The fields of a TensorProto that say where its data lies."""
-    pairs = (("location", location), ("offset", str(offset)), ("length", str(nbytes)))
+    """Return the fields of a TensorProto that say where its data is; no length below 0."""
+    pairs = [("location", location), ("offset", str(offset))]
+    if nbytes >= 0:
+        pairs.append(("length", str(nbytes)))
     entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
     return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)
 
