@@ -15,6 +15,7 @@ from vit_export.artifact.engine_sidecar import Check, Gpu, Range, Sidecar
 from vit_export.artifact.manifest import Manifest, Stage, TensorSpec, Weights
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.export import ExportResult, export
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.variants import ViTConfig
 
 TINY = ViTConfig(
@@ -56,12 +57,32 @@ def make_model() -> Callable[..., VisionTransformer]:
 
 
 @pytest.fixture(scope="session")
-def tiny_export(
+def exported(
     tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., VisionTransformer]
-) -> ExportResult:
+) -> Callable[..., ExportResult]:
+    """Exports the tiny model once per config and settings; tests must not change the files.
+
+    `exported(distilled=True)` changes a field of the config, `exported(settings=...)` is exported
+    with other settings. A test that changes a file copies it first.
+    """
+    made: dict[str, ExportResult] = {}
+
+    def export_once(
+        seed: int = 0, settings: ExportSettings = ExportSettings(), **fields: object
+    ) -> ExportResult:
+        key = repr((seed, settings, sorted(fields.items())))
+        if key not in made:
+            path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+            made[key] = export(make_model(seed, **fields), path, settings=settings)
+        return made[key]
+
+    return export_once
+
+
+@pytest.fixture(scope="session")
+def tiny_export(exported: Callable[..., ExportResult]) -> ExportResult:
     """The tiny model as an ONNX file with a golden file; tests must not change them."""
-    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
-    return export(make_model(), path, labels=[f"name {i}" for i in range(10)])
+    return exported(settings=ExportSettings(labels=tuple(f"name {i}" for i in range(10))))
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ SIDES = {
     "quantization": ["export", "cpu"],
     "runtime": ["cpu", "tensorrt", "tensorrt-rtx"],
     "engine": ["tensorrt", "tensorrt-rtx"],
-    "deploy": ["cpu", "ray"],
+    "deploy": ["cpu"],
     "commands": [],
     "doctor": [],
     "report": ["bench"],

@@ -19,6 +19,7 @@ from vit_export.benchmark.run import measure
 from vit_export.errors import UsageError
 from vit_export.host.child_process import Child
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 
 QUICK = {"rounds": 3, "min_time_s": 0.02, "warmup_s": 0.0}
 
@@ -27,7 +28,11 @@ QUICK = {"rounds": 3, "min_time_s": 0.02, "warmup_s": 0.0}
 def seeded(tmp_path_factory) -> Path:
     """An artifact whose weights came from a seed, which torch can therefore draw again."""
     path = tmp_path_factory.mktemp("seeded") / "seeded.onnx"
-    export("mnist", path, overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, seed=3)
+    export(
+        "mnist",
+        path,
+        settings=ExportSettings(overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, seed=3),
+    )
     return path
 
 
@@ -134,7 +139,11 @@ def test_torch_asks_for_a_checkpoint_where_no_seed_gave_the_weights(tiny_export)
 def test_a_fixed_batch_is_a_reason_at_every_other_size(tmp_path):
     """And none at its own."""
     path = tmp_path / "fixed.onnx"
-    export("mnist", path, overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, batch=2)
+    export(
+        "mnist",
+        path,
+        settings=ExportSettings(overrides={"depth": 2, "embed_dim": 32, "num_heads": 2}, batch=2),
+    )
     rows = measure(plan([path], providers=["cpu"]), [1, 2, 4], **QUICK)
     assert [row.batch for row in rows if row.error] == [1, 4]
     assert "takes batches of 2 only" in rows[0].error

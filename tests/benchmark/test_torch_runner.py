@@ -11,6 +11,7 @@ from vit_export.benchmark.torch_runner import TorchRunner
 from vit_export.checkpoint.load import save_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,9 @@ def test_a_checkpoint_gives_the_artifacts_own_model(tiny_export, make_model, ima
 def test_a_seed_gives_the_artifacts_own_model(tmp_path):
     """Config fields that were changed are in the manifest."""
     path = tmp_path / "seeded.onnx"
-    result = export("mnist", path, overrides={"depth": 2, "norm_eps": 1e-5}, seed=5)
+    result = export(
+        "mnist", path, settings=ExportSettings(overrides={"depth": 2, "norm_eps": 1e-5}, seed=5)
+    )
     runner = TorchRunner(path, provider="cpu")
     assert result.manifest.config["depth"] == 2
     found = runner.run({"pixel_values": np.zeros((3, 1, 28, 28), np.float32)})
@@ -46,7 +49,7 @@ def test_a_seed_gives_the_artifacts_own_model(tmp_path):
 def test_threads_are_torchs_threads(tmp_path):
     """As many as were asked for."""
     path = tmp_path / "seeded.onnx"
-    export("mnist", path, overrides={"depth": 1})
+    export("mnist", path, settings=ExportSettings(overrides={"depth": 1}))
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):

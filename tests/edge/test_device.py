@@ -15,7 +15,7 @@ from PIL import Image
 
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare
 from vit_export.runtime import load
 
 DATA = Path(__file__).parent / "data"
@@ -113,9 +113,9 @@ def test_a_validation_in_this_process_agrees(artifact):
     """The Python door."""
     runner = load(artifact, provider="cpu").runner
     golden = Golden.read(artifact.with_suffix(".golden.npz"))
-    assert validate(runner, golden).passed
+    assert compare(runner, golden).passed
     damage(artifact, "head.weight", 1.01)
-    assert not validate(load(artifact, provider="cpu").runner, golden).passed
+    assert not compare(load(artifact, provider="cpu").runner, golden).passed
 
 
 def test_export_says_what_to_install(tmp_path):

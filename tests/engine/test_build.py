@@ -23,6 +23,7 @@ from vit_export.graph.half.convert import to_half
 from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.int8.static import to_int8_static
 from vit_export.pipeline.export import ExportResult
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
@@ -123,7 +124,7 @@ def test_float32_attention_nodes_are_taken_apart(
     """TensorRT has no fused kernel for them, and would refuse to build; in int8 they stay so."""
     from vit_export.pipeline.export import export
 
-    exported = export(make_model(), tmp_path / "op.onnx", attention="op")  # type: ignore[arg-type]
+    exported = export(make_model(), tmp_path / "op.onnx", settings=ExportSettings(attention="op"))  # type: ignore[arg-type]
     file = OnnxFile.read(exported.path)
     assert "Attention" in file.op_counts
     assert set(build(file.path, "fp32").product_types) == {"FLOAT"}

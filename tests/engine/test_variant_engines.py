@@ -16,7 +16,7 @@ from vit_export.engine.options import BuildOptions
 from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half
 from vit_export.graph.simplify import simplify
-from vit_export.pipeline.source import Request, prepare
+from vit_export.pipeline.source import load_source
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.variants import get_variant
 
@@ -26,15 +26,15 @@ VARIANTS = ("mnist", "s16", "deit_b", "b16", "b32", "l16", "h14")
 
 def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
     """Export with random weights, without the gate, which others test."""
-    subject = prepare(Request(subject=variant))
-    subject.model.names, subject.model.taps = subject.outputs, ()
-    exported = export_module(subject.model, folder / "exported.onnx", subject.inputs)
-    subject.free()
+    loaded = load_source(variant)
+    loaded.model.names, loaded.model.taps = loaded.outputs, ()
+    exported = export_module(loaded.model, folder / "exported.onnx", loaded.inputs)
+    loaded.free()
     path = folder / "fp32.onnx"
     simplify(exported.path, path)
     manifest = Manifest(
-        variant=subject.variant,
-        weights=subject.weights,
+        variant=loaded.variant,
+        weights=loaded.weights,
         opset=20,
         inputs=exported.inputs,
         outputs=exported.outputs,

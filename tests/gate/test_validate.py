@@ -14,9 +14,10 @@ from onnx import numpy_helper
 
 from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError, GateError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, compare
 from vit_export.model.vit import VisionTransformer
 from vit_export.pipeline.export import ExportResult, export
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 Damage = Callable[[onnx.ModelProto], None]
@@ -31,7 +32,7 @@ def gate(tiny_export: ExportResult, tmp_path: Path) -> Callable[[Damage], Compar
         change(model)
         path = tmp_path / "changed.onnx"
         onnx.save(model, path)
-        return validate(OrtRunner(path, provider="cpu"), Golden.read(tiny_export.golden))
+        return compare(OrtRunner(path, provider="cpu"), Golden.read(tiny_export.golden))
 
     return run
 
@@ -144,7 +145,7 @@ def test_a_zero_head_does_not_hide_a_broken_body(make_model, tmp_path):
     damaged = onnx.load(result.path)
     edit(damaged, "blocks.0.mlp.fc1.weight", lambda v: v * np.float32(1.2))
     onnx.save(damaged, result.path)
-    comparison = validate(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
+    comparison = compare(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
     assert not comparison.passed
     assert comparison.stage.max_abs == 0  # the logits see nothing
     assert "features" in comparison.stage.reason
@@ -183,14 +184,14 @@ def test_wrong_normalisation_in_the_manifest_is_refused(tiny_export):
     runner = OrtRunner(tiny_export.path, provider="cpu")
     other = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     preprocess = runner.manifest.preprocess.__class__(size=(32, 32), **other)
-    assert not validate(runner, Golden.read(tiny_export.golden), preprocess=preprocess).passed
+    assert not compare(runner, Golden.read(tiny_export.golden), preprocess=preprocess).passed
 
 
 def test_a_golden_file_of_another_model_is_named_as_such(tiny_export, make_model, tmp_path):
     """Other input size: an error, not a bad number."""
     other = export(make_model(img_size=48), tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="another model"):
-        validate(OrtRunner(tiny_export.path, provider="cpu"), Golden.read(other.golden))
+        compare(OrtRunner(tiny_export.path, provider="cpu"), Golden.read(other.golden))
 
 
 def test_a_graph_without_the_features_tensor_says_that_it_was_not_measured(gate):
@@ -219,11 +220,13 @@ def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
 
 def test_an_output_that_the_manifest_promises_and_the_graph_lost_is_refused(make_model, tmp_path):
     """What is left may be right; the caller of the lost one is not served."""
-    result = export(make_model(), tmp_path / "two.onnx", outputs=("tokens", "logits"))
+    result = export(
+        make_model(), tmp_path / "two.onnx", settings=ExportSettings(outputs=("tokens", "logits"))
+    )
     model = onnx.load(result.path)
     model.graph.output.remove(next(o for o in model.graph.output if o.name == "logits"))
     onnx.save(model, result.path)
-    comparison = validate(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
+    comparison = compare(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
     assert not comparison.passed
     assert "logits: promised by the manifest" in comparison.stage.reason
 
@@ -232,7 +235,7 @@ def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
     """Whoever writes 1e9 there would let any graph pass."""
     golden = Golden.read(tiny_export.golden)
     loose = dataclasses.replace(golden, e32={"logits": 1e9, "features": golden.e32["features"]})
-    comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), loose)
+    comparison = compare(OrtRunner(tiny_export.path, provider="cpu"), loose)
     assert not comparison.passed
     assert "lets anything pass" in comparison.stage.reason
 
@@ -241,13 +244,17 @@ def test_a_golden_file_without_features_does_not_pass_our_own_models(tiny_export
     """The body would be unmeasured."""
     golden = Golden.read(tiny_export.golden)
     logits = dataclasses.replace(golden, outputs={"logits": golden.outputs["logits"]})
-    comparison = validate(OrtRunner(tiny_export.path, provider="cpu"), logits)
+    comparison = compare(OrtRunner(tiny_export.path, provider="cpu"), logits)
     assert "lacks the features" in comparison.stage.reason
 
 
 def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
     """So that damage in the first block is not called damage of the last tensor."""
-    result = export(make_model(), tmp_path / "tokens.onnx", outputs=("logits", "tokens"))
+    result = export(
+        make_model(),
+        tmp_path / "tokens.onnx",
+        settings=ExportSettings(outputs=("logits", "tokens")),
+    )
     assert Golden.read(result.golden).blocks.names == (
         "blocks.0", "blocks.1", "blocks.2", "tokens"
     )  # fmt: skip
@@ -257,6 +264,6 @@ def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
 def test_the_batch_sizes_of_a_profile_are_those_that_are_run(tiny_export, batches):
     """An engine serves some only; rows are compared across all of them."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
-    stage = validate(runner, Golden.read(tiny_export.golden), batches=batches).stage
+    stage = compare(runner, Golden.read(tiny_export.golden), batches=batches).stage
     assert stage.passed, stage.reason
     assert stage.batches == batches

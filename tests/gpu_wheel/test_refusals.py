@@ -14,7 +14,7 @@ import pytest
 
 from vit_export.artifact.golden import Golden
 from vit_export.errors import ProviderError
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare
 from vit_export.host.nvidia import load_tensorrt
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions
@@ -123,7 +123,7 @@ def test_auto_runs_on_the_cpu_and_says_why(artifact, capfd):
 def test_the_gate_passes_on_the_cpu_of_this_wheel(artifact):
     """It is an ordinary runtime otherwise."""
     golden = Golden.read(artifact.with_suffix(".golden.npz"))
-    assert validate(load(artifact, provider="cpu").runner, golden).passed
+    assert compare(load(artifact, provider="cpu").runner, golden).passed
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])

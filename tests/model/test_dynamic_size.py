@@ -11,10 +11,11 @@ from onnx import numpy_helper
 
 from vit_export.artifact.golden import Golden
 from vit_export.errors import InputError, UsageError
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.pipeline.export import export
-from vit_export.pipeline.validate import revalidate
+from vit_export.pipeline.settings import ExportSettings, ValidateSettings
+from vit_export.pipeline.validate import validate
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -57,7 +58,9 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     make_model, tmp_path, fields
 ):
     """Square or not, with one prefix token or two; the resampling itself is under the gate."""
-    result = export(make_model(**fields), tmp_path / "any.onnx", dynamic_size=True)
+    result = export(
+        make_model(**fields), tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True)
+    )
     height, width = result.manifest.preprocess.size
     assert result.manifest.inputs[0].shape == ("batch_size", 3, "height", "width")
     golden = Golden.read(result.golden)
@@ -67,13 +70,13 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     measured = {m.output for m in result.comparison.stage.measurements}
     assert {f"logits {other.size}" for other in golden.others} <= measured
     assert any("TensorRT" in note for note in result.notes)
-    assert revalidate(result.path, provider="cpu").passed
+    assert validate(result.path, settings=ValidateSettings(provider="cpu")).passed
 
     model = onnx.load(result.path)
     (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
     next(a for a in resize.attribute if a.name == "cubic_coeff_a").f = -0.75  # ONNX's default
     onnx.save(model, result.path)
-    comparison = validate(OrtRunner(result.path, provider="cpu"), golden)
+    comparison = compare(OrtRunner(result.path, provider="cpu"), golden)
     assert not comparison.passed
     assert f"{golden.others[0].size} px" in comparison.stage.reason
 
@@ -81,7 +84,9 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
 @pytest.mark.slow
 def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_path):
     """The convolution would cut the rest off without a word."""
-    vit = load(export(make_model(), tmp_path / "any.onnx", dynamic_size=True).path)
+    vit = load(
+        export(make_model(), tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True)).path
+    )
     assert vit.run(np.zeros((1, 3, 40, 24), np.float32)).shape == (1, 10)
     with pytest.raises(InputError, match="height 41 px is no multiple"):
         vit.run(np.zeros((1, 3, 41, 24), np.float32))
@@ -91,7 +96,7 @@ def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_pa
 def test_the_positions_in_the_file_are_those_of_the_trained_grid(make_model, tmp_path):
     """They are resampled in the graph, not at the export."""
     model = make_model()
-    result = export(model, tmp_path / "any.onnx", dynamic_size=True)
+    result = export(model, tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True))
     arrays = [numpy_helper.to_array(t) for t in onnx.load(result.path).graph.initializer]
     grid = model.pos_embed[0, 1:].detach().numpy()
     assert any(

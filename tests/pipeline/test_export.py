@@ -30,7 +30,8 @@ from vit_export.errors import (
 )
 from vit_export.graph import simplify as simplify_stage
 from vit_export.pipeline.export import export
-from vit_export.pipeline.validate import revalidate
+from vit_export.pipeline.settings import ExportSettings, ValidateSettings
+from vit_export.pipeline.validate import validate
 from vit_export.runtime import load
 
 
@@ -119,32 +120,34 @@ def test_every_option_of_the_model_exports_and_passes(fields, make_model, tmp_pa
 
 def test_attention_as_one_operator(make_model, tmp_path):
     """Opset 23 has a node for it; one per block."""
-    result = export(make_model(), tmp_path / "op.onnx", attention="op")
+    result = export(make_model(), tmp_path / "op.onnx", settings=ExportSettings(attention="op"))
     file = OnnxFile.read(result.path)
     assert file.opsets[""] == 23
     assert file.op_counts["Attention"] == 3
     with pytest.raises(UsageError, match="needs --opset 23"):
-        export(make_model(), tmp_path / "op.onnx", attention="op", opset=20)
+        export(
+            make_model(), tmp_path / "op.onnx", settings=ExportSettings(attention="op", opset=20)
+        )
 
 
 def test_features_and_tokens_are_outputs_where_asked(make_model, tmp_path):
     """Each is gated under its own name."""
     wanted = ("logits", "features", "tokens")
-    result = export(make_model(), tmp_path / "all.onnx", outputs=wanted)
+    result = export(make_model(), tmp_path / "all.onnx", settings=ExportSettings(outputs=wanted))
     assert {m.output for m in result.comparison.stage.measurements} == set(wanted)
     outputs = load(result.path).runner.run({"pixel_values": np.zeros((2, 3, 32, 32), np.float32)})
     assert {name: y.shape for name, y in outputs.items()} == {
         "logits": (2, 10), "features": (2, 32), "tokens": (2, 17, 32)
     }  # fmt: skip
     with pytest.raises(UsageError, match="did you mean 'tokens'"):
-        export(make_model(), tmp_path / "x.onnx", outputs=("token",))
+        export(make_model(), tmp_path / "x.onnx", settings=ExportSettings(outputs=("token",)))
 
 
 def test_a_fixed_batch_is_gated_at_that_size_and_classifies_any_number(
     make_model, tmp_path, photographs
 ):
     """What does not fill the batch is filled up."""
-    result = export(make_model(), tmp_path / "four.onnx", batch=4)
+    result = export(make_model(), tmp_path / "four.onnx", settings=ExportSettings(batch=4))
     assert result.comparison.stage.batches == (4,)
     classifier = load(result.path)
     many = classifier.classify([*photographs, *photographs, photographs[0]])
@@ -154,11 +157,13 @@ def test_a_fixed_batch_is_gated_at_that_size_and_classifies_any_number(
 
 def test_weights_beside_the_file_on_request(make_model, tmp_path):
     """The pair moves together; without its data the file is refused by name."""
-    result = export(make_model(), tmp_path / "out.onnx", external_data=True)
+    result = export(
+        make_model(), tmp_path / "out.onnx", settings=ExportSettings(external_data=True)
+    )
     data = tmp_path / "out.onnx.data"
     assert data in result.files
     assert data.stat().st_size > result.path.stat().st_size
-    assert revalidate(result.path, provider="cpu").passed
+    assert validate(result.path, settings=ValidateSettings(provider="cpu")).passed
     data.rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match=r"out\.onnx\.data"):
         load(result.path)
@@ -171,7 +176,7 @@ def test_the_users_pictures_are_measured_too(make_model, tmp_path, photographs):
     folder.mkdir()
     for i, photograph in enumerate(photographs):
         Image.open(photograph).save(folder / f"{i}.png")
-    result = export(make_model(), tmp_path / "model.onnx", images=folder)
+    result = export(make_model(), tmp_path / "model.onnx", settings=ExportSettings(images=folder))
     assert result.comparison.stage.samples == 10
     assert Golden.read(result.golden).images.shape == (10, 32, 32, 3)
 
@@ -194,7 +199,9 @@ def test_anybodys_module_goes_through_the_same_gate(tmp_path):
     """Outputs keep their names, and the blocks are found."""
     torch.manual_seed(0)
     result = export(
-        Branches(), tmp_path / "b.onnx", overrides={"img_size": 32}, preprocess={"mean": "0,0,0"}
+        Branches(),
+        tmp_path / "b.onnx",
+        settings=ExportSettings(overrides={"img_size": 32}, preprocess={"mean": "0,0,0"}),
     )
     assert result.comparison.passed
     assert [spec.name for spec in result.manifest.outputs] == ["scores", "pooled"]
@@ -216,7 +223,11 @@ class DrawsNoise(nn.Module):
 def test_a_module_that_draws_random_numbers_is_refused(tmp_path):
     """Its baseline would be so large that anything passes."""
     with pytest.raises(GateError, match="random numbers"):
-        export(DrawsNoise(), tmp_path / "noise.onnx", overrides={"img_size": 8})
+        export(
+            DrawsNoise(),
+            tmp_path / "noise.onnx",
+            settings=ExportSettings(overrides={"img_size": 8}),
+        )
 
 
 class DrawsALittleNoise(nn.Module):
@@ -234,7 +245,11 @@ class DrawsALittleNoise(nn.Module):
 def test_a_little_noise_is_refused_too(tmp_path):
     """Two calls must give the same bits."""
     with pytest.raises(GateError, match="called again"):
-        export(DrawsALittleNoise(), tmp_path / "noise.onnx", overrides={"img_size": 8})
+        export(
+            DrawsALittleNoise(),
+            tmp_path / "noise.onnx",
+            settings=ExportSettings(overrides={"img_size": 8}),
+        )
 
 
 class FixesItsBatch(nn.Module):
@@ -250,10 +265,18 @@ class FixesItsBatch(nn.Module):
 
 def test_a_module_that_fixes_its_batch_exports_at_that_size(tmp_path):
     """And at no other."""
-    result = export(FixesItsBatch(), tmp_path / "two.onnx", overrides={"img_size": 8}, batch=2)
+    result = export(
+        FixesItsBatch(),
+        tmp_path / "two.onnx",
+        settings=ExportSettings(overrides={"img_size": 8}, batch=2),
+    )
     assert result.comparison.stage.batches == (2,)
     with pytest.raises((ExportError, GateError)):
-        export(FixesItsBatch(), tmp_path / "three.onnx", overrides={"img_size": 8}, batch=3)
+        export(
+            FixesItsBatch(),
+            tmp_path / "three.onnx",
+            settings=ExportSettings(overrides={"img_size": 8}, batch=3),
+        )
 
 
 def test_a_failed_gate_leaves_an_existing_file_and_nothing_else(tmp_path):
@@ -261,7 +284,7 @@ def test_a_failed_gate_leaves_an_existing_file_and_nothing_else(tmp_path):
     output = tmp_path / "kept.onnx"
     output.write_text("precious")
     with pytest.raises(GateError, match=r"torch -> onnx.*--batch"):
-        export(FixesItsBatch(), output, overrides={"img_size": 8})
+        export(FixesItsBatch(), output, settings=ExportSettings(overrides={"img_size": 8}))
     assert output.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [output]
 
@@ -282,7 +305,9 @@ def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(
     with pytest.raises(GateError, match="--no-simplify"):
         export(make_model(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-    assert export(make_model(), tmp_path / "model.onnx", simplify=False).comparison.passed
+    assert export(
+        make_model(), tmp_path / "model.onnx", settings=ExportSettings(simplify=False)
+    ).comparison.passed
 
 
 @pytest.mark.slow
@@ -351,17 +376,19 @@ def test_an_interrupted_run_leaves_nothing(number, status, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_revalidate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
+def test_validate_asks_for_a_golden_file_or_weights(tiny_export, tmp_path):
     """And says how to give them."""
     alone = tmp_path / "alone.onnx"
     alone.write_bytes(tiny_export.path.read_bytes())
     with pytest.raises(ArtifactError, match="--golden FILE"):
-        revalidate(alone)
-    assert revalidate(alone, golden=tiny_export.golden).passed
-    with pytest.raises(UsageError, match="--layout speaks of a checkpoint"):
-        revalidate(alone, golden=tiny_export.golden, layout="timm")
-    with pytest.raises(UsageError, match="two sources of the truth"):
-        revalidate(alone, golden=tiny_export.golden, weights="w.safetensors")
+        validate(alone)
+    assert validate(alone, settings=ValidateSettings(golden=tiny_export.golden)).passed
+    with pytest.raises(UsageError, match="--layout needs --weights"):
+        validate(alone, settings=ValidateSettings(golden=tiny_export.golden, layout="timm"))
+    with pytest.raises(UsageError, match="two sources of the reference"):
+        validate(
+            alone, settings=ValidateSettings(golden=tiny_export.golden, weights="w.safetensors")
+        )
 
 
 @pytest.mark.slow
@@ -377,19 +404,23 @@ def test_the_truth_is_computed_again_from_the_checkpoint(make_model, tmp_path):
         {"dynamic_size": True},
     ]
     for number, change in enumerate(changes):
-        result = export(None, tmp_path / f"{number}.onnx", weights=weights, **change)
-        found = revalidate(result.path, weights=weights, provider="cpu")
+        result = export(
+            None, tmp_path / f"{number}.onnx", weights=weights, settings=ExportSettings(**change)
+        )
+        found = validate(result.path, settings=ValidateSettings(weights=weights, provider="cpu"))
         assert found.passed, (change, found.stage.reason)
     other = tmp_path / "other.safetensors"
     save_checkpoint(make_model(seed=5), other)
-    assert not revalidate(tmp_path / "0.onnx", weights=other, provider="cpu").passed
+    assert not validate(
+        tmp_path / "0.onnx", settings=ValidateSettings(weights=other, provider="cpu")
+    ).passed
 
 
 @pytest.mark.slow
 def test_weights_of_an_earlier_export_do_not_stay_behind(make_model, tmp_path):
     """A file that nothing refers to any more would be taken for the weights."""
     path = tmp_path / "model.onnx"
-    export(make_model(), path, external_data=True)
+    export(make_model(), path, settings=ExportSettings(external_data=True))
     export(make_model(), path)
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.golden.npz"}
 
@@ -397,8 +428,8 @@ def test_weights_of_an_earlier_export_do_not_stay_behind(make_model, tmp_path):
 @pytest.mark.parametrize(("options", "words"), [
     ({"attention": "op"}, "scaled_dot_product_attention"),
     ({"reset_head": True}, "--weights FILE"),
-    ({"dynamic_size": True}, "our own variants"),
-    ({"outputs": ("features",)}, "our own variants"),
+    ({"dynamic_size": True}, "named variants"),
+    ({"outputs": ("features",)}, "named variants"),
     ({"labels": ("a", "b")}, "2 labels for a model of 4 classes"),
 ])  # fmt: skip
 def test_what_a_module_cannot_follow_is_refused(options, words, tmp_path):
@@ -406,4 +437,8 @@ def test_what_a_module_cannot_follow_is_refused(options, words, tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten(), nn.Linear(2, 4))
     with pytest.raises(UsageError, match=words):
-        export(module, tmp_path / "m.onnx", overrides={"img_size": 8}, **options)
+        export(
+            module,
+            tmp_path / "m.onnx",
+            settings=ExportSettings(overrides={"img_size": 8}, **options),
+        )

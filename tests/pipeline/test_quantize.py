@@ -14,11 +14,12 @@ from PIL import Image
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
-from vit_export.gate.validate import validate
+from vit_export.gate.validate import compare
 from vit_export.graph.half.convert import narrow_nodes, to_half
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.quantization.trials import golden_harm
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -59,7 +60,7 @@ def test_the_gate_measures_by_torchs_own_float16(tiny_export, tmp_path):
 def test_validate_and_load_take_the_narrow_artifact(tiny_export, tmp_path):
     """With its own limits, from the golden file beside it."""
     made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=FP16)
-    found = validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
+    found = compare(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden))
     assert found.passed
     assert found.stage.tolerance == made.comparison.stage.tolerance
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -89,7 +90,7 @@ def test_half_precision_inputs_are_fed_by_classify(tiny_export, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     top = load(made.path, provider="cpu").classify(image, top=1)
     assert top[0].index == load(tiny_export.path, provider="cpu").classify(image, top=1)[0].index
-    assert validate(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden)).passed
+    assert compare(OrtRunner(made.path, provider="cpu"), Golden.read(made.golden)).passed
 
 
 def test_bf16_is_measured_rounded_and_not_called_passed(tiny_export, tmp_path):
@@ -109,7 +110,7 @@ def test_a_massive_activation_breaks_all_fp16(massive_product, tmp_path):
     to_rounded(tmp_path / "all.onnx", tmp_path / "rounded.onnx")
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
-    broken = validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
+    broken = compare(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
     assert not broken.passed
     assert "NaN or infinite" in broken.stage.reason
     assert re.search(r"outside its tolerance: blocks\.[34] ", broken.stage.reason)
@@ -137,9 +138,9 @@ def test_the_cpu_alone_would_have_passed_what_overflows(massive_product, tmp_pat
     to_half(massive_product.path, tmp_path / "half.onnx")
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
-    assert validate(OrtRunner(tmp_path / "half.onnx"), golden, manifest=manifest).passed
+    assert compare(OrtRunner(tmp_path / "half.onnx"), golden, manifest=manifest).passed
     to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
-    assert not validate(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest).passed
+    assert not compare(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest).passed
 
 
 def test_a_bias_beyond_float16_stays_wide_without_a_search(massive_bias, tmp_path):
@@ -190,7 +191,11 @@ def test_what_cannot_be_measured_is_refused(tiny_export, tmp_path):
 def test_real_images_are_compared_and_certified(make_model, tmp_path, photographs):
     """A folder per class, called as the artifact's classes: agreement and accuracy."""
     model = make_model()
-    made = export(model, tmp_path / "m.onnx", labels=["cat", *(f"c{i}" for i in range(9))])
+    made = export(
+        model,
+        tmp_path / "m.onnx",
+        settings=ExportSettings(labels=["cat", *(f"c{i}" for i in range(9))]),
+    )
     for i, name in enumerate(["cat", "c3", "c3"]):
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +228,7 @@ def test_a_trained_checkpoint_called_random_is_still_judged_by_its_classes(tiny_
 
 def test_a_drop_on_random_weights_is_refused(make_model, tmp_path, photographs):
     """It would be ignored otherwise."""
-    made = export("mnist", tmp_path / "m.onnx", overrides={"depth": 1})
+    made = export("mnist", tmp_path / "m.onnx", settings=ExportSettings(overrides={"depth": 1}))
     settings = QuantizeSettings(precision="fp16", images=photographs[0].parent, max_drop=1.0)
     with pytest.raises(UsageError, match=r"the weights of m\.onnx are random"):
         quantize(made.path, settings=settings)
@@ -243,7 +248,9 @@ def test_nothing_narrow_is_not_called_narrow(make_model, tmp_path):
 
 def test_the_search_looks_at_every_size(make_model, tmp_path):
     """What breaks at another size only is harm as well."""
-    made = export(make_model(depth=1), tmp_path / "m.onnx", dynamic_size=True)
+    made = export(
+        make_model(depth=1), tmp_path / "m.onnx", settings=ExportSettings(dynamic_size=True)
+    )
     to_half(made.path, tmp_path / "half.onnx")
     runner = OrtRunner(tmp_path / "half.onnx", provider="cpu")
     manifest, golden = made.manifest.replace(precision="fp16"), Golden.read(made.golden)
@@ -254,7 +261,7 @@ def test_the_search_looks_at_every_size(make_model, tmp_path):
 
 def test_export_makes_the_narrow_artifact_in_one_step(make_model, tmp_path):
     """The fp32 file is measured on the way, and not kept."""
-    made = export(make_model(), tmp_path / "m.fp16.onnx", narrow=FP16)
+    made = export(make_model(), tmp_path / "m.fp16.onnx", settings=ExportSettings(quantize=FP16))
     assert made.manifest.precision == "fp16"
     assert made.path.name == "m.fp16.onnx"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.fp16.golden.npz", "m.fp16.onnx"]

@@ -11,41 +11,43 @@ from torch import Tensor, nn
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import UnknownVariantError, UsageError
-from vit_export.pipeline.source import Request, import_module, prepare
+from vit_export.pipeline.settings import ExportSettings
+from vit_export.pipeline.source import load_source
+from vit_export.pipeline.user_module import build_module
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def ask(subject: Any, **fields: Any) -> Any:
-    """Prepare a request."""
-    return prepare(Request(subject=subject, **fields))
+def ask(source: Any, *, weights: str | None = None, **settings: Any) -> Any:
+    """Load a source with some settings."""
+    return load_source(source, weights=weights, settings=ExportSettings(**settings))
 
 
 def test_a_variant_becomes_a_model_with_random_weights_that_says_so():
     """By its full name, whatever the alias."""
-    subject = ask("ti16", overrides={**SMALL, "num_classes": 2}, labels=["a", "b"], seed=3)
-    assert subject.variant == subject.stem == "vit_tiny_patch16_224"
-    assert subject.weights.source == "random (seed 3)"
-    assert subject.inputs == (TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32)),)
-    assert subject.outputs == ("logits",)
-    assert subject.model.names == ("logits", "features")
-    assert subject.labels == ("a", "b")
-    assert subject.config["embed_dim"] == 32
-    assert subject.config["mean"] == [0.5, 0.5, 0.5]
-    assert subject.preprocess.size == (32, 32)
-    assert not subject.model.training
+    loaded = ask("ti16", overrides={**SMALL, "num_classes": 2}, labels=["a", "b"], seed=3)
+    assert loaded.variant == "vit_tiny_patch16_224"
+    assert loaded.weights.source == "random (seed 3)"
+    assert loaded.inputs == (TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32)),)
+    assert loaded.outputs == ("logits",)
+    assert loaded.model.names == ("logits", "features")
+    assert loaded.labels == ("a", "b")
+    assert loaded.config["embed_dim"] == 32
+    assert loaded.config["mean"] == [0.5, 0.5, 0.5]
+    assert loaded.preprocess.size == (32, 32)
+    assert not loaded.model.training
 
 
 def test_a_model_that_is_built_is_taken_as_it_is(make_model):
     """Its weights are not touched."""
     model = make_model()
     before = model.head.weight.clone()
-    subject = ask(model.train(), batch=4, outputs=("tokens", "logits"))
-    assert subject.model.module is model
+    loaded = ask(model.train(), batch=4, outputs=("tokens", "logits"))
+    assert loaded.model.module is model
     assert torch.equal(model.head.weight, before)
-    assert subject.inputs[0].shape == (4, 3, 32, 32)
-    assert subject.outputs == ("tokens", "logits")
-    assert subject.weights.source == "given module"
+    assert loaded.inputs[0].shape == (4, 3, 32, 32)
+    assert loaded.outputs == ("tokens", "logits")
+    assert loaded.weights.source == "given module"
     assert not model.training
 
 
@@ -75,13 +77,13 @@ class Net(nn.Module):
 
 def test_anybodys_module_takes_images_of_the_size_that_was_said():
     """It has no other fields."""
-    subject = ask(Net(), overrides={"img_size": "24x16"})
-    assert subject.inputs[0].shape == ("batch_size", 3, 24, 16)
-    assert subject.outputs == ("logits", "output_1")
-    assert subject.variant == subject.stem == "Net"
-    assert subject.config == {}
-    assert subject.weights.source.endswith("Net")
-    assert subject.preprocess.size == (24, 16)
+    loaded = ask(Net(), overrides={"img_size": "24x16"})
+    assert loaded.inputs[0].shape == ("batch_size", 3, 24, 16)
+    assert loaded.outputs == ("logits", "output_1")
+    assert loaded.variant == "Net"
+    assert loaded.config == {}
+    assert loaded.weights.source.endswith("Net")
+    assert loaded.preprocess.size == (24, 16)
 
 
 def test_what_timm_says_about_a_module_is_taken_over():
@@ -89,24 +91,24 @@ def test_what_timm_says_about_a_module_is_taken_over():
     net = Net()
     net.default_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
                        "crop_pct": 0.95, "interpolation": "bilinear"}  # fmt: skip
-    subject = ask(net, preprocess={"std": "0.5,0.5,0.5"})
-    assert subject.inputs[0].shape == ("batch_size", 3, 16, 16)
-    prepared = subject.preprocess
+    loaded = ask(net, preprocess={"std": "0.5,0.5,0.5"})
+    assert loaded.inputs[0].shape == ("batch_size", 3, 16, 16)
+    prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
     assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
 
 
 REFUSED = [
-    ({"subject": None}, "say what to export"),
-    ({"subject": "ti16", "batch": 0}, "batch size 0: must be at least 1"),
-    ({"subject": "ti16", "attention": "decompose"}, "did you mean 'decomposed'"),
-    ({"subject": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
-    ({"subject": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
-    ({"subject": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),
-    ({"subject": "ti16", "overrides": SMALL, "preprocess": {"mean": "1"}}, "mean has 1 values"),
-    ({"subject": Net(), "weights": "w.pt"}, "load a module's weights in its factory"),
-    ({"subject": Net(), "outputs": ["tokens"]}, "--outputs is for our own variants"),
-    ({"subject": Net(), "overrides": {"depth": 3}}, "a module has no field depth"),
+    ({"source": None}, "nothing to export"),
+    ({"source": "ti16", "batch": 0}, "batch size 0: must be at least 1"),
+    ({"source": "ti16", "attention": "decompose"}, "did you mean 'decomposed'"),
+    ({"source": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
+    ({"source": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
+    ({"source": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),
+    ({"source": "ti16", "overrides": SMALL, "preprocess": {"mean": "1"}}, "mean has 1 values"),
+    ({"source": Net(), "weights": "w.pt"}, "load the weights of a module in its factory"),
+    ({"source": Net(), "outputs": ["tokens"]}, "--outputs is for named variants"),
+    ({"source": Net(), "overrides": {"depth": 3}}, "a module has no field depth"),
 ]
 
 
@@ -114,7 +116,7 @@ REFUSED = [
 def test_a_request_that_cannot_be_met_is_refused(fields, reason):
     """Before anything is exported."""
     with pytest.raises(UsageError, match=reason):
-        prepare(Request(**fields))
+        ask(**fields)
 
 
 def test_a_built_model_takes_neither_weights_nor_overrides(make_model):
@@ -151,9 +153,9 @@ def factories(tmp_path, monkeypatch):
 
 def test_a_factory_of_the_current_folder_is_called(factories):
     """With the same random numbers each time."""
-    first, second = import_module("their_models:small"), import_module("their_models:small")
+    first, second = build_module("their_models:small"), build_module("their_models:small")
     assert torch.equal(first.weight, second.weight)
-    assert import_module("their_models:ready").out_features == 2
+    assert build_module("their_models:ready").out_features == 2
 
 
 @pytest.mark.parametrize(
@@ -171,4 +173,4 @@ def test_a_factory_of_the_current_folder_is_called(factories):
 def test_a_factory_that_gives_no_module_is_refused(factories, spec, reason):
     """With what was found."""
     with pytest.raises(UsageError, match=reason):
-        import_module(spec)
+        build_module(spec)

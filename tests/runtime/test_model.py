@@ -12,6 +12,7 @@ from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
 from vit_export.runtime.model import MAX_BATCH, Model, Prediction, softmax
 
@@ -80,7 +81,7 @@ def test_more_images_than_one_batch_holds_are_all_classified_in_order(vit):
 
 def test_a_fixed_batch_is_filled_up_and_cut(make_model, tmp_path, photographs, vit):
     """Five images on a file for three at a time."""
-    result = export(make_model(), tmp_path / "three.onnx", batch=3)
+    result = export(make_model(), tmp_path / "three.onnx", settings=ExportSettings(batch=3))
     three = load(result.path, provider="cpu")
     images = [*photographs, *photographs, photographs[0]]
     found = three.classify(images)
@@ -162,7 +163,9 @@ def test_a_file_without_a_manifest_asks_how_to_prepare_images(tiny_export, tmp_p
 
 def test_features_are_no_classes(make_model, tmp_path, photographs):
     """A file that gives them runs, but does not classify."""
-    result = export(make_model(), tmp_path / "features.onnx", outputs=["features"])
+    result = export(
+        make_model(), tmp_path / "features.onnx", settings=ExportSettings(outputs=["features"])
+    )
     vit = load(result.path)
     with pytest.raises(ArtifactError, match=r"features\.onnx: its first output .features.*--out"):
         vit.classify(photographs[0])

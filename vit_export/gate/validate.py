@@ -42,7 +42,7 @@ class Comparison:
             raise GateError(f"{self.stage.name}: {self.stage.reason}")
 
 
-def validate(
+def compare(
     runner: Runner,
     golden: Golden,
     *,

@@ -1,8 +1,4 @@
-"""The order of the stages: torch, ONNX, simplified; each measured, and only then named.
-
-Stages do not know each other; they meet here. Their packages are imported in the functions
-that need them, so that a device without torch can validate.
-"""
+"""Export a model to ONNX: load, record, export, simplify, gate, publish."""
 
 from __future__ import annotations
 
@@ -11,15 +7,15 @@ import dataclasses
 import importlib.metadata
 import os
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from vit_export import __version__
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
@@ -29,37 +25,39 @@ from vit_export.artifact.publish import (
     publish_artifact,
 )
 from vit_export.artifact.staging import staging
+from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.accuracy import gives_classes
+from vit_export.gate.validate import Comparison, compare
+from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
+from vit_export.graph.simplify import simplify
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.quantize import QuantizeResult, quantize
+from vit_export.pipeline.record import record_golden
+from vit_export.pipeline.settings import ExportSettings
+from vit_export.pipeline.source import LoadedSource, load_source
 from vit_export.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from vit_export.checkpoint.load import LoadReport
-    from vit_export.pipeline.quantize import QuantizeResult, QuantizeSettings
-    from vit_export.pipeline.source import Subject
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What an export made.
+    """Files and measurements of an export.
 
     Attributes:
         path: The `.onnx` file.
         golden: The golden file beside it.
-        manifest: What the file says about itself, certificate included.
+        manifest: The manifest in the file, certificate included.
         comparison: The last gate.
         comparisons: Every gate, one per stage.
         files: All files, external data included.
-        nodes: Number of nodes, before and after the simplifier.
-        converted: How it was made narrower, where that was asked for.
+        nodes: Number of graph nodes before and after the simplifier.
+        converted: The conversion to a narrower precision, where the settings ask for one.
         report: What became of every tensor of the checkpoint, where there was one.
-        notes: Where the artifact cannot run.
-        seconds: How long it took.
+        notes: Targets that cannot run the artifact.
+        seconds: Duration of the export.
     """
 
     path: Path
@@ -81,263 +79,215 @@ class ExportResult:
 
 
 def export(
-    subject: str | nn.Module | None = None,
+    source: str | nn.Module | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    layout: str | None = None,
-    reset_head: bool = False,
-    seed: int = 0,
-    overrides: Mapping[str, Any] | None = None,
-    batch: int | None = None,
-    dynamic_size: bool = False,
-    opset: int | None = None,
-    attention: str = "decomposed",
-    outputs: Sequence[str] = ("logits",),
-    labels: Sequence[str] = (),
-    preprocess: Mapping[str, Any] | None = None,
-    images: str | os.PathLike[str] | None = None,
-    simplify: bool = True,
-    external_data: bool = False,
-    narrow: QuantizeSettings | None = None,
+    settings: ExportSettings = ExportSettings(),
     progress: Progress = silent,
 ) -> ExportResult:
-    """Export a model to ONNX, simplify it, and measure both steps against torch in float64.
+    """Export a model to ONNX and measure every stage against torch in float64.
+
+    Example:
+        ```python
+        from vit_export import export
+        from vit_export.pipeline.settings import ExportSettings
+
+        export("b16", "b16.onnx", weights="vit_b16.safetensors")
+        export("b16", settings=ExportSettings(overrides={"img_size": 384}, batch=1))
+        export(my_module, "mine.onnx", settings=ExportSettings(opset=18))
+        ```
 
     Args:
-        subject: A variant's name, or any module that takes images (B, C, H, W); `None` to tell
-            the variant from the weights.
+        source: Name of a variant, or any module that takes images (B, C, H, W); `None` to
+            recognise the variant from the weights.
         output: File to write; by default `./<variant>.onnx`.
-        weights: Checkpoint of a variant: a file, a folder, `"hub"` or `"hf:owner/name"`.
-        layout: How the checkpoint names its tensors; recognised by default.
-        reset_head: Give a checkpoint of another number of classes a new, zero head.
-        seed: Of random weights, where no checkpoint is given.
-        overrides: Config fields to change, e.g. `{"img_size": 384}`.
-        batch: A fixed batch size; dynamic by default.
-        dynamic_size: Whether height and width are dynamic (multiples of the patch), with the
-            position embedding resampled in the graph.
-        opset: ONNX operator set; 20 by default, 23 with `attention="op"`.
-        attention: `"decomposed"`, or `"op"` for one Attention node per block.
-        outputs: Any of `"logits"`, `"features"`, `"tokens"`.
-        labels: Class names.
-        preprocess: Any of mean, std, crop_pct and interpolation, where they differ from the
-            variant's.
-        images: Folder of pictures to measure on as well.
-        simplify: Whether to simplify.
-        external_data: Whether to store the weights beside the file; above 2 GiB they always are.
-        narrow: A narrower precision to convert it to, which is measured too; the fp32 artifact
-            is then not kept.
-        progress: Told what is being done.
-
-    Returns:
-        What was made.
+        weights: Checkpoint of a variant: a file, a folder, `"hub"` or `"hf:owner/name"`. Without
+            one the weights of a variant are random.
+        settings: How to export.
+        progress: Called with the current step and its progress.
 
     Raises:
-        UsageError: The request cannot be met.
+        UsageError: The settings contradict each other, or do not fit the source.
         CheckpointError: The weights do not fit.
         ExportError: torch cannot express the model as ONNX.
         SimplifyError: The simplifier failed.
-        GateError: What was made does not compute what torch computes; nothing was written.
+        GateError: The artifact does not compute what torch computes; nothing was written.
         OutputError: The output cannot be written.
     """
-    from vit_export.pipeline.record import record_golden
-    from vit_export.pipeline.source import Request, prepare
-
     started = time.monotonic()
-    request = Request(
-        subject=subject,
-        weights=weights,
-        layout=layout,
-        reset_head=reset_head,
-        seed=seed,
-        overrides=dict(overrides or {}),
-        batch=batch,
-        dynamic_size=dynamic_size,
-        attention=attention,
-        outputs=tuple(outputs),
-        labels=tuple(labels),
-        preprocess=dict(preprocess or {}),
-    )
-    opset = _opset(opset, attention)
+    opset = _opset(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
-    prepared = prepare(request)
-    report = prepared.report
+    loaded = load_source(source, weights=weights, settings=settings)
+    report, narrow = loaded.report, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
-    path = Path(output if output is not None else f"{prepared.stem}{precision}.onnx")
-    with staging(path) as stage:
-        golden = record_golden(prepared, images, progress)
+    path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
+    with staging(path) as folder:
+        golden = record_golden(loaded, settings.images, progress)
         if "logits" in golden.outputs:
-            check_labels(prepared.labels, golden.outputs["logits"].shape[-1])
-        golden_file = stage / golden_path(path).name
+            check_labels(loaded.labels, golden.outputs["logits"].shape[-1])
+        golden_file = folder / golden_path(path).name
         golden.write(golden_file)
         check_golden_not_shared(path, golden_file)
-        scratch = stage / "scratch"  # whose names cannot meet the result's
+        scratch = folder / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
-        raw, manifest = _to_onnx(prepared, scratch, opset, progress)
-        prepared.free()  # from here on the weights live on disk
-        del prepared, request, subject
-        stages = [_gate(raw.path, golden, manifest, "torch -> onnx", progress)]
-        stages[-1].raise_for_failure()
-        final = raw
-        if simplify:
-            final = _simplified(raw, scratch, progress)
-        packed = pack_artifact(
-            final,
-            stage / path.name,
-            manifest,
-            outputs=[spec.name for spec in manifest.outputs],
-            external_data=external_data,
+        raw, manifest = _to_onnx(loaded, scratch, opset, progress)
+        loaded.free()  # from here on the weights are on disk
+        del loaded, source
+        packed, comparisons = _pack_and_gate(
+            raw, folder / path.name, golden, manifest, settings, progress
         )
-        if simplify:
-            stages.append(_gate(packed.path, golden, manifest, "onnx -> simplified", progress))
-            _raise_for_simplifier(stages[-1])
         manifest = manifest.replace(
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
-            certificate=tuple(found.stage for found in stages),
+            certificate=tuple(comparison.stage for comparison in comparisons),
         )
         converted = None
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
         else:
             stamp(packed.path, manifest.metadata())
-            if images is not None and narrow.images is None and _has_classes(manifest):
-                narrow = dataclasses.replace(narrow, images=images)
-            converted = _narrowed(packed, path, narrow, external_data, progress)
+            if settings.images is not None and narrow.images is None and _has_classes(manifest):
+                narrow = dataclasses.replace(narrow, images=settings.images)
+            converted = quantize(
+                packed.path,
+                path,
+                settings=narrow,
+                external_data=settings.external_data,
+                progress=progress,
+            )
             files, manifest = converted.files, converted.manifest
-            stages.append(converted.comparison)
+            comparisons.append(converted.comparison)
     return ExportResult(
         path=path,
         golden=golden_path(path),
         manifest=manifest,
-        comparison=stages[-1],
-        comparisons=tuple(stages),
+        comparison=comparisons[-1],
+        comparisons=tuple(comparisons),
         files=files,
         nodes=(len(raw.nodes), len(packed.nodes)),
         converted=converted,
         seconds=time.monotonic() - started,
         report=report,
-        notes=_notes(attention, dynamic_size),
+        notes=_notes(settings),
     )
 
 
-def _has_classes(manifest: Manifest) -> bool:
-    from vit_export.gate.accuracy import gives_classes
-
-    return any(spec.name == "logits" and gives_classes(spec) for spec in manifest.outputs)
-
-
-def _narrowed(
-    packed: OnnxFile,
-    path: Path,
-    settings: QuantizeSettings,
-    external_data: bool,
-    progress: Progress,
-) -> QuantizeResult:
-    """Convert the measured fp32 artifact of a staging folder into the one that was asked for."""
-    from vit_export.pipeline.quantize import quantize
-
-    return quantize(
-        packed.path, path, settings=settings, external_data=external_data, progress=progress
-    )
-
-
-def _notes(attention: str, dynamic_size: bool) -> tuple[str, ...]:
-    """Which targets cannot run an artifact of these options."""
-    notes = []
-    if attention == "op":
-        notes.append(
-            "the Attention node needs a runtime that knows opset 23: TensorRT from 10.14 on and, "
-            "unmeasured, ONNX Runtime's CUDA provider from 1.27 on; --attention decomposed runs "
-            "everywhere"
-        )
-    if dynamic_size:
-        notes.append(
-            "height and width are dynamic: TensorRT cannot parse the antialiased Resize, CoreML "
-            "and QNN want fixed shapes, and on CUDA its cubic form is unmeasured; for these "
-            "export one file per size with --img-size"
-        )
-    return tuple(notes)
-
-
-def _opset(opset: int | None, attention: str) -> int:
-    from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET
-
-    least = ATTENTION_OPSET if attention == "op" else DEFAULT_OPSET
+def _opset(settings: ExportSettings) -> int:
+    attention_op = settings.attention == "op"
+    lowest = ATTENTION_OPSET if attention_op else DEFAULT_OPSET
+    opset = settings.opset
     if opset is None:
-        return least
-    if attention == "op" and opset < least:
-        raise UsageError(f"--attention op needs --opset {least} or newer, not {opset}")
+        return lowest
+    if attention_op and opset < lowest:
+        raise UsageError(f"--attention op needs --opset {lowest} or newer, not {opset}")
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
 
 
 def _to_onnx(
-    subject: Subject, stage: Path, opset: int, progress: Progress
+    loaded: LoadedSource, folder: Path, opset: int, progress: Progress
 ) -> tuple[OnnxFile, Manifest]:
-    from vit_export.graph.export import export_module
-
     progress("torch -> onnx")
     exported = export_module(
-        subject.model,
-        stage / "exported.onnx",
-        subject.inputs,
+        loaded.model,
+        folder / "exported.onnx",
+        loaded.inputs,
         opset=opset,
-        example_sizes=subject.example_sizes,
+        example_sizes=loaded.example_sizes,
     )
     manifest = Manifest(
-        variant=subject.variant,
-        config=subject.config,
-        weights=subject.weights,
+        variant=loaded.variant,
+        config=loaded.config,
+        weights=loaded.weights,
         opset=opset,
         inputs=exported.inputs,
-        outputs=tuple(s for s in exported.outputs if s.name in subject.outputs),
-        preprocess=subject.preprocess,
-        labels=subject.labels,
+        outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
+        preprocess=loaded.preprocess,
+        labels=loaded.labels,
         blocks=exported.taps,
         toolchain=toolchain(),
     )
     return OnnxFile.read(exported.path), manifest
 
 
-def _simplified(raw: OnnxFile, stage: Path, progress: Progress) -> OnnxFile:
-    from vit_export.graph.simplify import simplify
+def _pack_and_gate(
+    raw: OnnxFile,
+    path: Path,
+    golden: Golden,
+    manifest: Manifest,
+    settings: ExportSettings,
+    progress: Progress,
+) -> tuple[OnnxFile, list[Comparison]]:
+    """Simplify and pack the exported graph; return the packed file and the gate of each stage.
 
-    progress("simplify")
-    return OnnxFile.read(simplify(raw.path, stage / "simplified.onnx").path)
+    The last gate is always that of the packed file, which is the one that is published.
+    """
+    comparisons, final = [], raw
+    if settings.simplify:
+        comparisons.append(_gate(raw.path, golden, manifest, "torch -> onnx", progress))
+        comparisons[-1].raise_for_failure()
+        progress("simplify")
+        final = OnnxFile.read(simplify(raw.path, raw.path.with_name("simplified.onnx")).path)
+    packed = pack_artifact(
+        final,
+        path,
+        manifest,
+        outputs=[spec.name for spec in manifest.outputs],
+        external_data=settings.external_data,
+    )
+    stage = "onnx -> simplified" if settings.simplify else "torch -> onnx"
+    comparisons.append(_gate(packed.path, golden, manifest, stage, progress))
+    if settings.simplify and not comparisons[-1].passed:
+        raise GateError(
+            f"{stage}: the simplifier changed what the model computes: "
+            f"{comparisons[-1].stage.reason}; nothing was written",
+            hint="export without the simplifier: --no-simplify",
+        )
+    comparisons[-1].raise_for_failure()
+    return packed, comparisons
 
 
 def _gate(
     path: Path, golden: Golden, manifest: Manifest, stage: str, progress: Progress
 ) -> Comparison:
-    from vit_export.runtime.onnxruntime.runner import OrtRunner
-
     progress(f"measure {stage}")
     trim_memory()
     runner = OrtRunner(path, provider="cpu")
-    found = validate(runner, golden, manifest=manifest, stage=stage)
+    comparison = compare(runner, golden, manifest=manifest, stage=stage)
     runner.release()
-    return found
+    return comparison
 
 
-def _raise_for_simplifier(comparison: Comparison) -> None:
-    if not comparison.passed:
-        raise GateError(
-            f"{comparison.stage.name}: the simplifier changed what the model computes: "
-            f"{comparison.stage.reason}; nothing was written; export without it: --no-simplify"
+def _has_classes(manifest: Manifest) -> bool:
+    return any(spec.name == "logits" and gives_classes(spec) for spec in manifest.outputs)
+
+
+def _notes(settings: ExportSettings) -> tuple[str, ...]:
+    """Targets that cannot run an artifact of these settings."""
+    notes = []
+    if settings.attention == "op":
+        notes.append(
+            "the Attention node needs a runtime that supports opset 23: TensorRT 10.14 or later; "
+            "ONNX Runtime's CUDA provider 1.27 or later (not measured). --attention decomposed "
+            "runs everywhere"
         )
+    if settings.dynamic_size:
+        notes.append(
+            "height and width are dynamic: TensorRT cannot parse the antialiased Resize node, "
+            "CoreML and QNN need fixed shapes, and its cubic form on CUDA is not measured. For "
+            "these targets export one file per size with --img-size"
+        )
+    return tuple(notes)
 
 
 def toolchain() -> dict[str, str]:
-    """Versions of everything that has a part in the result."""
-    found = {"vit-export": __version__}
+    """Versions of every package that takes part in an export."""
+    versions = {"vit-export": __version__}
     for name in TOOLCHAIN:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-__all__ = ["ExportResult", "TensorSpec", "export", "toolchain"]
+            versions[name] = importlib.metadata.version(name)
+    return versions

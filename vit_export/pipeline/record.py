@@ -1,29 +1,37 @@
-"""A model on the golden images: the truth that every artifact of it is measured by."""
+"""Record the golden file of a loaded model."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Any
 
 from vit_export.artifact.golden import Golden, pictures
 from vit_export.images.folder import user_pictures
 from vit_export.images.prepare import normalize
-from vit_export.pipeline.source import Subject
+from vit_export.pipeline.source import LoadedSource
 from vit_export.progress import Progress
 from vit_export.reference.oracle import record
 
 
-def record_golden(subject: Subject, images: Any, progress: Progress) -> Golden:
-    """Run the model in float64 and float32 on the golden images."""
-    preprocess = subject.preprocess
+def record_golden(
+    source: LoadedSource, images: str | os.PathLike[str] | None, progress: Progress
+) -> Golden:
+    """Run a model in float64, float32, float16 and bfloat16 on the golden images.
 
-    def at(size: tuple[int, int], users: Any = None) -> Golden:
+    Args:
+        source: The model.
+        images: Folder of images to add to the synthetic ones.
+        progress: Called with each encoder block.
+    """
+    preprocess = source.preprocess
+
+    def at(size: tuple[int, int], folder: str | os.PathLike[str] | None = None) -> Golden:
         shown = pictures(*size, len(preprocess.mean))
-        if users is not None:
-            shown = user_pictures(Path(users), preprocess, before=shown)
-        inputs = {subject.inputs[0].name: normalize(shown, preprocess)}
-        return record(subject.model, inputs, images=shown, progress=progress)
+        if folder is not None:
+            shown = user_pictures(Path(folder), preprocess, before=shown)
+        inputs = {source.inputs[0].name: normalize(shown, preprocess)}
+        return record(source.model, inputs, images=shown, progress=progress)
 
-    others = tuple(at(size) for size in subject.other_sizes)
+    others = tuple(at(size) for size in source.other_sizes)
     return dataclasses.replace(at(preprocess.size, images), others=others)

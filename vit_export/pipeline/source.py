@@ -1,14 +1,11 @@
-"""What is to be exported: a variant, a checkpoint or anybody's module, made ready for torch."""
+"""Load what is to be exported: a variant, a checkpoint or a user's own module."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,65 +18,50 @@ from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
+from vit_export.pipeline.settings import ExportSettings
 from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
 from vit_export.variants import ViTConfig, get_variant
 
 INPUT = "pixel_values"
-FAILURES_OF_FOREIGN_CODE = (  # what code that is not ours may raise; a bug of ours is none of these
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-)
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
+PREPROCESS_FIELDS = ("crop_pct", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for; fields as the arguments of `pipeline.export`."""
-
-    subject: str | nn.Module | None
-    weights: str | os.PathLike[str] | None = None
-    layout: str | None = None
-    reset_head: bool = False
-    seed: int = 0
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    batch: int | None = None
-    dynamic_size: bool = False
-    attention: str = "decomposed"
-    outputs: Sequence[str] = ("logits",)
-    labels: Sequence[str] = ()
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A model, ready to be recorded and exported.
+class LoadedSource:
+    """A model that is ready to be recorded and exported.
 
     Attributes:
         model: The module, in evaluation mode, with named outputs.
-        inputs: What it takes.
+        inputs: The tensors it takes.
         outputs: Names of the outputs to keep in the artifact.
-        stem: Of the default file name.
-        config: Fields of its `ViTConfig`; empty for a module that is not ours.
+        variant: Name of the model, also of the default output file.
+        config: Fields of its `ViTConfig`; empty for a user's module.
+        weights: Where the weights came from.
+        preprocess: How its images are prepared.
+        labels: Class names.
+        other_sizes: Further image sizes (height, width) to measure a model of dynamic size at.
+        report: What became of every tensor of the checkpoint, where there was one.
+        owned: The model was built here, so its weights can be freed after the export.
     """
 
     model: Outputs
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     variant: str
-    stem: str
     config: Mapping[str, Any]
     weights: Weights
     preprocess: Preprocess
     labels: tuple[str, ...]
-    other_sizes: tuple[tuple[int, int], ...] = ()  # to gate a model of dynamic size at
-    report: LoadReport | None = None  # what became of a checkpoint's tensors
-    owned: bool = False  # built here, so nobody else needs it after the export
+    other_sizes: tuple[tuple[int, int], ...] = ()
+    report: LoadReport | None = None
+    owned: bool = False
 
     def free(self) -> None:
         """Free the weights of a model that was built here.
 
-        Dropping it is not enough: rewrite rules of the exporter keep their last graph, and
-        that its weights.
+        Dropping the model is not enough: rewrite rules of torch's exporter keep their last
+        graph, and with it the weights.
         """
         if self.owned:
             for parameter in self.model.parameters():
@@ -87,87 +69,96 @@ class Subject:
 
     @property
     def example_sizes(self) -> dict[str, int]:
-        """Sizes to trace dynamic dimensions with: no two alike, none special."""
+        """Sizes to trace dynamic dimensions with: all different, none special."""
         if not self.other_sizes:
             return {}
         height, width = self.other_sizes[0]
         return {HEIGHT: height, WIDTH: width}
 
 
-def prepare(request: Request) -> Subject:
-    """Build or load what a request names.
+def load_source(
+    source: str | nn.Module | None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    settings: ExportSettings = ExportSettings(),
+) -> LoadedSource:
+    """Build or load the model to export.
+
+    Args:
+        source: Name of a variant, a module, or `None` to recognise the variant from the weights.
+        weights: Checkpoint of a variant.
+        settings: The settings of `export`.
 
     Raises:
-        UsageError: The request cannot be met.
+        UsageError: The settings contradict each other, or do not fit the source.
         CheckpointError: The weights do not fit.
     """
-    if request.batch is not None and request.batch < 1:
-        raise UsageError(f"batch size {request.batch}: must be at least 1")
-    if request.attention not in ATTENTION:
+    if settings.attention not in ATTENTION:
         raise UsageError(
-            f"unknown attention form {request.attention!r}{nearest(request.attention, ATTENTION)}"
+            f"unknown attention form {settings.attention!r}{nearest(settings.attention, ATTENTION)}"
         )
-    if isinstance(request.subject, nn.Module) and not isinstance(
-        request.subject, VisionTransformer
-    ):
-        return _foreign(request, request.subject)
-    return _ours(request)
+    if weights is None and (settings.reset_head or settings.layout is not None):
+        option = "--reset-head" if settings.reset_head else "--layout"
+        raise UsageError(f"{option} needs --weights FILE")
+    if isinstance(source, nn.Module) and not isinstance(source, VisionTransformer):
+        return _load_module(source, weights, settings)
+    return _load_vision_transformer(source, weights, settings)
 
 
-def _ours(request: Request) -> Subject:
-    if request.weights is None:
-        _check_for_weights_only(request)
-    stem, labels, report = "", tuple(request.labels), None
-    name = request.subject if isinstance(request.subject, str) else None
-    if isinstance(request.subject, VisionTransformer):
-        if request.overrides or request.weights is not None:
+def _load_vision_transformer(
+    source: str | VisionTransformer | None,
+    weights: str | os.PathLike[str] | None,
+    settings: ExportSettings,
+) -> LoadedSource:
+    labels, report = tuple(settings.labels), None
+    if isinstance(source, VisionTransformer):
+        if settings.overrides or weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
-        model = request.subject.eval()
-        weights = Weights(source="given module")
-        preprocess = Preprocess.of(model.config)
-    elif request.weights is not None:
+        model, preprocess = source.eval(), Preprocess.of(source.config)
+        origin = Weights(source="given module")
+    elif weights is not None:
         loaded = load_checkpoint(
-            request.weights,
-            variant=name,
-            overrides=request.overrides,
-            layout=request.layout,
-            reset_head=request.reset_head,
+            weights,
+            variant=source,
+            overrides=settings.overrides,
+            layout=settings.layout,
+            reset_head=settings.reset_head,
         )
         model, preprocess = loaded.model, loaded.preprocess
-        weights = dataclasses.replace(loaded.weights, reset_head=request.reset_head)
+        origin = dataclasses.replace(loaded.weights, reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
-        stem = "" if model.config.variant else _stem(request.weights)
-    elif name is None:
-        raise UsageError("say what to export: --variant NAME, --weights FILE or --module PKG:NAME")
+    elif source is not None:
+        model = create_model(get_variant(source, **settings.overrides), seed=settings.seed)
+        preprocess = Preprocess.of(model.config)
+        origin = Weights(source=f"random (seed {settings.seed})")
     else:
-        config = get_variant(name, **request.overrides)
-        model = create_model(config, seed=request.seed)
-        weights = Weights(source=f"random (seed {request.seed})")
-        preprocess = Preprocess.of(config)
+        raise UsageError(
+            "there is nothing to export",
+            hint="give --variant NAME, --weights FILE or --module PKG:NAME",
+        )
     config = model.config
-    if config.num_classes == 0 and "logits" in request.outputs and len(request.outputs) > 1:
+    if config.num_classes == 0 and "logits" in settings.outputs and len(settings.outputs) > 1:
         raise UsageError("--outputs names logits, but a model without classes has none")
     check_labels(labels, config.num_classes)
-    model.set_attention(request.attention)
+    model.set_attention(settings.attention)
     image_hw: tuple[int | str, int | str] = config.image_hw
     other_sizes: tuple[tuple[int, int], ...] = ()
-    if request.dynamic_size:
-        model = AnySizeVisionTransformer.of(model).set_attention(request.attention)
+    if settings.dynamic_size:
+        model = AnySizeVisionTransformer.of(model).set_attention(settings.attention)
         image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
-    outputs = vit_outputs(model, request.outputs)
-    return Subject(
+    outputs = vit_outputs(model, settings.outputs)
+    return LoadedSource(
         model=outputs,
-        inputs=(_images(request.batch, config.in_chans, image_hw),),
-        outputs=_kept(outputs, request.outputs),
+        inputs=(_image_input(settings.batch, config.in_chans, image_hw),),
+        outputs=_kept(outputs, settings.outputs),
         variant=config.variant,
-        stem=stem or config.variant,
         config=_plain(config),
-        weights=weights,
-        preprocess=_adapted(preprocess, request.preprocess),
+        weights=origin,
+        preprocess=_adapted(preprocess, settings.preprocess),
         labels=labels,
         other_sizes=other_sizes,
         report=report,
-        owned=not isinstance(request.subject, nn.Module),
+        owned=not isinstance(source, nn.Module),
     )
 
 
@@ -178,82 +169,83 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
     return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
-def _check_for_weights_only(request: Request) -> None:
-    if request.reset_head or request.layout is not None:
-        option = "--reset-head" if request.reset_head else "--layout"
-        raise UsageError(f"{option} speaks of a checkpoint: give one with --weights FILE")
-
-
 def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The outputs asked for; a model without a head gives its features instead of logits."""
+    """Names of the outputs to keep; a model without a head gives features instead of logits."""
     kept = tuple(name for name in outputs.names if name in wanted)
     return kept or outputs.names[:1]
 
 
-def _foreign(request: Request, module: nn.Module) -> Subject:
-    if request.dynamic_size:
-        raise UsageError("--dynamic-size is for our own variants, whose positions it resamples")
-    if request.weights is not None:
-        raise UsageError("--weights loads our own variants; load a module's weights in its factory")
-    _check_for_weights_only(request)
-    if request.attention != "decomposed":
-        raise UsageError(
-            "--attention is for our own variants; in a module of yours call "
-            "F.scaled_dot_product_attention and export with --opset 23"
-        )
-    if tuple(request.outputs) != ("logits",):
-        raise UsageError("--outputs is for our own variants; a module gives what it returns")
-    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-    config = dict(request.overrides)
-    unknown = set(config) - {"img_size", "in_chans"}
-    if unknown:
-        raise UsageError(
-            f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
-            "be set, which say what images it takes"
-        )
-    channels, height, width = cfg.get("input_size", (3, 224, 224))
-    like = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
-        {"img_size": (height, width), "in_chans": channels} | config
+def _load_module(
+    module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
+) -> LoadedSource:
+    _check_module_settings(weights, settings)
+    timm = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    channels, height, width = timm.get("input_size", (3, 224, 224))
+    images = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
+        {"img_size": (height, width), "in_chans": channels} | dict(settings.overrides)
     )
-    known = {key: cfg[key] for key in ("crop_pct", "interpolation", "mean", "std") if cfg.get(key)}
-    preprocess = _adapted(Preprocess.of(like), known | dict(request.preprocess))
-    module = module.eval()
-    inputs = (_images(request.batch, like.in_chans, like.image_hw),)
-    outputs = module_outputs(module, [example_input(spec) for spec in inputs])
-    outputs.fixed_batch = request.batch  # which may be the only one that it takes
-    name = type(module).__name__
-    return Subject(
+    known = {name: timm[name] for name in PREPROCESS_FIELDS if timm.get(name)}
+    inputs = (_image_input(settings.batch, images.in_chans, images.image_hw),)
+    outputs = module_outputs(module.eval(), [example_input(spec) for spec in inputs])
+    outputs.fixed_batch = settings.batch
+    kind = type(module)
+    return LoadedSource(
         model=outputs,
         inputs=inputs,
         outputs=outputs.names,
-        variant=name,
-        stem=name,
+        variant=kind.__name__,
         config={},
-        weights=Weights(source=f"module {type(module).__module__}.{type(module).__qualname__}"),
-        preprocess=preprocess,
-        labels=tuple(request.labels),
+        weights=Weights(source=f"module {kind.__module__}.{kind.__qualname__}"),
+        preprocess=_adapted(Preprocess.of(images), known | dict(settings.preprocess)),
+        labels=tuple(settings.labels),
     )
 
 
-def _images(batch: int | None, channels: int, image_hw: tuple[int | str, int | str]) -> TensorSpec:
+def _check_module_settings(
+    weights: str | os.PathLike[str] | None, settings: ExportSettings
+) -> None:
+    """Raise UsageError for settings that only a named variant can follow."""
+    if settings.dynamic_size:
+        raise UsageError(
+            "--dynamic-size is for named variants: it resamples their position embedding"
+        )
+    if weights is not None:
+        raise UsageError(
+            "--weights is for named variants", hint="load the weights of a module in its factory"
+        )
+    if settings.attention != "decomposed":
+        raise UsageError(
+            "--attention is for named variants",
+            hint="call F.scaled_dot_product_attention in the module, and export with --opset 23",
+        )
+    if tuple(settings.outputs) != ("logits",):
+        raise UsageError(
+            "--outputs is for named variants: a module is exported with the outputs it returns"
+        )
+    if unknown := set(settings.overrides) - {"img_size", "in_chans"}:
+        raise UsageError(
+            f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
+            "be set, the size and channels of the images it takes"
+        )
+
+
+def _image_input(
+    batch: int | None, channels: int, image_hw: tuple[int | str, int | str]
+) -> TensorSpec:
     return TensorSpec(INPUT, "float32", (batch or BATCH_DIM, channels, *image_hw))
 
 
 def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
-    """Apply what the user said about image preparation, with a config's checks."""
-    unknown = set(changes) - {"crop_pct", "interpolation", "mean", "std"}
-    if unknown:
+    """Apply the user's changes to the image preparation, with the checks of a config."""
+    if unknown := set(changes) - set(PREPROCESS_FIELDS):
         raise UsageError(
-            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only crop_pct, "
-            "interpolation, mean and std"
+            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only "
+            f"{', '.join(PREPROCESS_FIELDS)}"
         )
-    channels = len(preprocess.mean)
     checked = ViTConfig(
         variant="preprocess",
-        in_chans=channels,
-        **{
-            name: getattr(preprocess, name) for name in ("crop_pct", "interpolation", "mean", "std")
-        },
+        in_chans=len(preprocess.mean),
+        **{name: getattr(preprocess, name) for name in PREPROCESS_FIELDS},
     ).replace(changes)
     return dataclasses.replace(preprocess, **{name: getattr(checked, name) for name in changes})
 
@@ -261,48 +253,3 @@ def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
 def _plain(config: ViTConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-
-
-def _stem(weights: str | os.PathLike[str]) -> str:
-    return Path(str(weights).removeprefix("hf:").split("@")[0]).stem
-
-
-def import_module(spec: str, *, seed: int = 0) -> nn.Module:
-    """Build a module from `package.module:factory`.
-
-    Args:
-        spec: Names a callable without arguments that returns a module, or a module.
-        seed: For factories that draw random weights.
-
-    Raises:
-        UsageError: It cannot be imported or called, or gives something else.
-    """
-    name, colon, attribute = spec.partition(":")
-    if not (name and colon and attribute):
-        raise UsageError(f"--module {spec}: expected package.module:factory")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
-    try:
-        found = importlib.import_module(name)
-    except FAILURES_OF_FOREIGN_CODE as error:
-        raise UsageError(
-            f"--module {spec}: cannot import {name}: {type(error).__name__}: {error}"
-        ) from error
-    if not hasattr(found, attribute):
-        raise UsageError(
-            f"--module {spec}: {name} has no {attribute!r}{nearest(attribute, vars(found))}"
-        )
-    made = getattr(found, attribute)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise UsageError(f"--module {spec}: is a {type(made).__name__}, expected a factory")
-        torch.manual_seed(seed)
-        try:
-            made = made()
-        except FAILURES_OF_FOREIGN_CODE as error:
-            raise UsageError(
-                f"--module {spec}: the factory failed: {type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(made, nn.Module):
-        raise UsageError(f"--module {spec}: gave a {type(made).__name__}, expected an nn.Module")
-    return made

@@ -1,4 +1,4 @@
-"""The gate again on an artifact, wherever it is now."""
+"""Run the gate on an artifact, on any machine and provider."""
 
 from __future__ import annotations
 
@@ -6,80 +6,73 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vit_export.artifact.golden import BATCHES, Golden, golden_path
-from vit_export.artifact.manifest import Manifest, Preprocess
-from vit_export.errors import ArtifactError, UsageError
+from vit_export.artifact.manifest import Manifest
+from vit_export.errors import ArtifactError
 from vit_export.gate.trace import golden_feeds, trace
-from vit_export.gate.validate import Comparison, criterion_for, validate
+from vit_export.gate.validate import Comparison, compare, criterion_for
+from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner
 from vit_export.runtime import load
 from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 
-def revalidate(
-    path: str | os.PathLike[str],
+def validate(
+    artifact: str | os.PathLike[str],
     *,
-    golden: str | os.PathLike[str] | None = None,
-    weights: str | os.PathLike[str] | None = None,
-    layout: str | None = None,
-    provider: str = "auto",
-    allow_host_code: bool = False,
-    preprocess: Preprocess | None = None,
-    traced: bool = False,
+    settings: ValidateSettings = ValidateSettings(),
     progress: Progress = silent,
 ) -> Comparison:
-    """Run the gate again on an artifact, wherever it is now.
+    """Run the gate on an artifact; needs numpy and onnxruntime only.
+
+    Example:
+        ```python
+        from vit_export import validate
+        from vit_export.pipeline.settings import ValidateSettings
+
+        comparison = validate("b16.onnx", settings=ValidateSettings(provider="cuda"))
+        comparison.raise_for_failure()
+        ```
 
     Args:
-        path: An artifact.
-        golden: Golden file; by default the one beside the artifact.
-        weights: Checkpoint to compute the truth from again, by torch, instead of a golden file.
-        layout: How the checkpoint names its tensors; recognised by default.
-        provider: What runs the artifact.
-        allow_host_code: Whether a version compatible engine may run the code that its plan brings.
-        preprocess: How golden images are normalised, where the artifact does not say.
-        traced: Whether to measure every block even where the gate passes.
-        progress: Told what is being done.
+        artifact: An `.onnx` or `.engine` file.
+        settings: What to compare with, and on what to run.
+        progress: Called with the current step and its progress.
 
     Raises:
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
-        UsageError: A layout without a checkpoint, or a golden file beside one.
+        UsageError: The provider is unknown.
     """
-    if layout is not None and weights is None:
-        raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
-    if golden is not None and weights is not None:
-        raise UsageError("--golden and --weights are two sources of the truth: give one")
-    runner, batches = _runner_of(Path(path), provider, allow_host_code)
-    if weights is not None:
-        truth = _truth_from(weights, layout, runner.manifest, Path(path), progress)
+    path = Path(artifact)
+    runner, batches = _runner_of(path, settings)
+    if settings.weights is not None:
+        golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
-        file = Path(golden) if golden is not None else golden_path(path)
-        if golden is None and not file.exists():
-            raise ArtifactError(
-                f"{path}: there is no golden file {file.name} beside it; say where it is with "
-                "--golden FILE, or compute the truth again from the checkpoint with "
-                "--weights FILE (needs torch)"
-            )
-        truth = Golden.read(file)
+        golden = _read_golden(path, settings)
     progress(f"measure on {runner.provider}")
-    name = f"validate {Path(path).name}"
-    found = validate(runner, truth, preprocess=preprocess, stage=name, batches=batches)
-    if not traced or found.blocks:
-        return found
+    comparison = compare(
+        runner,
+        golden,
+        preprocess=settings.preprocess,
+        stage=f"validate {path.name}",
+        batches=batches,
+    )
+    if not settings.trace or comparison.blocks:
+        return comparison
     progress(f"trace on {runner.provider}")
     manifest = runner.manifest
-    preprocess = preprocess or (manifest.preprocess if manifest else None)
-    feeds = golden_feeds(runner, truth, preprocess)
-    blocks = trace(runner, truth, feeds, criterion_for(runner, manifest))
-    return dataclasses.replace(found, blocks=blocks)
+    preprocess = settings.preprocess or (manifest.preprocess if manifest else None)
+    feeds = golden_feeds(runner, golden, preprocess)
+    blocks = trace(runner, golden, feeds, criterion_for(runner, manifest))
+    return dataclasses.replace(comparison, blocks=blocks)
 
 
-def _runner_of(path: Path, provider: str, allow_host_code: bool) -> tuple[Runner, Sequence[int]]:
-    """What runs an artifact, and the batch sizes to measure it at."""
+def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence[int]]:
+    """Open an artifact, and return the batch sizes to measure it at."""
+    provider, allow_host_code = settings.provider, settings.allow_host_code
     if path.suffix != ".engine":
         return load(path, provider=provider, allow_host_code=allow_host_code).runner, BATCHES
     from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
@@ -88,27 +81,41 @@ def _runner_of(path: Path, provider: str, allow_host_code: bool) -> tuple[Runner
     return engine, batches_of(engine.sidecar)
 
 
-def _truth_from(
-    weights: Any, layout: str | None, manifest: Manifest | None, path: Path, progress: Progress
+def _read_golden(path: Path, settings: ValidateSettings) -> Golden:
+    file = Path(settings.golden) if settings.golden is not None else golden_path(path)
+    if settings.golden is None and not file.exists():
+        raise ArtifactError(
+            f"{path}: there is no golden file {file.name} beside it",
+            hint="give its path with --golden FILE, or compute the reference again from the "
+            "checkpoint with --weights FILE (needs torch)",
+        )
+    return Golden.read(file)
+
+
+def _recorded_from(
+    settings: ValidateSettings, manifest: Manifest | None, path: Path, progress: Progress
 ) -> Golden:
+    """Compute the float64 reference again from the checkpoint that the settings name."""
     if manifest is None or not manifest.config:
         raise ArtifactError(
-            f"{path}: does not say which architecture it is (no vit-export manifest with a "
-            "config), so a checkpoint cannot be loaded for it; give --golden FILE"
+            f"{path}: has no vit-export manifest with a config, so the architecture of the "
+            "checkpoint is unknown",
+            hint="give --golden FILE",
         )
     from vit_export.pipeline.record import record_golden  # these need torch
-    from vit_export.pipeline.source import Request, prepare
+    from vit_export.pipeline.source import load_source
 
-    request = Request(
-        subject=None,
-        weights=weights,
-        layout=layout,
-        reset_head=manifest.weights.reset_head,
-        overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
-        dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
-        outputs=tuple(spec.name for spec in manifest.outputs),
+    loaded = load_source(
+        None,
+        weights=settings.weights,
+        settings=ExportSettings(
+            layout=settings.layout,
+            reset_head=manifest.weights.reset_head,
+            overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
+            dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
+            outputs=tuple(spec.name for spec in manifest.outputs),
+        ),
     )
-    prepared = prepare(request)
-    if manifest.preprocess is not None:  # which the user may have set at the export
-        prepared = dataclasses.replace(prepared, preprocess=manifest.preprocess)
-    return record_golden(prepared, None, progress)
+    if manifest.preprocess is not None:  # the user may have changed it at the export
+        loaded = dataclasses.replace(loaded, preprocess=manifest.preprocess)
+    return record_golden(loaded, None, progress)

@@ -10,7 +10,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.tolerances import CRITERIA
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, compare
 from vit_export.progress import Progress
 from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -59,7 +59,7 @@ def gate(
     if target.rounded:
         progress(f"measure {stage}, rounded after every operation")
         runner = bench.runner(packed.path)
-        judged = validate(
+        judged = compare(
             runner, bench.golden, manifest=bench.manifest, stage=f"{stage}, every operation rounded"
         )
         runner.release()
@@ -96,7 +96,7 @@ def _of_file(bench: TrialConverter, packed: OnnxFile, stage: str) -> Comparison:
         runner = OrtRunner(packed.path, provider=provider)
     except ProviderError as error:
         return Comparison(stage=_not_run(bench, stage, str(error)))
-    found = validate(runner, bench.golden, manifest=bench.manifest, stage=stage)
+    found = compare(runner, bench.golden, manifest=bench.manifest, stage=stage)
     runner.release()
     return found
 

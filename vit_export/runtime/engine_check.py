@@ -16,7 +16,7 @@ from pathlib import Path
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.errors import ArtifactError, EngineError, GateError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, compare
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.compatibility import MisfitError, source_of
 from vit_export.runtime.tensorrt.runner import TrtRunner
@@ -119,7 +119,7 @@ def measure(runner: TrtRunner) -> Comparison:
             f"{runner.path}: was never measured, and there is no {file.name} beside it to measure "
             "it with; copy it along, or, if you know the engine: load(..., trusted=True)"
         )
-    return validate(
+    return compare(
         runner,
         Golden.read(file),
         stage=f"{runner.provider} engine",

@@ -14,7 +14,7 @@ import pytest
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli import report
-from vit_export.gate.validate import BlockError, Comparison, validate
+from vit_export.gate.validate import BlockError, Comparison, compare
 from vit_export.runtime import load
 from vit_export.variants import VARIANTS
 
@@ -94,7 +94,7 @@ def failed(tiny_export) -> Comparison:
     """A gate that the artifact does not pass: normalised otherwise."""
     runner = load(tiny_export.path, provider="cpu").runner
     other = tiny_export.manifest.preprocess.__class__(size=(32, 32), mean=(0.1, 0.2, 0.3))
-    return validate(runner, Golden.read(tiny_export.golden), preprocess=other, stage="odd")
+    return compare(runner, Golden.read(tiny_export.golden), preprocess=other, stage="odd")
 
 
 def test_a_failed_gate_says_so_and_where(failed):

@@ -19,6 +19,7 @@ from vit_export.graph.half.convert import (
     to_half,
 )
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -174,7 +175,7 @@ KINDS = {  # fields of the model, options of the export
 @pytest.mark.parametrize(("fields", "road"), KINDS.values(), ids=KINDS)
 def test_every_kind_of_artifact_becomes_strongly_typed(make_model, tmp_path, fields, road):
     """Checked by onnx's own type inference, and near fp32 on the CPU."""
-    made = export(make_model(**fields), tmp_path / "m.onnx", **road)
+    made = export(make_model(**fields), tmp_path / "m.onnx", settings=ExportSettings(**road))
     x = pixels(2)
     y = run(made.path, x)
     for recipe in ("mixed", "all"):

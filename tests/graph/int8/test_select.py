@@ -12,6 +12,7 @@ from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
 from vit_export.graph.int8.select import input_name, plan
 from vit_export.graph.layers import layer_of
 from vit_export.pipeline.export import export
+from vit_export.pipeline.settings import ExportSettings
 
 SQUARE = np.eye(4, dtype=np.float32)
 
@@ -41,7 +42,9 @@ def test_every_kind_of_artifact_is_planned_whole(
     make_model, run_ort, tmp_path, fields, settings, count
 ):
     """And converted so that it runs, near what it was."""
-    source = export(make_model(**fields), tmp_path / "fp32.onnx", **settings).path
+    source = export(
+        make_model(**fields), tmp_path / "fp32.onnx", settings=ExportSettings(**settings)
+    ).path
     assert len(plan(source).planned) == count
     to_int8_dynamic(source, tmp_path / "int8.onnx")
     assert quantised_nodes(OnnxFile.read(tmp_path / "int8.onnx")) == count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from vit_export.cli.options import (
     preprocess_options,
 )
 from vit_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from vit_export.pipeline.settings import ExportSettings
 
 
 @click.command()
@@ -58,39 +61,23 @@ def onnx(as_json: bool, **options: Any) -> None:
 
     if options["module"] and (options["variant"] or options["weights"]):
         raise UsageError("--module stands alone: give neither --variant nor --weights with it")
-    subject: Any = options["variant"]
+    source: Any = options["variant"]
     if options["variant"] is not None:
         from vit_export.variants import get_variant
 
         get_variant(options["variant"])  # a typo is answered before anything heavy is loaded
     if options["module"]:
-        from vit_export.pipeline.source import import_module
+        from vit_export.pipeline.user_module import build_module
 
-        subject = import_module(options["module"], seed=options["seed"])
+        source = build_module(options["module"], seed=options["seed"])
     elif not options["weights"]:
         _shout_random(options["seed"])
+    settings = _settings(options)
     with progress_bar() as progress:
         result = export(
-            subject,
-            options["output"],
-            weights=options["weights"],
-            layout=options["layout"],
-            reset_head=options["reset_head"],
-            seed=options["seed"],
-            overrides=overrides(options, "num_classes", "img_size"),
-            batch=_batch(options["batch"]),
-            dynamic_size=options["dynamic_size"],
-            opset=options["opset"],
-            attention=options["attention"],
-            outputs=_names(options["outputs"]),
-            labels=labels_of(options["labels"]),
-            preprocess=preprocess_given(options),
-            images=options["images"],
-            simplify=not options["no_simplify"],
-            external_data=options["external_data"],
-            narrow=_narrower(options),
+            source, options["output"], weights=options["weights"], settings=settings,
             progress=progress,
-        )
+        )  # fmt: skip
     from vit_export.cli.report import exported
 
     data = {
@@ -111,6 +98,28 @@ def onnx(as_json: bool, **options: Any) -> None:
 
         text = f"{text}\n\n{quantized(result.converted)}"
     emit(as_json, data, text)
+
+
+def _settings(options: dict[str, Any]) -> ExportSettings:
+    from vit_export.pipeline.settings import ExportSettings
+
+    return ExportSettings(
+        layout=options["layout"],
+        reset_head=options["reset_head"],
+        seed=options["seed"],
+        overrides=overrides(options, "num_classes", "img_size"),
+        batch=_batch(options["batch"]),
+        dynamic_size=options["dynamic_size"],
+        opset=options["opset"],
+        attention=options["attention"],
+        outputs=_names(options["outputs"]),
+        labels=labels_of(options["labels"]),
+        preprocess=preprocess_given(options),
+        images=options["images"],
+        simplify=not options["no_simplify"],
+        external_data=options["external_data"],
+        quantize=_narrower(options),
+    )
 
 
 def _narrower(options: dict[str, Any]) -> Any:

@@ -44,7 +44,8 @@ BENCH_INSTALL = "pip install 'vit-export[bench]'"
 def validate(artifact: str, as_json: bool, **options: Any) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
     from vit_export.cli.report import comparison
-    from vit_export.pipeline.validate import revalidate
+    from vit_export.pipeline.settings import ValidateSettings
+    from vit_export.pipeline.validate import validate as run_gate
 
     plot = path_of(options["plot"])
     if plot is not None:
@@ -52,15 +53,17 @@ def validate(artifact: str, as_json: bool, **options: Any) -> None:
 
         check_picture_path(plot)
     with progress_bar() as progress:
-        found = revalidate(
+        found = run_gate(
             artifact,
-            golden=options["golden"],
-            weights=options["weights"],
-            layout=options["layout"],
-            provider=options["provider"],
-            allow_host_code=options["allow_host_code"],
-            preprocess=foreign_preprocess(artifact, options),
-            traced=options["trace"] or plot is not None,
+            settings=ValidateSettings(
+                golden=options["golden"],
+                weights=options["weights"],
+                layout=options["layout"],
+                provider=options["provider"],
+                allow_host_code=options["allow_host_code"],
+                preprocess=foreign_preprocess(artifact, options),
+                trace=options["trace"] or plot is not None,
+            ),
             progress=progress,
         )
     picture, missing = None, ""

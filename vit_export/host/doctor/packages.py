@@ -11,7 +11,14 @@ from vit_export.host.nvidia import TENSORRT_RTX_WHEELS, TENSORRT_WHEELS, version
 
 # Extra -> distribution -> oldest version that works; "" is what every installation has.
 EXTRAS: dict[str, dict[str, str]] = {
-    "": {"numpy": "1.26", "click": "8.1"},
+    "": {
+        "numpy": "1.26",
+        "click": "8.1",
+        "cloup": "3.0.5",
+        "msgspec": "0.18.5",
+        "packaging": "23.0",
+        "rich": "13.7",
+    },
     "cpu": {"onnxruntime": "1.20", "pillow": "10.1"},
     "gpu": {"onnxruntime-gpu": "1.24.1", "pillow": "10.1"},
     "export": {

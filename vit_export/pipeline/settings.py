@@ -1,0 +1,97 @@
+"""Settings of the doors `export` and `validate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vit_export.artifact.manifest import Preprocess
+from vit_export.errors import UsageError
+from vit_export.quantization.settings import QuantizeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """How to export a model.
+
+    Attributes:
+        layout: Naming scheme of the checkpoint's tensors; recognised by default.
+        reset_head: Replace the checkpoint's head with a zero-initialised one, for a different
+            number of classes.
+        seed: Seed of the random weights of a variant that is exported without a checkpoint.
+        overrides: Config fields to change, e.g. `{"img_size": 384}`.
+        batch: A fixed batch size; dynamic by default.
+        dynamic_size: Make height and width dynamic (multiples of the patch size); the graph
+            resamples the position embedding.
+        opset: ONNX operator set; 20 by default, 23 with `attention="op"`.
+        attention: `"decomposed"`, or `"op"` for one Attention node per block.
+        outputs: Any of `"logits"`, `"features"`, `"tokens"`.
+        labels: Class names.
+        preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
+        images: Folder of images to measure on, besides the synthetic golden images.
+        simplify: Simplify the graph.
+        external_data: Store the weights beside the file; above 2 GiB they always are.
+        quantize: Convert the fp32 artifact to a narrower precision, which is measured too; the
+            fp32 artifact is not kept.
+
+    Raises:
+        UsageError: On construction, when the batch size is below 1.
+    """
+
+    layout: str | None = None
+    reset_head: bool = False
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
+    dynamic_size: bool = False
+    opset: int | None = None
+    attention: str = "decomposed"
+    outputs: Sequence[str] = ("logits",)
+    labels: Sequence[str] = ()
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    images: str | os.PathLike[str] | None = None
+    simplify: bool = True
+    external_data: bool = False
+    quantize: QuantizeSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch size {self.batch}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """How to run the gate on an artifact.
+
+    Attributes:
+        golden: Golden file; by default the one beside the artifact.
+        weights: Checkpoint to compute the float64 reference from again, with torch, instead of
+            reading a golden file.
+        layout: Naming scheme of the checkpoint's tensors; recognised by default.
+        provider: Execution provider that runs the artifact.
+        allow_host_code: Let a version-compatible engine run the host code in its plan.
+        preprocess: How golden images are normalised, for an artifact without a manifest.
+        trace: Measure every encoder block even when the gate passes.
+
+    Raises:
+        UsageError: On construction, for a layout without a checkpoint, or a golden file
+            together with one.
+    """
+
+    golden: str | os.PathLike[str] | None = None
+    weights: str | os.PathLike[str] | None = None
+    layout: str | None = None
+    provider: str = "auto"
+    allow_host_code: bool = False
+    preprocess: Preprocess | None = None
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layout is not None and self.weights is None:
+            raise UsageError("--layout needs --weights FILE")
+        if self.golden is not None and self.weights is not None:
+            raise UsageError(
+                "--golden and --weights are two sources of the reference", hint="give one of them"
+            )
