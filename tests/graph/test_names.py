@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from vit_export.graph.names import forget_origin, name_after_modules
+from vit_export.graph.builder import clear_origin
+from vit_export.graph.names import name_after_modules
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 WITH_SHAPE = {"type": ir.TensorType(ir.DataType.FLOAT), "shape": ir.Shape([2, 2])}
@@ -122,5 +123,5 @@ def test_nothing_of_the_origin_stays():
         thing.doc_string = "/home/me"
     model.doc_string = "/home/me"
     assert b"/home/me" in ir.to_proto(model).SerializeToString()
-    forget_origin(model)
+    clear_origin(model)
     assert b"/home/me" not in ir.to_proto(model).SerializeToString()

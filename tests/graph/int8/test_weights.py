@@ -8,13 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vit_export.graph.int8.weights import channel_scales, largest_pair, to_int8
+from vit_export.graph.int8.weights import channel_scales, to_int8
 
 matrices = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
     elements=st.floats(-(2.0**20), 2.0**20, width=32, allow_subnormal=False),
 )
+
+
+def largest_pair(values: np.ndarray) -> int:
+    """The largest |w[2j] + w[2j+1]| of INT8 weights (K, N)."""
+    padded = np.concatenate([values, np.zeros((len(values) % 2, values.shape[1]), np.int8)])
+    return int(np.abs(padded.reshape(-1, 2, values.shape[1]).astype(int).sum(axis=1)).max())
 
 
 def lower_bound(weight: np.ndarray) -> np.ndarray:
