@@ -35,7 +35,7 @@ def doctor(folder: Path) -> dict[str, Any]:
     from vit_export.host.doctor import examine
 
     found = examine()
-    faults = "; ".join(f"{fault.what} (mend: {fault.remedy})" for fault in found.faults)
+    faults = "; ".join(f"{fault.what} (fix: {fault.remedy})" for fault in found.faults)
     expect(not faults, faults)
     return {"can": ", ".join(ability.name for ability in found.abilities if ability.possible)}
 

@@ -1,4 +1,4 @@
-"""What every command does when it is ended, cannot be heard, or may not use colours."""
+"""Errors, interruptions, encodings and colours of every command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from vit_export.cli.console import Commands
+from vit_export.cli.console import Commands, emit, what_remains
+from vit_export.errors import ArtifactError
 
 
 @click.group(cls=Commands)
@@ -22,9 +23,28 @@ def group() -> None:
 
 @group.command()
 @click.option("--json", "as_json", is_flag=True)
-def ended(as_json: bool) -> None:
-    """Is told to end."""
-    os.kill(os.getpid(), signal.SIGTERM)
+@click.option("--resumable", is_flag=True)
+@click.option("--number", type=int, default=signal.SIGTERM)
+def ended(as_json: bool, resumable: bool, number: int) -> None:
+    """Sends itself a signal."""
+    if not resumable:
+        os.kill(os.getpid(), number)
+    with what_remains(lambda: "resume with --resume"):
+        os.kill(os.getpid(), number)
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True)
+def failing(as_json: bool) -> None:
+    """Fails, with a hint."""
+    raise ArtifactError("the file is damaged", hint="copy it again")
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True)
+def partly(as_json: bool) -> None:
+    """Has a result and a failure, both with letters beyond Latin."""
+    emit(as_json, {"label": "кот €"}, "label: кот €", failures=["кот.jpg: no image"])
 
 
 @group.command()
@@ -38,11 +58,11 @@ def coloured() -> None:
 @click.option("--fp16-recipe")
 @click.option("--json", is_flag=True)
 def narrowed(**_: object) -> None:
-    """Takes options that click finds alike."""
+    """Has options that click thinks similar."""
 
 
 def test_a_mistyped_option_is_answered_with_the_nearest():
-    """With one, not with all that share some letters."""
+    """With one, not with all that are similar."""
     result = CliRunner().invoke(group, ["narrowed", "--precison", "fp16"])
     assert result.exit_code == 2
     assert "--precision" in result.stderr
@@ -50,14 +70,48 @@ def test_a_mistyped_option_is_answered_with_the_nearest():
     assert "--json" not in result.stderr
 
 
-def test_a_terminated_command_says_so_in_json_too():
-    """With the status that shells give it."""
-    result = CliRunner().invoke(group, ["ended", "--json"])
-    assert result.exit_code == 143
-    assert json.loads(result.stdout.splitlines()[-1]) == {
-        "error": "terminated; nothing was left behind"
-    }
-    assert "Error: terminated" in result.stderr
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+@pytest.mark.parametrize(
+    ("option", "rest"),
+    [((), "nothing was left behind"), (("--resumable",), "resume with --resume")],
+)
+def test_a_stopped_command_reports_what_remains(number, status, word, option, rest):
+    """In JSON too, with the status that shells give it."""
+    result = CliRunner().invoke(group, ["ended", "--json", "--number", str(int(number)), *option])
+    assert result.exit_code == status
+    assert json.loads(result.stdout.splitlines()[-1]) == {"error": f"{word}; {rest}"}
+    assert f"Error: {word}; {rest}" in result.stderr
+
+
+def test_the_hint_has_a_line_and_a_json_key_of_its_own():
+    """The message alone says what happened."""
+    result = CliRunner().invoke(group, ["failing", "--json"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["Error: the file is damaged", "hint: copy it again"]
+    assert json.loads(result.stdout) == {"error": "the file is damaged", "hint": "copy it again"}
+
+
+def test_a_result_with_a_failure_is_printed_and_exits_with_1():
+    """JSON has the result and the error in one object."""
+    result = CliRunner().invoke(group, ["partly", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"label": "кот €", "error": "кот.jpg: no image"}
+    assert result.stderr.splitlines()[-1] == "Error: кот.jpg: no image"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_letters_beyond_the_encoding_of_the_output_do_not_fail(options):
+    """Replaced in text, escaped in JSON."""
+    result = CliRunner(charset="cp1252").invoke(group, ["partly", *options])
+    assert result.exit_code == 1
+    line = result.stdout_bytes.decode("cp1252").splitlines()[-1]
+    if options:
+        assert json.loads(line) == {"label": "кот €", "error": "кот.jpg: no image"}
+    else:
+        assert line == "label: ??? €"
 
 
 @pytest.mark.parametrize(("wish", "colour"), [("1", False), ("", True)])
@@ -70,8 +124,8 @@ def test_no_color_is_honoured(wish, colour):
 
 
 @pytest.mark.parametrize("arguments", [["variants"], ["variants", "--json"]])
-def test_a_standard_output_that_is_full_is_a_failure_in_words(arguments):
-    """Not a traceback, and not the status of an interpreter that could not end."""
+def test_a_full_standard_output_is_an_error_message(arguments):
+    """Without a traceback."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "vit_export", *arguments], stdout=full,
@@ -88,7 +142,7 @@ def test_a_standard_output_that_is_full_is_a_failure_in_words(arguments):
     ("arguments", "words"),
     [(["variants"], ""), (["inspect", "none.onnx", "--json"], "no such file")],
 )
-def test_a_reader_that_has_gone_is_no_error_of_ours(arguments, words):
+def test_a_closed_pipe_is_no_traceback(arguments, words):
     """`vit-export variants | head -1`."""
     read, write = os.pipe()
     os.close(read)

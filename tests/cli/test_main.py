@@ -205,7 +205,8 @@ def test_a_wrong_turn_is_answered_in_words(status, arguments, words, tmp_path, m
     assert words in result.stderr
     in_json = call(*arguments, "--json")
     assert in_json.exit_code == status
-    assert words in last_json(in_json)["error"]
+    answer = last_json(in_json)
+    assert words in answer["error"] + answer.get("hint", "")
     assert not list(tmp_path.iterdir())
 
 

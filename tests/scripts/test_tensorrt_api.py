@@ -159,7 +159,9 @@ def test_the_rtx_bindings_know_every_name() -> None:
 
 def cuda_calls() -> dict[str, int]:
     """Functions of the CUDA runtime that the code calls by name, and with how many arguments."""
-    tree = ast.parse((ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8"))
+    tree = ast.parse(
+        (ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8")
+    )
     return {
         node.args[0].value: len(node.args) - 1
         for node in ast.walk(tree)
@@ -185,7 +187,9 @@ def _signature(function: Any) -> str:
 
 def test_cuda_knows_every_constant() -> None:
     """Enums and flags that are read as attributes of the module."""
-    tree = ast.parse((ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8"))
+    tree = ast.parse(
+        (ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8")
+    )
     chains = [
         ast.unparse(node).split(".")[1:]
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""What every command shares: errors into messages, results as text and JSON, progress."""
+"""What every command shares: error messages, output as text and JSON, progress."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from vit_export.errors import OutputError, VitExportError, nearest
 
-EXTRA_OF = {  # what to install when a backend is missing
+if TYPE_CHECKING:
+    from vit_export.cli.report.progress_bar import TerminalProgress
+
+EXTRA_OF = {  # the extra that installs a missing package
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors"), "export"),
     "huggingface_hub": "hub",
@@ -24,10 +27,11 @@ EXTRA_OF = {  # what to install when a backend is missing
     "cuda": "tensorrt",
 }
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
+NOTHING_LEFT = "nothing was left behind"
 
 
 class Commands(click.Group):
-    """A group that turns our errors into messages, and a mistyped command into a suggestion."""
+    """A group that turns errors into messages, and offers the nearest command to a mistyped one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find a command, or offer the nearest ones."""
@@ -49,42 +53,42 @@ class Commands(click.Group):
             with _unwinding_on_sigterm():
                 status = super().main(argv, standalone_mode=False, **kwargs)
         except VitExportError as error:
-            fail(str(error), error.exit_code, as_json)
+            fail(error.message, error.exit_code, as_json, hint=error.hint)
         except click.ClickException as error:
-            told = _with_nearest(error) if isinstance(error, click.NoSuchOption) else error
+            shown = _with_nearest(error) if isinstance(error, click.NoSuchOption) else error
             if as_json:
-                fail(told.format_message(), told.exit_code, as_json)
-            told.show()
-            sys.exit(told.exit_code)
+                fail(shown.format_message(), shown.exit_code, as_json)
+            shown.show()
+            sys.exit(shown.exit_code)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             if package not in EXTRA_OF:
                 raise
-            wanted = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
-            fail(f"{package} is not installed; install it with: {wanted}", 1, as_json)
+            install = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
+            fail(f"{package} is not installed", 1, as_json, hint=install)
         except (KeyboardInterrupt, click.Abort) as error:
-            fail(str(error) or "interrupted; nothing was left behind", INTERRUPTED, as_json)
-        except Terminated:
-            fail("terminated; nothing was left behind", TERMINATED, as_json)
+            fail(f"interrupted; {str(error) or NOTHING_LEFT}", INTERRUPTED, as_json)
+        except Terminated as error:
+            fail(f"terminated; {error}", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _with_nearest(error: click.NoSuchOption) -> click.NoSuchOption:
-    """The same error with the nearest option alone: click offers others before it."""
+    """Return the error with the nearest option alone: click offers less similar ones first."""
     close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0.0)
     return click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx)
 
 
 class Terminated(SystemExit):
-    """A termination, on its way up the stack."""
+    """Raised on SIGTERM; its text says what the command leaves behind."""
 
 
 @contextlib.contextmanager
 def _unwinding_on_sigterm() -> Iterator[None]:
-    """Let a termination unwind the stack, so that temporary files go."""
+    """Turn SIGTERM into an exception, so that temporary files are removed."""
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated(TERMINATED)
+        raise Terminated(NOTHING_LEFT)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,47 +100,90 @@ def _unwinding_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def fail(message: str, status: int, as_json: bool) -> NoReturn:
-    """Say what went wrong, as JSON too where that was asked for, and exit."""
-    click.echo(f"Error: {message}", err=True)
-    if as_json:
-        from vit_export.cli.report import to_json
+@contextlib.contextmanager
+def what_remains(remains: Callable[[], str]) -> Iterator[None]:
+    """Let a command that leaves files behind say so when it is interrupted or terminated.
 
-        with contextlib.suppress(OutputError, BrokenPipeError):  # the status tells
-            _say(to_json({"error": message}))
+    Args:
+        remains: Returns the second half of the message, e.g. `"resume with --resume"`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise click.Abort(remains()) from error
+    except Terminated as error:
+        raise Terminated(remains()) from error
+
+
+def fail(message: str, status: int, as_json: bool, *, hint: str = "") -> NoReturn:
+    """Print an error and its hint, with --json as a JSON object too, and exit."""
+    _print_error(message, hint)
+    if as_json:
+        with contextlib.suppress(OutputError, BrokenPipeError):  # the exit status still tells
+            _print_json({"error": message, **({"hint": hint} if hint else {})})
     sys.exit(status)
 
 
-def emit(as_json: bool, data: Any, text: str) -> None:
-    """Show text; with --json show it on standard error, and end with one JSON object.
+def emit(as_json: bool, data: dict[str, Any], text: str, *, failures: Sequence[str] = ()) -> None:
+    """Print a result; with --json as text on standard error, and one JSON object at the end.
+
+    Args:
+        as_json: Whether --json was given.
+        data: The JSON object; `failures` are added to it as `error`.
+        text: The same for people.
+        failures: What went wrong, although there is a result; the exit status is then 1.
 
     Raises:
-        OutputError: Standard output cannot be written, on a full disk for one.
+        OutputError: Standard output cannot be written, e.g. on a full disk.
     """
-    if not as_json:
-        _say(text)
-        return
-    from vit_export.cli.report import to_json
+    error = "; ".join(failures)
+    if as_json:
+        click.echo(text, err=True)
+        _print_json(data | ({"error": error} if error else {}))
+    else:
+        _print(text)
+    if error:
+        _print_error(error)
+        sys.exit(1)
 
-    click.echo(text, err=True)
-    _say(to_json(data))
+
+def _print_error(message: str, hint: str = "") -> None:
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
 
 
-def _say(line: str) -> None:
-    """Write a line to standard output."""
+def _print_json(data: Any) -> None:
+    from vit_export.cli.report.jsonline import to_json
+
+    line = to_json(data)
+    if _printable(line) != line:
+        import json
+
+        line = json.dumps(json.loads(line))  # escapes everything beyond ASCII
+    _print(line)
+
+
+def _print(text: str) -> None:
+    """Write text to standard output; characters that its encoding lacks become `?`."""
     try:
-        click.echo(line)
-    except BrokenPipeError:  # the reader has had enough, which click answers
+        click.echo(_printable(text))
+    except BrokenPipeError:  # the pipe was closed; click handles it
         raise
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot write to standard output: {reason}") from error
 
 
+def _printable(text: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A `Progress` on standard error, which leaves a clean line behind."""
-    from vit_export.cli.report import TerminalProgress
+def progress_bar() -> Iterator[TerminalProgress]:
+    """Show progress on standard error; the line is cleared at the end."""
+    from vit_export.cli.report.progress_bar import TerminalProgress
 
     progress = TerminalProgress()
     try:

@@ -1,4 +1,4 @@
-"""The command line: one group of the commands in `commands/`."""
+"""The command line `vit-export`: one group, with a command per file of `commands/`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vit_export.cli.console import Commands
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vit-export")
 def main() -> None:
-    """Take a Vision Transformer out of torch, and measure every step."""
+    """Export Vision Transformers from PyTorch to ONNX and TensorRT, and measure every step."""
 
 
 for command in (

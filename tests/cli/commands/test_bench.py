@@ -142,8 +142,7 @@ def test_a_wrong_turn_is_answered_in_words(
 
 def test_matplotlib_is_asked_for_before_anything_is_timed(tiny_export, tmp_path, monkeypatch):
     """And only where a picture is wanted."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "vit_export.cli.report.plot_style", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = call(tiny_export.path, "--plot", tmp_path / "out.png", *QUICK)
     assert result.exit_code == 1
     assert "pip install 'vit-export[bench]'" in result.stderr

@@ -119,7 +119,7 @@ def test_an_interrupted_run_says_to_resume_and_ends_as_an_unbroken_one(
     monkeypatch.setattr(training, "finetune", broken_off)
     result = finetune(*arguments, "--json")
     assert result.exit_code == 130
-    assert last_json(result) == {"error": "interrupted; go on with --resume"}
+    assert last_json(result) == {"error": "interrupted; resume with --resume"}
     assert not output.exists()
     first = json.loads((tmp_path / "digits.history.jsonl").read_text())
     monkeypatch.setattr(training, "finetune", whole)
@@ -141,7 +141,7 @@ def test_a_run_interrupted_in_its_first_epoch_has_nothing_to_resume(digits, tmp_
     output = tmp_path / "m.safetensors"
     result = finetune("--variant", "mnist", "--data", digits, *SMALL, "-o", output)
     assert result.exit_code == 130
-    assert "interrupted before an epoch was saved; start again" in result.stderr
+    assert "interrupted; no epoch was finished, so nothing was saved" in result.stderr
     assert "resume" not in result.stderr
     assert not list(tmp_path.iterdir())
 

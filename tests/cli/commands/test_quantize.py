@@ -61,7 +61,7 @@ def test_quantize_writes_a_file_a_table_and_a_picture(tiny_export, tmp_path, pre
     assert data["accuracy"] == "unmeasured"
     assert "accuracy: unmeasured" in result.stderr
     assert [row["unit"] for row in data["blocks"]][-1] == "head"
-    assert "only this block narrow" in result.stderr
+    assert "only this block in" in result.stderr
     assert is_picture(Path(data["picture"]))
     assert OnnxFile.read(output).manifest.precision == precision
     assert data["manifest"]["certificate"][-1]["hop"] == f"fp32 -> {precision}"

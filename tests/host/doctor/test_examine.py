@@ -63,9 +63,7 @@ def test_both_onnxruntime_wheels_are_a_fault_with_one_command(install) -> None:
 
 def test_a_bare_interpreter_is_told_what_to_install() -> None:
     """Without any package nothing can be done, and each line says what would change that."""
-    code = (
-        "import json; from vit_export.host import doctor; print(json.dumps(doctor.examine().to_dict()))"
-    )
+    code = "import json; from vit_export.host import doctor; print(json.dumps(doctor.examine().to_dict()))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.run(
         [sys.executable, "-S", "-c", code], env=environment, capture_output=True, check=True
@@ -117,7 +115,7 @@ def test_the_table_shows_every_fact_reason_and_remedy() -> None:
     ability = Ability("run on CUDA", False, "the reason", "pip install this")
     text = diagnosis_text(Diagnosis(facts, (fault,), (ability,)))
     shown = ["torch  2.13.0", "driver  no library", "run on CUDA  no", "the reason"]
-    shown += ["pip install this", "a driver that is too old", "mend: update it"]
+    shown += ["pip install this", "a driver that is too old", "fix: update it"]
     for expected in shown:
         assert expected in text
-    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No faults.")
+    assert diagnosis_text(Diagnosis(facts, (), (ability,))).endswith("No problems.")

@@ -1,1 +1,1 @@
-"""One file per command: parse, call one function, render."""
+"""One file per command: read the options, call one function, print its result."""

@@ -1,4 +1,4 @@
-"""`vit-export doctor`: what this machine can run."""
+"""`vit-export doctor`: examine this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import sys
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.options import json_option
+from vit_export.cli.option_groups import GroupedCommand, option
+from vit_export.cli.options import OUTPUT, json_option
 
 
-@click.command()
-@click.option("--strict", is_flag=True, help="Exit with 1 when something is broken.")
+@click.command(cls=GroupedCommand)
+@option("--strict", group=OUTPUT, is_flag=True, help="Exit with 1 if there is a problem.")
 @json_option
 def doctor(strict: bool, as_json: bool) -> None:
-    """Say what this machine can run, and what mends each fault."""
+    """Show what this machine can run and how to fix each problem."""
     from vit_export.cli.report.diagnosis import diagnosis_text
     from vit_export.host.doctor import examine
 

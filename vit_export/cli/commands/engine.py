@@ -1,66 +1,117 @@
-"""`vit-export engine`: an ONNX artifact to a TensorRT engine."""
+"""`vit-export engine`: build a TensorRT engine from an ONNX artifact."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
-from vit_export.cli.options import json_option
+from vit_export.cli.option_groups import GroupedCommand, option, option_group
+from vit_export.cli.options import OUTPUT, PRECISION, json_option, path_of
+
+if TYPE_CHECKING:
+    from vit_export.engine.options import BuildOptions
+
+TARGET, BUILD, WEIGHTS = "Target", "Build", "Weights"
 
 
-@click.command()
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What to build."""
+
+    backend: str
+    precision: str
+    batch: tuple[str, ...]
+    compute_capability: tuple[str, ...]
+    hardware_compatibility: str
+    version_compatible: bool
+    workspace_mib: int | None
+    timing_cache: str | None
+    builder_level: int | None
+    weight_streaming: bool
+    refit: bool
+    strip: bool
+
+    def settings(self) -> BuildOptions:
+        """Return the settings of a build."""
+        from vit_export.engine.options import BuildOptions
+        from vit_export.engine.profiles import parse
+
+        return BuildOptions(
+            backend=self.backend,
+            precision=self.precision,
+            batches=tuple(parse(text) for text in self.batch),
+            compute_capabilities=self.compute_capability,
+            hardware_compatibility=self.hardware_compatibility,
+            version_compatible=self.version_compatible,
+            workspace_mib=self.workspace_mib,
+            timing_cache=path_of(self.timing_cache),
+            builder_level=self.builder_level,
+            weight_streaming=self.weight_streaming,
+            refit=self.refit,
+            strip=self.strip,
+        )
+
+
+engine_options = option_group(
+    "options", EngineOptions,
+    option("--precision", group=PRECISION, default="fp16", show_default=True,
+           help="fp16, bf16, fp32 or int8; fp16 and bf16 are made from an fp32 artifact."),
+    option("--backend", group=TARGET, default="tensorrt", show_default=True,
+           help="tensorrt or tensorrt-rtx."),
+    option("--batch", group=TARGET, multiple=True, metavar="MIN:OPT:MAX",
+           help="Once per optimization profile; 1:8:32 by default."),
+    option("--compute-capability", group=TARGET, multiple=True, metavar="X.Y",
+           help="e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU."),
+    option("--hardware-compatibility", group=TARGET, default="none", show_default=True,
+           help="none, ampere-plus or same-compute-capability."),
+    option("--version-compatible", group=TARGET, is_flag=True,
+           help="Let later TensorRT versions run the engine."),
+    option("--workspace-mib", group=BUILD, type=int, help="Scratch memory limit of one layer."),
+    option("--timing-cache", group=BUILD, metavar="FILE",
+           help="Timings of earlier builds; builds share and extend it."),
+    option("--builder-level", group=BUILD, type=int,
+           help="0 to 5: how long to search for fast kernels."),
+    option("--weight-streaming", group=WEIGHTS, is_flag=True,
+           help="Let weights stay in host memory."),
+    option("--refit", group=WEIGHTS, is_flag=True, help="Let weights be replaced later."),
+    option("--strip", group=WEIGHTS, is_flag=True,
+           help="Leave weights out; they are read from the .onnx at load."),
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand)
 @click.argument("artifact")
-@click.option("--backend", default="tensorrt", show_default=True, help="tensorrt or tensorrt-rtx.")
-@click.option(
-    "--precision", default="fp16", show_default=True, help="fp16, bf16, fp32 or int8; fp16 and "
-    "bf16 are made of an fp32 artifact.",
+@engine_options
+@option("--print-trtexec", "trtexec", group=OUTPUT, is_flag=False, flag_value="",
+        metavar="[VERSION]",
+        help="Print the trtexec line of the same build for TensorRT 10 or 11, and build nothing.",
 )  # fmt: skip
-@click.option(
-    "--batch", "batches", multiple=True, metavar="MIN:OPT:MAX",
-    help="Once per optimization profile; 1:8:32 unless given.",
-)  # fmt: skip
-@click.option(
-    "--compute-capability", "compute_capabilities", multiple=True, metavar="X.Y",
-    help="e.g. 8.9; several with tensorrt-rtx. By default the GPU that is here.",
-)  # fmt: skip
-@click.option("--workspace-mib", type=int, help="Most scratch memory of one layer.")
-@click.option("--timing-cache", metavar="FILE", help="Timings of earlier builds; shared, merged.")
-@click.option("--builder-level", type=int, help="0 to 5: how long to look for fast kernels.")
-@click.option("--version-compatible", is_flag=True, help="Later versions may run it.")
-@click.option(
-    "--hardware-compatibility", default="none", show_default=True,
-    help="none, ampere-plus or same-compute-capability.",
-)  # fmt: skip
-@click.option("--weight-streaming", is_flag=True, help="Weights may stay in host memory.")
-@click.option("--refit", is_flag=True, help="Weights can be replaced later.")
-@click.option("--strip", is_flag=True, help="A plan without weights; read from the .onnx at load.")
-@click.option(
-    "--print-trtexec", "trtexec", is_flag=False, flag_value="", metavar="[VERSION]",
-    help="Print the trtexec line that builds the same, for TensorRT 10 or 11, and build nothing.",
-)  # fmt: skip
-@click.option("-o", "--output", metavar="PATH", help="By default NAME.<precision>.engine")
+@option("-o", "--output", group=OUTPUT, metavar="PATH",
+        help="By default NAME.<precision>.engine")  # fmt: skip
 @json_option
-def engine(artifact: str, as_json: bool, **options: Any) -> None:
-    """Build a TensorRT engine whose precision is proved, and measured where its GPU is."""
+def engine(
+    artifact: str,
+    options: EngineOptions,
+    trtexec: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from pathlib import Path
 
-    from vit_export.cli.report.engines import built
-    from vit_export.engine.options import BuildOptions
-    from vit_export.engine.profiles import parse
+    from vit_export.cli.report.engines import engine_text
     from vit_export.pipeline.engine import make_engine, planned_trtexec
 
-    trtexec, output = options.pop("trtexec"), options.pop("output")
-    options["batches"] = tuple(parse(text) for text in options["batches"])
-    cache = options["timing_cache"]
-    asked = BuildOptions(**{**options, "timing_cache": Path(cache) if cache else None})
+    settings = options.settings()
     if trtexec is not None:
-        line = planned_trtexec(Path(artifact), Path(output) if output else None, asked, trtexec)
+        line = planned_trtexec(Path(artifact), path_of(output), settings, trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
     with progress_bar() as progress:
-        result = make_engine(artifact, output, options=asked, progress=progress)
+        result = make_engine(artifact, output, options=settings, progress=progress)
     data = {
         "path": result.path,
         "golden": result.golden,
@@ -73,4 +124,4 @@ def engine(artifact: str, as_json: bool, **options: Any) -> None:
         "warnings": result.warnings,
         "sidecar": result.sidecar,
     }
-    emit(as_json, data, built(result))
+    emit(as_json, data, engine_text(result))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.console import emit, progress_bar, what_remains
 from vit_export.cli.options import given, json_option, layout_option, overrides
 
 
@@ -47,7 +47,7 @@ def finetune(as_json: bool, **options: Any) -> None:
     import dataclasses
     from pathlib import Path
 
-    from vit_export.cli import report
+    from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.recipe import TrainingSettings
     from vit_export.training.run import Start, train
@@ -57,28 +57,30 @@ def finetune(as_json: bool, **options: Any) -> None:
         variant=options["variant"],
         weights=options["weights"],
         layout=options["layout"],
-        overrides=overrides(options, "img_size", "drop_path_rate"),
+        overrides=overrides(
+            options["sets"], img_size=options["img_size"], drop_path_rate=options["drop_path_rate"]
+        ),
         reset_head=options["reset_head"],
     )
     output = Path(options["output"]) if options["output"] else start.default_output()
-    try:
-        with progress_bar() as progress:
-            trained = train(
-                start,
-                Path(options["data"]),
-                output,
-                settings=TrainingSettings(**given(**{n: options[n] for n in wanted})),
-                device=options["device"],
-                resume=options["resume"],
-                test=Path(options["test"]) if options["test"] else None,
-                progress=progress,
-                epochs_progress=report.EpochLines(progress),
-            )
-    except KeyboardInterrupt as error:
+
+    def remains() -> str:
         saved = TrainingFiles.beside(output).state.is_file()
-        next_step = "; go on with --resume" if saved else " before an epoch was saved; start again"
-        raise click.Abort(f"interrupted{next_step}") from error
+        return "resume with --resume" if saved else "no epoch was finished, so nothing was saved"
+
+    with what_remains(remains), progress_bar() as progress:
+        trained = train(
+            start,
+            Path(options["data"]),
+            output,
+            settings=TrainingSettings(**given(**{n: options[n] for n in wanted})),
+            device=options["device"],
+            resume=options["resume"],
+            test=Path(options["test"]) if options["test"] else None,
+            progress=progress,
+            epochs_progress=EpochLines(progress),
+        )
     data = {"files": trained.result.files, "best": trained.result.best,
             "history": trained.result.history, "stopped_early": trained.result.stopped_early,
             "predictions": trained.predictions, "report": trained.report}  # fmt: skip
-    emit(as_json, data, report.trained(trained))
+    emit(as_json, data, training_text(trained))

@@ -1,39 +1,51 @@
-"""`vit-export inspect`: what is in a file."""
+"""`vit-export inspect`: show what is in a file."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 from vit_export.cli.console import emit
+from vit_export.cli.option_groups import GroupedCommand
 from vit_export.cli.options import json_option
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("path")
 @json_option
 def inspect(path: str, as_json: bool) -> None:
     """Show what is in an ONNX, engine or golden file."""
-    from pathlib import Path
-
-    from vit_export.cli import report
-
     if path.endswith(".npz"):
-        from vit_export.artifact.golden import Golden
+        _golden(path, as_json)
+    elif path.endswith(".engine"):
+        _engine(path, as_json)
+    else:
+        _onnx(path, as_json)
 
-        found = Golden.read(path)
-        data = {"path": path, "samples": found.samples, "e32": found.e32}
-        emit(as_json, data, report.golden(Path(path), found))
-        return
-    if path.endswith(".engine"):
-        from vit_export.artifact.engine_sidecar import Sidecar
-        from vit_export.cli.report.engines import described
-        from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
 
-        sidecar = Sidecar.read(path)
-        check_plan_undamaged(Path(path), sidecar)
-        emit(as_json, {"path": path, "sidecar": sidecar}, described(Path(path), sidecar))
-        return
+def _golden(path: str, as_json: bool) -> None:
+    from vit_export.artifact.golden import Golden
+    from vit_export.cli.report.files import golden_text
+
+    golden = Golden.read(path)
+    data = {"path": path, "samples": golden.samples, "e32": golden.e32}
+    emit(as_json, data, golden_text(Path(path), golden))
+
+
+def _engine(path: str, as_json: bool) -> None:
+    from vit_export.artifact.engine_sidecar import Sidecar
+    from vit_export.cli.report.engines import engine_file_text
+    from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
+
+    sidecar = Sidecar.read(path)
+    check_plan_undamaged(Path(path), sidecar)
+    emit(as_json, {"path": path, "sidecar": sidecar}, engine_file_text(Path(path), sidecar))
+
+
+def _onnx(path: str, as_json: bool) -> None:
     from vit_export.artifact.onnx_reader import OnnxFile
+    from vit_export.cli.report.files import onnx_file_text
 
     file = OnnxFile.read(path)
     file.check_external_data()
@@ -50,4 +62,4 @@ def inspect(path: str, as_json: bool) -> None:
         "op_counts": file.op_counts,
         "manifest": file.manifest,
     }
-    emit(as_json, data, report.described(file))
+    emit(as_json, data, onnx_file_text(file))

@@ -1,85 +1,152 @@
-"""`vit-export onnx`: a variant, a checkpoint or anybody's module to ONNX."""
+"""`vit-export onnx`: export a variant, a checkpoint or a user's module to ONNX."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.option_groups import GroupedCommand, option, option_group
 from vit_export.cli.options import (
+    GRAPH,
+    OUTPUT,
+    PRECISION,
     SEED,
+    SOURCE,
+    PrecisionOptions,
+    PreparationOptions,
+    comma_separated,
+    external_data_option,
+    img_size_option,
     json_option,
     labels_of,
     labels_option,
     layout_option,
     overrides,
-    path_of,
     precision_options,
-    precision_settings,
-    preprocess_given,
-    preprocess_options,
+    preparation_options,
+    reset_head_option,
+    set_option,
 )
 from vit_export.errors import UsageError
+from vit_export.variants import get_variant
 
 if TYPE_CHECKING:
+    from vit_export.quantization.settings import QuantizeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What to export."""
+
+    variant: str | None
+    weights: str | None
+    layout: str | None
+    reset_head: bool
+    module: str | None
+    seed: int
+    num_classes: int | None
+    img_size: str | None
+    sets: tuple[str, ...]
+
+
+source_options = option_group(
+    "source", SourceOptions,
+    option("--variant", group=SOURCE, metavar="NAME",
+           help="e.g. b16; `vit-export variants` lists them."),
+    option("--weights", group=SOURCE, metavar="FILE",
+           help="Checkpoint: a file, a folder, hub, or hf:owner/name."),
+    layout_option,
+    reset_head_option,
+    option("--module", group=SOURCE, metavar="PKG:FACTORY", help="Export any nn.Module instead."),
+    option("--seed", group=SOURCE, default=0, show_default=True, type=SEED,
+           help="Of random weights."),
+    option("--num-classes", group=SOURCE, type=int, help="0 exports features."),
+    img_size_option,
+    set_option,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions:
+    """What the ONNX graph looks like."""
+
+    batch: str
+    dynamic_size: bool
+    opset: int | None
+    attention: str
+    outputs: str
+    no_simplify: bool
+
+
+graph_options = option_group(
+    "graph", GraphOptions,
+    option("--batch", group=GRAPH, default="dynamic", show_default=True, metavar="dynamic|N",
+           help="Batch size."),
+    option("--dynamic-size", group=GRAPH, is_flag=True,
+           help="Any height and width that are multiples of the patch size."),
+    option("--opset", group=GRAPH, type=int, help="20 by default, 23 with --attention op."),
+    option("--attention", group=GRAPH, type=click.Choice(["decomposed", "op"]),
+           default="decomposed", help="op makes one Attention node per block."),
+    option("--outputs", group=GRAPH, default="logits", show_default=True,
+           help="Any of logits,features,tokens."),
+    option("--no-simplify", group=GRAPH, is_flag=True, help="Leave the graph as torch exports it."),
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand)
+@source_options
+@preparation_options
+@graph_options
+@option("--precision", group=PRECISION, default="fp32", show_default=True,
+        type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-static"]))  # fmt: skip
+@precision_options
+@option("--images", group=PRECISION, metavar="DIR", help="Measure on these images as well.")
+@labels_option
+@external_data_option
+@option("-o", "--output", group=OUTPUT, metavar="PATH", help="By default ./<variant>.onnx")
+@json_option
+def onnx(
+    source: SourceOptions,
+    preparation: PreparationOptions,
+    graph: GraphOptions,
+    precision: str,
+    conversion: PrecisionOptions,
+    images: str | None,
+    labels: str | None,
+    external_data: bool,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Export a variant, a checkpoint or a module to a validated ONNX file."""
+    _check_source(source)
+    quantize = _quantize_settings(precision, conversion, images)
+    from vit_export.cli.report.exports import export_text
+    from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings
 
-
-@click.command()
-@click.option("--variant", metavar="NAME", help="e.g. b16; `vit-export variants` lists them.")
-@click.option("--weights", metavar="FILE", help="Checkpoint: a file, a folder, hub, hf:owner/name.")
-@layout_option
-@click.option("--reset-head", is_flag=True, help="A new, zero head for another --num-classes.")
-@click.option("--module", metavar="PKG:FACTORY", help="Export any nn.Module instead.")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Of random weights.")
-@click.option("--num-classes", type=int, help="0 exports features.")
-@click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
-@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
-@labels_option
-@preprocess_options
-@click.option("--batch", default="dynamic", show_default=True, metavar="dynamic|N")
-@click.option("--dynamic-size", is_flag=True, help="Any height and width, multiples of the patch.")
-@click.option("--opset", type=int, help="20 by default, 23 with --attention op.")
-@click.option("--attention", type=click.Choice(["decomposed", "op"]), default="decomposed")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-static"]),
-    default="fp32",
-    show_default=True,
-)
-@precision_options
-@click.option("--outputs", default="logits", show_default=True, help="logits,features,tokens")
-@click.option("--images", metavar="DIR", help="Measure on these pictures as well.")
-@click.option("--no-simplify", is_flag=True, help="Leave the graph as torch exports it.")
-@click.option("--external-data", is_flag=True, help="Weights beside the file; above 2 GiB always.")
-@click.option("-o", "--output", metavar="PATH", help="By default ./<variant>.onnx")
-@json_option
-def onnx(as_json: bool, **options: Any) -> None:
-    """Variant or checkpoint to a validated, simplified ONNX file."""
-    from vit_export.pipeline.export import export
-
-    if options["module"] and (options["variant"] or options["weights"]):
-        raise UsageError("--module stands alone: give neither --variant nor --weights with it")
-    source: Any = options["variant"]
-    if options["variant"] is not None:
-        from vit_export.variants import get_variant
-
-        get_variant(options["variant"])  # a typo is answered before anything heavy is loaded
-    if options["module"]:
-        from vit_export.pipeline.user_module import build_module
-
-        source = build_module(options["module"], seed=options["seed"])
-    elif not options["weights"]:
-        _shout_random(options["seed"])
-    settings = _settings(options)
+    settings = ExportSettings(
+        layout=source.layout,
+        reset_head=source.reset_head,
+        seed=source.seed,
+        overrides=overrides(source.sets, num_classes=source.num_classes, img_size=source.img_size),
+        batch=_batch(graph.batch),
+        dynamic_size=graph.dynamic_size,
+        opset=graph.opset,
+        attention=graph.attention,
+        outputs=_outputs(graph.outputs),
+        labels=labels_of(labels),
+        preprocess=preparation.changes(),
+        images=images,
+        simplify=not graph.no_simplify,
+        external_data=external_data,
+        quantize=quantize,
+    )
+    model = _model(source)
     with progress_bar() as progress:
-        result = export(
-            source, options["output"], weights=options["weights"], settings=settings,
-            progress=progress,
-        )  # fmt: skip
-    from vit_export.cli.report import exported
-
+        result = export(model, output, weights=source.weights, settings=settings, progress=progress)
     data = {
         "path": result.path,
         "golden": result.golden,
@@ -92,59 +159,42 @@ def onnx(as_json: bool, **options: Any) -> None:
         "report": result.report,
         "notes": result.notes,
     }
-    text = exported(result)
-    if result.converted is not None:
-        from vit_export.cli.report.conversions import quantized
-
-        text = f"{text}\n\n{quantized(result.converted)}"
-    emit(as_json, data, text)
+    emit(as_json, data, export_text(result))
 
 
-def _settings(options: dict[str, Any]) -> ExportSettings:
-    from vit_export.pipeline.settings import ExportSettings
-
-    return ExportSettings(
-        layout=options["layout"],
-        reset_head=options["reset_head"],
-        seed=options["seed"],
-        overrides=overrides(options, "num_classes", "img_size"),
-        batch=_batch(options["batch"]),
-        dynamic_size=options["dynamic_size"],
-        opset=options["opset"],
-        attention=options["attention"],
-        outputs=_names(options["outputs"]),
-        labels=labels_of(options["labels"]),
-        preprocess=preprocess_given(options),
-        images=options["images"],
-        simplify=not options["no_simplify"],
-        external_data=options["external_data"],
-        quantize=_narrower(options),
-    )
+def _check_source(source: SourceOptions) -> None:
+    """Raise UsageError for a source that cannot be, before anything heavy is imported."""
+    if source.module and (source.variant or source.weights):
+        raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+    if source.variant is not None:
+        get_variant(source.variant)
 
 
-def _narrower(options: dict[str, Any]) -> Any:
-    """Settings of the conversion that was asked for; `None` for fp32."""
-    settings = precision_settings(options)
-    if options["precision"] == "fp32":
-        for name in settings:
-            option = {"half_io": "fp16-io", "recipe": "fp16-recipe", "method": "calibration-method"}
-            shown = option.get(name, name.replace("_", "-"))
-            raise UsageError(f"--{shown} is for a narrower --precision than fp32")
+def _quantize_settings(
+    precision: str, conversion: PrecisionOptions, images: str | None
+) -> QuantizeSettings | None:
+    if precision == "fp32":
+        conversion.check_none_given()
         return None
-    from vit_export.quantization.settings import QuantizeSettings
-
-    real = path_of(options["images"]) if settings.get("max_drop") is not None else None
-    return QuantizeSettings(precision=options["precision"], images=real, **settings)
+    compared = images if conversion.max_drop is not None else None
+    return conversion.settings(precision, images=compared)
 
 
-def _shout_random(seed: int) -> None:
-    click.secho(
-        f"WARNING: the weights are RANDOM (seed {seed}): what this model predicts means nothing. "
-        "Give trained ones with --weights FILE.",
-        fg="yellow",
-        bold=True,
-        err=True,
-    )
+def _model(source: SourceOptions) -> Any:
+    """Return what `export` takes as its source: a variant's name, a module, or `None`."""
+    if source.module:
+        from vit_export.pipeline.user_module import build_module
+
+        return build_module(source.module, seed=source.seed)
+    if source.variant and not source.weights:
+        click.secho(
+            f"WARNING: the weights are RANDOM (seed {source.seed}), so what this model predicts "
+            "means nothing.\nhint: give trained weights with --weights FILE",
+            fg="yellow",
+            bold=True,
+            err=True,
+        )
+    return source.variant
 
 
 def _batch(text: str) -> int | None:
@@ -155,8 +205,8 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+def _outputs(text: str) -> tuple[str, ...]:
+    names = tuple(comma_separated(text))
     if not names:
         raise UsageError("--outputs: expected at least one of logits, features, tokens")
     return names

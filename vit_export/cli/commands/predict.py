@@ -1,49 +1,54 @@
-"""`vit-export predict`: images to labels."""
+"""`vit-export predict`: classify images."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import click
 
 from vit_export.cli.console import emit
+from vit_export.cli.option_groups import GroupedCommand, option
 from vit_export.cli.options import (
-    foreign_preprocess,
-    host_code_option,
+    OUTPUT,
+    PreparationOptions,
+    ProviderOptions,
     json_option,
     labels_of,
     labels_option,
-    preprocess_options,
-    provider_option,
+    preparation_options,
+    provider_options,
 )
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
+@preparation_options
+@provider_options
+@option("--top", group=OUTPUT, default=5, show_default=True, type=click.IntRange(min=1),
+        help="Classes per image.")  # fmt: skip
 @labels_option
-@preprocess_options
-@provider_option
-@host_code_option
 @json_option
 def predict(
-    artifact: str, images: tuple[str, ...], top: int, as_json: bool, **options: Any
+    artifact: str,
+    images: tuple[str, ...],
+    preparation: PreparationOptions,
+    run: ProviderOptions,
+    top: int,
+    labels: str | None,
+    as_json: bool,
 ) -> None:
-    """Name what is on images."""
-    from vit_export.cli.report import predictions
+    """Classify images: files, folders or patterns such as "photos/*.jpg"."""
+    from vit_export.cli.report.files import predictions_text
     from vit_export.runtime import load
 
-    classifier = load(
+    model = load(
         artifact,
-        provider=options["provider"],
-        preprocess=foreign_preprocess(artifact, options),
-        labels=labels_of(options["labels"]) or None,
-        allow_host_code=options["allow_host_code"],
+        provider=run.provider,
+        preprocess=preparation.for_artifact(artifact),
+        labels=labels_of(labels) or None,
+        allow_host_code=run.trust_host_code,
     )
-    found = list(zip(images, classifier.classify(list(images), top=top), strict=True))
-    rows = [{"image": image, "provider": classifier.provider, "top": best} for image, best in found]
-    text = f"{predictions(found)}\nprovider: {classifier.provider}"
-    for name, reason in getattr(classifier.runner, "rejected", {}).items():
-        text += f"\nnot {name}: {reason}"
-    emit(as_json, {"predictions": rows}, text)
+    found = list(zip(images, model.classify(list(images), top=top), strict=True))
+    rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
+    lines = [predictions_text(found), f"provider: {model.provider}"]
+    lines += [f"not {n}: {reason}" for n, reason in getattr(model.runner, "rejected", {}).items()]
+    emit(as_json, {"predictions": rows}, "\n".join(lines))

@@ -1,101 +1,107 @@
-"""`vit-export validate`: the gate again, wherever the artifact is now."""
+"""`vit-export validate`: run the gate again on an artifact."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.option_groups import GroupedCommand, option
 from vit_export.cli.options import (
-    foreign_preprocess,
-    host_code_option,
+    OUTPUT,
+    SOURCE,
+    PreparationOptions,
+    ProviderOptions,
+    golden_option,
     json_option,
     layout_option,
     path_of,
-    preprocess_options,
-    provider_option,
+    preparation_options,
+    provider_options,
 )
-from vit_export.errors import OutputError
 
 if TYPE_CHECKING:
     from vit_export.gate.validate import Comparison
 
-BENCH_INSTALL = "pip install 'vit-export[bench]'"
 
-
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("artifact")
-@click.option("--golden", metavar="FILE", help="By default NAME.golden.npz beside the artifact.")
-@click.option("--weights", metavar="FILE", help="Compute the truth again from this checkpoint.")
-@click.option("--trace", is_flag=True, help="Show the error of every block, as table and picture.")
-@click.option(
-    "--plot",
-    metavar="FILE",
-    help="Picture of the trace, .png, .svg or .pdf; by default NAME.trace.png",
-)
+@golden_option
+@option("--weights", group=SOURCE, metavar="FILE",
+        help="Compute the float64 reference again from this checkpoint.")  # fmt: skip
 @layout_option
-@preprocess_options
-@provider_option
-@host_code_option
+@preparation_options
+@provider_options
+@option("--trace", group=OUTPUT, is_flag=True,
+        help="Show the error of every block, as a table and a picture.")  # fmt: skip
+@option("--plot", group=OUTPUT, metavar="FILE",
+        help="The picture: .png, .svg or .pdf; by default NAME.trace.png")  # fmt: skip
 @json_option
-def validate(artifact: str, as_json: bool, **options: Any) -> None:
+def validate(
+    artifact: str,
+    golden: str | None,
+    weights: str | None,
+    layout: str | None,
+    preparation: PreparationOptions,
+    run: ProviderOptions,
+    trace: bool,
+    plot: str | None,
+    as_json: bool,
+) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
-    from vit_export.cli.report import comparison
+    from vit_export.cli.report.gates import comparison_text
+    from vit_export.cli.report.pictures import check_picture
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
-    plot = path_of(options["plot"])
-    if plot is not None:
-        from vit_export.cli.report.plot_style import check_picture_path
-
-        check_picture_path(plot)
+    picture = path_of(plot)
+    if picture is not None:
+        check_picture(picture)
+    settings = ValidateSettings(
+        golden=golden,
+        weights=weights,
+        layout=layout,
+        provider=run.provider,
+        allow_host_code=run.trust_host_code,
+        preprocess=preparation.for_artifact(artifact),
+        trace=trace or picture is not None,
+    )
     with progress_bar() as progress:
-        found = run_gate(
-            artifact,
-            settings=ValidateSettings(
-                golden=options["golden"],
-                weights=options["weights"],
-                layout=options["layout"],
-                provider=options["provider"],
-                allow_host_code=options["allow_host_code"],
-                preprocess=foreign_preprocess(artifact, options),
-                trace=options["trace"] or plot is not None,
-            ),
-            progress=progress,
-        )
-    picture, missing = None, ""
-    if options["trace"] or plot is not None:
-        picture, missing = _draw(found, Path(artifact), plot)
-    failures = []
-    if not found.passed:
-        failures.append(f"{artifact} does not compute what its torch model does")
-    if missing and plot is not None:
+        result = run_gate(artifact, settings=settings, progress=progress)
+    failures, text = [], comparison_text(result)
+    if not result.passed:
+        failures.append(f"{artifact} does not compute what its torch model computes")
+    drawn, missing = None, ""
+    if settings.trace:
+        drawn, missing = _draw(result, Path(artifact), picture)
+    if drawn is not None:
+        text += f"\npicture: {drawn}"
+    if missing and picture is not None:
         failures.append(missing)
     elif missing:
         click.echo(missing, err=True)
-    data = {"artifact": artifact, "passed": found.passed, "hop": found.stage,
-            "blocks": found.blocks, "picture": picture}  # fmt: skip
-    if failures:
-        data["error"] = "; ".join(failures)
-    text = comparison(found)
-    emit(as_json, data, text if picture is None else f"{text}\npicture: {picture}")
-    if failures:
-        click.echo(f"Error: {data['error']}", err=True)
-        sys.exit(1)
+    data = {
+        "artifact": artifact,
+        "passed": result.passed,
+        "hop": result.stage,
+        "blocks": result.blocks,
+        "picture": drawn,
+    }
+    emit(as_json, data, text, failures=failures)
 
 
-def _draw(found: Comparison, artifact: Path, plot: Path | None) -> tuple[Path | None, str]:
-    """Draw the error per block; return the picture, or why there is none: the table stays."""
-    path = plot or artifact.with_suffix(".trace.png")
-    try:
+def _draw(result: Comparison, artifact: Path, picture: Path | None) -> tuple[Path | None, str]:
+    """Draw the error per block; return the picture, or `None` and why there is none."""
+    from vit_export.cli.report.pictures import draw_picture
+
+    path = picture or artifact.with_suffix(".trace.png")
+
+    def draw(path: Path) -> None:
         from vit_export.cli.report.error_plot import trace_plot
 
-        trace_plot(found.blocks, f"{artifact.name} on {found.stage.provider}", path)
-    except ModuleNotFoundError as error:
-        return None, f"no picture: {error.name} is not installed ({BENCH_INSTALL})"
-    except OutputError as error:
-        return None, f"no picture: {error}"
-    return path, ""
+        trace_plot(result.blocks, f"{artifact.name} on {result.stage.provider}", path)
+
+    problem = draw_picture(path, draw)
+    return None if problem else path, problem

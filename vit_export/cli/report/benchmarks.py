@@ -1,4 +1,4 @@
-"""A benchmark as people read it: the machine, the table, what did not run and why."""
+"""Result of a benchmark as text: the machine, a table, and what did not run and why."""
 
 from __future__ import annotations
 
@@ -14,32 +14,29 @@ HEADERS = (
 )
 
 
-def benchmark(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str:
-    """The machine, every row, and every reason."""
-    lines = [described(machine, threads), "", table(HEADERS, map(_cells, rows))]
+def benchmark_text(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str:
+    """Return the machine, a table of all rows, and every note and error."""
+    lines = [machine_line(machine, threads), "", table(HEADERS, map(_cells, rows))]
     if any(row.speedup is not None for row in rows):
         lines.append(f"speedup: times as fast as {rows[0].name} on {rows[0].provider}, same batch")
     if machine.busy:
+        loads = {"before": machine.load_average, "at the end": machine.others_after}
+        others = ", ".join(f"{load:.1f} {when}" for when, load in loads.items() if load is not None)
         lines.append(
-            f"note: others were using the machine (processes on {machine.cores} cores: "
-            f"{_others(machine)}): do not rely on these times"
+            f"note: other programs were using the machine (processes on {machine.cores} cores: "
+            f"{others}): do not rely on these times"
         )
-    said: dict[str, None] = {}  # one candidate says the same at every batch size
+    remarks: dict[str, None] = {}  # a candidate has the same note at every batch size
     for row in rows:
         title = f"{row.name} on {row.provider}"
-        said |= {f"{title}: note: {note}": None for note in row.notes}
+        remarks |= {f"{title}: note: {note}": None for note in row.notes}
         if row.error:
-            said[f"{title}, batch {row.batch}: NOT RUN: {row.error}"] = None
-    return "\n".join([*lines, *said])
+            remarks[f"{title}, batch {row.batch}: NOT RUN: {row.error}"] = None
+    return "\n".join([*lines, *remarks])
 
 
-def _others(machine: Machine) -> str:
-    loads = {"before": machine.load_average, "at the end": machine.others_after}
-    return ", ".join(f"{load:.1f} {when}" for when, load in loads.items() if load is not None)
-
-
-def described(machine: Machine, threads: int | None) -> str:
-    """The machine in a line: processor, GPUs, memory, threads, versions."""
+def machine_line(machine: Machine, threads: int | None) -> str:
+    """Return processor, GPUs, memory, threads and versions in one line."""
     parts = [f"{machine.processor}, {machine.cores} cores"]
     if machine.memory_bytes is not None:
         parts.append(size(machine.memory_bytes))
@@ -69,7 +66,7 @@ def _cells(row: Row) -> tuple[object, ...]:
 
 
 def _fixed(value: float | None) -> str:
-    """Three digits from 1 on, thousandths below, no exponent: numbers compared by eye."""
+    """Return a number without exponent: three digits from 1 on, thousandths below."""
     if value is None:
         return "-"
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3

@@ -1,7 +1,8 @@
-"""What a machine can do, as text."""
+"""Result of `vit-export doctor` as text."""
 
 from __future__ import annotations
 
+from vit_export.cli.report.tables import pairs
 from vit_export.host.doctor import Diagnosis
 
 TITLES = {
@@ -14,19 +15,18 @@ TITLES = {
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> str:
-    """The diagnosis as a plain text table."""
+    """Return what a machine has, what it can run, and how to fix each problem."""
     lines: list[str] = []
     for topic, title in TITLES.items():
-        facts = [fact for fact in diagnosis.facts if fact.topic == topic]
-        width = max((len(fact.name) for fact in facts), default=0)
-        lines += ["", title] if facts else []
-        lines += [f"  {fact.name:{width}}  {fact.value}" for fact in facts]
-    lines += ["", "What can be done here"]
+        facts = [(f"  {fact.name}", fact.value) for fact in diagnosis.facts if fact.topic == topic]
+        if facts:
+            lines += [title, pairs(facts), ""]
+    lines.append("What this machine can run")
     width = max(len(ability.name) for ability in diagnosis.abilities)
     for ability in diagnosis.abilities:
         lines.append(f"  {ability.name:{width}}  {'yes' if ability.possible else 'no'}")
         lines += [f"    {text}" for text in (ability.reason, ability.remedy) if text]
-    lines += ["", "Faults" if diagnosis.faults else "No faults."]
+    lines += ["", "Problems" if diagnosis.faults else "No problems."]
     for fault in diagnosis.faults:
-        lines += [f"  {fault.what}", f"    mend: {fault.remedy}"]
-    return "\n".join(lines[1:])
+        lines += [f"  {fault.what}", f"    fix: {fault.remedy}"]
+    return "\n".join(lines)

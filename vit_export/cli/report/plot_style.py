@@ -1,52 +1,44 @@
-"""What all pictures have in common: size, colours that the colour-blind tell apart, lines."""
+"""Size, colours and file format that all pictures share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit_export.artifact.staging import check_writable, publish, staging
-from vit_export.errors import UsageError
+from vit_export.artifact.staging import publish, staging
 
 SIZE_INCHES = (8.0, 5.0)
 DPI = 150
 FONT_SIZE = 9
 GRID = "#dddddd"
 INK = "#333333"
-# Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white
+# Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white:
+# people with colour blindness can tell them apart
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOG_FROM_RATIO = 10  # largest / smallest value from which an axis is logarithmic
-SUFFIXES = (".png", ".svg", ".pdf")
 NO_CLOCK = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-def check_suffix(path: Path) -> None:
-    """Raise UsageError unless a picture of that name can be written."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
-
-
-def check_picture_path(path: Path) -> None:
-    """Find out before any work whether a picture can be drawn, and written there.
-
-    Raises:
-        UsageError: The name's ending is none that can be written.
-        OutputError: No file can be made there.
-    """
-    check_suffix(path)
-    check_writable(path)
+def style(axes: Axes, title: str = "") -> None:
+    """Give axes the shared look: a title on the left, a faint grid, no frame at top and right."""
+    axes.set_title(title, fontsize=FONT_SIZE, color=INK, loc="left", parse_math=False)
+    axes.tick_params(labelsize=FONT_SIZE)
+    axes.grid(visible=True, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all.
+    """Write a picture atomically; the same picture gives the same bytes.
 
     Raises:
-        UsageError: The name's ending is none that can be written.
         OutputError: It cannot be written there.
     """
-    check_suffix(path)
-    with staging(path) as stage:
-        figure.savefig(stage / path.name, dpi=DPI, metadata=NO_CLOCK[path.suffix.lower()])
-        publish([stage / path.name], path.parent)
+    with staging(path) as folder, rc_context({"svg.hashsalt": "vit-export"}):  # no random names
+        file = folder / path.name
+        figure.savefig(file, dpi=DPI, metadata=NO_CLOCK[path.suffix.lower()])
+        publish([file], path.parent)

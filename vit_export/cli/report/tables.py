@@ -1,31 +1,62 @@
-"""Columns, pairs and numbers as people read them."""
+"""Tables and numbers as plain text."""
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
+
+from rich.box import Box
+from rich.console import Console, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+RULE_UNDER_HEADERS = Box("    \n    \n----\n    \n    \n    \n    \n    \n")
+UNLIMITED = 100_000  # columns of text; a log file or a pipe has no width
+NUMBER = re.compile(r"-|[-+]?([\d.]+(e[-+]?\d+)?|inf|nan)( %)?")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns under headers; numbers to the right."""
+    """Return rows as columns under headers, with columns of numbers aligned to the right.
+
+    Long words are folded to the width of the terminal, and are kept in one line elsewhere.
+    """
     cells = [[cell(value) for value in row] for row in rows]
-    numeric = [
-        all(_is_number(row[i]) for row in cells) and cells != [] for i in range(len(headers))
-    ]
-    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
-
-    def line(row: Sequence[str]) -> str:
-        parts = (
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
+    grid = Table(box=RULE_UNDER_HEADERS, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for header, column in zip_longest(headers, zip(*cells, strict=True), fillvalue=()):
+        numeric = bool(column) and all(NUMBER.fullmatch(text) for text in column)
+        grid.add_column(
+            str(header), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
         )
-        return "  ".join(parts).rstrip()
+    for row in cells:
+        grid.add_row(*map(Text, row))
+    return _plain_text(grid)
 
-    return "\n".join([line(headers), line(["-" * width for width in widths]), *map(line, cells)])
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names and their texts in two columns."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(Text(name), Text(text))
+    return _plain_text(grid)
+
+
+def _plain_text(grid: RenderableType) -> str:
+    width = None if sys.stdout.isatty() else UNLIMITED
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table; `None` is a dash."""
+    """Return a value as a table shows it; `None` is a dash."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -33,33 +64,11 @@ def cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _is_number(text: str) -> bool:
-    return (
-        text == "-"
-        or text.replace(".", "")
-        .replace("-", "")
-        .replace("e", "")
-        .replace("+", "")
-        .replace("%", "")
-        .isdigit()
-    )
-
-
 def size(nbytes: int) -> str:
-    """Bytes as people read them, e.g. `"346.3 MB"`."""
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes = nbytes / 1000  # type: ignore[assignment]
-    return f"{nbytes:.2f} GB"
-
-
-def pairs(rows: Sequence[tuple[str, str]]) -> str:
-    """Names and texts in two columns."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in rows)
+    """Return a number of bytes in the largest fitting unit, e.g. `"346.3 MB"`."""
+    return decimal(nbytes, precision=1 if nbytes < 1e9 else 2)
 
 
 def percent(share: float | None) -> str:
-    """A share as people read it, e.g. `"98.9 %"`."""
+    """Return a share as a percentage, e.g. `"98.9 %"`."""
     return "-" if share is None else f"{100 * share:.4g} %"

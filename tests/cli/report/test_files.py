@@ -1,0 +1,58 @@
+"""Files, variants and predictions as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli.report.files import (
+    golden_text,
+    onnx_file_text,
+    predictions_text,
+    variants_text,
+)
+from vit_export.runtime import load
+from vit_export.variants import VARIANTS
+
+
+def test_predictions_are_listed_by_image(tiny_export, photographs):
+    top = load(tiny_export.path).classify(photographs[0], top=2)
+    lines = predictions_text([("china.jpg", top)]).splitlines()
+    assert lines[0] == "china.jpg"
+    assert lines[1] == f"  {100 * top[0].score:6.2f} %  {top[0].label}"
+    assert len(lines) == 3
+
+
+def test_every_variant_has_a_line():
+    text = variants_text(VARIANTS.values())
+    assert len(text.splitlines()) == 22
+    assert "86.6M" in next(line for line in text.splitlines() if "vit_base_patch16_224 " in line)
+
+
+def test_an_artifact_is_shown_with_its_manifest(tiny_export):
+    text = onnx_file_text(OnnxFile.read(tiny_export.path))
+    for part in ("pixel_values: float32 (batch_size, 3, 32, 32)", "LayerNormalization", "bicubic",
+                 "10: name 0, name 1", "passed"):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_file_of_another_tool_is_shown_with_what_is_missing(tiny_export, tmp_path):
+    model = onnx.load(tiny_export.path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"stride": "32"})
+    onnx.save(model, tmp_path / "m.onnx")
+    text = onnx_file_text(OnnxFile.read(tmp_path / "m.onnx"))
+    assert "no vit-export manifest" in text
+    assert "stride=32" in text
+
+
+def test_a_golden_file_is_shown_with_inputs_outputs_and_blocks(tiny_export):
+    text = golden_text(tiny_export.golden, Golden.read(tiny_export.golden))
+    assert "uint8 (8, 32, 32, 3)" in text
+    assert "blocks.0, blocks.1, blocks.2" in text
+    raw = Golden(inputs={"x": np.ones((1, 2))}, outputs={"y": np.ones((1, 2))}, e32={"y": 0.0})
+    assert "not recorded" in golden_text(Path("g.npz"), raw)
