@@ -1,0 +1,56 @@
+"""Every kind of artifact can be converted to half precision and to INT8."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.gate.distance import cosine
+from vit_export.graph.half.convert import to_half
+from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8.select import plan
+from vit_export.pipeline.settings import ExportSettings
+
+KINDS = {  # fields of the config, settings of the export, products with a constant matrix
+    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 2}, 14),
+    "pre_logits": (
+        {"representation_size": 16, "act_layer": "gelu_tanh"},
+        {"opset": 18, "external_data": True},
+        14,
+    ),
+    "not simplified": (
+        {"global_pool": "avg"},
+        {"simplify": False, "outputs": ("logits", "features", "tokens")},
+        13,
+    ),
+    "no head": ({"num_classes": 0}, {"attention": "op"}, 12),
+    "dynamic size": ({}, {"dynamic_size": True}, 13),
+}
+
+
+@pytest.mark.parametrize(("fields", "settings", "products"), KINDS.values(), ids=KINDS)
+def test_every_kind_of_artifact_is_converted_whole(
+    exported, run_ort, tmp_path, fields, settings, products
+):
+    """Types are right by onnx's own inference, every product is converted, outputs stay near."""
+    source = exported(settings=ExportSettings(**settings), **fields).path
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    expected = run_ort(source, x)
+    path = tmp_path / "converted.onnx"
+    for recipe in ("mixed", "all"):
+        to_half(source, path, recipe=recipe)
+        model = onnx.load(path)
+        del model.graph.value_info[:]  # what is there could hide a wrong type
+        onnx.checker.check_model(model, full_check=True)
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        for y, wanted in zip(run_ort(path, x), expected, strict=True):
+            assert np.abs(y - wanted).max() < 1e-2 * np.abs(wanted).max()
+        names = {value.name for value in model.graph.value_info}
+        assert {"blocks.0", "blocks.1", "blocks.2"} <= names  # a trace looks for them
+    assert len(plan(source).planned) == products
+    to_int8_dynamic(source, path)
+    assert quantised_nodes(OnnxFile.read(path)) == products
+    for y, wanted in zip(run_ort(path, x), expected, strict=True):
+        assert cosine(*(a.reshape(len(a), -1).astype(float) for a in (y, wanted))) >= 0.999
