@@ -161,9 +161,10 @@ class FixesBatch(nn.Module):
 
 
 def test_a_module_that_fixes_its_batch_is_refused_with_a_hint(tmp_path):
-    """torch would export a dimension that is dynamic in name only."""
+    """The exporter would make a dimension that is dynamic in name only."""
     with pytest.raises(
-        ExportError, match=r"FixesBatch.*fixes batch_size[\s\S]*hint: export it with a fixed size.*--batch 1"
+        ExportError,
+        match=r"FixesBatch.*fixes batch_size[\s\S]*hint: export it with a fixed size.*--batch 1",
     ):
         export_module(FixesBatch(), tmp_path / "m.onnx", [IMAGES])
     assert not list(tmp_path.iterdir())

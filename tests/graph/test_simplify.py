@@ -106,7 +106,9 @@ def test_a_broken_graph_is_an_error_with_a_hint(tmp_path):
     graph = helper.make_graph([node], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (tmp_path / "broken.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(SimplifyError, match=r"onnxsim .* failed on broken\.onnx[\s\S]*hint: .*--no-simplify"):
+    with pytest.raises(
+        SimplifyError, match=r"onnxsim .* failed on broken\.onnx[\s\S]*hint: .*--no-simplify"
+    ):
         simplify(tmp_path / "broken.onnx", tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()
 

@@ -202,7 +202,7 @@ def test_an_artifact_that_cannot_be_measured_is_refused(tiny_export, fp16, copie
 
 
 def test_real_images_are_compared_and_certified(copied, tmp_path, photographs):
-    """Folders called as the artifact's classes: agreement and accuracy. The output has a default."""
+    """Folders named after the classes give agreement and accuracy; the output has a default."""
     source = copied()
     for i, name in enumerate(["name 0", "name 3", "name 3"]):
         folder = tmp_path / "photos" / name

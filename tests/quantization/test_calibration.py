@@ -58,9 +58,7 @@ def test_ranges_are_those_of_all_images_at_once(tiny_export, calibrator, folder)
     assert calibrator.warnings == ()
 
 
-def test_at_most_so_many_images_are_used_spread_evenly(
-    tiny_export, golden, folder, monkeypatch
-):
+def test_at_most_so_many_images_are_used_spread_evenly(tiny_export, golden, folder, monkeypatch):
     """The first and the last among them; progress counts them."""
     steps = []
     monkeypatch.setattr(calibration, "MAX_IMAGES", 3)

@@ -21,7 +21,10 @@ from vit_export.quantization.settings import QuantizeSettings
         ({"precision": "int8", "smooth": 0.5}, "--smooth needs images"),
         ({"precision": "fp16", "smooth": 0.5, "calibration": Path("x")}, "--smooth is for int8"),
         ({"precision": "int8", "calibration": Path("x")}, "dynamic int8"),
-        ({"precision": "fp16", "calibration": Path("x")}, "keeps in fp32 what it would be needed for"),
+        (
+            {"precision": "fp16", "calibration": Path("x")},
+            "keeps in fp32 what it would be needed for",
+        ),
         ({"precision": "fp16", "max_drop": 0.5}, "hint: add --images DIR"),
         ({"precision": "fp16", "max_drop": -1, "images": Path("x")}, "at least 0"),
         ({"precision": "fp16", "budget": 1.5}, "expected a share of the weights"),
@@ -33,7 +36,10 @@ from vit_export.quantization.settings import QuantizeSettings
             {"precision": "int8-static", "calibration": "x", "method": "max", "percentile": 99},
             "not for --calibration-method max",
         ),
-        ({"precision": "int8", "smooth": 2, "calibration": Path("x")}, "expected a strength, 0 to 1"),
+        (
+            {"precision": "int8", "smooth": 2, "calibration": Path("x")},
+            "expected a strength, 0 to 1",
+        ),
     ],
 )
 def test_a_contradiction_names_the_option(fields, message):

@@ -140,7 +140,9 @@ class Ranges:
         self, method: str = METHODS[0], *, percentile: float = PERCENTILE
     ) -> dict[str, float]:
         """Return `TensorRange.threshold` of every tensor."""
-        return {name: r.threshold(method, percentile=percentile) for name, r in self.tensors.items()}
+        return {
+            name: r.threshold(method, percentile=percentile) for name, r in self.tensors.items()
+        }
 
     @property
     def channel_absmax(self) -> dict[str, NDArray[np.float32]]:

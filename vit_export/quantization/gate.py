@@ -99,9 +99,7 @@ def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Compar
         return Comparison(
             stage=Stage.unmeasured(name, provider=provider, samples=samples, reason=reason)
         )
-    comparison = compare_with_golden(
-        runner, trials.golden, manifest=trials.manifest, stage=name
-    )
+    comparison = compare_with_golden(runner, trials.golden, manifest=trials.manifest, stage=name)
     runner.release()
     return comparison
 

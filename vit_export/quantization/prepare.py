@@ -66,13 +66,9 @@ def prepare(
         GateError: The recipe cannot hold the residual stream.
         DataError: The calibration images cannot be used.
     """
-    calibrator = Calibrator(
-        golden, manifest.preprocess, settings.calibration, progress=progress
-    )
+    calibrator = Calibrator(golden, manifest.preprocess, settings.calibration, progress=progress)
     if settings.is_half:
-        target = half_target(
-            settings.precision, recipe=settings.recipe, half_io=settings.half_io
-        )
+        target = half_target(settings.precision, recipe=settings.recipe, half_io=settings.half_io)
         if settings.recipe != "all":
             return Prepared(source=source, target=target)
         _check_residual(source, calibrator, settings.precision)
@@ -80,9 +76,7 @@ def prepare(
     notes: tuple[str, ...] = ()
     if settings.smooth is not None:
         source, count = _smoothed(source, manifest, calibrator, settings.smooth, folder)
-        notes = (
-            f"SmoothQuant with alpha {settings.smooth:g} after {count} LayerNormalizations",
-        )
+        notes = (f"SmoothQuant with alpha {settings.smooth:g} after {count} LayerNormalizations",)
     if settings.precision == "int8":
         return Prepared(
             source=source,

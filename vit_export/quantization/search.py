@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vit_export.progress import Progress, silent
 
@@ -22,13 +24,12 @@ from vit_export.progress import Progress, silent
 Measure = Callable[[frozenset[str]], float]
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Struct, frozen=True, rename={"error_ratio": "harm"}):
     """Error when one unit alone is converted.
 
     Attributes:
         unit: A block or a layer.
-        error_ratio: Error as a multiple of what is allowed; infinite for NaN.
+        error_ratio: Error as a multiple of what is allowed, infinite for NaN; `harm` in JSON.
     """
 
     unit: str
@@ -48,7 +49,7 @@ class Repair:
 
     keep: Mapping[str, float] | None
     blocks: tuple[Sensitivity, ...]
-    layers: tuple[Sensitivity, ...] = field(default=())
+    layers: tuple[Sensitivity, ...] = ()
 
     def reason(self, layer: str, precision: str) -> str:
         """Return why a layer stays fp32."""

@@ -28,7 +28,6 @@ def quantised(x: np.ndarray) -> tuple[np.ndarray, np.float32]:
     return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero).astype(np.int64), scale
 
 
-
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("k", [64, 61])
 @pytest.mark.parametrize("sign", [1, -1])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
+from graphs import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from graphs import constants
 from onnx import helper
 
 from vit_export.errors import ArtifactError
@@ -23,7 +22,6 @@ X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 def names(tiny_export) -> list[str]:
     """Tensors that planned products read."""
     return planned_tensors(tiny_export.path)
-
 
 
 @settings(max_examples=15, deadline=None,

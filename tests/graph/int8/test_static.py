@@ -26,7 +26,6 @@ def thresholds(tiny_export) -> dict[str, float]:
     return {name: float(np.abs(found[name]).max()) for name in names}
 
 
-
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("k", [64, 61])
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
@@ -83,7 +82,9 @@ def test_the_file_has_as_many_int8_products_as_planned(tiny_export, thresholds, 
     onnx.checker.check_model(path, full_check=True)
 
 
-def test_onnxruntime_computes_the_products_in_integers(tiny_export, thresholds, fused_ops, tmp_path):
+def test_onnxruntime_computes_the_products_in_integers(
+    tiny_export, thresholds, fused_ops, tmp_path
+):
     """All but the head, which is a Gemm."""
     path = tmp_path / "int8.onnx"
     to_int8_static(tiny_export.path, path, thresholds=thresholds)
