@@ -14,11 +14,12 @@ from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
-from vit_export.gate.validate import compare_with_golden
+from vit_export.gate.validate import compare
 from vit_export.graph.half.convert import narrow_nodes, to_half
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.pipeline.export import export
-from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.quantize import quantize
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -65,7 +66,7 @@ def test_the_tolerance_depends_on_torchs_own_float16(tiny_export, fp16):
 
 def test_an_fp16_artifact_validates_and_predicts(tiny_export, fp16):
     """With its own tolerance, from the golden file beside it."""
-    comparison = compare_with_golden(OrtRunner(fp16.path), Golden.read(fp16.golden))
+    comparison = compare(OrtRunner(fp16.path), Golden.read(fp16.golden))
     assert comparison.passed
     assert comparison.stage.tolerance == fp16.comparison.stage.tolerance
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -80,13 +81,17 @@ def test_the_same_source_gives_the_same_file(tiny_export, fp16, tmp_path):
     assert again.path.read_bytes() == fp16.path.read_bytes()
 
 
-def test_an_engines_golden_file_is_not_replaced(tiny_export, tmp_path):
-    """The engine has the same stem, and belongs to another model."""
+def test_an_engines_golden_file_is_not_replaced(tiny_export, make_model, tmp_path):
+    """By `quantize` or `export`; the engine has the same stem, and belongs to another model."""
     files = {"b.engine": b"plan", "b.golden.npz": b"another golden file"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(OutputError, match=r"b\.golden\.npz, which b\.engine"):
-        quantize(tiny_export.path, tmp_path / "b.onnx", settings=FP16)
+    for attempt in (
+        lambda: quantize(tiny_export.path, tmp_path / "b.onnx", settings=FP16),
+        lambda: export(make_model(depth=1), tmp_path / "b.onnx"),
+    ):
+        with pytest.raises(OutputError, match=r"b\.golden\.npz, which b\.engine"):
+            attempt()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
@@ -98,7 +103,7 @@ def test_an_artifact_with_float16_inputs_classifies_images(tiny_export, tmp_path
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     top = load(made.path, provider="cpu").classify(image, top=1)
     assert top[0].index == load(tiny_export.path, provider="cpu").classify(image, top=1)[0].index
-    assert compare_with_golden(OrtRunner(made.path), Golden.read(made.golden)).passed
+    assert compare(OrtRunner(made.path), Golden.read(made.golden)).passed
 
 
 def test_bf16_without_a_gpu_has_neither_passed_nor_failed(tiny_export, tmp_path):
@@ -118,7 +123,7 @@ def test_a_massive_activation_makes_recipe_all_fail(massive_product, tmp_path):
     to_rounded(tmp_path / "all.onnx", tmp_path / "rounded.onnx")
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
-    broken = compare_with_golden(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
+    broken = compare(OrtRunner(tmp_path / "rounded.onnx"), golden, manifest=manifest)
     assert not broken.passed
     assert "NaN or infinite" in broken.stage.reason
     assert re.search(r"outside its tolerance: blocks\.[12] ", broken.stage.reason)
@@ -149,7 +154,7 @@ def test_the_cpu_alone_would_pass_an_overflow(massive_product, tmp_path):
     golden = Golden.read(massive_product.golden)
     manifest = massive_product.manifest.replace(precision="fp16")
     passed = [
-        compare_with_golden(OrtRunner(tmp_path / name), golden, manifest=manifest).passed
+        compare(OrtRunner(tmp_path / name), golden, manifest=manifest).passed
         for name in ("half.onnx", "rounded.onnx")
     ]
     assert passed == [True, False]

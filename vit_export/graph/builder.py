@@ -91,14 +91,18 @@ def insert_before(
     return new.outputs[0]
 
 
-def insert_cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+def insert_cast(
+    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, *, op_name: str = "Cast"
+) -> ir.Value:
     """Insert a Cast behind the node that computes a value, or at the start for a graph input.
+
+    The node is called `name/op_name`.
 
     Returns:
         The output of the Cast, called `name`; the readers of the value stay as they are.
     """
     out = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
-    cast = ir.node("Cast", [value], {"to": dtype.value}, outputs=[out], name=f"{name}/Cast")
+    cast = ir.node("Cast", [value], {"to": dtype.value}, outputs=[out], name=f"{name}/{op_name}")
     producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, cast)

@@ -9,7 +9,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.tolerances import TOLERANCES
-from vit_export.gate.validate import Comparison, compare_with_golden
+from vit_export.gate.validate import Comparison, compare
 from vit_export.progress import Progress
 from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -59,7 +59,7 @@ def run_gate(
         runner = trials.runner(packed.path)
         stage = f"{name}, every operation rounded"
         emulated.append(
-            compare_with_golden(runner, trials.golden, manifest=trials.manifest, stage=stage)
+            compare(runner, trials.golden, manifest=trials.manifest, stage=stage)
         )
         runner.release()
     progress(f"measure {name}")
@@ -99,7 +99,7 @@ def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Compar
         return Comparison(
             stage=Stage.unmeasured(name, provider=provider, samples=samples, reason=reason)
         )
-    comparison = compare_with_golden(runner, trials.golden, manifest=trials.manifest, stage=name)
+    comparison = compare(runner, trials.golden, manifest=trials.manifest, stage=name)
     runner.release()
     return comparison
 

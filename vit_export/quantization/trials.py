@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
@@ -76,7 +77,7 @@ class TrialConverter:
     folder: Path
     all_images: bool = False
     error_ratios: dict[frozenset[str], float] = field(default_factory=dict)
-    _source_classes: dict[int, NDArray] = field(default_factory=dict)  # by number of images
+    _source_classes: dict[int, NDArray[np.int64]] = field(default_factory=dict)  # by number of images
 
     def convert(self, keep: Collection[str]) -> tuple[Path, Conversion]:
         """Convert with some layers kept in fp32."""

@@ -80,7 +80,7 @@ def _round_output(
         value.type = FLOAT
         rounded = _rounded(graph, value, half, name)
     else:
-        rounded = insert_cast(graph, value, ir.DataType.FLOAT, name)
+        rounded = insert_cast(graph, value, ir.DataType.FLOAT, name, op_name="Round")
     _replace(graph, value, readers, rounded)
 
 
@@ -88,7 +88,7 @@ def _rounded(graph: ir.Graph, value: ir.Value, half: ir.DataType | None, name: s
     if half is None:
         raise ValueError(f"{name} has no type")
     narrow = insert_cast(graph, value, half, f"{name}/half")
-    return insert_cast(graph, narrow, ir.DataType.FLOAT, name)
+    return insert_cast(graph, narrow, ir.DataType.FLOAT, name, op_name="Round")
 
 
 def _replace(
