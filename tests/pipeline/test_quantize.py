@@ -19,8 +19,8 @@ from vit_export.graph.half.convert import narrow_nodes, to_half
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import quantize
-from vit_export.quantization.settings import QuantizeSettings
 from vit_export.pipeline.settings import ExportSettings
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 

@@ -14,9 +14,9 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError
 from vit_export.graph.int8.dynamic import quantised_nodes
 from vit_export.pipeline.quantize import quantize
-from vit_export.quantization.settings import QuantizeSettings
 from vit_export.quantization import conversions
 from vit_export.quantization.activation_ranges import Ranges
+from vit_export.quantization.settings import QuantizeSettings
 
 INT8 = QuantizeSettings(precision="int8")
 

@@ -77,7 +77,8 @@ class TrialConverter:
     folder: Path
     all_images: bool = False
     error_ratios: dict[frozenset[str], float] = field(default_factory=dict)
-    _source_classes: dict[int, NDArray[np.int64]] = field(default_factory=dict)  # by number of images
+    # classes of the source, by number of images
+    _source_classes: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def convert(self, keep: Collection[str]) -> tuple[Path, Conversion]:
         """Convert with some layers kept in fp32."""
