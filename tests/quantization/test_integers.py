@@ -82,7 +82,9 @@ def test_outputs_that_are_three_percent_too_large_are_refused(tiny_export, tmp_p
         return done
 
     monkeypatch.setattr(conversions, "to_int8_dynamic", convert)
-    with pytest.raises(GateError, match=r"tiny\.onnx cannot become int8: logits: its values are 1\.0"):
+    with pytest.raises(
+        GateError, match=r"tiny\.onnx cannot become int8: logits: its values are 1\.0"
+    ):
         quantize(tiny_export.path, tmp_path / "q.onnx", settings=INT8)
     assert list(tmp_path.iterdir()) == []
 

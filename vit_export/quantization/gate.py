@@ -58,9 +58,7 @@ def run_gate(
         progress(f"measure {name}, rounded after every operation")
         runner = trials.runner(packed.path)
         stage = f"{name}, every operation rounded"
-        emulated.append(
-            compare(runner, trials.golden, manifest=trials.manifest, stage=stage)
-        )
+        emulated.append(compare(runner, trials.golden, manifest=trials.manifest, stage=stage))
         runner.release()
     progress(f"measure {name}")
     comparison = _compare_file(trials, packed, name)
