@@ -17,7 +17,7 @@ from vit_export.benchmark import run as benchmark
 from vit_export.benchmark.candidates import Candidate, plan
 from vit_export.benchmark.run import measure
 from vit_export.errors import UsageError
-from vit_export.host.child_process import Child
+from vit_export.host.child_process import Worker
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings
 
@@ -76,13 +76,13 @@ def test_a_row_holds_everything_that_is_asked_of_a_candidate(seeded, pair):
 def test_rounds_alternate_between_the_candidates(pair, monkeypatch):
     """A B A B, so that a machine that changes changes all of them."""
     asked: list[tuple[int, str]] = []
-    ask = Child.ask
+    ask = Worker.ask
 
-    def noted(child: Child, order: str, **arguments: object) -> dict:
+    def noted(child: Worker, order: str, **arguments: object) -> dict:
         asked.append((id(child), order))
         return ask(child, order, **arguments)
 
-    monkeypatch.setattr(Child, "ask", noted)
+    monkeypatch.setattr(Worker, "ask", noted)
     measure(pair, **QUICK)
     first, second = dict.fromkeys(child for child, _ in asked)
     assert [child for child, order in asked if order == "time"] == 3 * [first, second]
@@ -185,16 +185,16 @@ def test_an_artifact_that_computes_something_else_is_said_to(seeded, tmp_path):
 
 def test_a_candidate_that_dies_leaves_the_others_running(pair, monkeypatch):
     """Its row says what ended it, at this batch size and all later ones."""
-    ask = Child.ask
-    victims: list[Child] = []
+    ask = Worker.ask
+    victims: list[Worker] = []
 
-    def murderous(child: Child, order: str, **arguments: object) -> dict:
+    def murderous(child: Worker, order: str, **arguments: object) -> dict:
         victims.append(child)
         if order == "time" and child is victims[0]:
             child._process.kill()
         return ask(child, order, **arguments)
 
-    monkeypatch.setattr(Child, "ask", murderous)
+    monkeypatch.setattr(Worker, "ask", murderous)
     rows = measure(pair, [1, 2], **QUICK)
     assert ["SIGKILL" in row.error for row in rows] == [True, False, True, False]
 
@@ -211,15 +211,15 @@ def test_a_plan_that_cannot_be_kept_is_refused(pair, plan_of_work):
 
 def test_a_disturbed_warm_up_takes_no_time_from_the_candidate(pair, monkeypatch):
     """Turns last what was asked for, whatever the first runs took."""
-    ask = Child.ask
+    ask = Worker.ask
 
-    def disturbed(child: Child, order: str, **arguments: object) -> dict:
+    def disturbed(child: Worker, order: str, **arguments: object) -> dict:
         answer = ask(child, order, **arguments)
         timed.extend(answer.get("seconds", ()))
         return {**answer, "run_s": 1.0} if order == "warm" else answer
 
     timed: list[float] = []
-    monkeypatch.setattr(Child, "ask", disturbed)
+    monkeypatch.setattr(Worker, "ask", disturbed)
     (row,) = measure(pair[:1], rounds=2, min_time_s=0.2, warmup_s=0.0)
     assert row.runs == len(timed)
     assert sum(timed) >= 0.1  # what lies between two runs is not in it
@@ -252,7 +252,7 @@ class Scripted:
 def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
     """That of dynamic INT8 depends on it; each row has its own verdict."""
     scripted = Scripted({1: 0.5, 8: 1.5}, seconds=[0.01] * 4)
-    monkeypatch.setattr(benchmark, "Child", lambda module: scripted)
+    monkeypatch.setattr(benchmark, "Worker", lambda module: scripted)
     rows = measure(pair[:1], [1, 8], rounds=2)
     assert [(row.max_abs, row.accepted) for row in rows] == [(0.5, True), (1.5, False)]
     assert rows[0].notes == ()
@@ -270,7 +270,7 @@ def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
 )
 def test_times_that_tell_of_something_else_are_said_to(pair, monkeypatch, seconds, steady):
     """Rounds that differ by half and more."""
-    monkeypatch.setattr(benchmark, "Child", lambda module: Scripted({1: 0.5}, seconds=[*seconds]))
+    monkeypatch.setattr(benchmark, "Worker", lambda module: Scripted({1: 0.5}, seconds=[*seconds]))
     (row,) = measure(pair[:1], rounds=len(seconds))
     assert [note[:19] for note in row.notes] == ([] if steady else ["unsteady at batch 1"])
 
@@ -284,19 +284,19 @@ def test_runs_that_spread_wider_than_their_median_are_unsteady():
 
 def test_a_candidate_that_hangs_is_given_up(pair, monkeypatch):
     """Its row says so, at every batch size; the other one runs on."""
-    ask = Child.ask
-    victims: list[Child] = []
+    ask = Worker.ask
+    victims: list[Worker] = []
 
-    def hanging(child: Child, order: str, **arguments: Any) -> dict:
+    def hanging(child: Worker, order: str, **arguments: Any) -> dict:
         victims.append(child)
         if child is victims[0] and order == "time":
             child._process.send_signal(signal.SIGSTOP)
             arguments["timeout_s"] = 0.2
         return ask(child, order, **arguments)
 
-    monkeypatch.setattr(Child, "ask", hanging)
+    monkeypatch.setattr(Worker, "ask", hanging)
     rows = measure(pair, [1, 2], **QUICK)
-    assert ["gave no answer for 0.2 s" in row.error for row in rows] == [True, False, True, False]
+    assert ["no answer within 0.2 s" in row.error for row in rows] == [True, False, True, False]
 
 
 def test_the_spread_is_the_interquartile_range():

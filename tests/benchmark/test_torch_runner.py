@@ -8,7 +8,7 @@ import torch
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.benchmark.torch_runner import TorchRunner
-from vit_export.checkpoint.load import save_checkpoint
+from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings

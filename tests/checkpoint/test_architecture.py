@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_export.checkpoint.architecture import resolve, seen_in
+from vit_export.checkpoint.architecture import fields_from_shapes, resolve
 from vit_export.checkpoint.assemble import blank_model
-from vit_export.checkpoint.layouts.tables import TIMM
-from vit_export.checkpoint.metadata import Sidecar
+from vit_export.checkpoint.layouts.timm import TIMM
+from vit_export.checkpoint.metadata import Metadata
 from vit_export.errors import CheckpointError, ConfigError
 from vit_export.variants import VARIANTS, ViTConfig, get_variant
 
@@ -22,8 +22,8 @@ def resolved(config: ViTConfig, **arguments: Any) -> ViTConfig:
     return resolve(
         dict(blank_model(config).state_dict()),
         **{
-            **{"layout": TIMM, "sidecar": Sidecar(), "own": None, "variant": None},
-            **{"overrides": {}, "heads": None, "source": "x.pth", "stem": "x", **arguments},
+            **{"layout": TIMM, "metadata": Metadata(), "own": None, "variant": None},
+            **{"overrides": {}, "num_heads": None, "source": "x.pth", "stem": "x", **arguments},
         },
     ).config
 
@@ -46,7 +46,7 @@ def test_every_variant_is_recognised_by_its_shapes(name: str) -> None:
     qkv_bias=st.booleans(),
     classes=st.integers(0, 5),
 )
-def test_any_architecture_is_seen_in_its_shapes(
+def test_any_architecture_is_fields_from_shapes_its_shapes(
     dim: int, hidden: int, depth: int, patch: int, side: int, channels: int, distilled: bool,
     qkv_bias: bool, classes: int,
 ) -> None:  # fmt: skip
@@ -57,7 +57,7 @@ def test_any_architecture_is_seen_in_its_shapes(
         img_size=patch * side, in_chans=channels, distilled=distilled, qkv_bias=qkv_bias,
         num_classes=classes, mean=(0.5,) * channels, std=(0.5,) * channels,
     )  # fmt: skip
-    seen = seen_in(dict(blank_model(config).state_dict()), source="x.pth")
+    seen = fields_from_shapes(dict(blank_model(config).state_dict()), source="x.pth")
     for name in ("embed_dim", "depth", "patch_size", "in_chans", "distilled", "qkv_bias"):
         assert seen[name] == getattr(config, name)
     assert seen["num_classes"] == classes
@@ -90,7 +90,7 @@ def test_an_absent_block_is_named() -> None:
     state = dict(blank_model(get_variant("mnist")).state_dict())
     state["blocks.999999999.norm1.weight"] = state["blocks.0.norm1.weight"]
     with pytest.raises(CheckpointError, match="7 blocks, numbered up to 999999999; block 6 is"):
-        seen_in(state, source="x.pth")
+        fields_from_shapes(state, source="x.pth")
 
 
 def test_a_blank_model_has_shapes_but_no_data() -> None:

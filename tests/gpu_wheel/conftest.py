@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from vit_export.host.elf import needed
-from vit_export.host.nvidia import LIBRARIES, RTX_PLUGIN
+from vit_export.host.nvidia import PROVIDER_LIBRARIES, RTX_PLUGIN, linked_libraries
 
 ARTIFACT = Path(__file__).parents[1] / "edge" / "data" / "edge.onnx"
 RTX_LIBRARY = "libonnxruntime_providers_nv_tensorrt_rtx.so"
@@ -65,7 +64,10 @@ def empty_libraries(tmp_path_factory, rtx_folder) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     capi = package("onnxruntime") / "capi"
     symbols: dict[str, set[str]] = defaultdict(set)
-    for library in (*(capi / name for name in LIBRARIES.values()), rtx_folder / RTX_LIBRARY):
+    for library in (
+        *(capi / name for name in PROVIDER_LIBRARIES.values()),
+        rtx_folder / RTX_LIBRARY,
+    ):
         listed = subprocess.run(
             ["nm", "-D", "--undefined-only", "--with-symbol-versions", library],
             check=True, capture_output=True, text=True,
@@ -79,7 +81,7 @@ def empty_libraries(tmp_path_factory, rtx_folder) -> Path:
                 symbols[owners[0]].add(name)
         symbols |= {
             soname: set()
-            for soname in needed(library)
+            for soname in linked_libraries(library)
             if re.match("lib(cu|nvi|nvo)", soname) and soname not in symbols
         }
     for soname, names in symbols.items():

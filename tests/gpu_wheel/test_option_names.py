@@ -7,7 +7,7 @@ import re
 import pytest
 
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.host.nvidia import libraries_of
+from vit_export.host.nvidia import provider_libraries
 from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions, TensorrtRtxOptions
 
 # Adds a provider with options to a session's options, which is where they are parsed.
@@ -90,6 +90,8 @@ def test_the_rtx_plugins_header_lists_the_gpus_that_doctor_knows(rtx_folder):
 
 def test_the_wheel_is_linked_with_cuda_13_and_tensorrt_10():
     """What `doctor` and the errors say is read from here."""
-    assert "libcudart.so.13" in libraries_of("CUDAExecutionProvider")
-    assert "libcuda.so.1" in libraries_of("CUDAExecutionProvider")
-    assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(libraries_of("TensorrtExecutionProvider"))
+    assert "libcudart.so.13" in provider_libraries("CUDAExecutionProvider")
+    assert "libcuda.so.1" in provider_libraries("CUDAExecutionProvider")
+    assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(
+        provider_libraries("TensorrtExecutionProvider")
+    )

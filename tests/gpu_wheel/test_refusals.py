@@ -171,7 +171,7 @@ def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():
 def test_doctor_finds_both_wheels_beside_the_real_one(python, wheel):
     """By the module that they both bring."""
     code = (
-        "import json; from vit_export.host.doctor import examine; "
+        "import json; from vit_export.host.doctor.examine import examine; "
         "print(json.dumps(examine().to_dict()['faults']))"
     )
     (fault,) = python(code, packages=wheel("onnxruntime", "1.32.0"))

@@ -1,26 +1,33 @@
-"""A child answers, refuses in words, or dies and is heard."""
+"""Workers answer orders, raise this package's errors, or die; children import no local files."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from vit_export.errors import BenchmarkError, UsageError
-from vit_export.host.child_process import Child
+from vit_export.errors import UsageError
+from vit_export.host.child_process import Worker, WorkerError, run_module
 
-SERVANT = """
-import os, signal, time
+ROOT = Path(__file__).parents[2]
+WORKER = """
+import os, signal, sys, time
 from vit_export.host.child_process import answer_orders
 from vit_export.errors import ArtifactError, UsageError
 
 def refuse(order):
-    raise {"usage": UsageError, "file": ArtifactError}[order["why"]]("no: " + order["why"])
+    raise {"usage": UsageError, "file": ArtifactError}[order["why"]]("no", hint=order["why"])
 
-def chatter(order):
-    print("a backend prints this")
+def print_and_answer(order):
+    print("a library prints this")
     os.system("echo and this")
     return {"twice": 2 * order["number"]}
 
-def fall(order):
+def crash(order):
     os.kill(os.getpid(), signal.SIGSEGV)
 
 def raise_foreign(order):
@@ -30,50 +37,101 @@ def sleep(order):
     time.sleep(30)
 
 def main():
-    answer_orders({"refuse": refuse, "chatter": chatter, "fall": fall, "raise": raise_foreign,
-                   "sleep": sleep})
+    answer_orders({"refuse": refuse, "print": print_and_answer, "crash": crash,
+                   "raise": raise_foreign, "sleep": sleep})
 """
 
 
 @pytest.fixture
-def child(tmp_path, monkeypatch):
-    """A child of a module that lies in a folder on the path."""
-    (tmp_path / "servant.py").write_text(SERVANT)
+def worker(tmp_path, monkeypatch):
+    """A worker whose module is found through this process's sys.path."""
+    (tmp_path / "worker_module.py").write_text(WORKER)
     monkeypatch.syspath_prepend(tmp_path)
-    with Child("servant") as child:
-        yield child
+    with Worker("worker_module") as worker:
+        yield worker
 
 
-def test_answers_stay_alone_whatever_a_backend_prints(child):
-    """Order after order; what is printed goes elsewhere."""
-    assert [child.ask("chatter", number=n) for n in (1, 2)] == [{"twice": 2}, {"twice": 4}]
+def test_printed_lines_do_not_mix_with_answers(worker):
+    assert [worker.ask("print", number=n) for n in (1, 2)] == [{"twice": 2}, {"twice": 4}]
+    assert worker.log() == ["a library prints this", "and this"] * 2
 
 
-def test_a_refusal_is_an_error_and_the_child_lives_on(child):
-    """With its kind: wrong usage stays wrong usage."""
-    with pytest.raises(UsageError, match="no: usage"):
-        child.ask("refuse", why="usage")
-    with pytest.raises(BenchmarkError, match="no: file"):
-        child.ask("refuse", why="file")
-    assert child.alive
-    assert child.ask("chatter", number=5) == {"twice": 10}
+def test_errors_of_the_package_are_raised_in_the_parent_and_the_worker_lives_on(worker):
+    with pytest.raises(UsageError) as usage:
+        worker.ask("refuse", why="usage")
+    assert (usage.value.message, usage.value.hint) == ("no", "usage")
+    with pytest.raises(WorkerError, match="no\nhint: file"):
+        worker.ask("refuse", why="file")
+    assert worker.alive
+    assert worker.ask("print", number=5) == {"twice": 10}
 
 
-def test_a_child_that_hangs_is_ended(child):
-    """So that its order does not wait for ever."""
-    assert child.ask("chatter", number=1, timeout_s=60) == {"twice": 2}
-    with pytest.raises(BenchmarkError, match=r"gave no answer for 0\.5 s"):
-        child.ask("sleep", timeout_s=0.5)
-    assert not child.alive
+def test_a_worker_that_hangs_is_killed(worker):
+    assert worker.ask("print", number=1, timeout_s=60) == {"twice": 2}
+    with pytest.raises(WorkerError, match=r"no answer within 0\.5 s"):
+        worker.ask("sleep", timeout_s=0.5)
+    assert not worker.alive
 
 
 @pytest.mark.parametrize(
-    ("order", "words"), [("fall", "SIGSEGV"), ("raise", "a mistake of a library")]
+    ("order", "cause"), [("crash", "SIGSEGV"), ("raise", "a mistake of a library")]
 )
-def test_a_crash_is_told_with_its_last_words(child, order, words):
-    """The parent goes on, and a dead child is asked no more."""
-    with pytest.raises(BenchmarkError, match=words):
-        child.ask(order)
-    assert not child.alive
-    with pytest.raises(BenchmarkError, match=words):
-        child.ask("chatter", number=1)
+def test_a_crash_is_reported_with_its_cause(worker, order, cause):
+    """Also by every later order."""
+    for later_order in (order, "print"):
+        with pytest.raises(WorkerError, match=cause):
+            worker.ask(later_order, number=1)
+    assert not worker.alive
+
+
+@pytest.fixture
+def folder_with_json(tmp_path, monkeypatch) -> Path:
+    """The current folder, with a file that has a library's name."""
+    (tmp_path / "json.py").write_text("raise SystemExit('the json.py of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RUN_PROBE = (
+    "import sys; sys.path[:1] == [''] and sys.path.pop(0)\n"
+    "from vit_export.host.probes import probe_nvidia, run_probe\n"
+    "sys.path.insert(0, {first!r})\n"
+    "answer = run_probe(probe_nvidia)\n"
+    "print(answer)\n"
+    "sys.exit('json.py' in str(answer))\n"
+)
+
+
+@pytest.mark.parametrize("first", ["", "current folder"])
+def test_a_file_named_json_py_in_the_current_folder_breaks_no_child(folder_with_json, first):
+    """Not with `python -c` or a notebook ('' on sys.path), nor `python -m` (the folder itself)."""
+    code = RUN_PROBE.format(first=str(folder_with_json) if first else "")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_users_pythonpath_counts_even_where_it_is_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "module_of_the_user.py").write_text("def main(): print('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "No module named" in run_module("module_of_the_user").stderr
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_module("module_of_the_user").stdout == "imported\n"
+
+
+# pyenv's own `python3.10` on the PATH fails where another version is chosen.
+PYTHON_310 = next(Path.home().glob(".pyenv/versions/3.10.*/bin/python"), None) or shutil.which(
+    "python3.10"
+)
+
+
+@pytest.mark.skipif(PYTHON_310 is None, reason="there is no Python 3.10 here")
+def test_python_3_10_starts_children_without_the_current_folder(folder_with_json):
+    """PYTHONSAFEPATH came with 3.11; the probe needs the standard library only."""
+    code = RUN_PROBE.format(first=str(folder_with_json))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [str(PYTHON_310), "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What a measured time depends on, named."""
+"""The machine that a time was measured on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vit_export.host.machine import this_machine
 
 
 def test_the_machine_is_named_with_the_versions_that_matter():
-    """A package that is not installed is left out."""
+    """Packages that are not installed are left out."""
     machine = this_machine(["numpy", "no-such-package"])
     assert machine.versions["numpy"] == np.__version__
     assert {"vit-export", "python"} < set(machine.versions)
@@ -22,16 +22,15 @@ def test_the_machine_is_named_with_the_versions_that_matter():
     assert machine.memory_bytes > 1e9
 
 
-def test_a_machine_that_others_use_is_busy():
-    """By its load when it was looked at."""
+def test_a_machine_with_a_load_at_the_start_is_busy():
     machine = dataclasses.replace(this_machine([]), cores=4)
     assert not dataclasses.replace(machine, load_average=2.0).busy
     assert dataclasses.replace(machine, load_average=2.1).busy
     assert not dataclasses.replace(machine, load_average=None).busy
 
 
-def test_a_machine_that_others_begin_to_use_is_busy_too(monkeypatch):
-    """By its load at the end, less what the measuring itself brought."""
+def test_a_machine_with_a_load_at_the_end_is_busy(monkeypatch):
+    """Less the threads of the measurement itself."""
     idle = dataclasses.replace(this_machine([]), cores=4, load_average=0.0)
     for load, threads, others in ((5.0, None, 1.0), (6.1, None, 2.1), (3.0, 1, 2.0), (3.2, 1, 2.2)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))

@@ -19,7 +19,7 @@ from torch import nn
 
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.checkpoint.load import save_checkpoint
+from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import (
     ArtifactError,
     ExportError,

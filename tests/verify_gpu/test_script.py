@@ -76,7 +76,7 @@ def script(monkeypatch):
         Fact("gpu", name, value, usable=True)
         for name, value in {"driver": "CUDA 13.0", "GPU 0": "NVIDIA H100"}.items()
     )
-    monkeypatch.setattr(module, "check_nvidia", lambda _: (facts, ()))
+    monkeypatch.setattr(module, "check_gpu", lambda _: (facts, ()))
     monkeypatch.setattr(sys, "argv", ["verify_gpu"])
     return module
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from vit_export.benchmark.candidates import Candidate
 from vit_export.errors import BenchmarkError, UsageError
-from vit_export.host.child_process import Child
+from vit_export.host.child_process import Worker, WorkerError
 from vit_export.progress import Progress, silent
 
 TIMEOUT_S = 600.0  # a large model's kernels are compiled in less
@@ -81,7 +81,7 @@ class _Contestant:
     """A candidate while it runs."""
 
     candidate: Candidate
-    child: Child
+    child: Worker
     timeout_s: float
     facts: dict[str, Any] = field(default_factory=dict)  # fields of every row of it
     error: str = ""  # why it is out
@@ -95,7 +95,10 @@ class _Contestant:
 
     def ask(self, order: str, *, lasts_s: float = 0.0, **arguments: Any) -> dict[str, Any]:
         """Give the child an order, and up to `timeout_s` more than it lasts as it was meant."""
-        return self.child.ask(order, timeout_s=self.timeout_s + lasts_s, **arguments)
+        try:
+            return self.child.ask(order, timeout_s=self.timeout_s + lasts_s, **arguments)
+        except WorkerError as error:
+            raise BenchmarkError(error.message, hint=error.hint) from error
 
 
 def measure(
@@ -134,7 +137,7 @@ def measure(
         contestants = []
         for i, candidate in enumerate(candidates):
             progress("load", i, len(candidates))
-            child = stack.enter_context(Child(candidate.module))
+            child = stack.enter_context(Worker(candidate.module))
             contestant = _Contestant(candidate, child, timeout_s)
             _load(contestant, min(batches))
             contestants.append(contestant)

@@ -1,23 +1,23 @@
-"""The architecture that a checkpoint has: seen in its shapes, told beside it, or assumed."""
+"""The architecture of a checkpoint's model, from its tensors and from claims of others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from vit_export.checkpoint.layouts.rules import Layout
-from vit_export.checkpoint.metadata import Sidecar
+from vit_export.checkpoint.metadata import CONFIG, PROCESSOR, Metadata
+from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.model.pos_embed import trained_size
-from vit_export.variants import VARIANTS, ViTConfig
+from vit_export.variants import IDENTITY, VARIANTS, ViTConfig
 
 PREPARATION = ("mean", "std", "crop_pct", "interpolation")
-# fields that a file shows beyond doubt: a variant, config.json or option must not deny them
-DECIDED_BY_FILE = (
+# fields that tensors show beyond doubt, so that no other claim may contradict them
+DECIDED_BY_TENSORS = (
     "embed_dim",
     "depth",
     "patch_size",
@@ -26,36 +26,55 @@ DECIDED_BY_FILE = (
     "qkv_bias",
     "distilled",
 )
+NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
+TENSORS, OWN, USER = "file", "its own config", "you"
+DEFAULT = "the original release of ViT"
+WANTED = ("img_size", "num_classes")  # fields of the model wanted, which may differ from the file
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about one config field.
+
+    Attributes:
+        field: Name of the field.
+        value: Its value.
+        source: Who states it, e.g. `"config.json"`.
+        decisive: A decisive claim must agree with all other decisive claims about its field.
+    """
+
+    field: str
+    value: Any
+    source: str
+    decisive: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a checkpoint's model is.
+    """The model that a checkpoint was saved from.
 
     Attributes:
-        config: As the file has it: its image size, its number of classes.
-        inferred: Config fields read off the file's shapes.
-        assumed: Field to its value and where it came from.
+        config: With the file's image size and number of classes.
+        inferred: Config fields that the tensors' shapes show.
+        assumed: Fields that did not come from the file, each with its value and source.
     """
 
     config: ViTConfig
     inferred: Mapping[str, Any]
-    assumed: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, str]
 
 
-def seen_in(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
-    """Config fields that the shapes of tensors in our names and shapes show.
-
-    `img_size` is not among them: a position embedding tells only the number of patches.
+def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
+    """Return the config fields that shapes show, `img_size` excepted.
 
     Args:
         state: Meta tensors under our names.
         source: Name of the file, for messages.
 
     Raises:
-        CheckpointError: Blocks that are absent, or patches that are not square.
+        CheckpointError: A block is missing, or patches are not square.
     """
-    seen: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "distilled": "dist_token" in state or "head_dist.weight" in state,
         "qkv_bias": any(name.endswith(".attn.qkv.bias") for name in state),
         "num_classes": _rows(state, "head") or _rows(state, "head_dist"),
@@ -63,31 +82,31 @@ def seen_in(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
     }
     blocks = sorted({int(name.split(".")[1]) for name in state if name.startswith("blocks.")})
     if blocks:
-        seen["depth"] = blocks[-1] + 1
-        if len(blocks) < seen["depth"]:
-            numbers = set(blocks[:-1])
-            absent = next(number for number in range(seen["depth"]) if number not in numbers)
+        fields["depth"] = blocks[-1] + 1
+        if len(blocks) < fields["depth"]:
+            missing = next(n for n, block in enumerate(blocks) if n != block)
             raise CheckpointError(
                 f"{source}: it has {len(blocks)} blocks, numbered up to {blocks[-1]}; block "
-                f"{absent} is the first that is absent. Take the whole file: this one is not "
-                "complete"
+                f"{missing} is the first that is missing",
+                hint="load the whole file: this one is not complete",
             )
     for name in ("cls_token", "norm.weight", "norm.bias", "patch_embed.proj.bias"):
-        if "embed_dim" not in seen and (width := _axis(state, name, -1)):
-            seen["embed_dim"] = width
+        if "embed_dim" not in fields and (width := _axis(state, name, -1)):
+            fields["embed_dim"] = width
     kernel = state.get("patch_embed.proj.weight")
     if kernel is not None and kernel.ndim == 4:
-        seen["in_chans"] = kernel.shape[1]
-        seen["patch_size"] = kernel.shape[2]
-        if kernel.shape[2] != kernel.shape[3]:
+        _, fields["in_chans"], height, width = kernel.shape
+        fields["patch_size"] = height
+        if height != width:
             raise CheckpointError(
-                f"{source}: patches of {kernel.shape[2]} x {kernel.shape[3]} px; vit-export has "
-                "square patches only. Export the module itself with --module pkg:factory"
+                f"{source}: patches of {height} x {width} px are not supported; they must be "
+                "square",
+                hint="export the module itself with --module package.module:factory",
             )
     hidden = next((w for b in blocks if (w := _axis(state, f"blocks.{b}.mlp.fc1.weight", 0))), None)
-    if hidden and "embed_dim" in seen:
-        seen["mlp_ratio"] = _ratio(hidden, seen["embed_dim"])
-    return seen
+    if hidden and "embed_dim" in fields:
+        fields["mlp_ratio"] = _ratio(hidden, fields["embed_dim"])
+    return fields
 
 
 def _axis(state: Mapping[str, Tensor], name: str, axis: int) -> int | None:
@@ -96,12 +115,12 @@ def _axis(state: Mapping[str, Tensor], name: str, axis: int) -> int | None:
 
 
 def _rows(state: Mapping[str, Tensor], layer: str) -> int:
-    """Output width of a layer; 0 where neither its weight nor its bias is there."""
+    """Output width of a layer; 0 where the file has neither its weight nor its bias."""
     return _axis(state, f"{layer}.weight", 0) or _axis(state, f"{layer}.bias", 0) or 0
 
 
 def _ratio(hidden: int, width: int) -> float:
-    """The ratio whose product with the width is `hidden` again, after truncation."""
+    """The ratio with int(width * ratio) == hidden, despite rounding."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -110,179 +129,236 @@ def resolve(
     state: Mapping[str, Tensor],
     *,
     layout: Layout,
-    sidecar: Sidecar,
+    metadata: Metadata,
     own: ViTConfig | None,
     variant: ViTConfig | None,
     overrides: Mapping[str, Any],
-    heads: int | None,
+    num_heads: int | None,
     source: str,
     stem: str,
 ) -> Architecture:
-    """Join what the file shows, what lies beside it, the variant and the user's settings.
+    """Find the architecture; of several claims about a field, the first in precedence wins.
+
+    Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
+    checkpoint, defaults of its library. Fields without any claim are those of the variant.
 
     Args:
         state: Meta tensors under our names, in our shapes.
-        layout: Where they came from.
-        sidecar: What was read beside the file.
+        layout: Layout of the file.
+        metadata: Contents of the files beside it.
         own: The config inside a file of vit-export.
-        variant: What the user says it is.
-        overrides: Config fields the user set; `img_size` and `num_classes` speak of the model
-            wanted and are left to the caller.
-        heads: Number of heads, where the shapes show it.
+        variant: The variant that the user names.
+        overrides: Config fields set by the user; `img_size` and `num_classes` describe the model
+            wanted, not the file.
+        num_heads: Number of heads, where shapes show it.
         source: Name of the file, for messages.
-        stem: Name of a model that fits no variant.
+        stem: Name of the model where it is no variant.
 
     Raises:
-        CheckpointError: A contradiction, or something that cannot be known.
+        CheckpointError: A claim contradicts the tensors, or a field is unknown.
+        ConfigError: The user's settings make no network.
     """
-    settings = {k: v for k, v in overrides.items() if k not in ("img_size", "num_classes")}
-    seen = seen_in(state, source=source)
-    if heads:
-        seen["num_heads"] = heads
-    presumed = {
-        name: (value, reason)
-        for name, (value, reason) in layout.assumed.items()
-        if name not in ("mean", "std") or len(value) == seen.get("in_chans", len(value))
-    }
-    told = {**layout.fixed, **{name: value for name, (value, _) in presumed.items()}}
-    told |= sidecar.fields
-    assumed = {
-        name: f"{value}, {reason}"
-        for name, (value, reason) in presumed.items()
-        if name not in sidecar.fields and name not in settings
-    }
-    for name in ("num_heads", "norm_eps", "act_layer", "global_pool"):
-        if name in sidecar.fields and name not in seen:
-            assumed[name] = f"{sidecar.fields[name]}, from {sidecar.source}"
-            if name in settings:
-                assumed[name] = f"{settings[name]}, as set; {assumed[name]} otherwise"
-    base = own or variant
-    told_sizes = {
-        "config.json": sidecar.fields.get("img_size"),
-        **({f"variant {base.variant}": base.img_size} if base else {}),
-        "the img_size asked for": overrides.get("img_size"),
-    }
-    size = trained_size(state.get("pos_embed"), seen, told_sizes, source=source)
-    if size is not None:
-        seen["img_size"] = size
-        if isinstance(size, tuple) and own is None:
-            assumed["img_size"] = f"{size[0]}x{size[1]} px, the one known size of so many patches"
-    decided = [*DECIDED_BY_FILE, "num_heads"]
-    denied = [*decided, "img_size"] if "img_size" not in overrides else decided
-    voices = {
-        "its own config": _only(decided, vars(own)) if own else {},
-        variant.variant if variant else "": _only(denied, vars(variant)) if variant else {},
-        sidecar.source: _only(decided, sidecar.fields),
-        "you": _asked(settings),
-    }
-    _check_contradictions(seen, voices, source=source)
-    matched = base or _matching(seen)
-    fields = {**told, **seen}
-    if "num_heads" not in fields and "num_heads" not in settings and own is None:
-        fields["num_heads"], assumed["num_heads"] = _heads(
-            seen, layout=layout, variant=variant, matched=matched, source=source
-        )
-    if own is None and not set(PREPARATION) & (set(told) | set(settings)):
-        name = f"variant {matched.variant}" if matched else "the original release"
-        assumed["preprocess"] = f"{', '.join(PREPARATION)} of {name}"
-    known = matched or ViTConfig(variant=stem)
+    inferred = fields_from_shapes(state, source=source)
+    if num_heads:
+        inferred["num_heads"] = num_heads
+    beside = [
+        Claim(name, value, file, name in DECIDED_BY_TENSORS)
+        for file, fields in metadata.fields.items()
+        for name, value in fields.items()
+    ]
+    trained = trained_size(
+        state.get("pos_embed") if "patch_size" in inferred else None,
+        patch_size=inferred.get("patch_size", 1),
+        num_prefix_tokens=2 if inferred["distilled"] else 1,
+        sizes={
+            OWN: own.img_size if own else None,
+            **{claim.source: claim.value for claim in beside if claim.field == "img_size"},
+            USER: overrides.get("img_size"),
+            **({f"variant {variant.variant}": variant.img_size} if variant else {}),
+        },
+        source=source,
+    )
+    if trained is not None:
+        inferred["img_size"] = trained[0]
+    decided = {*DECIDED_BY_TENSORS, *(["num_heads"] if num_heads or own else [])}
+    claims = [
+        *_settings(overrides, decided),
+        *(_claims_of(own, OWN, decided) if own else []),
+        *(Claim(name, value, TENSORS, True) for name, value in inferred.items()),
+        *beside,
+        *_library_defaults(layout, inferred),
+    ]
+    of_variant = decided if "img_size" in overrides else {*decided, "img_size"}
+    _check_conflicts(
+        [*claims, *(_claims_of(variant, variant.variant, of_variant) if variant else [])],
+        source=source,
+    )
+    known = own or variant or _matching(inferred)
+    if not any(claim.field == "num_heads" for claim in claims):
+        claims.append(_heads(inferred, layout=layout, variant=variant, known=known, source=source))
+    winners: dict[str, Claim] = {}
+    for claim in claims:
+        winners.setdefault(claim.field, claim)
+    _check_channels(winners, inferred, source=source)
+    base = known or ViTConfig(variant=stem)
     try:
-        config = known.replace({**fields, **settings})
+        config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
-        if settings:
+        if set(overrides) - set(WANTED):
             raise
-        raise CheckpointError(f"{source}: no network is as the file has it: {error}") from error
-    if matched is None:
-        config = config.replace({"variant": stem})
-    return Architecture(config=config, inferred=seen, assumed={**assumed, **sidecar.notes})
+        raise CheckpointError(
+            f"{source}: its tensors and the files beside it describe no network: {error}"
+        ) from error
+    assumed = _assumptions(claims, winners, base, f"variant {known.variant}" if known else DEFAULT)
+    if trained is not None and isinstance(trained[0], tuple) and trained[1] != OWN:
+        height, width = trained[0]
+        origin = "as set" if trained[1] == USER else f"from {trained[1]}"
+        assumed["img_size"] = f"{height}x{width} px, {origin}: it has as many patches as the file"
+    return Architecture(config=config, inferred=inferred, assumed={**assumed, **metadata.notes})
 
 
-def _check_contradictions(
-    seen: Mapping[str, Any], voices: Mapping[str, Mapping[str, Any]], *, source: str
-) -> None:
-    """Raise one error with everything that the file denies.
+def _settings(overrides: Mapping[str, Any], decided: Set[str]) -> list[Claim]:
+    """The user's claims; a decisive one is converted to the type of its field."""
+    claims = []
+    plain = ViTConfig(variant="", num_heads=1, img_size=1, patch_size=1)
+    companions = {"patch_size": "img_size", "num_heads": "embed_dim"}  # one must divide the other
+    for name, value in overrides.items():
+        if name in decided:
+            changed = plain.replace({name: value, companions.get(name, name): value})
+            claims.append(Claim(name, getattr(changed, name), USER, True))
+        elif name not in WANTED:
+            claims.append(Claim(name, value, USER))
+    return claims
 
-    Args:
-        seen: What the file shows.
-        voices: Who says otherwise, and the fields that they speak of.
-        source: Name of the file, for messages.
+
+def _claims_of(config: ViTConfig, source: str, decisive: Set[str]) -> list[Claim]:
+    return [
+        Claim(name, value, source, name in decisive)
+        for name, value in vars(config).items()
+        if name not in IDENTITY
+    ]
+
+
+def _library_defaults(layout: Layout, inferred: Mapping[str, Any]) -> list[Claim]:
+    return [
+        Claim(name, value, origin)
+        for name, (value, origin) in layout.assumed.items()
+        if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value))
+    ]
+
+
+def _check_conflicts(claims: Sequence[Claim], *, source: str) -> None:
+    """Raise one error with every decisive claim that contradicts the file.
+
+    Raises:
+        CheckpointError: There is one.
     """
+    decisive = [claim for claim in claims if claim.decisive]
+    in_file = {claim.field: claim for claim in decisive if claim.source == OWN}
+    in_file |= {claim.field: claim for claim in decisive if claim.source == TENSORS}
+    width = in_file["embed_dim"].value if "embed_dim" in in_file else 0
     lines = [
-        f"  ! {name}: file {seen[name]}, {voice} {fields[name]}"
-        for name in seen
-        for voice, fields in voices.items()
-        if name in fields and not _same(name, seen, fields)
+        f"  ! {name}: {claim.source} {claim.value}, {other.source} {other.value}"
+        for name, claim in in_file.items()
+        for other in decisive
+        if other.field == name and not _agree(claim, other, width)
     ]
     if lines:
-        fitting = _matching(seen)
-        hint = f"--variant {fitting.variant}" if fitting else "without --variant"
+        matching = _matching({name: claim.value for name, claim in in_file.items()})
+        hint = f"--variant {matching.variant}" if matching else "leave --variant out"
         if any(line.startswith("  ! img_size") for line in lines):
             hint += ", or --img-size to resample the position embedding"
         raise CheckpointError(
-            f"cannot load {source}: what is said of it contradicts what it shows\n"
-            + "\n".join(lines)
-            + f"\n  try: {hint}"
+            f"cannot load {source}: claims about it contradict its contents\n" + "\n".join(lines),
+            hint=hint,
         )
 
 
-def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's settings that a file decides, each read as the type of its field."""
-    plain = ViTConfig(variant="", num_heads=1, img_size=1, patch_size=1)
-    values = {}
-    for name in (*DECIDED_BY_FILE, "num_heads"):
-        if name in overrides:
-            companion = {"patch_size": "img_size", "num_heads": "embed_dim"}.get(name, name)
-            changed = plain.replace({name: overrides[name], companion: overrides[name]})
-            values[name] = getattr(changed, name)
-    return values
+def _agree(claim: Claim, other: Claim, width: int) -> bool:
+    if claim.field == "mlp_ratio":  # two ratios may make the same hidden width
+        return int(width * other.value + 1e-6) == int(width * claim.value)
+    return bool(claim.value == other.value)
 
 
-def _only(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: fields[name] for name in names if name in fields}
+MATCHED_FIELDS = (*DECIDED_BY_TENSORS, "representation_size", "img_size")
 
 
-def _same(name: str, seen: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
-    if name == "mlp_ratio":
-        width = seen["embed_dim"]
-        return int(width * fields[name] + 1e-6) == int(width * seen[name])
-    return bool(seen[name] == fields[name])
-
-
-MATCHED_FIELDS = (
-    "embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled",
-    "representation_size", "img_size",
-)  # fmt: skip
-
-
-def _matching(seen: Mapping[str, Any]) -> ViTConfig | None:
+def _matching(inferred: Mapping[str, Any]) -> ViTConfig | None:
     """The variant of exactly this architecture."""
     for config in VARIANTS.values():
-        if all(seen.get(name) == getattr(config, name) for name in MATCHED_FIELDS):
+        if all(inferred.get(name) == getattr(config, name) for name in MATCHED_FIELDS):
             return config
     return None
 
 
 def _heads(
-    seen: Mapping[str, Any],
+    inferred: Mapping[str, Any],
     *,
     layout: Layout,
     variant: ViTConfig | None,
-    matched: ViTConfig | None,
+    known: ViTConfig | None,
     source: str,
-) -> tuple[int, str]:
-    """The number of heads from the table of variants, and the sentence that says so."""
-    if layout.heads_in_table or variant is not None:
-        similar = [
-            config
-            for config in VARIANTS.values()
-            if all(seen.get(k) == getattr(config, k) for k in ("embed_dim", "depth", "mlp_ratio"))
-        ]
-        for config in filter(None, (variant, matched, *similar)):
-            return config.num_heads, f"{config.num_heads}, from variant {config.variant}"
-    width = seen.get("embed_dim", 0)
+) -> Claim:
+    """The number of heads of the variant, or of one with the same widths and depth.
+
+    Raises:
+        CheckpointError: The number is unknown.
+    """
+    if variant is not None:
+        return Claim("num_heads", variant.num_heads, f"variant {variant.variant}")
+    if layout.heads_in_table:
+        for config in (known, *VARIANTS.values()):
+            if config is not None and all(
+                inferred.get(name) == getattr(config, name)
+                for name in ("embed_dim", "depth", "mlp_ratio")
+            ):
+                return Claim("num_heads", config.num_heads, f"variant {config.variant}")
+    width = inferred.get("embed_dim", 0)
     fits = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 4)
     raise CheckpointError(
-        f"{source}: the number of heads cannot be seen in its tensors (queries, keys and values "
-        f"of width {width}), and nothing beside it says so. Give it with --set num_heads=N "
-        f"(one of {fits})"
+        f"{source}: tensors do not show the number of heads (queries, keys and values have the "
+        f"width {width}), and no file beside it states it",
+        hint=f"give it with --set num_heads=N (one of {fits})",
     )
+
+
+def _check_channels(
+    winners: Mapping[str, Claim], inferred: Mapping[str, Any], *, source: str
+) -> None:
+    """Raise CheckpointError where mean or std of a file are not one number for each channel."""
+    channels = inferred.get("in_chans", 0)
+    for name in ("mean", "std"):
+        claim = winners.get(name)
+        if claim is None or claim.source not in (CONFIG, PROCESSOR):
+            continue
+        if channels and len(claim.value) != channels:
+            field = f"image_{name}" if claim.source == PROCESSOR else name
+            raise CheckpointError(
+                f"{source}: the model has {channels} channels, and {claim.source} beside it has "
+                f"{len(claim.value)} values of {field}",
+                hint="set both with --mean and --std, one number for each channel, or fix "
+                f"{claim.source}",
+            )
+
+
+def _assumptions(
+    claims: Sequence[Claim], winners: Mapping[str, Claim], base: ViTConfig, base_source: str
+) -> dict[str, str]:
+    """What did not come from the file: each field with its value and source."""
+    assumed: dict[str, str] = {}
+    preparation: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*winners, *NEVER_IN_TENSORS, *PREPARATION]):
+        claim = winners.get(name) or Claim(name, getattr(base, name), base_source)
+        if claim.source == USER:
+            replaced = next((c for c in claims if c.field == name and c.source == CONFIG), None)
+            if replaced and name not in PREPARATION:
+                assumed[name] = f"{claim.value}, as set; {replaced.value}, from {CONFIG} otherwise"
+        elif name in PREPARATION and claim.source in (CONFIG, PROCESSOR, base_source):
+            preparation.setdefault(claim.source, []).append(name)
+        elif claim.source not in (TENSORS, OWN):
+            assumed[name] = f"{claim.value}, from {claim.source}"
+    if preparation:
+        assumed["preprocess"] = "; ".join(
+            f"{', '.join(names)} from {origin}" for origin, names in preparation.items()
+        )
+    return assumed

@@ -1,35 +1,33 @@
-"""Any checkpoint of a Vision Transformer into ours, with an account of every tensor.
+"""Load any checkpoint of a Vision Transformer, with a report of every tensor.
 
-Nothing is guessed in silence: a tensor is used, resampled, re-initialised because that was
-asked for, or unused, and the report says which. Whatever does not fit is one error.
+Each tensor is used, resampled, re-initialised on request, or unused, and the report says which.
+Everything that does not fit is listed in one error.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
-from vit_export.artifact.manifest import METADATA_KEY, Preprocess, Weights
-from vit_export.checkpoint.architecture import resolve
-from vit_export.checkpoint.assemble import assemble, check_shapes, convert_shapes
+from vit_export.artifact.manifest import Preprocess, Weights
+from vit_export.checkpoint.architecture import Architecture, resolve
+from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
 from vit_export.checkpoint.hub import fetch
-from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
-from vit_export.checkpoint.layouts.tables import LAYOUTS, recognise
-from vit_export.checkpoint.metadata import read_sidecar
+from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
+from vit_export.checkpoint.layouts.rules import Binding, Layout, Step, bind, unsupported_parts
+from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
+from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
-from vit_export.errors import CheckpointError, ConfigError, OutputError, UsageError, nearest
+from vit_export.errors import CheckpointError, UsageError, nearest
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig, get_variant
 
-HEAD_PREFIXES = ("head.", "head_dist.")
+HEADS = tuple(f"{head}.{p}" for head in ("head", "head_dist") for p in ("weight", "bias"))
+PRE_LOGITS = ("pre_logits.fc.weight", "pre_logits.fc.bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,13 @@ class LoadReport:
     Attributes:
         layout: Name of the layout.
         source: Base name of the file or folder, or the hub's id with its commit.
-        sha256: Hash of the weights file; of all of them in order when there are several.
-        used: Names in the file that went into the model, converted or not.
+        sha256: Hash of the weights file; of several files together, in their order.
+        used: Names in the file that the model uses, converted or not.
         resampled: Names in the file that were resampled to another grid.
-        reinitialised: Names in the model that were set to zero because that was asked for.
-        unused: Names in the file that the model does not take.
+        reinitialised: Names in the model that were set to zero, as requested.
+        unused: Names in the file that the model does not use.
         inferred: Config fields that the tensors' shapes show.
-        assumed: What could not be seen, and where it came from, e.g.
+        assumed: Fields that did not come from the file, with value and source, e.g.
             `{"num_heads": "12, from variant vit_base_patch16_224"}`.
     """
 
@@ -62,32 +60,51 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model with its weights, and all that is known about it.
+    """A model with its weights and everything that is known about it.
 
     Attributes:
         model: In evaluation mode, float32.
         config: Its architecture and image preparation.
-        preprocess: How an image becomes `pixel_values`.
-        labels: Class names; empty when the checkpoint has none.
+        preprocess: Turns an image into `pixel_values`.
+        activation: Turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
+        labels: Class names; empty where the checkpoint has none.
         report: What became of every tensor.
-        weights: What the manifest records of them.
+        weights: Entry of the manifest.
     """
 
     model: VisionTransformer
     config: ViTConfig
     preprocess: Preprocess
+    activation: str
     labels: tuple[str, ...]
     report: LoadReport
     weights: Weights
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the tensors of a file become a model, found without reading their data.
+
+    Attributes:
+        architecture: The model that the file was saved from.
+        config: The model wanted: the same, or with another image size or head.
+        steps: Tensors to load.
+        unused: Names in the file that are not loaded.
+    """
+
+    architecture: Architecture
+    config: ViTConfig
+    steps: tuple[Step, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Where the weights lie, and what to call them."""
+    """Path of the weights, and their name without the folders of this machine."""
 
     path: Path
-    name: str  # for the manifest: no folders of this machine
-    stem: str  # for a model that fits no variant
+    name: str
+    stem: str  # name of a model that is no variant
 
 
 def load_checkpoint(
@@ -102,94 +119,69 @@ def load_checkpoint(
 
     Args:
         source: A file, a folder, `hub` (the variant's repository) or `hf:owner/name[@revision]`.
-        variant: Which variant it is; read off the file where it is left out.
-        overrides: Config fields set by the user. Another `img_size` than the file's resamples
-            the position embedding; another `num_classes` needs `reset_head`, 0 leaves the
-            head out.
-        layout: Name of the layout; recognised from the tensors' names where it is left out.
-        reset_head: Start with a linear head of zeros and without a pre-logits layer, as the
-            paper does for transfer (arXiv 2010.11929, section 3.1).
+        variant: Variant of the model; inferred by default.
+        overrides: Config fields set by the user. With another `img_size` than the file's the
+            position embedding is resampled; another `num_classes` needs `reset_head`, and 0
+            removes the head.
+        layout: Name of the layout; recognised from the tensors' names by default.
+        reset_head: Replace the head with a zero-initialised one without a pre-logits layer, as
+            for transfer in the paper (arXiv 2010.11929, section 3.1).
 
     Raises:
-        CheckpointError: The file cannot be read, or anything in it does not fit.
+        CheckpointError: The file cannot be read, or does not fit.
         UsageError: An unknown variant, layout or config field.
     """
-    wanted = dict(overrides or {})
+    overrides = overrides or {}
     known = get_variant(variant) if variant is not None else None
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(
             f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})"
         )
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
-    ViTConfig(variant="").replace({k: v for k, v in wanted.items() if k not in fields})
-    found = _locate(source, known)
-    file = open_tensors(found.path)
+    ViTConfig(variant="").replace({k: v for k, v in overrides.items() if k not in fields})
+    located = _locate(source, known)
+    file = open_tensors(located.path)
     chosen, binding = _bind(file, layout)
-    shapes = convert_shapes(file, binding)
-    sidecar = read_sidecar(file.path.parent, layout=chosen.name)
-    own, own_labels = _own_config(file)
-    learned = "pos_embed" in shapes.converted and (own is None or own.pos_embed == "learned")
-    if learned and wanted.get("pos_embed", "learned") != "learned":
-        raise CheckpointError(
-            f"{file.path} holds position embeddings, which pos_embed={wanted['pos_embed']} would "
-            "throw away; leave that setting out"
-        )
-    architecture = resolve(
-        shapes.converted,
-        layout=chosen,
-        sidecar=sidecar,
-        own=own,
-        variant=known,
-        overrides=wanted,
-        heads=own.num_heads if own else _heads_seen(file, chosen),
-        source=str(file.path),
-        stem=found.stem,
-    )
-    config, dropped = _choose_head(
-        architecture.config, wanted, reset_head=reset_head, source=str(file.path)
-    )
-    check_shapes(
-        shapes, binding, config=architecture.config, dropped=dropped, source=str(file.path)
-    )
-    if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
-        dropped |= {"pos_embed"}  # a formula: computed for the new grid
-    model, account = assemble(
+    metadata = read_metadata(file.path.parent, layout=chosen.name)
+    plan = plan_load(
         file,
-        [step for step in binding.steps if step.target not in dropped],
-        source_config=architecture.config,
-        config=config,
-        source=str(file.path),
+        layout=chosen,
+        binding=binding,
+        metadata=metadata,
+        variant=known,
+        overrides=overrides,
+        reset_head=reset_head,
+        stem=located.stem,
+    )
+    model, account = assemble(
+        file, plan.steps, source_config=plan.architecture.config, config=plan.config
     )
     labels, about_labels = _labels(
-        own_labels or sidecar.labels, config, head_kept="head.weight" not in dropped
+        read_config(file)[1] or metadata.labels,
+        plan.config,
+        head_kept=any(step.target == "head.weight" for step in plan.steps),
     )
-    unused = tuple(
-        name for step in binding.steps if step.target in dropped for name in step.sources
-    )
-    unused += (*binding.ignored, *file.aside)
     report = LoadReport(
         layout=chosen.name,
-        source=found.name,
+        source=located.name,
         sha256=file.sha256(),
         used=tuple(account.used),
         resampled=tuple(account.resampled),
         reinitialised=tuple(account.reinitialised),
-        unused=unused,
-        inferred=architecture.inferred,
-        assumed={**architecture.assumed, **about_labels, **file.notes},
+        unused=plan.unused,
+        inferred=plan.architecture.inferred,
+        assumed={**plan.architecture.assumed, **about_labels, **file.notes},
     )
-    changes = [*account.changes, *([f"unused: {', '.join(unused)}"] if unused else [])]
+    changes = [*account.changes, *([f"unused: {', '.join(plan.unused)}"] if plan.unused else [])]
     return Loaded(
         model=model,
-        config=config,
-        preprocess=dataclasses.replace(Preprocess.of(config), crop_mode=sidecar.crop_mode),
+        config=plan.config,
+        preprocess=dataclasses.replace(Preprocess.of(plan.config), crop_mode=metadata.crop_mode),
+        activation=metadata.activation,
         labels=labels,
         report=report,
         weights=Weights(
-            source=found.name,
-            layout=chosen.name,
-            sha256=report.sha256,
-            changes=tuple(changes),
+            source=located.name, layout=chosen.name, sha256=report.sha256, changes=tuple(changes)
         ),
     )
 
@@ -206,70 +198,133 @@ def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> _Sourc
 
 
 def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
-    """The layout of a file, with its rules applied; parts that we lack are refused here."""
+    """The layout of a file, forced or recognised, applied to its names.
+
+    Raises:
+        CheckpointError: No layout fits, or the model has parts that `VisionTransformer` lacks.
+    """
     names = list(file.tensors)
     if not names:
-        raise CheckpointError(f"{file.path} holds no tensors: nothing to load")
+        raise CheckpointError(f"{file.path} holds no tensors")
     if forced is not None:
         layout, binding = LAYOUTS[forced], bind(LAYOUTS[forced], names)
     else:
         recognised = recognise(names, file.metadata)
         if recognised is None:
+            titles = ", ".join(layout.title for layout in LAYOUTS.values())
             raise CheckpointError(
-                f"{file.path} is no Vision Transformer that vit-export knows: its "
-                f"{len(names)} tensors are named {', '.join(names[:6])}, ... Known layouts: "
-                f"{', '.join(layout.title for layout in LAYOUTS.values())}; any other nn.Module "
-                "can be exported with --module pkg:factory"
+                f"{file.path} is not recognised as a Vision Transformer: its {len(names)} tensors "
+                f"are named {', '.join(names[:6])}, ... Known layouts: {titles}",
+                hint=MODULE_HINT,
             )
         layout, binding = recognised
     parts = unsupported_parts(layout, names)
     if parts:
         lines = [
-            f"  + {what}: {shown[0]}" + (f" and {len(shown) - 1} more" if shown[1:] else "")
-            for what, shown in parts.items()
+            f"  + {part}: {shown[0]}" + (f" and {len(shown) - 1} more" if shown[1:] else "")
+            for part, shown in parts.items()
         ]
         raise CheckpointError(
             f"cannot load {file.path} ({layout.title}): its model has parts that vit-export's "
-            "VisionTransformer has not\n"
-            + "\n".join(lines)
-            + "\n  try: --module pkg:factory, which exports the original module"
+            "VisionTransformer lacks\n" + "\n".join(lines),
+            hint=MODULE_HINT,
         )
     return layout, binding
 
 
-def _heads_seen(file: TensorFile, layout: Layout) -> int | None:
-    """The number of heads where queries are stored a head apart."""
-    if not layout.heads_seen_in:
-        return None
-    for match in layout.finds(layout.heads_seen_in, file.tensors):
-        kernel = file.tensors[match.group()]
-        return kernel.shape[1] if kernel.ndim == 3 else None
-    return None
+def plan_load(
+    file: TensorFile,
+    *,
+    layout: Layout,
+    binding: Binding,
+    metadata: Metadata,
+    variant: ViTConfig | None = None,
+    overrides: Mapping[str, Any],
+    reset_head: bool = False,
+    stem: str = "model",
+) -> Plan:
+    """Find architecture and conversions, and check every shape; reads no tensor data.
+
+    Args:
+        file: The weights.
+        layout: Their layout.
+        binding: The layout applied to the names in the file.
+        metadata: Contents of the files beside the weights.
+        variant: As in `load_checkpoint`, looked up.
+        overrides: As in `load_checkpoint`.
+        reset_head: As in `load_checkpoint`.
+        stem: Name of a model that is no variant.
+
+    Raises:
+        CheckpointError: Something does not fit.
+    """
+    source = str(file.path)
+    shapes = convert_shapes(file, binding)
+    own, _ = read_config(file)
+    _check_positions(shapes, own, overrides, source=source)
+    architecture = resolve(
+        shapes.converted,
+        layout=layout,
+        metadata=metadata,
+        own=own,
+        variant=variant,
+        overrides=overrides,
+        num_heads=_heads_from_shapes(file, layout),
+        source=source,
+        stem=stem,
+    )
+    config, dropped = _choose_head(
+        architecture.config, overrides, reset_head=reset_head, source=source
+    )
+    check_shapes(shapes, binding, config=architecture.config, dropped=dropped, source=source)
+    if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
+        dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
+    return Plan(
+        architecture=architecture,
+        config=config,
+        steps=tuple(step for step in binding.steps if step.target not in dropped),
+        unused=(
+            *(name for step in binding.steps if step.target in dropped for name in step.sources),
+            *binding.ignored,
+            *file.aside,
+        ),
+    )
 
 
-def _own_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
-    """Config and labels that `save_checkpoint` put into a file."""
-    text = file.metadata.get(METADATA_KEY)
-    if text is None:
-        return None, ()
-    try:
-        data = json.loads(text)
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in data["config"].items()
-        }
-        return ViTConfig(**fields), tuple(data.get("labels", ()))
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+def _check_positions(
+    shapes: Shapes, own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
+) -> None:
+    """Raise CheckpointError where the position embedding would be lost or cannot be understood."""
+    if "pos_embed" not in shapes.converted:
+        return
+    if "cls_token" not in shapes.converted and "cls_token" not in shapes.failed:
         raise CheckpointError(
-            f"{file.path}: its metadata key {METADATA_KEY!r} holds no config that this "
-            f"vit-export understands ({error!r}); upgrade with: pip install -U vit-export"
-        ) from error
+            f"cannot load {source}: it has no class token, and vit-export's VisionTransformer "
+            "needs one",
+            hint=MODULE_HINT,
+        )
+    learned = own is None or own.pos_embed == "learned"
+    if learned and overrides.get("pos_embed", "learned") != "learned":
+        raise CheckpointError(
+            f"{source} holds position embeddings, and pos_embed={overrides['pos_embed']} would "
+            "drop them",
+            hint="leave that setting out",
+        )
+
+
+def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
+    """The number of heads in libraries that keep an axis for them."""
+    if layout.heads_axis_of:
+        for match in layout.matches(layout.heads_axis_of, file.tensors):
+            kernel = file.tensors[match.group()]
+            return kernel.shape[1] if kernel.ndim == 3 else None
+    return None
 
 
 def _labels(
     labels: tuple[str, ...], config: ViTConfig, *, head_kept: bool
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Labels that fit the head, and a note where they do not."""
+    """The labels where they fit the head, and a note for the report where they do not."""
     if not labels or not head_kept:
         return (), {}
     if len(labels) != config.num_classes:
@@ -281,54 +336,26 @@ def _labels(
 def _choose_head(
     config: ViTConfig, overrides: Mapping[str, Any], *, reset_head: bool, source: str
 ) -> tuple[ViTConfig, set[str]]:
-    """The config wanted, and the names of ours that it does not take from the file."""
+    """The config wanted, and the names in our model that are not taken from the file."""
     changes = {k: overrides[k] for k in ("img_size", "num_classes") if k in overrides}
     target = config.replace(changes)
     there, wanted = config.num_classes, target.num_classes
-    heads = [f"{head}{p}" for head in HEAD_PREFIXES for p in ("weight", "bias")]
     if reset_head and wanted:
-        pre_logits = [f"pre_logits.fc.{p}" for p in ("weight", "bias")]
-        return target.replace({"representation_size": 0}), {*heads, *pre_logits}
+        return target.replace({"representation_size": 0}), {*HEADS, *PRE_LOGITS}
     if reset_head:
         raise CheckpointError(
-            f"cannot reset the head of {source}: it has none, so nothing says how many classes "
-            "the new one has; give --num-classes N"
+            f"cannot reset the head of {source}: it has no head, so the number of classes is "
+            "unknown",
+            hint="give --num-classes N",
         )
     if wanted == 0:
-        return target, set(heads)
+        return target, set(HEADS)
     if there == wanted:
         return target, set()
-    found = f"a head for {there} classes" if there else "no head"
-    keep = f", --num-classes {there} to keep the head" if there else ""
+    head = f"a head for {there} classes" if there else "no head"
+    keep = f"--num-classes {there} keeps the head, " if there else ""
     raise CheckpointError(
-        f"{source} has {found}, and {wanted} classes were asked for\n"
-        f"  try: --reset-head to start from a head of zeros{keep}, or --num-classes 0 to export "
-        "features"
+        f"{source} has {head}, and {wanted} classes were requested",
+        hint=f"--reset-head starts with a zero-initialised head, {keep}--num-classes 0 exports "
+        "features",
     )
-
-
-def save_checkpoint(
-    model: VisionTransformer, path: str | os.PathLike[str], *, labels: tuple[str, ...] = ()
-) -> None:
-    """Write a model in our own layout: safetensors with config and labels inside.
-
-    The file appears under its name when it is complete.
-
-    Args:
-        model: What to save.
-        path: Name of the file, e.g. `best.safetensors`.
-        labels: Class names.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    path = Path(path)
-    about = {"config": dataclasses.asdict(model.config), "labels": list(labels)}
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(about)})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write the checkpoint {path}: {error}") from error

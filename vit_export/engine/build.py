@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from vit_export.artifact.engine_sidecar import Gpu, Profile
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -20,7 +22,6 @@ from vit_export.engine.proof import product_types, prove_network, prove_plan
 from vit_export.engine.source import Weights, wide_products_allowed
 from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.errors import EngineError, UsageError
-from vit_export.host.nvidia import version_tuple
 from vit_export.progress import Progress, silent
 from vit_export.runtime.tensorrt.backend import Backend, Messages
 
@@ -30,7 +31,7 @@ FLAGS = {  # fields of BuildOptions -> flags of the builder
     "refit": "REFIT",
     "strip": "STRIP_PLAN",
 }
-BF16_SINCE = (8, 0)  # compute capability
+BF16_SINCE = Version("8.0")  # compute capability
 NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words of a profile, in a warning
 
 
@@ -166,11 +167,11 @@ def targets_of(backend: Backend, options: BuildOptions, gpu: Gpu | None) -> tupl
             f"--{'strip' if options.strip else 'refit'}: refittable and stripped engines are "
             "compiled on the GPU, and there is none here"
         )
-    too_old = [target for target in targets if version_tuple(target) < BF16_SINCE]
+    too_old = [target for target in targets if Version(target) < BF16_SINCE]
     if options.precision == "bf16" and too_old:
         raise UsageError(
             f"--precision bf16: compute capability {too_old[0]} has no bfloat16, which came with "
-            f"{'.'.join(map(str, BF16_SINCE))}; take fp16"
+            f"{BF16_SINCE}; take fp16"
         )
     return targets
 

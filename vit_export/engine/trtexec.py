@@ -9,10 +9,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from vit_export.artifact.engine_sidecar import Profile
 from vit_export.engine.options import HARDWARE_COMPATIBILITY, BuildOptions
 from vit_export.errors import UsageError
-from vit_export.host.nvidia import version_tuple
 
 OLDEST, NEWEST = (10, 3), (11, 99)
 FLOAT_ATTENTION = ("fp32", "int8")  # precisions whose Attention nodes are in float32
@@ -41,7 +42,7 @@ def trtexec_line(
     Raises:
         UsageError: trtexec of that version cannot build it.
     """
-    numbers = version_tuple(version)
+    numbers = _release(version)
     if not numbers or not OLDEST[: len(numbers)] <= numbers[:2] <= NEWEST:
         raise UsageError(
             f"--print-trtexec {version}: known are TensorRT 10.3 to 11, e.g. 10.16 or 11.4"
@@ -92,3 +93,11 @@ def trtexec_line(
         words.append("--decomposableAttentions=*")
     words += ["--profilingVerbosity=detailed", "--skipInference"]
     return shlex.join(words)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version; nothing for a text that is none."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()

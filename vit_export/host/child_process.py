@@ -1,4 +1,8 @@
-"""A child process that answers orders, one line of JSON each, and takes its crashes with it."""
+"""Child processes of Python: one command, or a worker that answers orders.
+
+A child takes its crashes, its hangs and what it prints with it. Nothing of the current folder is
+importable in a child, so that a file `json.py` there does not replace a library.
+"""
 
 from __future__ import annotations
 
@@ -11,68 +15,104 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
-from vit_export.errors import BenchmarkError, UsageError, VitExportError
+import vit_export
+from vit_export.errors import UsageError, VitExportError
 
 Order = dict[str, Any]
 Answer = dict[str, Any]
-LAST_WORDS = 3000  # characters of standard error that are looked at
+LOG_TAIL_BYTES = 3000  # of standard error, for messages
+
+# `python -c` puts the current folder first on sys.path, except with PYTHONSAFEPATH.
+START = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from {module} import main; main()"
 
 
-class Child:
-    """The parent's side.
+class WorkerError(VitExportError):
+    """A worker died, refused an order, or gave no answer in time."""
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs `main()` of a module in a fresh interpreter."""
+    return [sys.executable, "-c", START.format(module=module), *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child: it imports from where this process does.
+
+    The current folder is left out, unless the user's own PYTHONPATH names it.
+    """
+    here = os.getcwd()
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [path for path in sys.path if path and (path != here or path in named)]
+    installed = str(Path(vit_export.__file__).parents[1])
+    if installed not in folders:  # a checkout in which `python -m vit_export` was typed
+        folders.append(installed)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+
+
+def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `main()` of a module in a child and wait for it, with its output captured."""
+    return subprocess.run(
+        python_command(module, *arguments),
+        env=child_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+class Worker:
+    """A child that answers orders, one line of JSON each.
 
     Args:
-        module: Whose `main()` runs in the child; it calls `answer_orders`.
-
-    Raises:
-        BenchmarkError: By `ask`, when the child died, refused, or gave no answer in time.
-        UsageError: By `ask`, when no child could do what was asked.
+        module: Its `main()` runs in the child and calls `answer_orders`.
     """
 
     def __init__(self, module: str) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",  # nothing of the current folder shadows a library
-        }
-        self._given_up_after_s: float | None = None
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (close)
+        self._timed_out_after_s: float | None = None
+        self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=environment,
-        )
+            python_command(module),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            text=True, env=child_environment(),
+        )  # fmt: skip
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
-        """Give an order and wait for its answer; a child that gives none in time is ended."""
-        timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), self._give_up, [timeout_s])
+        """Give an order and wait for its answer.
+
+        Args:
+            order: Name of the handler in the child.
+            timeout_s: The child is killed when it has not answered by then.
+            **arguments: JSON values for the handler.
+
+        Raises:
+            UsageError: The handler raised one.
+            WorkerError: The handler raised another error of this package, or the child died or
+                did not answer in time.
+        """
+        timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), self._time_out, [timeout_s])
         timer.daemon = True
         timer.start()
         try:
-            line = self._answer_to(json.dumps({"order": order, **arguments}))
+            line = self._exchange(json.dumps({"order": order, **arguments}))
         finally:
             timer.cancel()
         if not line:
-            raise BenchmarkError(self._last_words())
-        answer: Answer = json.loads(line)
-        if "error" in answer:
-            kind = UsageError if answer["exit_code"] == UsageError.exit_code else BenchmarkError
-            raise kind(answer["error"])
+            raise WorkerError(self._cause_of_death())
+        reply = json.loads(line)
+        if "raised" in reply:
+            error_type = UsageError if reply["exit_code"] == UsageError.exit_code else WorkerError
+            raise error_type(reply["raised"], hint=reply["hint"])
+        answer: Answer = reply["answer"]
         return answer
 
-    def _answer_to(self, order: str) -> str:
-        """A line of JSON; empty when the child ended instead."""
+    def _exchange(self, order: str) -> str:
+        """Send an order; return the reply, or nothing where the child died."""
         if self._process.stdin is None or self._process.stdout is None:
             return ""
         try:
@@ -80,32 +120,36 @@ class Child:
             self._process.stdin.flush()
             return self._process.stdout.readline()
         except BrokenPipeError:
-            return ""  # it has died; its last words say why
+            return ""
 
-    def _give_up(self, timeout_s: float) -> None:
-        self._given_up_after_s = timeout_s
+    def _time_out(self, timeout_s: float) -> None:
+        self._timed_out_after_s = timeout_s
         self._process.kill()
 
     @property
     def alive(self) -> bool:
-        """Whether it can take another order."""
+        """Whether the child can take another order."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child, whatever it is doing."""
         self._process.kill()
         self._process.communicate()
         self._log.close()
 
-    def _last_words(self) -> str:
-        status = self._process.wait()
-        if self._given_up_after_s is not None:
-            return f"gave no answer for {self._given_up_after_s:.3g} s, and was ended"
-        how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+    def log(self) -> list[str]:
+        """Return the last lines that the child wrote to standard error."""
         self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - LAST_WORDS))
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended ({how}): {lines[-1] if lines else 'it said nothing'}"
+        self._log.seek(max(0, self._log.tell() - LOG_TAIL_BYTES))
+        return self._log.read().decode(errors="replace").strip().splitlines()
+
+    def _cause_of_death(self) -> str:
+        status = self._process.wait()
+        if self._timed_out_after_s is not None:
+            return f"no answer within {self._timed_out_after_s:.3g} s, so its process was killed"
+        how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+        lines = self.log()
+        return f"its process ended ({how}): {lines[-1] if lines else 'no message'}"
 
 
 def _signal_name(number: int) -> str:
@@ -116,18 +160,20 @@ def _signal_name(number: int) -> str:
 
 
 def answer_orders(handlers: Mapping[str, Callable[[Order], Answer]]) -> None:
-    """The child's side: answer orders on standard input until it ends.
+    """Answer the orders on standard input until it ends; the child's side of `Worker`.
 
-    What a backend prints goes to standard error, so that answers stay alone. An error of ours
-    is an answer; anything else ends the process, and its traceback is its last words.
+    What libraries print goes to standard error, so that standard output holds answers only. An
+    error of this package becomes a reply; any other ends the process, with its traceback last in
+    the log.
     """
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         for line in sys.stdin:
             order = json.loads(line)
+            reply: dict[str, Any]
             try:
-                answer = handlers[order["order"]](order)
+                reply = {"answer": handlers[order["order"]](order)}
             except VitExportError as error:
-                answer = {"error": str(error), "exit_code": error.exit_code}
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
+                reply = {"raised": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()

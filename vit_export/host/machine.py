@@ -1,4 +1,4 @@
-"""The machine that something was measured on, in one line."""
+"""Description of the machine that a time was measured on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_export import __version__
-from vit_export.host.probes import in_child, probe_nvidia
+from vit_export.host.probes import probe_nvidia, run_probe
 
-BUSY_SHARE = 0.5  # of the cores, in use by others: times are then theirs as well
+BUSY_SHARE = 0.5  # of the cores in use by other processes, which then change the times
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a measured time depends on, beside what was measured.
+    """A machine, its load and its software versions.
 
     Attributes:
         processor: e.g. `"AMD EPYC 7B13"`.
         cores: CPUs that this process may use.
-        memory_bytes: Physical memory; `None` where the system does not say.
-        load_average: Processes that were running over the last minute; `None` where the system
-            does not say. Well above 0 at the start, others were using the machine.
-        others_after: The same when the measuring had ended, less the threads that it used
-            itself; `None` before.
+        memory_bytes: Physical memory; `None` where the system does not report it.
+        load_average: Running processes over the last minute, before the measurement; `None` where
+            the system does not report it.
+        others_after: The same after the measurement, without its own threads; `None` before.
         system: e.g. `"Linux x86_64"`.
-        gpus: Descriptions by NVIDIA's driver.
-        versions: Of Python and of the packages that take part.
+        gpus: Descriptions from NVIDIA's driver.
+        versions: Of Python and of packages.
     """
 
     processor: str
@@ -45,12 +44,12 @@ class Machine:
 
     @property
     def busy(self) -> bool:
-        """Whether others took a good part of it when it was looked at."""
+        """Whether other processes used a good part of the cores."""
         others = max(self.load_average or 0.0, self.others_after or 0.0)
         return others > BUSY_SHARE * self.cores
 
     def after(self, threads: int | None) -> Machine:
-        """This machine as it is when something has run on it, on all cores or some threads."""
+        """Return this machine after a measurement that used some threads (`None`: every core)."""
         load = _load_average()
         own = self.cores if threads is None else min(threads, self.cores)
         others = None if load is None else max(0.0, load - own)
@@ -58,10 +57,10 @@ class Machine:
 
 
 def this_machine(packages: Iterable[str]) -> Machine:
-    """Look at this machine; the driver is asked in a process of its own.
+    """Describe this machine.
 
     Args:
-        packages: Distributions whose versions matter; those that are not installed are left out.
+        packages: Distributions whose versions are recorded, where they are installed.
     """
     versions = {"vit-export": __version__, "python": platform.python_version()}
     for name in packages:
@@ -75,7 +74,7 @@ def this_machine(packages: Iterable[str]) -> Machine:
         memory_bytes=_memory_bytes(),
         load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",
-        gpus=tuple(in_child(probe_nvidia).get("gpus", ())),
+        gpus=tuple(run_probe(probe_nvidia).get("gpus", ())),
         versions=versions,
     )
 

@@ -1,4 +1,4 @@
-"""Memory that was freed, back to the system: a large model leaves the allocator full of holes."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 
 def trim_memory(*, collect: bool = True) -> None:
-    """Return memory that the C allocator keeps to the system (glibc's `malloc_trim`).
+    """Return free memory of the C allocator to the operating system (glibc's `malloc_trim`).
 
     Args:
-        collect: Whether to collect garbage first. It takes up to a second with torch loaded, and
-            frees nothing that reference counts have freed already.
+        collect: Collect garbage first; needed for objects in reference cycles. Takes up to a
+            second with torch loaded.
     """
     if collect:
         gc.collect()

@@ -1,21 +1,21 @@
-"""NVIDIA's libraries: which ones ONNX Runtime's wheels are linked with, and which are installed.
+"""NVIDIA libraries: which ones ONNX Runtime's wheels are linked with, and which are installed.
 
-What a wheel needs is read off its files, since the package's metadata does not say it. Nothing
-is loaded here but by `load_tensorrt`.
+A wheel's metadata does not say which libraries it is linked with, so `ldd` lists them. Only
+`load_tensorrt` loads libraries into this process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
-from vit_export.host.elf import needed
-
-LIBRARIES = {
+PROVIDER_LIBRARIES = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
 }
@@ -38,7 +38,7 @@ TENSORRT_LIBRARIES = "tensorrt_libs"  # the module in which TensorRT's wheels ke
 
 
 def version_of(*distributions: str) -> str:
-    """Version of the first of these distributions that is installed; empty without one."""
+    """Return the version of the first of these distributions that is installed, or `""`."""
     for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
@@ -46,82 +46,84 @@ def version_of(*distributions: str) -> str:
 
 
 def onnxruntime_wheels() -> tuple[str, ...]:
-    """Names of the installed wheels that bring the module `onnxruntime`; two break each other."""
+    """Return the names of the installed wheels that contain the module `onnxruntime`.
+
+    Two of them overwrite each other's files.
+    """
     owners = importlib.metadata.packages_distributions().get("onnxruntime", ())
     return tuple(sorted({name.lower().replace("_", "-") for name in owners if name}))
 
 
-def libraries_of(provider: str) -> tuple[str, ...]:
-    """CUDA, cuDNN and TensorRT libraries that a provider of the installed wheel is linked with.
+def provider_libraries(provider: str) -> tuple[str, ...]:
+    """Return the CUDA, cuDNN and TensorRT libraries that a provider is linked with.
 
     Args:
         provider: ONNX Runtime's name for it, e.g. `"TensorrtExecutionProvider"`.
 
     Returns:
         e.g. `("libcublasLt.so.13", "libcudart.so.13", "libcuda.so.1")`; nothing where the
-        wheel lacks the provider, or is not for Linux.
+        installed wheel lacks the provider, or the system has no `ldd`.
     """
     spec = importlib.util.find_spec("onnxruntime")
-    folders = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    for folder in folders:
-        library = folder / "capi" / LIBRARIES.get(provider, "")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        library = Path(folder, "capi", PROVIDER_LIBRARIES.get(provider, ""))
         if library.is_file():
-            return tuple(name for name in needed(library) if re.match(r"lib(cu|nv)", name))
+            return linked_libraries(library)
     return ()
 
 
-def major_of(libraries: tuple[str, ...], stem: str) -> str:
-    """Major version in a library's name: `"13"` of `libcudart.so.13` for the stem `libcudart`."""
+@functools.cache
+def linked_libraries(library: Path) -> tuple[str, ...]:
+    """Return the NVIDIA libraries that a shared library is linked with, whether found or not."""
+    try:
+        listing = subprocess.run(["ldd", library], capture_output=True, text=True, check=False)
+    except OSError:
+        return ()
+    return tuple(re.findall(r"^\s*(lib(?:cu|nv)\S+)", listing.stdout, flags=re.MULTILINE))
+
+
+def major_version(libraries: tuple[str, ...], stem: str) -> str:
+    """Return the major version in a library's name: `"13"` for `libcudart` of `libcudart.so.13`."""
     matches = (re.fullmatch(rf"{stem}\.so\.(\d+)", name) for name in libraries)
     return next((match[1] for match in matches if match), "")
 
 
 def tensorrt_conflict() -> str:
-    """Why ONNX Runtime's TensorRT provider cannot use what is installed, in one sentence.
+    """Return why ONNX Runtime's TensorRT provider cannot use the installed TensorRT.
 
     Returns:
-        Empty when the installed TensorRT has the major version that the provider is linked with,
-        and where there is no such provider.
+        One sentence; empty where the major versions are equal, and where the installed wheel has
+        no such provider. `tensorrt_install` returns the command that resolves the conflict.
     """
-    libraries = libraries_of("TensorrtExecutionProvider")
-    linked = major_of(libraries, "libnvinfer")
+    linked = major_version(provider_libraries("TensorrtExecutionProvider"), "libnvinfer")
     installed = version_of(*TENSORRT_WHEELS)
     if not linked or installed.partition(".")[0] == linked:
         return ""
     found = f"TensorRT {installed} is installed" if installed else "no TensorRT wheel is installed"
     return (
         f"ONNX Runtime's TensorRT provider is linked with TensorRT {linked} "
-        f"(libnvinfer.so.{linked}) and {found}: {tensorrt_install()}"
+        f"(libnvinfer.so.{linked}) and {found}"
     )
 
 
 def tensorrt_install() -> str:
-    """The command that installs the TensorRT which ONNX Runtime's provider is linked with."""
-    libraries = libraries_of("TensorrtExecutionProvider")
-    linked = int(major_of(libraries, "libnvinfer") or 10)
-    cuda = major_of(libraries, "libcudart") or "13"
+    """Return the command that installs the TensorRT that ONNX Runtime's provider needs."""
+    libraries = provider_libraries("TensorrtExecutionProvider")
+    linked = int(major_version(libraries, "libnvinfer") or 10)
+    cuda = major_version(libraries, "libcudart") or "13"
     return f"pip install 'tensorrt-cu{cuda}>={linked},<{linked + 1}'"
 
 
 def load_tensorrt() -> None:
-    """Load TensorRT's libraries from its wheel, where the dynamic loader does not look.
+    """Load TensorRT's libraries from its wheel, where the dynamic loader does not search.
 
     ONNX Runtime finds them by name once they are loaded; `onnxruntime.preload_dlls()` does this
-    for CUDA and cuDNN only. What cannot be loaded is left to the provider's own error.
+    for CUDA and cuDNN only. A library that cannot be loaded is left to the provider, whose error
+    names it.
     """
     spec = importlib.util.find_spec(TENSORRT_LIBRARIES)
-    libraries = libraries_of("TensorrtExecutionProvider")
     for folder in (spec and spec.submodule_search_locations) or ():
-        for name in libraries:
-            if name.startswith("libnv") and (Path(folder) / name).is_file():
+        for name in provider_libraries("TensorrtExecutionProvider"):
+            if name.startswith("libnv") and Path(folder, name).is_file():
                 with contextlib.suppress(OSError):
-                    ctypes.CDLL(str(Path(folder) / name), mode=ctypes.RTLD_GLOBAL)
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: of `"10.13.3.9.post1"` (10, 13, 3, 9).
-
-    What follows them, as in `"2.13.0+cpu"` and `"2.14rc1"`, does not count.
-    """
-    numbers = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-    return tuple(map(int, numbers[0].split("."))) if numbers else ()
+                    ctypes.CDLL(str(Path(folder, name)), mode=ctypes.RTLD_GLOBAL)

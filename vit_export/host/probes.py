@@ -1,9 +1,8 @@
-"""Trying what may crash: the NVIDIA driver, and ONNX Runtime's execution providers.
+"""Probes that run in child processes because they can crash: NVIDIA's driver, ONNX Runtime.
 
-Each probe runs in a fresh interpreter, so that a native crash, a hang or a line on standard
-error stays there; that is why imports lie in the probes. A provider counts as active when it
-has computed something: `onnxruntime.get_available_providers()` names what a wheel was
-compiled with, and a session falls back to the CPU without an error.
+A provider counts as active when it has computed something: `onnxruntime.get_available_providers()`
+lists what a wheel was compiled with, and a session falls back to the CPU without an error.
+Each probe imports what it tries, so the imports are inside the functions.
 """
 
 from __future__ import annotations
@@ -11,14 +10,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from vit_export.artifact.protobuf import integer, message
+from vit_export.host.child_process import Answer, Worker, WorkerError, answer_orders
 from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
@@ -28,39 +24,36 @@ CUDA_ERROR_NO_DEVICE = 100  # CUresult
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 NVIDIA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
-Answer = dict[str, Any]
 
-
-def in_child(function: Callable[..., Answer], *arguments: str) -> Answer:
-    """Call a probe in a fresh interpreter, where a crash or a hang harms nobody.
+def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
+    """Call a probe of this module in a child process.
 
     Returns:
         What the probe returned, or `{"error": why}`.
     """
-    code = (
-        "import json, sys; from vit_export.host import probes; "
-        f"answer = probes.{function.__name__}(*sys.argv[1:]); print('\\n' + json.dumps(answer))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", code, *arguments]
-    try:
-        child = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {TIMEOUT_S} s"}
-    log = child.stderr.strip().splitlines() or ["it said nothing"]
-    answer: Answer = {"error": f"{log[-1]} (exit status {child.returncode})"}
-    if child.returncode == 0:
-        answer = json.loads(child.stdout.splitlines()[-1])
-    missing = [line for line in log if "cannot open shared object file" in line]
-    if "error" in answer and missing:  # the cause, which ONNX Runtime logs and does not raise
+    with Worker(__name__) as worker:
+        try:
+            answer = worker.ask(probe.__name__, timeout_s=TIMEOUT_S, arguments=arguments)
+        except WorkerError as error:
+            answer = {"error": error.message}
+        missing = [line for line in worker.log() if "cannot open shared object file" in line]
+    if "error" in answer and missing:  # ONNX Runtime logs the cause and raises no error
         answer["error"] = missing[0].rpartition("error: ")[2]
     return answer
 
 
+def main() -> None:
+    """Answer one probe after the other; the child of `run_probe`."""
+    probes = (probe_nvidia, probe_onnxruntime, probe_provider, probe_rtx_plugin, probe_libraries)
+    answer_orders({probe.__name__: _handler(probe) for probe in probes})
+
+
+def _handler(probe: Callable[..., Answer]) -> Callable[[Answer], Answer]:
+    return lambda order: probe(*order["arguments"])
+
+
 def probe_nvidia() -> Answer:
-    """Ask the driver's library (CUDA Driver API, cuda.h) for its version and its GPUs.
+    """Read the driver's version and its GPUs (CUDA Driver API, cuda.h).
 
     Returns:
         `{"cuda": "13.0", "gpus": [description, ...]}`, `{"absent": why}` or `{"error": why}`.
@@ -95,10 +88,10 @@ def _describe_gpu(driver: ctypes.CDLL, ordinal: int) -> str:
 
 
 def probe_onnxruntime() -> Answer:
-    """Providers that the installed wheel was compiled with, and the CUDA that it needs.
+    """List the providers that the installed wheel was compiled with.
 
     Returns:
-        `{"providers": [name, ...], "cuda": "13.0"}`; cuda is empty in a wheel without it.
+        `{"providers": [name, ...], "cuda": "13.0"}`; cuda is empty in a wheel without CUDA.
     """
     import onnxruntime
 
@@ -114,13 +107,13 @@ def probe_provider(provider: str) -> Answer:
     """Multiply two matrices on an execution provider.
 
     Returns:
-        `{}` when it did, `{"error": why}` when it did not.
+        `{}`, or `{"error": why}` where that failed.
     """
     import numpy as np
     import onnxruntime
 
     if provider in NVIDIA_PROVIDERS:
-        onnxruntime.preload_dlls()  # CUDA and cuDNN of the wheel's extras; prints what it misses
+        onnxruntime.preload_dlls()  # the CUDA and cuDNN wheels
         load_tensorrt()
     session = onnxruntime.InferenceSession(_matmul_model(), providers=[provider])
     if session.get_providers()[0] != provider:
@@ -147,7 +140,7 @@ def probe_rtx_plugin() -> Answer:
 
 
 def probe_libraries(*names: str) -> Answer:
-    """Load shared libraries as ONNX Runtime would: by name, after those of the wheels.
+    """Load shared libraries by name, as ONNX Runtime does after it has loaded those of wheels.
 
     Returns:
         `{"missing": [name, ...]}`.
@@ -169,7 +162,7 @@ def _loads(library: str) -> bool:
 
 
 def _matmul_model() -> bytes:
-    """The smallest useful .onnx file, y = x @ x for x of shape (2, 2); numbers as in onnx.proto."""
+    """Return a minimal .onnx file: y = x @ x for x of shape (2, 2); field numbers of onnx.proto."""
     dimension = message(1, integer(1, 2))
     tensor_type = message(1, integer(1, FLOAT) + message(2, dimension + dimension))
     x, y = (message(1, name) + message(2, tensor_type) for name in (b"x", b"y"))

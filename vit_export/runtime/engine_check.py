@@ -117,7 +117,7 @@ def measure(runner: TrtRunner) -> Comparison:
     if not file.exists():
         raise ArtifactError(
             f"{runner.path}: was never measured, and there is no {file.name} beside it to measure "
-            "it with; copy it along, or, if you know the engine: load(..., trusted=True)"
+            "it with; copy it along, or, if you know the engine: load_engine(..., trusted=True)"
         )
     return compare(
         runner,

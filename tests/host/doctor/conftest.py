@@ -1,4 +1,4 @@
-"""Machines with one thing wrong: packages laid in front of what is installed."""
+"""Machines with one thing wrong: packages laid in front of the installed ones."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ import os
 
 @pytest.fixture
 def falling_back() -> str:
-    """Source of a module that does what the GPU wheel does without CUDA."""
+    """Source of a module that behaves as the GPU wheel without CUDA."""
     return FALLING_BACK
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lay a distribution, and a module if its source is given, in front of what is installed."""
+    """Lay a distribution, with a module if its source is given, in front of the installed ones."""
 
     def put(
         distribution: str, version: str, *, module: str = "", source: str | None = None

@@ -1,4 +1,4 @@
-"""What can be built and run on machines that these facts describe."""
+"""What can be built and run on a machine, by the facts about it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ def with_gpu(capability: str = "8.9", *facts: Fact) -> Facts:
 
 
 def packages(*names: str) -> Facts:
-    """These are installed, new enough."""
+    """These packages are installed, and new enough."""
     return tuple(Fact("package", name, "13", usable=True) for name in names)
 
 
-def test_a_gpu_under_the_cpu_wheel_is_told_which_wheel_to_take() -> None:
-    """First the one is removed, then the other installed."""
+def test_with_a_gpu_and_the_cpu_wheel_the_remedy_replaces_the_wheel() -> None:
     facts = (*with_gpu(), Fact("package", "onnxruntime", "1.32.0", usable=True))
     ability = abilities.can_run_on_cuda(facts)
     assert not ability.possible
@@ -42,14 +41,13 @@ def test_a_gpu_under_the_cpu_wheel_is_told_which_wheel_to_take() -> None:
 def test_only_tensorrt_rtx_builds_engines_without_a_gpu(
     gpu: bool, installed: str, possible: bool, remedy: str
 ) -> None:
-    """TensorRT builds on the GPU that it builds for."""
+    """TensorRT builds on the GPU it builds for."""
     facts = (*(with_gpu() if gpu else ()), *packages(installed, "cuda-bindings"))
     ability = abilities.can_build_engines(facts)
     assert (ability.possible, ability.remedy) == (possible, remedy)
 
 
-def test_without_a_gpu_nothing_runs_on_one():
-    """And the reason is the driver's."""
+def test_without_a_gpu_the_reason_is_the_drivers_message():
     facts = (Fact("gpu", "driver", "libcuda.so.1: no such file", usable=False),)
     for ability in (
         abilities.can_run_on_cuda,
@@ -66,12 +64,12 @@ def test_without_a_gpu_nothing_runs_on_one():
     ("capability", "too_old"), [("6.1", True), ("7.5", False), ("9.0", False), ("12.0", False)]
 )
 def test_cuda_13_has_no_kernels_for_old_gpus(capability, too_old):
-    """Pascal and Volta: no other wheel would help there."""
+    """Pascal and Volta: no other wheel helps there."""
     idle = Fact("provider", abilities.CUDA, "compiled in, not active: why", usable=False)
     found = abilities.can_run_on_cuda(with_gpu(capability, idle))
     assert not found.possible
     assert ("6.1 is older than 7.5" in found.reason) == too_old
-    assert (found.remedy == "take --provider cpu") == too_old
+    assert (found.remedy == "use --provider cpu") == too_old
 
 
 @pytest.mark.parametrize(
@@ -81,9 +79,11 @@ def test_cuda_13_has_no_kernels_for_old_gpus(capability, too_old):
         (abilities.TENSORRT, abilities.can_run_on_tensorrt),
     ],
 )
-def test_a_provider_that_has_computed_runs_whatever_else_is_known(monkeypatch, provider, ability):
-    """An older CUDA on an old GPU; TensorRT from a .deb, which leaves no wheel."""
-    monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: "no wheel is installed: pip it")
+def test_a_provider_that_has_computed_is_possible_whatever_the_other_facts(
+    monkeypatch, provider, ability
+):
+    """An older CUDA on an old GPU; TensorRT from a .deb, which is no wheel."""
+    monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: "no wheel is installed")
     active = Fact("provider", provider, "active", usable=True)
     assert ability(with_gpu("6.1", active)).possible
     assert not ability(with_gpu("6.1")).possible
@@ -95,30 +95,27 @@ def test_a_provider_that_has_computed_runs_whatever_else_is_known(monkeypatch, p
      ("12.0", True), ("12.1", True)],
 )  # fmt: skip
 def test_tensorrt_rtx_is_not_for_data_centre_gpus(capability, possible):
-    """A100, H100 and B200; its plugin says so in a header."""
+    """A100, H100 and B200, by the header of its plugin."""
     active = Fact("provider", abilities.RTX, "plugin 0.5.0, active", usable=True)
     found = abilities.can_run_on_tensorrt_rtx(with_gpu(capability, active))
     assert found.possible == possible
-    assert possible or found.remedy == "take --provider cuda"
+    assert possible or found.remedy == "use --provider cuda"
 
 
-def test_the_rtx_plugin_is_what_is_missing():
-    """Whatever wheel of ONNX Runtime is there."""
+def test_a_missing_rtx_plugin_is_installed_with_any_wheel_of_onnxruntime():
     found = abilities.can_run_on_tensorrt_rtx(with_gpu())
     assert found.remedy == "pip install onnxruntime-ep-nv-tensorrt-rtx"
 
 
 def test_a_tensorrt_of_another_major_version_is_the_reason(monkeypatch):
-    """With the command that installs the right one."""
-    conflict = "ONNX Runtime is linked with TensorRT 10 and 11 is installed: pip install that"
+    conflict = "ONNX Runtime is linked with TensorRT 10 and 11 is installed"
     monkeypatch.setattr(abilities, "tensorrt_conflict", lambda: conflict)
+    monkeypatch.setattr(abilities, "tensorrt_install", lambda: "pip install that")
     found = abilities.can_run_on_tensorrt(with_gpu())
-    assert (found.possible, found.remedy) == (False, "pip install that")
-    assert found.reason == "ONNX Runtime is linked with TensorRT 10 and 11 is installed"
+    assert (found.possible, found.reason, found.remedy) == (False, conflict, "pip install that")
 
 
-def test_engines_run_where_either_flavour_is_installed():
-    """And a GPU."""
+def test_engines_run_with_a_gpu_and_either_flavour_of_tensorrt():
     for name in ("tensorrt", "tensorrt-rtx"):
         facts = with_gpu("8.9", *packages(name, "cuda-bindings"))
         assert abilities.can_run_engines(facts).possible
@@ -128,16 +125,16 @@ def test_engines_run_where_either_flavour_is_installed():
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("ability", [abilities.can_run_engines, abilities.can_build_engines])
 def test_engines_need_every_package_of_their_extra(flavour, ability):
-    """They run, and their GPU is looked at, by cuda-bindings; without a GPU as well."""
+    """cuda-bindings runs them and reads the GPU; it is needed without a GPU as well."""
     found = ability(with_gpu("8.9", *packages(flavour)))
     assert not found.possible
-    assert found.reason == "not installed or too old: cuda-bindings"
+    assert found.reason == "not installed, or another version: cuda-bindings"
     assert found.remedy == f"pip install 'vit-export[{flavour}]'"
     assert not abilities.can_build_engines(packages(flavour)).possible
 
 
 def test_tensorrt_rtx_on_an_h100_builds_for_other_gpus_only():
-    """And runs nothing; with TensorRT beside it, both."""
+    """It runs none of them; with TensorRT too, both is possible."""
     rtx = packages("tensorrt-rtx", "cuda-bindings")
     why = "TensorRT-RTX does not compile for compute capability 9.0"
     run = abilities.can_run_engines(with_gpu("9.0", *rtx))
@@ -151,8 +148,8 @@ def test_tensorrt_rtx_on_an_h100_builds_for_other_gpus_only():
         assert (both.possible, both.reason) == (True, "")
 
 
-def test_an_a100_has_engines_of_tensorrt_rtx_and_not_its_plugin():
-    """The list of the plugin is shorter than that of the real module."""
+def test_an_a100_runs_engines_of_tensorrt_rtx_but_not_its_plugin():
+    """The plugin supports fewer GPUs than the module compiles for."""
     facts = with_gpu("8.0", *packages("tensorrt-rtx", "cuda-bindings"))
     assert abilities.can_run_engines(facts).possible
     assert not abilities.can_run_on_tensorrt_rtx(facts).possible

@@ -17,7 +17,7 @@ from vit_export.cli.options import OUTPUT, json_option
 def doctor(strict: bool, as_json: bool) -> None:
     """Show what this machine can run and how to fix each problem."""
     from vit_export.cli.report.diagnosis import diagnosis_text
-    from vit_export.host.doctor import examine
+    from vit_export.host.doctor.examine import examine
 
     diagnosis = examine()
     emit(as_json, diagnosis.to_dict(), diagnosis_text(diagnosis))

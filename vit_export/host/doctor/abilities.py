@@ -1,17 +1,17 @@
-"""What can be built and run here, and what would change that."""
+"""Abilities: what can be built and run here, and what makes the rest possible."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable
 
-from vit_export.host.doctor.driver import OLDEST_CAPABILITY, capability
-from vit_export.host.doctor.packages import EXTRAS
-from vit_export.host.doctor.runtimes import CUDA, RTX, RUNTIME, TENSORRT
+from vit_export.host.doctor.checks import CUDA, RTX, RUNTIME, TENSORRT, requirements
+from vit_export.host.doctor.gpu import OLDEST_CAPABILITY, capability
 from vit_export.host.doctor.types import Ability, Facts, find, has_gpu
 from vit_export.host.nvidia import RTX_INSTALL, tensorrt_conflict, tensorrt_install
 
-RTX_CAPABILITIES = ((8, 6), (8, 9))  # and 12.0 on: tensorrt_rtx_provider_options.h of the plugin
+RTX_CAPABILITIES = ((8, 6), (8, 9))  # and from 12.0: tensorrt_rtx_provider_options.h of the plugin
 # What TensorRT-RTX itself compiles engines for: its ComputeCapability.
 RTX_TARGETS = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 
@@ -23,22 +23,22 @@ def can_run_on_cpu(facts: Facts) -> Ability:
 
 def can_read_images(facts: Facts) -> Ability:
     """`predict` from image files."""
-    return _package_ability(facts, "read image files", {"pillow": ""}, "cpu")
+    return _package_ability(facts, "read image files", "cpu", packages=("pillow",))
 
 
 def can_run_on_cuda(facts: Facts) -> Ability:
     """`--provider cuda`."""
-    name = "run on CUDA"
+    name, gpu = "run on CUDA", capability(facts)
     if not has_gpu(facts):
         return _no_gpu(facts, name)
-    ability, found = _provider_ability(facts, name, CUDA, "gpu"), capability(facts)
-    if not ability.possible and (0, 0) < found < OLDEST_CAPABILITY:
-        reason = (
-            f"compute capability {_number(found)} is older than {_number(OLDEST_CAPABILITY)}, "
-            "the oldest that CUDA 13 has"
-        )
-        return Ability(name, possible=False, reason=reason, remedy="take --provider cpu")
-    return ability
+    ability = _provider_ability(facts, name, CUDA, "gpu")
+    if ability.possible or not (0, 0) < gpu < OLDEST_CAPABILITY:
+        return ability
+    reason = (
+        f"compute capability {_shown(gpu)} is older than {_shown(OLDEST_CAPABILITY)}, the oldest "
+        "that CUDA 13 supports"
+    )
+    return Ability(name, possible=False, reason=reason, remedy="use --provider cpu")
 
 
 def can_run_on_tensorrt(facts: Facts) -> Ability:
@@ -50,8 +50,7 @@ def can_run_on_tensorrt(facts: Facts) -> Ability:
     if ability.possible:
         return ability
     if conflict := tensorrt_conflict():
-        reason, _, remedy = conflict.rpartition(": ")
-        return Ability(name, possible=False, reason=reason, remedy=remedy)
+        return Ability(name, possible=False, reason=conflict, remedy=tensorrt_install())
     if find(facts, "provider", CUDA).usable:
         return dataclasses.replace(ability, remedy=tensorrt_install())
     return ability
@@ -64,23 +63,16 @@ def can_run_on_tensorrt_rtx(facts: Facts) -> Ability:
         return _no_gpu(facts, name)
     if not supported_by_rtx(capability(facts)):
         reason = "TensorRT-RTX runs on compute capability 8.6, 8.9, and 12.0 or newer"
-        return Ability(name, possible=False, reason=reason, remedy="take --provider cuda")
-    fact = find(facts, "provider", RTX)
-    if fact.usable:
+        return Ability(name, possible=False, reason=reason, remedy="use --provider cuda")
+    plugin = find(facts, "provider", RTX)
+    if plugin.usable:
         return Ability(name, possible=True)
-    return Ability(name, possible=False, reason=f"{RTX}: {fact.value}", remedy=RTX_INSTALL)
-
-
-def can_run_engines(facts: Facts) -> Ability:
-    """`.engine` files, without ONNX Runtime."""
-    name = "run TensorRT engines"
-    return _engine_ability(facts, name) if has_gpu(facts) else _no_gpu(facts, name)
+    return Ability(name, possible=False, reason=f"{RTX}: {plugin.value}", remedy=RTX_INSTALL)
 
 
 def can_export(facts: Facts) -> Ability:
     """`onnx`: torch to ONNX, and the gate, which runs what was exported."""
-    ability = _package_ability(facts, "export from torch", EXTRAS["export"], "export")
-    cpu = can_run_on_cpu(facts)
+    ability, cpu = _package_ability(facts, "export from torch", "export"), can_run_on_cpu(facts)
     if ability.possible and not cpu.possible:
         return dataclasses.replace(cpu, name=ability.name)
     return ability
@@ -89,7 +81,7 @@ def can_export(facts: Facts) -> Ability:
 def can_build_engines(facts: Facts) -> Ability:
     """`engine`: TensorRT builds on the GPU it builds for; TensorRT-RTX needs none."""
     name = "build TensorRT engines"
-    rtx = _package_ability(facts, name, EXTRAS["tensorrt-rtx"], "tensorrt-rtx")
+    rtx = _package_ability(facts, name, "tensorrt-rtx")
     if not has_gpu(facts):
         return rtx
     here = _engine_ability(facts, name)
@@ -97,6 +89,12 @@ def can_build_engines(facts: Facts) -> Ability:
         return here
     reason = f"for other GPUs only, with --compute-capability: {here.reason}"
     return dataclasses.replace(here, possible=True, reason=reason)
+
+
+def can_run_engines(facts: Facts) -> Ability:
+    """`.engine` files, without ONNX Runtime."""
+    name = "run TensorRT engines"
+    return _engine_ability(facts, name) if has_gpu(facts) else _no_gpu(facts, name)
 
 
 ABILITIES: tuple[Callable[[Facts], Ability], ...] = (
@@ -111,27 +109,28 @@ ABILITIES: tuple[Callable[[Facts], Ability], ...] = (
 )
 
 
-def supported_by_rtx(found: tuple[int, int]) -> bool:
-    """Whether the plugin supports a compute capability; (0, 0), unknown, is given a try."""
-    return found == (0, 0) or found in RTX_CAPABILITIES or found >= (12, 0)
+def supported_by_rtx(gpu: tuple[int, int]) -> bool:
+    """Return whether the plugin supports a compute capability; (0, 0), unknown, counts as yes."""
+    return gpu == (0, 0) or gpu in RTX_CAPABILITIES or gpu >= (12, 0)
 
 
 def _engine_ability(facts: Facts, name: str) -> Ability:
-    """Engines for the GPU that is here: of TensorRT, or of TensorRT-RTX if it compiles for it."""
-    tensorrt = _package_ability(facts, name, EXTRAS["tensorrt"], "tensorrt")
-    flavours = ("tensorrt", "tensorrt-rtx")
-    has_tensorrt, has_rtx = (find(facts, "package", flavour).usable for flavour in flavours)
-    if has_tensorrt or not has_rtx:
+    """Engines for the GPU here: of TensorRT, or of TensorRT-RTX if it compiles for that GPU."""
+    tensorrt = _package_ability(facts, name, "tensorrt")
+    gpu = capability(facts)
+    if (
+        find(facts, "package", "tensorrt").usable
+        or not find(facts, "package", "tensorrt-rtx").usable
+    ):
         return tensorrt
-    found = capability(facts)
-    if found == (0, 0) or found in RTX_TARGETS:
-        return _package_ability(facts, name, EXTRAS["tensorrt-rtx"], "tensorrt-rtx")
-    reason = f"TensorRT-RTX does not compile for compute capability {_number(found)}"
+    if gpu == (0, 0) or gpu in RTX_TARGETS:
+        return _package_ability(facts, name, "tensorrt-rtx")
+    reason = f"TensorRT-RTX does not compile for compute capability {_shown(gpu)}"
     return dataclasses.replace(tensorrt, reason=reason)
 
 
-def _number(found: tuple[int, int]) -> str:
-    return f"{found[0]}.{found[1]}"
+def _shown(gpu: tuple[int, int]) -> str:
+    return f"{gpu[0]}.{gpu[1]}"
 
 
 def _no_gpu(facts: Facts, name: str) -> Ability:
@@ -139,12 +138,21 @@ def _no_gpu(facts: Facts, name: str) -> Ability:
     return Ability(name, possible=False, reason=reason)
 
 
-def _package_ability(facts: Facts, name: str, packages: dict[str, str], extra: str) -> Ability:
-    lacking = [p for p in packages if not find(facts, "package", p).usable]
-    if not lacking:
+def _package_ability(
+    facts: Facts, name: str, extra: str, *, packages: tuple[str, ...] = ()
+) -> Ability:
+    """What needs the packages of an extra, or some of them."""
+    remedy = f"pip install 'vit-export[{extra}]'"
+    try:
+        packages = packages or tuple(requirement.name for requirement in requirements(extra))
+    except importlib.metadata.PackageNotFoundError:
+        reason = "vit-export itself is not installed, so what it needs is not known"
+        return Ability(name, possible=False, reason=reason, remedy=remedy)
+    missing = [package for package in packages if not find(facts, "package", package).usable]
+    if not missing:
         return Ability(name, possible=True)
-    reason = "not installed or too old: " + ", ".join(lacking)
-    return Ability(name, possible=False, reason=reason, remedy=f"pip install 'vit-export[{extra}]'")
+    reason = "not installed, or another version: " + ", ".join(missing)
+    return Ability(name, possible=False, reason=reason, remedy=remedy)
 
 
 def _provider_ability(facts: Facts, name: str, provider: str, extra: str) -> Ability:
@@ -153,7 +161,7 @@ def _provider_ability(facts: Facts, name: str, provider: str, extra: str) -> Abi
         return Ability(name, possible=True)
     broken = [fact.value for fact in facts if (fact.topic, fact.name) == ("provider", RUNTIME)]
     if broken:
-        return Ability(name, possible=False, reason=broken[0], remedy="mend the fault first")
+        return Ability(name, possible=False, reason=broken[0], remedy="fix the fault first")
     remedy = f"pip install 'vit-export[{extra}]'"
     if extra == "gpu" and find(facts, "package", "onnxruntime").usable:
         remedy = f"pip uninstall -y onnxruntime && {remedy}"

@@ -1,4 +1,4 @@
-"""What a diagnosis consists of: facts, faults, and what can be done."""
+"""Parts of a diagnosis: facts, faults and abilities."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fact:
-    """Something found on this machine.
+    """Something that was looked for on this machine.
 
     Attributes:
         topic: `"system"`, `"package"`, `"gpu"`, `"library"` or `"provider"`.
         name: e.g. `"torch"` or `"CUDAExecutionProvider"`.
-        value: A version, a description, or why it is not there.
+        value: A version, a description, or why it is missing.
         usable: Whether it can be used here.
     """
 
@@ -27,7 +27,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is broken, and the one command (or act) that mends it."""
+    """Something broken, and the one command (or action) that fixes it."""
 
     what: str
     remedy: str
@@ -35,13 +35,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ability:
-    """Something that can be done here, or not.
+    """Something that vit-export does, and whether this machine can do it.
 
     Attributes:
         name: e.g. `"run on CUDA"`.
         possible: Whether it can be done.
         reason: Why not, or with which restriction.
-        remedy: What would change that.
+        remedy: What makes it possible.
     """
 
     name: str
@@ -57,23 +57,23 @@ Check = Callable[[Facts], Finding]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found, in the order in which it was looked for."""
+    """Facts and faults in the order of the checks, and every ability."""
 
     facts: Facts
     faults: tuple[Fault, ...]
     abilities: tuple[Ability, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the diagnosis as JSON values."""
         return dataclasses.asdict(self)
 
 
 def find(facts: Facts, topic: str, name: str) -> Fact:
-    """The fact of that name; an unusable one where nothing was found."""
+    """Return the fact of that name, or one that is not usable where there is none."""
     matches = (fact for fact in facts if (fact.topic, fact.name) == (topic, name))
     return next(matches, Fact(topic, name, "not available", usable=False))
 
 
 def has_gpu(facts: Facts) -> bool:
-    """Whether the driver runs and offers a GPU."""
+    """Return whether NVIDIA's driver works and lists a GPU."""
     return find(facts, "gpu", "driver").usable

@@ -12,8 +12,13 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ProviderError
-from vit_export.host.nvidia import load_tensorrt, onnxruntime_wheels, tensorrt_conflict
-from vit_export.host.probes import in_child, probe_provider
+from vit_export.host.nvidia import (
+    load_tensorrt,
+    onnxruntime_wheels,
+    tensorrt_conflict,
+    tensorrt_install,
+)
+from vit_export.host.probes import probe_provider, run_probe
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -115,9 +120,9 @@ def cause(provider: str) -> str:
     """Why a provider does not start, as a child process and the installed libraries say it."""
     reasons = []
     if provider not in PLUGINS:
-        reasons.append(in_child(probe_provider, PROVIDERS[provider]).get("error", ""))
-    if provider == "tensorrt":
-        reasons.append(tensorrt_conflict())
+        reasons.append(run_probe(probe_provider, PROVIDERS[provider]).get("error", ""))
+    if provider == "tensorrt" and (conflict := tensorrt_conflict()):
+        reasons.append(f"{conflict}: {tensorrt_install()}")
     said = "; ".join(filter(None, reasons))
     return f" ({said})" if said else ""
 

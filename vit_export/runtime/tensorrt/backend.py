@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from packaging.version import Version
+
 from vit_export.errors import ProviderError, UsageError, nearest
-from vit_export.host.nvidia import version_tuple
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-OLDEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
+OLDEST = {"tensorrt": Version("10.3"), "tensorrt-rtx": Version("1.4")}
 DTYPES = {  # names of TensorRT's DataType -> numpy's
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
     "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
@@ -95,11 +96,10 @@ def load_backend(name: str) -> Backend:
             "see: vit-export doctor"
         ) from error
     version = str(trt.__version__)
-    if version_tuple(version)[:2] < OLDEST[name]:
-        oldest = ".".join(map(str, OLDEST[name]))
+    if Version(version) < OLDEST[name]:
         raise ProviderError(
-            f"{name} {version} is too old, {oldest} is the first that works; "
-            f"pip install 'vit-export[{name}]'"
+            f"{name} {version} is too old, {OLDEST[name]} is the first that works",
+            hint=f"pip install 'vit-export[{name}]'",
         )
     return Backend(name=name, trt=trt, version=version, logger=_logger(trt))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.host.nvidia import version_tuple
 
 AMPERE = (8, 0)  # the oldest compute capability of an "ampere-plus" engine
 
@@ -115,9 +116,13 @@ def source_of(path: Path, sidecar: Sidecar) -> Path:
 def _version_fits(sidecar: Sidecar, version: str) -> bool:
     if sidecar.version == version:
         return True
-    built, here = version_tuple(sidecar.version), version_tuple(version)
-    newer = built[:1] == here[:1] and here >= built
-    return newer and bool(sidecar.options.get("version_compatible"))
+    if not sidecar.options.get("version_compatible"):
+        return False
+    try:
+        built, here = Version(sidecar.version), Version(version)
+    except InvalidVersion:
+        return False
+    return built.major == here.major and here >= built
 
 
 def _numbers(compute_capability: str) -> tuple[int, ...]:

@@ -39,8 +39,9 @@ class Plan:
                 if not allow_host_code:
                     raise ProviderError(
                         f"{path.name}: is version compatible, so its plan brings code that runs "
-                        "on the host; if you trust its source: load(..., allow_host_code=True), "
-                        "or --trust-host-code"
+                        "on the host",
+                        hint="if you trust its source: load_engine(..., allow_host_code=True), or "
+                        "--trust-host-code",
                     )
                 runtime.engine_host_code_allowed = True
             engine = runtime.deserialize_cuda_engine(path.read_bytes())

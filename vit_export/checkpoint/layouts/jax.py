@@ -1,0 +1,114 @@
+"""Tensor names of Google's JAX code: vision_transformer and big_vision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vit_export.checkpoint.layouts.rules import Conversion, Layout, Rule, rename
+
+
+def _fold_kernel(kernel: Tensor) -> Tensor:
+    """Turn the kernel (D, h, d) of a query, key or value projection into (D, D)."""
+    return kernel.flatten(1).T
+
+
+TRANSPOSE = Conversion("kernel transposed", lambda kernel: kernel.t())
+TRANSPOSE_CONV = Conversion("kernel transposed", lambda kernel: kernel.permute(3, 2, 0, 1))
+JOIN_KERNELS = Conversion(
+    "heads folded, kernel transposed, q, k and v joined",
+    lambda q, k, v: torch.cat([_fold_kernel(kernel) for kernel in (q, k, v)]),
+)
+JOIN_HEAD_BIASES = Conversion(
+    "heads folded, q, k and v joined", lambda q, k, v: torch.cat((q, k, v)).flatten()
+)
+FOLD_OUT_KERNEL = Conversion(
+    "heads folded, kernel transposed", lambda kernel: kernel.flatten(0, 1).T
+)
+ZERO_CLASS_POSITION = Conversion(
+    "zero position put before the patches: this model adds none to its class token",
+    lambda patches: torch.cat((torch.zeros_like(patches[:, :1]), patches), dim=1),
+)
+
+
+def _norm(source: str, target: str) -> tuple[Rule, ...]:
+    return rename(f"{source}/scale", f"{target}.weight"), rename(f"{source}/bias", f"{target}.bias")
+
+
+def _dense(source: str, target: str) -> tuple[Rule, ...]:
+    return (
+        rename(f"{source}/kernel", f"{target}.weight", TRANSPOSE),
+        rename(f"{source}/bias", f"{target}.bias"),
+    )
+
+
+def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp: int) -> Layout:
+    """Layout of one of Google's two code bases.
+
+    Args:
+        name: Value of `--layout`.
+        title: Name in messages.
+        *rules: What only this code base has.
+        attention: Flax numbers the modules of a block in the order of their creation: the
+            number of the attention.
+        norm2: The number of the second layer norm.
+        mlp: The number of the MLP.
+    """
+    block = "Transformer/encoderblock_{n}"
+    attn = f"{block}/MultiHeadDotProductAttention_{attention}"
+    projections = [f"{attn}/{part}" for part in ("query", "key", "value")]
+    kernels, biases = ([f"{p}/{end}" for p in projections] for end in ("kernel", "bias"))
+    return Layout(
+        name=name,
+        title=title,
+        prefix=r"(?:opt/target/|params/img/|params/|img/)?",
+        rules=(
+            rename("cls", "cls_token"),
+            rename("embedding/kernel", "patch_embed.proj.weight", TRANSPOSE_CONV),
+            rename("embedding/bias", "patch_embed.proj.bias"),
+            *_norm(f"{block}/LayerNorm_0", "blocks.{n}.norm1"),
+            Rule(tuple(kernels), "blocks.{n}.attn.qkv.weight", JOIN_KERNELS),
+            Rule(tuple(biases), "blocks.{n}.attn.qkv.bias", JOIN_HEAD_BIASES),
+            rename(f"{attn}/out/kernel", "blocks.{n}.attn.proj.weight", FOLD_OUT_KERNEL),
+            rename(f"{attn}/out/bias", "blocks.{n}.attn.proj.bias"),
+            *_norm(f"{block}/LayerNorm_{norm2}", "blocks.{n}.norm2"),
+            *_dense(f"{block}/MlpBlock_{mlp}/Dense_0", "blocks.{n}.mlp.fc1"),
+            *_dense(f"{block}/MlpBlock_{mlp}/Dense_1", "blocks.{n}.mlp.fc2"),
+            *_norm("Transformer/encoder_norm", "norm"),
+            *_dense("pre_logits", "pre_logits.fc"),
+            *_dense("head", "head"),
+            *rules,
+        ),
+        unsupported={
+            r"MAPHead_\d": "attention pooling (MAP head)",
+            r"(conv_root|gn_root|block\d/unit\d)": "a convolutional stem (hybrid)",
+            r"^(params/)?txt/": "a text tower",
+        },
+        assumed={
+            "norm_eps": (1e-6, "flax's nn.LayerNorm"),
+            "act_layer": (
+                "gelu_tanh",
+                "flax's nn.gelu; copies of these weights in other libraries run the exact GELU "
+                "(act_layer=gelu)",
+            ),
+        },
+        heads_axis_of=f"{attn}/query/kernel",
+    )
+
+
+GOOGLE_JAX = _layout(
+    "google_jax",
+    "Google JAX (vision_transformer)",
+    rename("Transformer/posembed_input/pos_embedding", "pos_embed"),
+    attention=1,
+    norm2=2,
+    mlp=3,
+)
+BIG_VISION = _layout(
+    "big_vision",
+    "Google JAX (big_vision)",
+    rename("pos_embedding", "pos_embed", ZERO_CLASS_POSITION),
+    attention=0,
+    norm2=1,
+    mlp=0,
+)

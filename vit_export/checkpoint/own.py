@@ -1,0 +1,69 @@
+"""Checkpoints of vit-export: safetensors with config and labels in their metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from vit_export.artifact.manifest import METADATA_KEY
+from vit_export.checkpoint.tensor_files import TensorFile
+from vit_export.errors import CheckpointError, ConfigError, OutputError
+from vit_export.model.vit import VisionTransformer
+from vit_export.variants import ViTConfig
+
+
+def save_checkpoint(
+    model: VisionTransformer, path: str | os.PathLike[str], *, labels: tuple[str, ...] = ()
+) -> None:
+    """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
+
+    The file gets its name when it is complete.
+
+    Args:
+        model: The model to save.
+        path: Name of the file, e.g. `best.safetensors`.
+        labels: Class names.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    about = {"config": dataclasses.asdict(model.config), "labels": list(labels)}
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(about)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write the checkpoint {path}: {error}") from error
+
+
+def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
+    """Return the config and labels that `save_checkpoint` wrote; (None, ()) in other files.
+
+    Raises:
+        CheckpointError: The config cannot be read.
+    """
+    text = file.metadata.get(METADATA_KEY)
+    if text is None:
+        return None, ()
+    try:
+        data = json.loads(text)
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data["config"].items()
+        }
+        return ViTConfig(**fields), tuple(data.get("labels", ()))
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{file.path}: the config in its metadata key {METADATA_KEY!r} cannot be read "
+            f"({error!r}); a newer vit-export may have written it",
+            hint="pip install -U vit-export",
+        ) from error
