@@ -118,8 +118,8 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
     mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES
-    if (request.exposed or mapped) and HAS_WEIGHTS_FOLDER:
-        folder = str(file.path.parent.resolve())
+    if (request.exposed or mapped or file.has_linked_weights) and HAS_WEIGHTS_FOLDER:
+        folder = str(file.weights_folder)
         entries["session.model_external_initializers_file_folder_path"] = folder
         model = file.expose(request.exposed)
     elif request.exposed:
