@@ -273,7 +273,7 @@ def test_an_artifact_without_features_does_not_embed(vit, photographs, monkeypat
 def test_pixels_that_were_not_normalised_are_refused(vit):
     """0 to 255 as float; standard normal noise is accepted."""
     generator = np.random.default_rng(0)
-    with pytest.raises(InputError, match=r"values from 0 to 255.*normalise it"):
+    with pytest.raises(InputError, match=r"values from 0 to 255.*\nhint: normalise it"):
         vit.run(np.linspace(0, 255, 3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32))
     assert vit.run(generator.standard_normal((4, 3, 32, 32)).astype(np.float32)).shape == (4, 10)
 

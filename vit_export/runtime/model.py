@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import FEATURES, LOGITS, Preprocess
+from vit_export.artifact.manifest import FEATURES, LOGITS, Activation, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
@@ -71,7 +71,7 @@ class Model:
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
         self.labels = tuple(labels if labels is not None else manifest.labels if manifest else ())
-        self.activation: str = getattr(manifest, "activation", "softmax")
+        self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None
         self._closed = False
@@ -192,7 +192,7 @@ class Model:
             if isinstance(row, ImageError):
                 yield row
                 continue
-            scores = ACTIVATIONS[self.activation](row.astype(np.float64))
+            scores = SCORES[self.activation](row.astype(np.float64))
             order = np.argsort(-scores, kind="stable")[:top]
             yield [Prediction(int(i), self._label(int(i)), float(scores[i])) for i in order]
 
@@ -332,7 +332,7 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0.0, -logits))
 
 
-ACTIVATIONS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "softmax": softmax,
     "sigmoid": sigmoid,
     "none": lambda logits: logits,
