@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from vit_export.artifact.open_file import read_text
 from vit_export.errors import CheckpointError
 from vit_export.variants import VARIANTS
 
@@ -157,8 +158,9 @@ def _decode(path: Path, kind: type[T]) -> T:
     Raises:
         CheckpointError: Naming the file and, where one is wrong, the field.
     """
+    text = read_text(path, what="JSON file", error=CheckpointError)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         message, _, field_path = str(error).partition(" - at `$")
         name = re.sub(r"^\.|`$", "", field_path)
