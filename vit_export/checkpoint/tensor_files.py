@@ -167,6 +167,11 @@ SAFETENSORS_DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
 }
 
 
@@ -187,7 +192,7 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _meta(part: Any) -> Tensor:
-    # any integer type will do for the others: no weight of a model is an integer
+    # uint8 stands for all other types: they are refused where the model needs the tensor
     dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
     return torch.empty(part.get_shape(), dtype=dtype, device="meta")
 
