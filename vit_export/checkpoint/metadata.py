@@ -29,7 +29,10 @@ ACTIVATIONS = {
     "gelu_tanh": "gelu_tanh",
 }
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-OUTPUT_ACTIVATIONS: dict[str | None, Activation] = {"multi_label_classification": "sigmoid", "regression": "none"}
+OUTPUT_ACTIVATIONS: dict[str, Activation] = {
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
 MODULE_HINT = "export the module itself with --module package.module:factory"
 
 
@@ -163,7 +166,7 @@ def _hugging_face(config: _Json) -> Metadata:
     crop_mode, preparation = "center", dict[str, Any]()
     if (path := config.path.with_name(PROCESSOR)).exists():
         crop_mode, preparation = _preparation(_Json.read(path), channels=channels or 3)
-    problem = config.get("problem_type", str | None)
+    problem = config.get("problem_type", str | None) or ""
     return Metadata(
         fields={CONFIG: fields, PROCESSOR: preparation},
         crop_mode=crop_mode,

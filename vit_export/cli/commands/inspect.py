@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.option_groups import GroupedCommand
+from vit_export.cli.option_fields import SectionCommand
 from vit_export.cli.options import json_option
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=SectionCommand)
 @click.argument("path")
 @json_option
 def inspect(path: str, as_json: bool) -> None:
