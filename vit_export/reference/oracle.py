@@ -59,18 +59,23 @@ def record(
     for name, y64, y32 in zip(model.all_names, exact, single, strict=True):
         _check_finite(name, y64, y32)
         reference[name] = subsample(y64) if name in SUBSAMPLED else y64
-    errors = {"e32": _errors(model, single, reference)}
-    for field, what in (("e16", "float16"), ("ebf16", "bfloat16")):
-        errors[field] = _errors(model, _run_half(model, tensors, progress, what), reference)
     outputs = {name: y64 for name, y64 in reference.items() if name not in recorded}
+    e32 = _errors(model, single, reference)
     for name, y64 in outputs.items():
-        _check_exact_enough(name, errors["e32"][name], float(y64.abs().max()))
+        _check_exact_enough(name, e32[name], float(y64.abs().max()))
+    e16, ebf16 = (
+        _errors(model, _run_half(model, tensors, progress, what), reference) for what in HALF_TYPES
+    )
     return Golden(
         images=images,
         inputs={} if images is not None else dict(inputs),
         outputs={name: y64.numpy() for name, y64 in outputs.items()},
-        blocks=_blocks({n: reference[n] for n in recorded if n in reference}, errors),
-        **{field: {name: e[name] for name in outputs} for field, e in errors.items()},
+        e32={name: e32[name] for name in outputs},
+        e16={name: e16[name] for name in outputs},
+        ebf16={name: ebf16[name] for name in outputs},
+        blocks=_blocks(
+            {n: reference[n] for n in recorded if n in reference}, e32=e32, e16=e16, ebf16=ebf16
+        ),
     )
 
 
@@ -103,9 +108,7 @@ def subsample(x: Tensor) -> Tensor:
     return torch.cat((kept, kept.new_full((len(kept), 1), rows.shape[1])), dim=1)
 
 
-def _blocks(
-    subsamples: Mapping[str, Tensor], errors: Mapping[str, Mapping[str, float]]
-) -> Blocks | None:
+def _blocks(subsamples: Mapping[str, Tensor], **errors: Mapping[str, float]) -> Blocks | None:
     if not subsamples:
         return None
     rows = list(subsamples.values())
@@ -157,7 +160,7 @@ def _run(
     inputs: Sequence[Tensor],
     progress: Progress,
     what: str,
-    mode: Callable[[Outputs], AbstractContextManager[None]] = nullcontext,
+    mode: Callable[[Outputs], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> tuple[Tensor, ...]:
     """Run the model in batches and return its outputs and subsamples of its taps."""
     model.keep_tap = subsample
