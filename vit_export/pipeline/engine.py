@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, seen_from, sidecar_path
-from vit_export.artifact.golden import Golden, golden_path
+from vit_export.artifact.engine_sidecar import (
+    Gpu,
+    Sidecar,
+    file_sha256,
+    relative_source,
+    sidecar_path,
+)
+from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.publish import check_golden_not_shared
-from vit_export.artifact.staging import check_writable, publish, staging
-from vit_export.errors import ArtifactError, UsageError
+from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
+from vit_export.errors import UsageError
 from vit_export.progress import Progress, silent
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
@@ -108,8 +113,9 @@ def make_engine(
     _check_bad_name(path)
     manifest = check_source(file)
     converts = must_convert(manifest, options, source)
-    truth = _golden_of(source)
-    check_golden_not_shared(path, golden_path(source))
+    given = find_golden(source)
+    truth = Golden.read(given)
+    check_golden_not_shared(path, given)
     backend, gpu = load_backend(options.backend), current_gpu()
     # what cannot be is said before the conversion, which takes long
     targets_of(backend, options, gpu)
@@ -125,7 +131,7 @@ def make_engine(
         plan = stage / path.name
         built = build_engine(backend, file, manifest, plan, options, gpu=gpu, progress=progress)
         golden_file = stage / golden_path(path).name
-        shutil.copyfile(golden_path(source), golden_file)
+        shutil.copyfile(given, golden_file)
         sidecar = Sidecar(
             manifest=manifest.replace(
                 certificate=(*manifest.certificate, _unmeasured(backend, built, truth, gpu)),
@@ -138,7 +144,7 @@ def make_engine(
             profiles=built.profiles,
             plan_sha256=file_sha256(plan),
             plan_bytes=built.plan_bytes,
-            source=seen_from(path.parent, source),
+            source=relative_source(path.parent, source),
             source_sha256=source_sha256,
             timing_cache_key=cache_key(backend, gpu),
             options=options.asked(),
@@ -147,7 +153,9 @@ def make_engine(
         )
         comparison = None
         if _runs_here(built, gpu):
-            staged = sidecar.replace(source=seen_from(stage, source))  # a stripped plan reads it
+            staged = sidecar.replace(
+                source=relative_source(stage, source)
+            )  # a stripped plan reads it
             staged.write(sidecar_path(plan))
             types, comparison = _measured(plan, options, progress)
             comparison.raise_for_failure()
@@ -206,16 +214,6 @@ def _check_bad_name(path: Path) -> None:
         check_writable(file)
 
 
-def _golden_of(source: Path) -> Golden:
-    file = golden_path(source)
-    if not file.exists():
-        raise ArtifactError(
-            f"{source}: there is no golden file {file.name} beside it, which an engine is "
-            "measured with; copy it along, or export the model again"
-        )
-    return Golden.read(file)
-
-
 def _converted(source: Path, stage: Path, precision: str, progress: Progress) -> OnnxFile:
     """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it.
 
@@ -238,18 +236,10 @@ def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) 
     """The engine's line of the certificate, as long as nobody has run it."""
     targets = ", ".join(built.compute_capabilities)
     here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-    return Stage(
-        name=f"onnx -> {backend.name} engine",
+    return Stage.unmeasured(
+        f"onnx -> {backend.name} engine",
         provider=backend.name,
         samples=truth.samples,
-        batches=(),
-        baseline_max_abs=None,
-        max_abs=None,
-        tolerance=None,
-        cosine=None,
-        top1_agreement=None,
-        row_max_abs=None,
-        passed=None,
         reason=f"built for compute capability {targets}, and {here}; measured at its first load",
     )
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
-from vit_export.artifact.golden import Golden, golden_path
-from vit_export.errors import ArtifactError, EngineError, GateError
+from vit_export.artifact.golden import Golden, find_golden
+from vit_export.errors import EngineError, GateError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.compatibility import MisfitError, source_of
@@ -82,9 +82,10 @@ def rebuild_engine(path: Path) -> None:
     command = [sys.executable, "-m", "vit_export", *sidecar.rebuild_arguments(path)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
-        said = child.stderr.strip().splitlines() or ["it said nothing"]
+        lines = child.stderr.strip().splitlines() or ["no message"]
+        failure = next((line for line in lines if line.startswith("Error: ")), lines[-1])
         raise EngineError(
-            f"{path.name}: cannot be rebuilt: {said[-1].removeprefix('Error: ')} "
+            f"{path.name}: cannot be rebuilt: {failure.removeprefix('Error: ')} "
             f"({sidecar.rebuild_command(path)})"
         )
 
@@ -113,15 +114,9 @@ def measure(runner: TrtRunner) -> Comparison:
     Raises:
         ArtifactError: There is no golden file beside it.
     """
-    file = golden_path(runner.path)
-    if not file.exists():
-        raise ArtifactError(
-            f"{runner.path}: was never measured, and there is no {file.name} beside it to measure "
-            "it with; copy it along, or, if you know the engine: load_engine(..., trusted=True)"
-        )
     return compare(
         runner,
-        Golden.read(file),
+        Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",
         batches=batches_of(runner.sidecar),
     )

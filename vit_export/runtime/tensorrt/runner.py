@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import Sidecar, batch_ends
-from vit_export.artifact.manifest import Manifest, TensorSpec, fits
+from vit_export.artifact.engine_sidecar import Sidecar, batch_range
+from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -82,7 +82,7 @@ class TrtRunner:
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
         self._host_code, self._cuda_graphs = allow_host_code, cuda_graphs
-        self._ends = [batch_ends(profile) for profile in self.sidecar.profiles]
+        self._ends = [batch_range(profile) for profile in self.sidecar.profiles]
         self._lock = threading.Lock()
         self._of_thread = _OfThread()
         self._plan: Plan | None = None
@@ -237,7 +237,7 @@ class TrtRunner:
                 f"GPU {ordinal}"
             )
         found = view(value, stream=session.stream.handle)
-        if found.dtype != spec.dtype or not fits(spec.shape, found.shape):
+        if found.dtype != spec.dtype or not spec.fits(found.shape):
             raise InputError(f"{spec.name!r} is {found.dtype} {found.shape}, expected {spec}")
         return found
 
