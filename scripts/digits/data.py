@@ -2,8 +2,8 @@
 
 They are the 1797 test images of "Optical Recognition of Handwritten Digits" (UCI), written by 13
 people, 8 x 8 px, here enlarged to 28 x 28 px. A fifth of every digit is for the test and nothing
-else; `vit-export finetune` holds out a part of the rest for validation. Who wrote which digit is not
-recorded, so the same people wrote digits in every part.
+else; `vit-export finetune` holds out a part of the rest for validation. Who wrote which digit is
+not recorded, so the same people wrote digits in every part.
 """
 
 from __future__ import annotations

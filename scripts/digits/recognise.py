@@ -15,17 +15,15 @@ from PIL import Image
 
 import vit_export
 
-COLUMNS, SIDE_PX, GAP = 5, 14, "   "
-HALF_BLOCKS = " ▄▀█"  # lower half, upper half, both
-DARK = 90  # of 255: lighter pixels are ink
+COLUMNS, WIDTH, GAP = 5, 14, "  "
+SHADES = " ░▒▓█"
 
 
 def draw(scan: Image.Image) -> list[str]:
-    """Return lines of half blocks: two rows of pixels in one line."""
-    small = np.asarray(scan.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX))
-    upper, lower = (small > DARK)[::2], (small > DARK)[1::2]
-    codes = 2 * upper.astype(int) + lower
-    return ["".join(HALF_BLOCKS[code] for code in line) for line in codes]
+    """Return 8 lines of 14 characters: the 8 x 8 px of the scan, without its empty first column."""
+    small = np.asarray(scan.convert("L").resize((8, 8), Image.Resampling.BOX))[:, 1:]
+    levels = (small.astype(int) * len(SHADES)) // 256
+    return ["".join(2 * SHADES[level] for level in line) for line in levels]
 
 
 def main() -> int:
@@ -45,7 +43,7 @@ def main() -> int:
             f"{p.label}  {p.score:.1%}" + ("" if right else f" ({scan.stem}!)")
             for p, right, scan in zip(predictions[row], correct[row], scans[row], strict=True)
         ]
-        print(GAP.join(caption.center(SIDE_PX) for caption in captions).rstrip())
+        print(GAP.join(caption.center(WIDTH) for caption in captions).rstrip())
     print(f"\n{sum(correct)} of {len(scans)} scans that the model never saw recognised, "
           f"by {artifact.name} on {provider}")  # fmt: skip
     return 0 if 2 * sum(correct) >= len(scans) else 1

@@ -65,11 +65,15 @@ def train(folder: Path, seed: int, options: list[str]) -> dict:
 
 
 def main() -> None:
+    """Train with one seed, or with three and publish the first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("build/digits"))
     parser.add_argument("--seed", type=int, default=SEEDS[0])
-    parser.add_argument("--publish", action="store_true", help=f"Train with seeds {SEEDS}, write "
-                        "the accuracies and the first one's checkpoint into scripts/digits/.")  # fmt: skip
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help=f"Train with seeds {SEEDS}; write the accuracies, and the first checkpoint, here.",
+    )
     asked, options = parser.parse_known_args()
     if not asked.publish:
         train(asked.folder, asked.seed, options)
