@@ -30,7 +30,8 @@ from vit_export.gate.validate import Comparison
 from vit_export.pipeline import engine as enginebuild
 from vit_export.pipeline.engine import default_output, make_engine, must_convert
 from vit_export.pipeline.export import ExportResult
-from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.quantize import quantize
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import engine_check as enginecheck
 from vit_export.runtime import load, load_engine
 from vit_export.runtime.tensorrt import cuda as device

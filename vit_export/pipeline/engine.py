@@ -219,7 +219,8 @@ def _converted(source: Path, stage: Path, precision: str, progress: Progress) ->
 
     It keeps the name of its source, which is the one that the user knows from messages.
     """
-    from vit_export.pipeline.quantize import QuantizeSettings, quantize
+    from vit_export.pipeline.quantize import quantize
+    from vit_export.quantization.settings import QuantizeSettings
 
     folder = stage / precision
     folder.mkdir()
