@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+import vit_export
+from vit_export.runtime import load
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vit_export"
@@ -15,8 +21,7 @@ ONNX = {"onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime"}
 TORCH_SIDE = tuple(
     f"vit_export.{name}"
     for name in (
-        *("model", "checkpoint", "reference", "training", "graph", "quantization"),
-        *("pipeline.quantize", "pipeline.record", "pipeline.source"),
+        *("model", "checkpoint", "reference", "training", "graph", "quantization", "pipeline"),
         *("benchmark.torch_runner", "benchmark.torch_worker"),
     )
 )
@@ -65,6 +70,22 @@ def offenders(names: list[str], forbidden: set[str]) -> dict[str, set[str]]:
 def test_importing_the_package_loads_nothing_else() -> None:
     """`import vit_export` costs nothing."""
     assert brought(["vit_export"]) == {"vit_export": set()}
+
+
+def test_public_names_are_loaded_when_used() -> None:
+    """Each name of the package is found, listed by `dir`, and declared in the type stub."""
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    declared = next(
+        {ast.literal_eval(name) for name in node.value.elts}
+        for node in stub.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+    )
+    assert declared == set(vit_export.__all__) == set(dir(vit_export))
+    for name in declared - {"__version__"}:
+        assert callable(getattr(vit_export, name))
+    assert vit_export.load is load
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        _ = vit_export.exprot
 
 
 def test_the_words_need_only_the_standard_library() -> None:

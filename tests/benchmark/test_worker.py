@@ -68,16 +68,25 @@ def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
 
 
 def test_an_order_is_passed_on_whole(monkeypatch):
-    """What is not asked for is not assumed."""
-    order = {"path": "x.engine", "provider": "auto", "threads": None, "allow_host_code": True}
+    """To the function of its kind of file; nothing else is set."""
     model = Recorded(())
+    calls = []
 
-    def load_as_ordered(path, **options):
-        assert {"path": path, **options} == order
-        return SimpleNamespace(runner=model)
+    def record(function):
+        return lambda path, **options: (
+            calls.append((function, path, options)) or SimpleNamespace(runner=model)
+        )
 
-    monkeypatch.setattr("vit_export.benchmark.worker.load", load_as_ordered)
-    assert load_artifact(order) is model
+    for function in ("load", "load_engine"):
+        monkeypatch.setattr(f"vit_export.benchmark.worker.{function}", record(function))
+    common = {"provider": "auto", "threads": 2}
+    for path, allow_host_code in (("x.onnx", False), ("x.engine", True)):
+        order = {"path": path, "allow_host_code": allow_host_code, **common}
+        assert load_artifact(order) is model
+    assert calls == [
+        ("load", "x.onnx", common),
+        ("load_engine", "x.engine", {"provider": "auto", "allow_host_code": True}),
+    ]
 
 
 def test_the_first_run_of_a_turn_is_not_counted():

@@ -371,7 +371,7 @@ def test_a_batch_is_its_images_one_by_one(tmp_path: Path) -> None:
         (np.zeros((2, 8, 8, 3), np.uint8), "prepare_batch"),
         (np.zeros(8, np.uint8), r"expected \(H, W, C\)"),
         (torch.zeros(8, 8, 3), r"torch\.Tensor, expected a path"),
-        (b"\x89PNG", r"bytes, expected a path"),
+        (b"\x89PNG", r"an image of 4 bytes: is not an image"),
         (None, "NoneType"),
         ("nowhere.jpg", "nowhere.jpg: No such file"),
         ("nul\0byte.jpg", "cannot be read"),

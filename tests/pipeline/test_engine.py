@@ -32,7 +32,7 @@ from vit_export.pipeline.engine import default_output, make_engine, must_convert
 from vit_export.pipeline.export import ExportResult
 from vit_export.pipeline.quantize import QuantizeSettings, quantize
 from vit_export.runtime import engine_check as enginecheck
-from vit_export.runtime import load
+from vit_export.runtime import load, load_engine
 from vit_export.runtime.tensorrt import cuda as device
 from vit_export.runtime.tensorrt import plan
 from vit_export.runtime.tensorrt import runner as trt
@@ -171,7 +171,7 @@ def test_loading_an_engine_without_a_gpu_says_so_in_one_line(folder: Path) -> No
     """Also where it may be rebuilt or is trusted."""
     for extra in ({}, {"rebuild": True}, {"trusted": True}):
         with pytest.raises(ProviderError, match="there is no NVIDIA GPU here") as refusal:
-            load(folder / "tiny.fp16.engine", **extra)
+            load_engine(folder / "tiny.fp16.engine", **extra)
         assert "\n" not in str(refusal.value)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.errors import UnknownVariantError, UsageError
+from vit_export.checkpoint.own import save_checkpoint
+from vit_export.errors import ExportError, UnknownVariantError, UsageError
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import load_source
 from vit_export.pipeline.user_module import build_module
@@ -96,6 +97,72 @@ def test_what_timm_says_about_a_module_is_taken_over():
     prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
     assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
+class WrongSizeError(Exception):
+    """A kind of error that the user's code alone defines."""
+
+
+class Particular(Net):
+    """A module that takes images of one size, as every timm ViT does."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 24:
+            raise self.error
+        return super().forward(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AssertionError("expected 24 px"), "AssertionError: expected 24 px"),
+        (AssertionError(), "AssertionError in .*test_source.py, line .*raise self.error"),
+        (WrongSizeError("24 px only"), "WrongSizeError: 24 px only"),
+        (SystemError("deep inside"), "SystemError: deep inside"),
+    ],
+)
+def test_a_module_that_fails_on_its_images_is_one_sentence_and_a_hint(error, words):
+    """Whatever it raises; the hint names the option for the image size."""
+    reason = rf"^Particular fails on inputs.*224\): {words}"
+    with pytest.raises(ExportError, match=reason) as raised:
+        ask(Particular(error))
+    assert "--img-size" in raised.value.hint
+    assert ask(Particular(error), overrides={"img_size": 24}).outputs == ("logits",)
+
+
+class Nested(Net):
+    """A module whose second output is a tuple."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+        return super().forward(x)[0], (x,)
+
+
+def test_an_output_that_is_no_tensor_is_named():
+    """The call itself has not failed."""
+    with pytest.raises(
+        ExportError, match="Nested cannot be exported: its output 'output_1' is a tuple"
+    ):
+        ask(Nested())
+
+
+@pytest.mark.parametrize("spelling", ["overrides", "preprocess"])
+def test_two_spellings_of_one_setting_act_alike(spelling, make_model, tmp_path):
+    """`--mean` and `--set mean=` change the config and the preparation."""
+    given = {"mean": "0.1,0.2,0.3"}
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(make_model(), weights)
+    for loaded in (
+        ask(None, weights=str(weights), **{spelling: given}),
+        ask("mnist", **{spelling: {"mean": "0.3"}}),
+    ):
+        assert loaded.preprocess.mean == tuple(loaded.config["mean"])
+        assert loaded.preprocess.mean[-1] == 0.3
+    with pytest.raises(UsageError, match="mean is given twice"):
+        ask("ti16", overrides=given, preprocess=given)
 
 
 REFUSED = [

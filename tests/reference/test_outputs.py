@@ -85,7 +85,7 @@ def test_what_is_no_tensor_is_refused(wrap, complaint):
 )
 def test_inputs_that_do_not_fit_are_named_with_their_shape(inputs):
     """Channels, size, or number of arguments."""
-    with pytest.raises(ExportError, match=r"Body cannot be called with inputs of shape"):
+    with pytest.raises(ExportError, match=r"Body fails on inputs of shape"):
         module_outputs(Body(), inputs)
 
 

@@ -143,5 +143,5 @@ def test_an_engine_that_is_refused_holds_nothing(
     with pytest.raises(GateError, match="NaN"):
         open_engine(tmp_path / "x.engine")
     assert released == ["released"]
-    assert open_engine(tmp_path / "x.engine", check=False) is runner
+    assert open_engine(tmp_path / "x.engine", trusted=True) is runner
     assert released == ["released"]

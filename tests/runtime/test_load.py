@@ -1,48 +1,91 @@
-"""What is asked of a file is asked of the right kind, or refused."""
+"""`load` and `load_engine` choose the backend by the file's suffix and check their options."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from vit_export.errors import UsageError
-from vit_export.runtime import engine_check as enginecheck
-from vit_export.runtime import load
+from vit_export.errors import ProviderError, UsageError
+from vit_export.runtime import CudaOptions, engine_check, load, load_engine
 
 
-@pytest.mark.parametrize("asked", ["rebuild", "trusted", "allow_host_code"])
-def test_what_is_for_an_engine_is_refused_for_an_onnx_file(tiny_export, asked):
-    """Nothing would come of it."""
-    with pytest.raises(UsageError, match=rf"tiny\.onnx: {asked}.* is for an \.engine file"):
-        load(tiny_export.path, **{asked: True})
+@pytest.mark.parametrize("options", [{"rebuild": True}, {"trusted": True}, {}])
+def test_load_engine_refuses_other_files(tiny_export, options):
+    """The hint names `load`."""
+    with pytest.raises(UsageError, match=r"tiny\.onnx: not an \.engine file\nhint: .*load\(\)"):
+        load_engine(tiny_export.path, **options)
 
 
-def test_threads_are_refused_for_an_engine(tmp_path):
-    """It computes on its GPU."""
-    with pytest.raises(UsageError, match=r"threads=4 is for an \.onnx file"):
-        load(tmp_path / "x.engine", threads=4)
+@pytest.mark.parametrize("options", [{"threads": 4}, {"options": CudaOptions()}])
+def test_load_refuses_options_of_onnx_files_for_an_engine(tmp_path, options):
+    """An engine computes on its GPU, as it was built."""
+    with pytest.raises(UsageError, match=rf"{next(iter(options))}=.* is for \.onnx files"):
+        load(tmp_path / "x.engine", **options)
 
 
 @pytest.mark.parametrize(
-    ("asked", "check", "allow_host_code"),
+    ("options", "trusted", "allow_host_code"),
     [
-        ({}, True, False),
-        ({"trusted": True}, False, False),
-        ({"allow_host_code": True}, True, True),
+        ({}, False, False),
+        ({"trusted": True}, True, False),
+        ({"allow_host_code": True}, False, True),
     ],
 )
-def test_an_engine_whose_code_may_run_is_measured_all_the_same(
-    tmp_path, monkeypatch, asked, check, allow_host_code
+def test_only_trusted_skips_the_golden_check(
+    tmp_path, monkeypatch, options, trusted, allow_host_code
 ):
-    """Only `trusted` leaves the golden check out."""
-    seen: dict[str, Any] = {}
+    """An engine whose code may run on the CPU is measured all the same."""
+    received: dict[str, Any] = {}
 
     def open_engine(path, **options):
-        seen.update(options)
+        received.update(options)
         raise UsageError("enough")
 
-    monkeypatch.setattr(enginecheck, "open_engine", open_engine)
+    monkeypatch.setattr(engine_check, "open_engine", open_engine)
     with pytest.raises(UsageError, match="enough"):
-        load(tmp_path / "x.engine", **asked)
-    assert (seen["check"], seen["allow_host_code"]) == (check, allow_host_code)
+        load_engine(tmp_path / "x.engine", **options)
+    assert (received["trusted"], received["allow_host_code"]) == (trusted, allow_host_code)
+
+
+def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeypatch):
+    """Measured at first load, not rebuilt, without code of its own."""
+    received: dict[str, Any] = {}
+
+    def open_engine(path, **options):
+        received.update(options)
+        raise ProviderError("enough")
+
+    monkeypatch.setattr(engine_check, "open_engine", open_engine)
+    with pytest.raises(ProviderError, match="enough"):
+        load(str(tmp_path / "x.engine"), provider="tensorrt")
+    assert received == {
+        "provider": "tensorrt", "device": None, "rebuild": False, "trusted": False,
+        "allow_host_code": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("x.onnx", "onnxruntime", "cpu"), ("x.engine", "cuda", "tensorrt")],
+)
+def test_a_missing_backend_is_named_with_its_install_command(name, module, extra):
+    """Before the file is opened; in a process of its own, where the module is blocked."""
+    script = f"""
+import sys
+sys.modules[{module!r}] = None
+from vit_export.runtime import ProviderError, load
+try:
+    load({name!r})
+except ProviderError as error:
+    print(error)
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    message, hint = child.stdout.splitlines()
+    assert message.startswith(f"cannot run {name}: {module}")
+    assert message.endswith("is not installed")
+    assert hint.startswith("hint: pip install")
+    assert f"[{extra}]" in hint

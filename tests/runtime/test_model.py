@@ -1,6 +1,11 @@
-"""Images of every kind give the same labelled predictions; what cannot be classified says why."""
+"""`Model`: predictions and features of every kind of image, and the errors of those that fail."""
 
 from __future__ import annotations
+
+import io
+import shutil
+import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -9,29 +14,36 @@ import torch
 from PIL import Image
 
 from vit_export.artifact.manifest import Preprocess
-from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
+from vit_export.errors import (
+    ArtifactError,
+    DataError,
+    GateError,
+    ImageError,
+    InputError,
+    UsageError,
+)
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Model, Prediction, softmax
+from vit_export.runtime.model import MAX_BATCH, Model, Prediction, sigmoid, softmax
 
 
 @pytest.fixture(scope="module")
 def vit(tiny_export) -> Model:
-    """The tiny export, ready to classify."""
+    """The tiny export on the CPU."""
     return load(tiny_export.path, provider="cpu")
 
 
 def close(a: list[Prediction], b: list[Prediction]) -> bool:
-    """The same classes with the same scores."""
+    """Whether two lists name the same classes with the same scores."""
     return [(p.index, p.label) for p in a] == [(p.index, p.label) for p in b] and np.allclose(
         [p.score for p in a], [p.score for p in b], atol=1e-6
     )
 
 
-def test_a_photograph_gets_the_classes_that_torch_gives_it(vit, make_model, photographs):
-    """Softmax probabilities, the likeliest first."""
+def test_a_photograph_gets_the_classes_that_torch_computes(vit, make_model, photographs):
+    """Softmax probabilities, best first; they sum to one."""
     top = vit.classify(photographs[0], top=3)
     with torch.no_grad():
         x = torch.from_numpy(prepare_batch([photographs[0]], vit.preprocess))
@@ -40,62 +52,86 @@ def test_a_photograph_gets_the_classes_that_torch_gives_it(vit, make_model, phot
     scores = expected.sort(descending=True).values[:3].tolist()
     assert [p.score for p in top] == pytest.approx(scores, abs=1e-5)
     assert [p.label for p in top] == [f"name {p.index}" for p in top]
-    assert vit.provider == "cpu"
+    every_class = vit.classify(photographs[0], top=99)
+    assert len(every_class) == 10
+    assert sum(p.score for p in every_class) == pytest.approx(1)
 
 
-def test_all_classes_add_up_to_one(vit, photographs):
-    """More than there are gives all."""
-    everything = vit.classify(photographs[0], top=99)
-    assert len(everything) == 10
-    assert sum(p.score for p in everything) == pytest.approx(1)
-
-
-def test_every_kind_of_image_gives_the_same(vit, photographs):
-    """A path, its text, a Pillow image, an array."""
+def test_every_kind_of_image_gives_the_same_predictions(vit, photographs):
+    """A path, a string, bytes, an open file, a Pillow image, an array."""
     expected = vit.classify(photographs[0])
-    with Image.open(photographs[0]) as image:
-        image.load()
-    for source in (str(photographs[0]), image, np.asarray(image)):
-        assert close(vit.classify(source), expected)
+    content = photographs[0].read_bytes()
+    with Image.open(photographs[0]) as image, photographs[0].open("rb") as stream:
+        sources = [str(photographs[0]), content, bytearray(content), io.BytesIO(content), stream,
+                   image, np.asarray(image)]  # fmt: skip
+        for source in sources:
+            assert close(vit.classify(source), expected)
 
 
-def test_many_images_give_a_list_each(vit, photographs):
-    """Of a list, a tuple, or an array of a batch; one image in a list is still many."""
-    single = [vit.classify(photo, top=2) for photo in photographs]
-    for many in (photographs, tuple(photographs)):
-        found = vit.classify(many, top=2)
-        assert all(close(a, b) for a, b in zip(found, single, strict=True))
+def test_many_images_give_one_list_each(vit, photographs, tmp_path):
+    """A list, a tuple, a generator, an array (B, H, W, C), a folder, a pattern."""
+    expected = [vit.classify(photo, top=2) for photo in photographs]
+    for photo in photographs:
+        shutil.copy(photo, tmp_path)
     batch = np.stack([np.asarray(Image.open(photo)) for photo in photographs])
-    assert all(close(a, b) for a, b in zip(vit.classify(batch, top=2), single, strict=True))
+    folder = str(tmp_path)
+    many = [photographs, tuple(photographs), iter(photographs), batch, tmp_path, folder, [folder],
+            f"{folder}/*.jpg"]  # fmt: skip
+    for images in many:
+        predictions = vit.classify(images, top=2)
+        assert all(close(a, b) for a, b in zip(predictions, expected, strict=True))
     assert len(vit.classify([photographs[0]])) == 1
 
 
-def test_more_images_than_one_batch_holds_are_all_classified_in_order(vit):
-    """A folder of photographs."""
+def test_more_images_than_one_batch_keep_their_order(vit):
+    """Each gives what it gives alone."""
     images = [np.full((32, 32, 3), i, np.uint8) for i in range(2 * MAX_BATCH + 3)]
-    found = vit.classify(images, top=10)
-    assert len(found) == 2 * MAX_BATCH + 3
+    predictions = vit.classify(images, top=10)
+    assert len(predictions) == 2 * MAX_BATCH + 3
     for i in (0, MAX_BATCH - 1, MAX_BATCH, len(images) - 1):
-        assert close(found[i], vit.classify(images[i], top=10))
+        assert close(predictions[i], vit.classify(images[i], top=10))
 
 
-def test_a_fixed_batch_is_filled_up_and_cut(make_model, tmp_path, photographs, vit):
-    """Five images on a file for three at a time."""
+def test_images_are_read_one_batch_ahead(vit):
+    """Memory stays flat over a generator of 16 MB images."""
+    made = 0
+
+    def generate() -> Iterator[np.ndarray]:
+        nonlocal made
+        for _ in range(4 * MAX_BATCH):
+            made += 1
+            yield np.zeros((32, 32, 3), np.uint8)
+
+    results = vit.classify_each(generate())
+    next(results)
+    assert made == MAX_BATCH
+    vit.classify(np.zeros((32, 32, 3), np.uint8))  # whatever is allocated once is there
+    tracemalloc.start()
+    try:
+        for _ in vit.classify_each(np.zeros((2048, 2731, 3), np.uint8) for _ in range(40)):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 2048 * 2731 * 3
+
+
+def test_a_fixed_batch_is_filled_up(make_model, tmp_path, photographs, vit):
+    """Five images on a file for batches of three; it has no labels."""
     result = export(make_model(), tmp_path / "three.onnx", settings=ExportSettings(batch=3))
     three = load(result.path, provider="cpu")
     images = [*photographs, *photographs, photographs[0]]
-    found = three.classify(images)
-    assert len(found) == 5
-    expected = vit.classify(images)
-    for a, b in zip(found, expected, strict=True):
+    predictions = three.classify(images)
+    for a, b in zip(predictions, vit.classify(images), strict=True):
         assert [p.index for p in a] == [p.index for p in b]
         assert [p.score for p in a] == pytest.approx([p.score for p in b], abs=1e-5)
-    assert found[0][0].label == f"class {found[0][0].index}"  # exported without labels
+    assert predictions[0][0].label == f"class {predictions[0][0].index}"
     assert three.logits(photographs).shape == (2, 10)
+    np.testing.assert_allclose(three.embed(photographs), vit.embed(photographs), atol=1e-5)
 
 
-def test_a_model_that_computes_no_number_names_no_class(vit, photographs):
-    """NaN or infinity in any image's logits is an error that names the image and the provider."""
+def test_an_image_with_infinite_logits_is_an_error_that_names_it(vit, photographs):
+    """Also in the second batch."""
     broken = Model(vit.runner)
     images = [photographs[0]] * MAX_BATCH + [photographs[1]]
     for number in (np.nan, np.inf):
@@ -111,8 +147,8 @@ def test_a_model_that_computes_no_number_names_no_class(vit, photographs):
     assert len(broken.classify([photographs[0]] * MAX_BATCH)) == MAX_BATCH
 
 
-def test_labels_and_preparation_can_be_given(tiny_export, photographs):
-    """They win over those of the manifest; a wrong number of them is refused."""
+def test_labels_and_preprocess_arguments_replace_those_of_the_manifest(tiny_export, photographs):
+    """A wrong number of labels is refused."""
     other = Preprocess(size=(32, 32), mean=(0.1,) * 3, std=(0.9,) * 3)
     vit = load(tiny_export.path, preprocess=other, labels=[f"new {i}" for i in range(10)])
     assert all(p.label == f"new {p.index}" for p in vit.classify(photographs[0], top=10))
@@ -123,80 +159,163 @@ def test_labels_and_preparation_can_be_given(tiny_export, photographs):
     )
 
 
-@pytest.mark.parametrize("top", [0, -1])
-def test_fewer_than_one_class_is_refused(vit, photographs, top):
-    """A slip of the sign would give all but one."""
-    with pytest.raises(InputError, match=f"top={top}: must be at least 1"):
+@pytest.mark.parametrize("top", [0, -1, "3", 2.5, True])
+def test_top_is_a_whole_number_from_one(vit, photographs, top):
+    """-1 would give all classes but one."""
+    with pytest.raises(InputError, match=f"top={top!r}: expected a whole number"):
         vit.classify(photographs[0], top=top)
 
 
-@pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 32, 32, 3), np.uint8)])
-def test_no_images_are_refused(vit, nothing):
-    """An empty folder is seldom meant."""
-    with pytest.raises(ImageError, match="no images were given"):
-        vit.classify(nothing)
+@pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 32, 32, 3), np.uint8), iter(())])
+def test_no_images_are_an_error(vit, nothing):
+    """In every method that takes images."""
+    for method in (vit.classify, vit.embed, vit.logits):
+        with pytest.raises(ImageError, match="no images were given"):
+            method(nothing)
 
 
-def test_an_image_that_cannot_be_read_is_named_with_its_place(vit, photographs, tmp_path):
-    """Among many."""
+def test_a_folder_without_images_is_an_error(vit, tmp_path):
+    """A pattern without matches too."""
+    for images in (tmp_path, f"{tmp_path}/*.jpg", [tmp_path]):
+        with pytest.raises(DataError, match="no image"):
+            vit.classify(images)
+
+
+def test_an_unreadable_image_is_named(vit, photographs, tmp_path):
+    """By its place among many, and without one where it is alone."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^[^\n]*broken\.jpg: ") as alone:
+        vit.classify(broken)
+    assert not str(alone.value).startswith("image ")
+    with pytest.raises(ImageError, match=r"^image 1: .*broken\.jpg"):
+        vit.classify([photographs[0], broken])
+    with pytest.raises(ImageError, match=r"^image 40: .*broken\.jpg"):
+        vit.embed([*[photographs[0]] * 40, broken])
+
+
+def test_classify_each_goes_on_after_an_unreadable_image(vit, photographs, tmp_path):
+    """Its error stands in its place."""
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"image 1 of the batch.*broken\.jpg"):
-        vit.classify([photographs[0], tmp_path / "broken.jpg"])
-    with pytest.raises(ImageError, match=r"image 40 of the batch"):
-        vit.classify([*[photographs[0]] * 40, tmp_path / "broken.jpg"])
+    images = [tmp_path / "broken.jpg", photographs[0], tmp_path / "none.png", photographs[1]]
+    results = list(vit.classify_each(images, top=2))
+    assert [isinstance(result, ImageError) for result in results] == [True, False, True, False]
+    expected = vit.classify(photographs, top=2)
+    assert close(results[1], expected[0])
+    assert close(results[3], expected[1])
+    assert "none.png: No such file" in str(results[2])
 
 
-def test_a_file_without_a_manifest_asks_how_to_prepare_images(tiny_export, tmp_path, photographs):
-    """Guessing would be silent; with an answer it classifies."""
+def test_a_file_without_a_manifest_needs_preprocess(tiny_export, tmp_path, photographs):
+    """With it, it classifies; tensors run without it."""
     model = onnx.load(tiny_export.path)
     del model.metadata_props[:]
     path = tmp_path / "plain.onnx"
     onnx.save(model, path)
-    with pytest.raises(ArtifactError, match=r"plain\.onnx: .*--mean, --std.*preprocess=Preproc"):
+    with pytest.raises(ArtifactError, match=r"plain\.onnx: .*\nhint: give --mean, --std.*Preproc"):
         load(path).classify(photographs[0])
-    found = load(path, preprocess=Preprocess(size=(32, 32))).classify(photographs[0])
-    assert [p.index for p in found] == [
+    predictions = load(path, preprocess=Preprocess(size=(32, 32))).classify(photographs[0])
+    assert [p.index for p in predictions] == [
         p.index for p in load(tiny_export.path).classify(photographs[0])
     ]
     assert load(path).run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
 
 
-def test_features_are_no_classes(make_model, tmp_path, photographs):
-    """A file that gives them runs, but does not classify."""
+def test_a_model_without_logits_does_not_classify(make_model, tmp_path, photographs, vit):
+    """It runs, and it embeds."""
     result = export(
         make_model(), tmp_path / "features.onnx", settings=ExportSettings(outputs=["features"])
     )
-    vit = load(result.path)
-    with pytest.raises(ArtifactError, match=r"features\.onnx: its first output .features.*--out"):
-        vit.classify(photographs[0])
-    assert vit.run(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 32)
+    model = load(result.path)
+    with pytest.raises(
+        ArtifactError,
+        match=r"features\.onnx: its first output .features.*\nhint: export it with --out",
+    ):
+        model.classify(photographs[0])
+    assert model.run(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 32)
+    np.testing.assert_allclose(model.embed(photographs), vit.embed(photographs), atol=1e-5)
+
+
+def test_embed_computes_the_features_of_torch(vit, make_model, photographs):
+    """float32 (B, D), also where the file's only output is logits; rows of length 1 on request."""
+    features = vit.embed(photographs)
+    assert (features.shape, features.dtype) == ((2, 32), np.float32)
+    with torch.no_grad():
+        x = torch.from_numpy(prepare_batch(photographs, vit.preprocess))
+        expected = make_model().forward_all(x)["features"].numpy()
+    np.testing.assert_allclose(features, expected, atol=2e-5)
+    unit = vit.embed(photographs, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        unit, features / np.linalg.norm(features, axis=1, keepdims=True), atol=1e-6
+    )
+    assert vit.embed(photographs[0]).shape == (1, 32)
+    assert list(vit(x.numpy())) == ["logits"]
+
+
+def test_an_artifact_without_features_does_not_embed(vit, photographs, monkeypatch):
+    """As an engine that gives logits only."""
+    monkeypatch.setattr(type(vit.runner), "has_tensor", lambda self, name: False)
+    with pytest.raises(ArtifactError, match=r"tiny\.onnx: has no tensor 'features'.*\nhint: exp"):
+        Model(vit.runner).embed(photographs)
 
 
 def test_pixels_that_were_not_normalised_are_refused(vit):
-    """0 to 255 as float; random noise of a normal distribution is fine."""
+    """0 to 255 as float; standard normal noise is accepted."""
     generator = np.random.default_rng(0)
     with pytest.raises(InputError, match=r"values from 0 to 255.*normalise it"):
         vit.run(np.linspace(0, 255, 3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32))
     assert vit.run(generator.standard_normal((4, 3, 32, 32)).astype(np.float32)).shape == (4, 10)
 
 
-def test_tensors_and_mappings_run_like_arrays(vit):
-    """By the input's name, where a model has several."""
+def test_tensors_and_dicts_run_like_arrays(vit):
+    """A call gives every output by name, `run` the first."""
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     expected = vit.run(x)
+    np.testing.assert_array_equal(vit(x)["logits"], expected)
     np.testing.assert_array_equal(vit.run({"pixel_values": x}), expected)
-    np.testing.assert_array_equal(vit.run(torch.from_numpy(x)), expected)
+    np.testing.assert_array_equal(vit(torch.from_numpy(x))["logits"], expected)
     with pytest.raises(InputError, match="did you mean 'pixel_values'"):
         vit.run({"pixel_valeus": x})
 
 
-def test_softmax_does_not_overflow():
+def test_a_closed_model_is_refused(tiny_export, photographs):
+    """`with` closes it; its representation says so."""
+    with load(tiny_export.path, provider="cpu") as model:
+        assert repr(model) == (
+            "<Model tiny.onnx on 'cpu': pixel_values: float32 (batch_size, 3, 32, 32) -> "
+            "logits: float32 (batch_size, 10)>"
+        )
+        assert (model.provider, dict(model.rejected)) == ("cpu", {})
+        model.embed(photographs[0])
+    assert "closed" in repr(model)
+    for use in (model.classify, model.embed, model.logits):
+        with pytest.raises(UsageError, match=r"tiny\.onnx: the model is closed"):
+            use(photographs[0])
+    with pytest.raises(UsageError, match="is closed"):
+        model(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_the_activation_of_the_manifest_makes_the_scores(vit, photographs):
+    """Sigmoid: each label by itself; none: the model's own output."""
+    logits = vit.logits(photographs[0])[0]
+    order = np.argsort(-logits)
+    for activation, expected in (("sigmoid", 1 / (1 + np.exp(-logits))), ("none", logits)):
+        model = Model(vit.runner)
+        model.activation = activation
+        predictions = model.classify(photographs[0], top=10)
+        assert [p.index for p in predictions] == order.tolist()
+        assert [p.score for p in predictions] == pytest.approx(expected[order].tolist())
+
+
+def test_activations_do_not_overflow():
     """Large logits, and equal ones."""
     np.testing.assert_allclose(softmax(np.array([[1e4, 0.0], [3.0, 3.0]])), [[1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4])), [0, 0.5, 1])
 
 
-def test_equal_scores_keep_the_order_of_the_classes(vit):
-    """So that predictions are the same everywhere."""
+def test_equal_scores_keep_the_order_of_the_classes(vit, photographs):
+    """So that predictions are the same on every machine."""
     flat = Model(vit.runner)
-    flat.logits = lambda images: np.zeros((len(list(images)), 10))  # type: ignore[method-assign]
-    assert [p.index for p in flat.classify("x", top=4)] == [0, 1, 2, 3]
+    flat.run = lambda x: np.zeros((len(x), 10))  # type: ignore[method-assign]
+    assert [p.index for p in flat.classify(photographs[0], top=4)] == [0, 1, 2, 3]

@@ -54,8 +54,8 @@ def test_the_best_epoch_has_the_most_right_then_the_smaller_loss_then_came_first
     assert best_of(history).epoch == 3
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    """And nothing else lies beside it."""
+def test_a_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
+    """No temporary file is left."""
     path = tmp_path / "a.state.pt"
     save_state(path, state())
     found = load_state(path, origin=ORIGIN)
@@ -75,9 +75,9 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     assert "labels: ('cat', 'dog') then, ('cat',) now" in str(caught.value)
 
 
-def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
-    """Training from the start in its place would be silent."""
-    with pytest.raises(UsageError, match="there is no"):
+def test_resuming_without_a_state_is_an_error(tmp_path: Path) -> None:
+    """Training from the start instead would be silent."""
+    with pytest.raises(UsageError, match="found no"):
         load_state(tmp_path / "s.pt", origin=ORIGIN)
 
 
@@ -120,8 +120,10 @@ def test_the_history_is_one_json_object_per_line(tmp_path: Path) -> None:
 
 
 def test_files_are_named_after_the_checkpoint_and_its_folder_is_made(tmp_path: Path) -> None:
-    """Dots in the name stay."""
+    """Dots in the name stay; the folder is made when that is asked for."""
     files = TrainingFiles.beside(tmp_path / "new" / "v1.2.safetensors")
+    assert not (tmp_path / "new").exists()
+    files.make_folder()
     assert (tmp_path / "new").is_dir()
     assert {path.name for path in dataclasses.astuple(files)} == {
         "v1.2.safetensors",
@@ -133,10 +135,10 @@ def test_files_are_named_after_the_checkpoint_and_its_folder_is_made(tmp_path: P
     }
 
 
-def test_a_checkpoint_of_another_kind_or_in_an_impossible_place_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_name_or_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     """Before hours of training, not after."""
     with pytest.raises(UsageError, match=r"\.safetensors"):
         TrainingFiles.beside(tmp_path / "model.pth")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
-        TrainingFiles.beside(tmp_path / "file" / "model.safetensors")
+        TrainingFiles.beside(tmp_path / "file" / "model.safetensors").make_folder()

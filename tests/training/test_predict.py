@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from vit_export.artifact.manifest import Preprocess
-from vit_export.errors import ProviderError, UsageError
+from vit_export.errors import ProviderError, UsageError, VitExportError
 from vit_export.images.prepare import normalize
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.training.predict import choose_device, normalized, predict_logits
+from vit_export.training.predict import (
+    choose_device,
+    memory_errors,
+    normalized,
+    predict_logits,
+)
 from vit_export.variants import get_variant
 
 
@@ -37,27 +42,68 @@ def test_training_normalises_as_the_runtime_does(model: VisionTransformer) -> No
 
 
 def test_logits_of_many_images_are_those_of_each(model: VisionTransformer) -> None:
-    """Across the seams of batches, in order, without dropping a rest."""
-    found = predict_logits(model, images(300))
-    assert found.shape == (300, 5)
+    """In order, at the ends of batches and in an incomplete last one."""
+    found = predict_logits(model, images(10), batch_size=4)
+    assert found.shape == (10, 5)
     with torch.no_grad():
-        for row in (0, 255, 256, 299):
-            expected = model(normalized(model, images(300)[row : row + 1]))[0]
+        for row in (0, 3, 4, 9):
+            expected = model(normalized(model, images(10)[row : row + 1]))[0]
             torch.testing.assert_close(found[row], expected)
+
+
+def test_no_more_images_than_the_batch_size_are_computed_at_once(model: VisionTransformer) -> None:
+    """A batch that fits in training must fit in validation."""
+    sizes: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    predict_logits(model, images(10), batch_size=4)
+    hook.remove()
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_an_error_for_lack_of_memory_names_a_smaller_batch(error: RuntimeError) -> None:
+    """Both kinds that torch raises; a batch of one image cannot be smaller."""
+    device = torch.device("cpu")
+    with pytest.raises(VitExportError) as caught, memory_errors(device, 32):
+        raise error
+    assert "batches of 32 images" in caught.value.message
+    assert caught.value.hint == "try --batch-size 16"
+    with pytest.raises(VitExportError) as caught, memory_errors(device, 1):
+        raise error
+    assert caught.value.hint == ""
+
+
+def test_the_cpu_allocator_still_raises_the_error_that_is_recognised() -> None:
+    """An array of 4 exabytes fits nowhere."""
+    device = torch.device("cpu")
+    with pytest.raises(VitExportError, match="out of memory"), memory_errors(device, 8):
+        torch.empty(2**60, dtype=torch.float32)
+
+
+def test_other_errors_pass_through() -> None:
+    """They have nothing to do with memory."""
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(torch.device("cpu"), 8):
+        raise RuntimeError("shape mismatch")
 
 
 def test_rows_choose_images(model: VisionTransformer) -> None:
     """In the order in which they are asked for."""
     torch.testing.assert_close(
-        predict_logits(model, images(9), rows=np.array([7, 2])),
-        predict_logits(model, images(9))[[7, 2]],
+        predict_logits(model, images(9), batch_size=4, rows=np.array([7, 2])),
+        predict_logits(model, images(9), batch_size=4)[[7, 2]],
     )
 
 
 def test_predicting_is_done_in_evaluation_mode(model: VisionTransformer) -> None:
     """Stochastic depth and dropout would make predictions random."""
     model.train()
-    predict_logits(model, images(1))
+    predict_logits(model, images(1), batch_size=1)
     assert not model.training
 
 

@@ -10,25 +10,25 @@ import torch
 from vit_export.errors import UsageError
 from vit_export.model.vit import create_model
 from vit_export.training.recipe import (
-    TrainingSettings,
-    fresh_model,
+    Recipe,
+    initial_model,
     learning_rate,
     make_optimizer,
 )
 from vit_export.variants import get_variant
 
 
-def rates(settings: TrainingSettings, steps_per_epoch: int) -> list[float]:
+def rates(recipe: Recipe, steps_per_epoch: int) -> list[float]:
     """The learning rates of all steps of a run."""
-    count = settings.epochs * steps_per_epoch
+    count = recipe.epochs * steps_per_epoch
     return [
-        learning_rate(settings, step=step, steps_per_epoch=steps_per_epoch) for step in range(count)
+        learning_rate(recipe, step=step, steps_per_epoch=steps_per_epoch) for step in range(count)
     ]
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
     """From a first part of the peak, to the peak, to almost nothing; halfway down at half."""
-    found = rates(TrainingSettings(epochs=6, warmup_epochs=2, learning_rate=1.0), 10)
+    found = rates(Recipe(epochs=6, warmup_epochs=2, learning_rate=1.0), 10)
     assert found[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert found[20] == 1.0
     assert found[40] == pytest.approx(0.5)
@@ -39,7 +39,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
 @pytest.mark.parametrize("warmup_epochs", [0, 0.01, 9])
 def test_a_warm_up_of_any_length_keeps_below_the_peak(warmup_epochs: float) -> None:
     """None at all, less than a step, or longer than the run."""
-    found = rates(TrainingSettings(epochs=3, warmup_epochs=warmup_epochs, learning_rate=0.5), 4)
+    found = rates(Recipe(epochs=3, warmup_epochs=warmup_epochs, learning_rate=0.5), 4)
     assert max(found) == pytest.approx(0.5)
     assert min(found) > 0
 
@@ -67,15 +67,15 @@ def test_a_warm_up_of_any_length_keeps_below_the_peak(warmup_epochs: float) -> N
 def test_settings_that_cannot_work_are_refused_by_name(name: str, value: Any) -> None:
     """Before any data is read."""
     with pytest.raises(UsageError, match=f"{name}="):
-        TrainingSettings(**{name: value})
+        Recipe(**{name: value})
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_only_matrices_decay(optimizer: str) -> None:
     """Every parameter is trained once; biases, norms and embeddings do not decay."""
     model = create_model(get_variant("deit_ti", img_size=32, depth=1, embed_dim=24, num_heads=2))
-    settings = TrainingSettings(optimizer=optimizer, weight_decay=0.3)
-    found = make_optimizer(model, settings)
+    recipe = Recipe(optimizer=optimizer, weight_decay=0.3)
+    found = make_optimizer(model, recipe)
     assert type(found) is {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
     decay = {id(p): g["weight_decay"] for g in found.param_groups for p in g["params"]}
     by_name = {name: decay.pop(id(parameter)) for name, parameter in model.named_parameters()}
@@ -93,10 +93,10 @@ def test_only_matrices_decay(optimizer: str) -> None:
     assert {by_name[name] for name in by_name.keys() - decaying} == {0.0}
 
 
-def test_a_fresh_model_starts_with_weights_that_suit_its_width() -> None:
+def test_a_initial_model_starts_with_weights_that_suit_its_width() -> None:
     """Xavier-uniform queries, keys, values and layers; LeCun-normal patches."""
     config = get_variant("mnist", depth=2)
-    model = fresh_model(config, seed=0)
+    model = initial_model(config, seed=0)
     width = config.embed_dim
     limit = (6 / (width + width)) ** 0.5
     for block in model.blocks:
@@ -116,9 +116,9 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     """And leave the global generator alone."""
     config = get_variant("mnist", depth=1)
     torch.manual_seed(9)
-    first = fresh_model(config, seed=4)
+    first = initial_model(config, seed=4)
     drawn = torch.rand(2)
-    again, other = fresh_model(config, seed=4), fresh_model(config, seed=5)
+    again, other = initial_model(config, seed=4), initial_model(config, seed=5)
     torch.manual_seed(9)
     assert torch.equal(drawn, torch.rand(2))
     name = "blocks.0.attn.qkv.weight"

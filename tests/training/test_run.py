@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, DataError, ProviderError, UsageError
 from vit_export.model.vit import create_model
 from vit_export.training import run as training
-from vit_export.training.recipe import TrainingSettings
-from vit_export.training.run import Start, train
+from vit_export.training.recipe import Recipe
+from vit_export.training.run import FinetuneSettings, finetune
 from vit_export.variants import get_variant
 
 SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2}
-ONCE = TrainingSettings(epochs=1)
+ONCE = Recipe(epochs=1)
 
 
 @pytest.fixture
@@ -86,101 +87,109 @@ def weights(tmp_path: Path) -> Path:
     ids=lambda value: str(value),
 )
 def test_the_default_output_is_named_after_variant_or_weights(start, name):
-    """Never after a file that every hub calls the same, unless it is told from it."""
+    """Weights of a hub are all called model.safetensors: the repository gives the name."""
     hub = get_variant("b16").hub.rpartition("/")[2]
     expected = Path(f"{name.format(hub=hub)}.safetensors")
-    assert Start(**start).default_output() == expected
+    assert FinetuneSettings(**start).default_output() == expected
 
 
 def test_a_folder_of_weights_names_the_output(tmp_path, monkeypatch):
-    """The folder itself, also as a dot, with all of a name that looks like a suffix."""
+    """Also where it is `.`; a part of its name that looks like a suffix stays."""
     folder = tmp_path / "vit-v1.5"
     folder.mkdir()
     monkeypatch.chdir(folder)
     for weights in (folder, "."):
-        name = Start(weights=weights).default_output()
+        name = FinetuneSettings(weights=weights).default_output()
         assert name == Path("vit-v1.5.finetuned.safetensors")
 
 
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        ({}, "say what to train"),
-        ({"variant": "mnist", "reset_head": True}, "--reset-head is for --weights"),
-        ({"variant": "mnist", "overrides": {"num_classes": "7"}}, "the data say how many"),
+        ({}, "nothing to train"),
+        ({"variant": "mnist", "reset_head": True}, "--reset-head needs --weights"),
+        ({"variant": "mnist", "overrides": {"num_classes": "7"}}, "comes from the data"),
     ],
     ids=["nothing", "reset-head", "num_classes"],
 )
-def test_a_start_that_contradicts_itself_is_refused(start, words):
-    """On construction."""
+def test_settings_that_contradict_each_other_are_an_error(start, words):
+    """When they are made."""
     with pytest.raises(UsageError, match=words):
-        Start(**start)
+        FinetuneSettings(**start)
 
 
-def test_weights_are_loaded_once(digits, weights, tmp_path, loads):
-    """Their preparation and their tensors come from one reading."""
-    trained = train(Start(weights=weights), digits, tmp_path / "m.safetensors", settings=ONCE)
+@pytest.mark.parametrize("reset_head", [False, True])
+def test_weights_are_loaded_once(digits, weights, tmp_path, loads, reset_head):
+    """A new head replaces that of the file even where the number of classes is the same."""
+    settings = FinetuneSettings(weights=weights, reset_head=reset_head, recipe=ONCE)
+    result = finetune(digits, tmp_path / "m.safetensors", settings=settings)
     assert loads == [weights]
-    assert trained.report is not None
-    assert trained.report.reinitialised == ()
+    assert result.report is not None
+    head = {"head.weight", "head.bias"} if reset_head else set()
+    assert set(result.report.reinitialised) == head
 
 
-def test_reset_head_gives_a_new_head_even_for_as_many_classes(digits, weights, tmp_path):
-    """What was asked for is done, and told."""
-    start = Start(weights=weights, reset_head=True)
-    trained = train(start, digits, tmp_path / "m.safetensors", settings=ONCE)
-    assert trained.report is not None
-    assert set(trained.report.reinitialised) == {"head.weight", "head.bias"}
-
-
-def test_what_cannot_work_is_refused_before_an_image_is_decoded(
+def test_errors_in_paths_device_and_settings_come_before_any_work(
     digits, weights, tmp_path, decoded, loads
 ):
-    """Paths, device, output and settings; and no weights are loaded either."""
-    start, out = Start(weights=weights), tmp_path / "m.safetensors"
+    """No image is decoded, no checkpoint is loaded and no folder is made."""
+    out = tmp_path / "new" / "m.safetensors"
     missing = tmp_path / "missing.csv"
     text = tmp_path / "notes.txt"
     text.write_text("no images")
-    for error, words, data, output, options in [
+    for error, words, data, output, fields in [
         (DataError, "does not exist", missing, out, {}),
-        (DataError, "is no folder and no .csv file", text, out, {}),
-        (DataError, "missing.csv does not exist", digits, out, {"test": missing}),
-        (UsageError, "--predict takes a digits CSV", tmp_path, out, {"test": digits}),
+        (DataError, "is not a folder and not a .csv file", text, out, {}),
+        (DataError, "missing.csv does not exist", digits, out, {"predict": missing}),
+        (UsageError, "--predict takes a digits CSV", tmp_path, out, {"predict": digits}),
         (UsageError, "expected auto, cpu, cuda", digits, out, {"device": "tpu"}),
         (ProviderError, "cannot train on cuda:99", digits, out, {"device": "cuda:99"}),
         (UsageError, "ends in .safetensors", digits, tmp_path / "m.pt", {}),
-        (UsageError, "cannot resume: there is no", digits, out, {"resume": True}),
+        (UsageError, "cannot resume: found no", digits, out, {"resume": True}),
     ]:
+        settings = FinetuneSettings(weights=weights, recipe=ONCE, **fields)
         with pytest.raises(error, match=words):
-            train(start, data, output, settings=ONCE, **options)
+            finetune(data, output, settings=settings)
     assert decoded == []
     assert loads == []
+    assert not out.parent.exists()
 
 
 def test_missing_weights_are_an_error_before_an_image_is_decoded(digits, tmp_path, decoded):
     """The file is named."""
+    settings = FinetuneSettings(weights=tmp_path / "none.pth", recipe=ONCE)
     with pytest.raises(CheckpointError, match=r"none\.pth"):
-        train(
-            Start(weights=tmp_path / "none.pth"), digits, tmp_path / "m.safetensors", settings=ONCE
-        )
+        finetune(digits, tmp_path / "m.safetensors", settings=settings)
+    assert decoded == []
+
+
+def test_a_wrong_number_of_classes_is_an_error_before_an_image_is_decoded(
+    pictures, weights, tmp_path, decoded
+):
+    """Decoding a large data set takes hours."""
+    settings = FinetuneSettings(weights=weights, recipe=ONCE)
+    with pytest.raises(UsageError, match="10 classes and the data 2") as caught:
+        finetune(pictures, tmp_path / "m.safetensors", settings=settings)
+    assert "--reset-head" in caught.value.hint
     assert decoded == []
 
 
 def test_resuming_with_other_settings_is_refused_before_an_image_is_decoded(
     digits, tmp_path, decoded
 ):
-    """The setting is named, then and now."""
-    start, out = Start(variant="mnist", overrides=SMALL), tmp_path / "m.safetensors"
-    train(start, digits, out, settings=ONCE)
+    """The setting is named, with its value in both runs."""
+    settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
+    finetune(digits, tmp_path / "m.safetensors", settings=settings)
     decoded.clear()
+    other = dataclasses.replace(settings, recipe=Recipe(epochs=1, batch_size=8), resume=True)
     with pytest.raises(UsageError, match="batch_size: 32 then, 8 now"):
-        train(start, digits, out, settings=TrainingSettings(epochs=1, batch_size=8), resume=True)
+        finetune(digits, tmp_path / "m.safetensors", settings=other)
     assert decoded == []
 
 
 @pytest.mark.parametrize("given", ["file", "folder", "index", "link"])
-def test_training_never_replaces_what_it_starts_from(given, digits, weights, tmp_path):
-    """However file and output are spelled."""
+def test_training_never_replaces_the_weights_it_starts_from(given, digits, weights, tmp_path):
+    """Whatever paths name the weights and the output."""
     folder = weights.parent
     sources = {
         "file": weights,
@@ -191,38 +200,66 @@ def test_training_never_replaces_what_it_starts_from(given, digits, weights, tmp
     sources["index"].write_text("{}")
     sources["link"].symlink_to(weights)
     before = weights.read_bytes()
+    settings = FinetuneSettings(weights=sources[given], recipe=ONCE)
     with pytest.raises(UsageError, match="would replace"):
-        train(Start(weights=sources[given]), digits, folder / ".." / "w" / "model.safetensors",
-              settings=ONCE)  # fmt: skip
+        finetune(digits, folder / ".." / "w" / "model.safetensors", settings=settings)
     assert weights.read_bytes() == before
 
 
-def test_training_never_replaces_its_start_by_the_best_epoch_so_far(digits, weights, tmp_path):
+def test_training_never_replaces_its_weights_by_the_best_epoch_so_far(digits, weights, tmp_path):
     """`m.best.safetensors` is a file that the training of `m.safetensors` writes."""
     best = weights.rename(tmp_path / "m.best.safetensors")
     before = best.read_bytes()
+    settings = FinetuneSettings(weights=best, recipe=ONCE)
     with pytest.raises(UsageError, match="would replace"):
-        train(Start(weights=best), digits, tmp_path / "m.safetensors", settings=ONCE)
+        finetune(digits, tmp_path / "m.safetensors", settings=settings)
     assert best.read_bytes() == before
 
 
-def test_a_new_name_in_the_weights_folder_is_fine(digits, weights):
+def test_a_new_name_in_the_weights_folder_is_allowed(digits, weights):
     """Nothing is replaced."""
     output = weights.parent / "new.safetensors"
-    train(Start(weights=weights.parent), digits, output, settings=ONCE)
+    settings = FinetuneSettings(weights=weights.parent, recipe=ONCE)
+    finetune(digits, output, settings=settings)
     assert output.is_file()
 
 
-def test_a_folder_of_class_folders(tmp_path):
-    """The classes are the folders' names."""
+@pytest.fixture
+def pictures(tmp_path):
+    """Folders `dark` and `light` of ten pictures each."""
+    return write_shades(tmp_path / "data", ("dark", "light"), count=10)
+
+
+def write_shades(folder, labels, *, count):
+    """Write pictures of 12 x 12 px, each label lighter than the one before."""
     rng = np.random.default_rng(0)
-    for label, level in (("dark", 60), ("light", 190)):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(10):
-            pixels = rng.integers(level - 30, level + 30, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{number}.png")
+    for index, label in enumerate(labels):
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(30 + 80 * index, 90 + 80 * index, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def test_classes_are_the_folders_of_the_data(pictures, tmp_path):
+    """A part of them is held out; a file that is not an image is reported."""
+    (pictures / "notes.txt").write_text("about these pictures")
     output = tmp_path / "m.safetensors"
-    start = Start(variant="mnist", overrides=SMALL)
-    trained = train(start, tmp_path / "data", output, settings=ONCE)
-    assert trained.model.config.num_classes == 2
+    settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
+    result = finetune(pictures, output, settings=settings)
+    assert result.model.config.num_classes == 2
+    assert (result.training.num_train, result.training.num_validation) == (16, 4)
+    assert result.ignored == ("notes.txt",)
     assert load_checkpoint(output).labels == ("dark", "light")
+
+
+def test_a_folder_with_train_and_val_is_trained_on_one_and_validated_on_the_other(tmp_path):
+    """Classes are those of the training folder, in its order; `test` is not read."""
+    data = tmp_path / "data"
+    write_shades(data / "train", ("a", "dark", "light"), count=4)
+    write_shades(data / "val", ("dark", "light"), count=3)
+    (data / "test").mkdir()
+    settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
+    result = finetune(data, tmp_path / "m.safetensors", settings=settings)
+    assert (result.training.num_train, result.training.num_validation) == (12, 6)
+    assert load_checkpoint(tmp_path / "m.safetensors").labels == ("a", "dark", "light")

@@ -23,7 +23,7 @@ from vit_export.gate.tolerances import criterion_of
 from vit_export.gate.trace import golden_feeds
 from vit_export.host.child_process import Answer, Order, answer_orders
 from vit_export.runner import Runnable
-from vit_export.runtime import load
+from vit_export.runtime import load, load_engine
 
 try:
     import resource
@@ -43,12 +43,9 @@ def main() -> None:
 
 def load_artifact(order: Order) -> Runnable:
     """Load what an order names."""
-    return load(
-        order["path"],
-        provider=order["provider"],
-        threads=order["threads"],
-        allow_host_code=order["allow_host_code"],
-    ).runner
+    if order["allow_host_code"]:
+        return load_engine(order["path"], provider=order["provider"], allow_host_code=True).runner
+    return load(order["path"], provider=order["provider"], threads=order["threads"]).runner
 
 
 def serve(load_candidate: Callable[[Order], Runnable]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,14 +207,9 @@ def overrides(sets: tuple[str, ...], **named: Any) -> dict[str, Any]:
         if name in IDENTITY:
             raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
         fields[name] = value
-    check_not_twice(fields, own)
-    return fields | own
-
-
-def check_not_twice(fields: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise UsageError for a field that is given with --set and with an option of its own."""
     for name in own.keys() & fields.keys():
         raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+    return fields | own
 
 
 def labels_of(path: str | None) -> tuple[str, ...]:

@@ -96,11 +96,11 @@ def build_engine(
         narrow_at_least=conversion.narrowed if conversion is not None else 1,
     )
     allow_plain_attention(backend, network)
-    with backend.listening() as said:
+    with backend.collect_messages() as said:
         config = _config(backend, network, options, profiles, targets)
         if said.errors:
             raise EngineError(
-                f"{backend.name} {backend.version} does not take what was asked for: {said.why()}"
+                f"{backend.name} {backend.version} does not take what was asked for: {said.reason()}"
             )
         if options.timing_cache is not None:
             load_cache(config, options.timing_cache)
@@ -112,7 +112,7 @@ def build_engine(
         if watching.failure is not None:
             raise watching.failure
         if plan is None:
-            raise EngineError(_failed(backend, name, said.why(), options))
+            raise EngineError(_failed(backend, name, said.reason(), options))
         _check_inconsistent(backend, said)
         if options.timing_cache is not None:
             save_cache(config, options.timing_cache)

@@ -37,12 +37,12 @@ def parse(backend: Backend, path: Path) -> Network:
         EngineError: TensorRT cannot start, or does not understand the graph.
     """
     trt = backend.trt
-    with backend.listening() as said:
+    with backend.collect_messages() as said:
         try:
             builder = trt.Builder(backend.logger)
         except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer
             raise EngineError(
-                f"{backend.name} {backend.version} cannot start a builder: {said.why()}; it needs "
+                f"{backend.name} {backend.version} cannot start a builder: {said.reason()}; it needs "
                 "an NVIDIA GPU and its driver; --backend tensorrt-rtx builds without"
             ) from error
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -55,7 +55,7 @@ def parse(backend: Backend, path: Path) -> Network:
             ]
             raise EngineError(
                 f"{backend.name} {backend.version} does not understand {path.name}: "
-                f"{'; '.join(found[:3]) or said.why()}"
+                f"{'; '.join(found[:3]) or said.reason()}"
                 f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}"
             )
     return Network(builder=builder, definition=definition, parser=parser)

@@ -10,6 +10,7 @@ model's size already needs numpy only. Shape letters: B batch, C channels, H W p
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | Pixels"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels"
 
 MAX_PIXELS = 178_956_970  # where Pillow too refuses: a decoded RGB image of 0.7 GB
 
@@ -176,6 +177,11 @@ def _in_color(source: ImageSource, color: str) -> Image.Image | Pixels:
         return _array_in_color(source, color)
     pillow = sys.modules.get("PIL.Image")  # who has a Pillow image has imported Pillow
     is_pillow = pillow is not None and isinstance(source, pillow.Image)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(io.BytesIO(source), f"an image of {len(source)} bytes", color)
+    if hasattr(source, "read"):
+        name = getattr(source, "name", type(source).__name__)
+        return _decode(io.BytesIO(source.read()), f"the file object {name}", color)
     if not is_pillow and not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"an image was given as {type(source).__module__}.{type(source).__name__}, expected "
@@ -219,21 +225,30 @@ def _grey(rgb: Pixels) -> Pixels:
 def _read_file(path: str | os.PathLike[str], color: str) -> Image.Image:
     name = os.fspath(path)
     _require_pillow(f"reading {name}")
+    try:
+        with Path(name).open("rb") as stream:
+            return _decode(stream, name, color)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ImageError(f"{name}: {error.strerror}; expected an image file") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _decode(stream: BinaryIO, name: str, color: str) -> Image.Image:
+    _require_pillow(f"reading {name}")
     from PIL import Image
 
     try:
-        with Path(name).open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size == 0:
-                raise ImageError(f"{name}: the file is empty (0 bytes), expected an image")
-            image = _identify(stream, name)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{name}: {image.width} x {image.height} pixels, expected at most "
-                    f"{MAX_PIXELS:,}, for fear of a decompression bomb; give an array if it is none"
-                )
-            return _pillow_in_color(image, color, name=name)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ImageError(f"{name}: {error.strerror}; expected an image file") from error
+        if not stream.read(1):
+            raise ImageError(f"{name}: the file is empty (0 bytes), expected an image")
+        stream.seek(0)
+        image = _identify(stream, name)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"{name}: {image.width} x {image.height} pixels, expected at most "
+                f"{MAX_PIXELS:,}, for fear of a decompression bomb; give an array if it is none"
+            )
+        return _pillow_in_color(image, color, name=name)
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be read as an image ({error})") from error
 

@@ -114,13 +114,14 @@ def _load_vision_transformer(
     if isinstance(source, VisionTransformer):
         if settings.overrides or weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
-        model, preprocess = source.eval(), Preprocess.of(source.config)
+        model = source.eval()
+        preprocess = _adapted(Preprocess.of(source.config), settings.preprocess)
         origin = Weights(source="given module")
     elif weights is not None:
         loaded = load_checkpoint(
             weights,
             variant=source,
-            overrides=settings.overrides,
+            overrides=_config_changes(settings),
             layout=settings.layout,
             reset_head=settings.reset_head,
         )
@@ -128,7 +129,7 @@ def _load_vision_transformer(
         origin = dataclasses.replace(loaded.weights, reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
     elif source is not None:
-        model = create_model(get_variant(source, **settings.overrides), seed=settings.seed)
+        model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
         origin = Weights(source=f"random (seed {settings.seed})")
     else:
@@ -154,12 +155,22 @@ def _load_vision_transformer(
         variant=config.variant,
         config=_plain(config),
         weights=origin,
-        preprocess=_adapted(preprocess, settings.preprocess),
+        preprocess=preprocess,
         labels=labels,
         other_sizes=other_sizes,
         report=report,
         owned=not isinstance(source, nn.Module),
     )
+
+
+def _config_changes(settings: ExportSettings) -> dict[str, Any]:
+    """Return every change of the config: the image preparation is a part of it."""
+    _check_preprocess_fields(settings.preprocess)
+    for name in settings.overrides.keys() & settings.preprocess.keys():
+        raise UsageError(
+            f"{name} is given twice: in overrides (--set) and in preprocess (--{name})"
+        )
+    return {**settings.overrides, **settings.preprocess}
 
 
 def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
@@ -179,7 +190,7 @@ def _load_module(
     module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> LoadedSource:
     _check_module_settings(weights, settings)
-    timm = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    timm = _timm_config(module)
     channels, height, width = timm.get("input_size", (3, 224, 224))
     images = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
         {"img_size": (height, width), "in_chans": channels} | dict(settings.overrides)
@@ -199,6 +210,15 @@ def _load_module(
         preprocess=_adapted(Preprocess.of(images), known | dict(settings.preprocess)),
         labels=tuple(settings.labels),
     )
+
+
+def _timm_config(module: nn.Module) -> Mapping[str, Any]:
+    """Return the description of the images that a module made by timm carries."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        described = getattr(module, name, None)
+        if isinstance(described, Mapping) and len(described.get("input_size", (3, 224, 224))) == 3:
+            return described
+    return {}
 
 
 def _check_module_settings(
@@ -237,17 +257,21 @@ def _image_input(
 
 def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
     """Apply the user's changes to the image preparation, with the checks of a config."""
-    if unknown := set(changes) - set(PREPROCESS_FIELDS):
-        raise UsageError(
-            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only "
-            f"{', '.join(PREPROCESS_FIELDS)}"
-        )
+    _check_preprocess_fields(changes)
     checked = ViTConfig(
         variant="preprocess",
         in_chans=len(preprocess.mean),
         **{name: getattr(preprocess, name) for name in PREPROCESS_FIELDS},
     ).replace(changes)
     return dataclasses.replace(preprocess, **{name: getattr(checked, name) for name in changes})
+
+
+def _check_preprocess_fields(changes: Mapping[str, Any]) -> None:
+    if unknown := set(changes) - set(PREPROCESS_FIELDS):
+        raise UsageError(
+            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only "
+            f"{', '.join(PREPROCESS_FIELDS)}"
+        )
 
 
 def _plain(config: ViTConfig) -> dict[str, Any]:

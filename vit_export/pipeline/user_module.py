@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vit_export.errors import UsageError, nearest
+from vit_export.reference.outputs import describe_error
 
 
 def build_module(spec: str, *, seed: int = 0) -> nn.Module:
@@ -39,7 +40,7 @@ def build_module(spec: str, *, seed: int = 0) -> nn.Module:
                 made = made()
             except Exception as error:  # whatever the user's code raises
                 raise UsageError(
-                    f"--module {spec}: the factory failed: {type(error).__name__}: {error}"
+                    f"--module {spec}: the factory failed: {describe_error(error)}"
                 ) from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"--module {spec}: gave a {type(made).__name__}, expected an nn.Module")
@@ -51,7 +52,7 @@ def _attribute(spec: str, package: str, name: str) -> Any:
         imported = importlib.import_module(package)
     except Exception as error:  # whatever the user's code raises
         raise UsageError(
-            f"--module {spec}: cannot import {package}: {type(error).__name__}: {error}"
+            f"--module {spec}: cannot import {package}: {describe_error(error)}"
         ) from error
     if not hasattr(imported, name):
         raise UsageError(

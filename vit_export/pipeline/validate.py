@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vit_export.artifact.golden import BATCHES, Golden, golden_path
 from vit_export.artifact.manifest import Manifest
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.trace import golden_feeds, trace
 from vit_export.gate.validate import Comparison, compare, criterion_for
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
@@ -44,7 +44,7 @@ def validate(
     Raises:
         ArtifactError: A file is missing or damaged.
         ProviderError: The provider asked for is not active.
-        UsageError: The provider is unknown.
+        UsageError: The provider is unknown, or an option is for engines only.
     """
     path = Path(artifact)
     runner, batches = _runner_of(path, settings)
@@ -74,10 +74,12 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
     """Open an artifact, and return the batch sizes to measure it at."""
     provider, allow_host_code = settings.provider, settings.allow_host_code
     if path.suffix != ".engine":
-        return load(path, provider=provider, allow_host_code=allow_host_code).runner, BATCHES
+        if allow_host_code:
+            raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
+        return load(path, provider=provider).runner, BATCHES
     from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
 
-    engine = open_engine(path, provider=provider, check=False, allow_host_code=allow_host_code)
+    engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_export.artifact.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
-from vit_export.errors import ExportError, GateError
+from vit_export.errors import ExportError, GateError, VitExportError
 from vit_export.progress import Progress, silent
 from vit_export.reference.emulate_half import in_half, round_to
-from vit_export.reference.outputs import Outputs, whole
+from vit_export.reference.outputs import Outputs, describe_error, whole
 
 BATCH = 8  # images at a time
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -175,11 +175,14 @@ def _run(
     try:
         with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
             parts = [model(*(x[row] for x in inputs)) for row in rows]
-    except RuntimeError as error:
+    except VitExportError:
+        raise
+    except Exception as error:  # whatever the user's code raises
         raise ExportError(
-            f"{type(model.module).__name__} fails in {what}, which the gate measures by: {error}; "
-            "a forward must neither cast to a fixed dtype nor compute with tensors that are no "
-            "parameters or buffers"
+            f"{type(model.module).__name__} fails in {what}, which the gate measures by: "
+            f"{describe_error(error)}",
+            hint="its forward must work for any batch size, must not cast to a fixed dtype, and "
+            "must not compute with tensors that are neither parameters nor buffers",
         ) from error
     finally:
         model.keep_tap = whole

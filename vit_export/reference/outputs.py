@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -119,21 +120,38 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     called and give tensors (B, ...).
 
     Raises:
-        ExportError: The call fails, or gives something that is not tensors.
+        ExportError: The call fails, or returns something else than tensors.
     """
-    taps = find_blocks(module)
+    taps, name = find_blocks(module), type(module).__name__
     try:
         with torch.no_grad(), _tapped(module, taps, whole) as tapped:
-            found = read_outputs(module(*inputs))
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+            result = module(*inputs)
+    except Exception as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ExportError(
-            f"{type(module).__name__} cannot be called with inputs of shape {shapes}: {error}"
+            f"{name} fails on inputs of shape {shapes}: {describe_error(error)}",
+            hint="if it takes images of another size, give it with --img-size PX; another number "
+            "of channels with --set in_chans=N",
+        ) from error
+    try:
+        outputs = read_outputs(result)
+    except TypeError as error:
+        raise ExportError(
+            f"{name} cannot be exported: {error}", hint="wrap it in a module that returns tensors"
         ) from error
     # a block that is never called, or that puts the batch elsewhere, cannot be compared by row
     rows = len(inputs[0])
-    taps = [name for name in taps if name in tapped and tapped[name].shape[:1] == (rows,)]
-    return Outputs(module, names=tuple(found), read=read_outputs, taps=taps)
+    taps = [tap for tap in taps if tap in tapped and tapped[tap].shape[:1] == (rows,)]
+    return Outputs(module, names=tuple(outputs), read=read_outputs, taps=taps)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the kind of an error and its message, or where it was raised if it has none."""
+    kind, message = type(error).__name__, str(error)
+    if message:
+        return f"{kind}: {message}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{kind} in {frame.filename}, line {frame.lineno}: {frame.line}"
 
 
 def read_outputs(result: Any) -> dict[str, Tensor]:

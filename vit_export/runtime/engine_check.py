@@ -14,7 +14,7 @@ from pathlib import Path
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.errors import ArtifactError, EngineError, GateError
-from vit_export.gate.validate import Comparison, validate
+from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.plan import IncompatibleEngineError, find_source
@@ -127,7 +127,7 @@ def measure(runner: TrtRunner) -> Comparison:
             "it is not beside it",
             hint="copy that file too; for an engine that you trust: load_engine(..., trusted=True)",
         )
-    return validate(
+    return compare(
         runner,
         Golden.read(file),
         stage=f"{runner.provider} engine",

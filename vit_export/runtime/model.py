@@ -1,32 +1,39 @@
-"""An image in, labelled predictions out."""
+"""A loaded artifact: classify images, embed them, or run tensors."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from types import TracebackType
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.manifest import FEATURES, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
-from vit_export.images.prepare import prepare_batch
+from vit_export.images.folder import Images, is_one_image, iterate_images
+from vit_export.images.prepare import ImageSource, normalize, resize_and_crop
 from vit_export.runner import Runner
 from vit_export.runtime.checks import check_range
 
-MAX_BATCH = 32
+MAX_BATCH = 32  # images of one run, where the model takes any number
+Compute = Callable[[NDArray[np.float32]], NDArray[Any]]  # pixel_values (B, C, H, W) -> (B, ...)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class that an image may belong to.
+    """One class of an image, with its score.
 
     Attributes:
         index: Class number.
-        label: Its name; `"class 7"` where the artifact carries no labels.
-        score: Softmax probability.
+        label: Class name; `"class 7"` where the artifact carries no labels.
+        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
+            (each label for itself); the model's own output where it is `"none"`.
     """
 
     index: int
@@ -35,12 +42,22 @@ class Prediction:
 
 
 class Model:
-    """A runner, and what the manifest says about images and classes.
+    """An artifact that is ready to run; `load` makes it.
+
+    Use it as a context manager, or call `close`, to free its memory at once.
+
+    Where a method takes images, **one image** is: the path of a file, bytes, a binary file
+    object, a Pillow image, or a uint8 array (H, W) or (H, W, C). **Many images** are all else: a
+    folder (with all folders below), a glob pattern such as `"photos/*.jpg"`, a uint8 array
+    (B, H, W, C), or any iterable of these, generators included. Images are read in batches, so
+    that memory does not grow with their number.
 
     Attributes:
         runner: What runs the artifact.
-        preprocess: How images are prepared; `None` where nobody said.
-        labels: Class names; empty where nobody said.
+        manifest: What vit-export wrote into it; `None` in a file of another tool.
+        preprocess: How images are prepared; `None` where neither the file nor the caller says.
+        labels: Class names; may be empty.
+        activation: What turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
     """
 
     def __init__(
@@ -53,98 +70,248 @@ class Model:
         self.runner = runner
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
-        given = labels if labels is not None else (manifest.labels if manifest else ())
-        self.labels = tuple(given)
+        self.labels = tuple(labels if labels is not None else manifest.labels if manifest else ())
+        self.activation: str = getattr(manifest, "activation", "softmax")
+        self._lock = threading.Lock()
+        self._with_features: Runner | None = None
+        self._closed = False
 
     @property
     def provider(self) -> str:
-        """What really runs the model, e.g. `"cpu"`."""
+        """The provider that really runs the model, e.g. `"cpu"`."""
         return self.runner.provider
 
-    def run(self, pixel_values: Any) -> NDArray[Any]:
-        """Compute the first output.
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Providers that `provider="auto"` tried and rejected, with the reason."""
+        rejected: Mapping[str, str] = getattr(self.runner, "rejected", {})
+        return rejected
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, specs))
+                           for specs in (self.runner.inputs, self.runner.outputs))  # fmt: skip
+        state = "closed" if self._closed else f"on {self.provider!r}"
+        return f"<Model {self.runner.path.name} {state}: {inputs} -> {outputs}>"
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the weights and all memory of the backend; the model cannot be used afterwards."""
+        self._closed = True
+        with self._lock:
+            if self._with_features is not None and self._with_features is not self.runner:
+                self._with_features.release()
+            self._with_features = None
+        self.runner.release()
+
+    def __call__(self, pixel_values: Any) -> dict[str, NDArray[Any]]:
+        """Compute every output.
 
         Args:
             pixel_values: Normalised images, float32 (B, C, H, W): a numpy array, or a tensor
-                that speaks dlpack; or a mapping for a model of several inputs.
+                that supports DLPack; or a dict by input name for a model of several inputs.
 
         Returns:
-            float32 (B, num_classes), or what the model's first output is.
+            Arrays by output name, e.g. `{"logits": float32 (B, num_classes)}`.
 
         Raises:
             InputError: A wrong dtype or shape, or values that were not normalised.
+            UsageError: The model was closed.
         """
+        self._check_open()
         spec = self.runner.inputs[0]
         feeds = pixel_values if isinstance(pixel_values, Mapping) else {spec.name: pixel_values}
         if self.preprocess is not None:
             check_range(spec, feeds.get(spec.name), self.preprocess)
-        return self.runner.run(feeds)[self.runner.outputs[0].name]
+        return self.runner.run(feeds)
 
-    def classify(self, images: Any, *, top: int = 5) -> Any:
-        """Name what is in an image, or in each of many.
+    def run(self, pixel_values: Any) -> NDArray[Any]:
+        """Compute the first output; see `__call__`."""
+        return self(pixel_values)[self.runner.outputs[0].name]
+
+    @overload  # a string is an iterable too, and this signature comes first
+    def classify(  # type: ignore[overload-overlap]
+        self, images: ImageSource, *, top: int = 5
+    ) -> list[Prediction]: ...
+
+    @overload
+    def classify(
+        self, images: Iterable[ImageSource], *, top: int = 5
+    ) -> list[list[Prediction]]: ...
+
+    def classify(
+        self, images: Images, *, top: int = 5
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Classify one image, or many.
 
         Args:
-            images: A path, a Pillow image, or a uint8 array (H, W) or (H, W, C); or a list of
-                such, or a uint8 array (B, H, W, C).
-            top: How many classes, the likeliest first.
+            images: One image or many; see the class. Type checkers take a string or an array for
+                one image; `[folder]` and `list(batch)` tell them otherwise.
+            top: How many classes to return, best first.
 
         Returns:
-            A list of `top` Predictions; for many images a list of such lists.
+            For one image, `top` predictions; for many images, a list of such lists.
 
         Raises:
             ImageError: An image cannot be read, or there is none.
-            GateError: The model gives NaN or infinity for an image.
-            ArtifactError: The file says nothing of how to prepare images, or has no logits.
+            DataError: A folder or pattern holds no images.
+            GateError: The model computes NaN or infinity for an image.
+            ArtifactError: The file does not say how to prepare images, or has no logits.
         """
-        if top < 1:
-            raise InputError(f"top={top}: must be at least 1")
-        single = not _is_many(images)
-        results = list(self._classify_each([images] if single else images, top))
-        return results[0] if single else results
+        found = self._all(self.classify_each(images, top=top), images)
+        return found[0] if is_one_image(images) else found
 
-    def logits(self, images: Iterable[Any]) -> NDArray[np.float64]:
+    def classify_each(
+        self, images: Images, *, top: int = 5
+    ) -> Iterator[list[Prediction] | ImageError]:
+        """Classify images one after the other, and go on where one cannot be read.
+
+        Args:
+            images: One image or many; see the class.
+            top: How many classes to return per image, best first.
+
+        Yields:
+            The predictions of each image in turn, or the error of one that cannot be read.
+
+        Raises:
+            GateError, ArtifactError, DataError: As `classify`.
+        """
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise InputError(f"top={top!r}: expected a whole number, at least 1")
+        self._check_classifies()
+        for row in self._each_row(images, self.run):
+            if isinstance(row, ImageError):
+                yield row
+                continue
+            scores = ACTIVATIONS[self.activation](row.astype(np.float64))
+            order = np.argsort(-scores, kind="stable")[:top]
+            yield [Prediction(int(i), self._label(int(i)), float(scores[i])) for i in order]
+
+    def logits(self, images: Images) -> NDArray[np.float64]:
         """Prepare images and compute their logits, float64 (B, num_classes).
 
         Raises:
-            GateError: The model gives NaN or infinity for an image.
-            ImageError: An image cannot be read, or there is none.
+            ImageError, DataError, GateError, ArtifactError: As `classify`.
         """
-        preprocess = self._needed_preprocess()
-        batches = []
-        size = self._batch_size()
-        pending = list(images)
-        if not pending:
-            raise ImageError("no images were given, expected at least one")
-        for start in range(0, len(pending), size):
-            batch = prepare_batch(pending[start : start + size], preprocess, first=start)
-            rows = self._run_padded(batch)
-            finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
-            if not finite.all():
-                index = start + int(finite.argmin())
-                raise GateError(self._not_finite(index, pending[index]))
-            batches.append(rows)
-        return np.concatenate(batches).astype(np.float64)
+        return np.stack(self._all(self._each_row(images, self.run), images)).astype(np.float64)
 
-    def _classify_each(self, images: Iterable[Any], top: int) -> Iterable[list[Prediction]]:
+    def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
+        """Compute the features of images: what the head reads.
+
+        Args:
+            images: One image or many; see the class.
+            normalize: Scale each row to length 1, so that a dot product is the cosine similarity.
+
+        Returns:
+            float32 (B, D); one image gives one row.
+
+        Raises:
+            ArtifactError: The artifact has no tensor `features`, or does not say how to prepare
+                images.
+            ImageError, DataError, GateError: As `classify`.
+        """
+        runner = self._runner_with_features()
+        name = self.runner.inputs[0].name
+
+        def compute(pixel_values: NDArray[np.float32]) -> NDArray[Any]:
+            return runner.run({name: pixel_values})[FEATURES]
+
+        rows = np.stack(self._all(self._each_row(images, compute), images)).astype(np.float32)
+        if normalize:
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        return rows
+
+    def _each_row(self, images: Images, compute: Compute) -> Iterator[NDArray[Any] | ImageError]:
+        """Prepare and compute images in batches; yield the row of each, or why it is unreadable."""
+        preprocess = self._needed_preprocess()
+        prepared = (_prepared(image, preprocess) for image in iterate_images(images))
+        index = 0
+        while batch := list(islice(prepared, self._batch_size)):
+            readable = [item.pixels for item in batch if item.pixels is not None]
+            rows: Iterator[NDArray[Any]] = iter(())
+            if readable:
+                self._check_open()
+                rows = iter(self._run_filled(normalize(np.stack(readable), preprocess), compute))
+            for item in batch:
+                if item.error is not None:
+                    yield item.error
+                elif np.isfinite(row := next(rows)).all():
+                    yield row
+                else:
+                    raise self._not_finite(f"image {index}{item.name}")
+                index += 1
+
+    def _run_filled(self, pixel_values: NDArray[np.float32], compute: Compute) -> NDArray[Any]:
+        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
+        spec = self.runner.inputs[0]
+        size = spec.shape[0]
+        missing = size - len(pixel_values) if isinstance(size, int) else 0
+        filled = np.pad(pixel_values, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        half = spec.dtype == "float16"
+        return compute(filled.astype(np.float16) if half else filled)[: len(pixel_values)]
+
+    @staticmethod
+    def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
+        """All results; raise the first error, with the image's place where there are several."""
+        found: list[Result] = []
+        for result in results:
+            if isinstance(result, ImageError):
+                if is_one_image(images):
+                    raise result
+                raise ImageError(f"image {len(found)}: {result.message}", hint=result.hint)
+            found.append(result)
+        if not found:
+            raise ImageError("no images were given, expected at least one")
+        return found
+
+    def _runner_with_features(self) -> Runner:
+        """A runner that gives `features`; where they are no output, of a session of its own."""
+        self._check_open()
+        with self._lock:
+            if self._with_features is None:
+                if not self.runner.has_tensor(FEATURES):
+                    raise ArtifactError(
+                        f"{self.runner.path.name}: has no tensor {FEATURES!r} (its outputs: "
+                        f"{', '.join(spec.name for spec in self.runner.outputs)})",
+                        hint="export the .onnx file with --outputs logits,features; an engine "
+                        "gives only the outputs of the file that it was built from",
+                    )
+                is_output = any(spec.name == FEATURES for spec in self.runner.outputs)
+                self._with_features = self.runner if is_output else self.runner.expose([FEATURES])
+            return self._with_features
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"{self.runner.path.name}: the model is closed", hint="load it again")
+
+    def _check_classifies(self) -> None:
         output = self.runner.outputs[0]
         if len(output.shape) != 2 or (output.name != "logits" and self.manifest is not None):
             raise ArtifactError(
-                f"{self.runner.path.name}: its first output ({output}) is no logits (batch, "
-                "classes); export it with --outputs logits to classify, or call run()"
+                f"{self.runner.path.name}: its first output ({output}) is not logits (batch, "
+                "classes)",
+                hint="export it with --outputs logits to classify, or call the model for its "
+                "outputs",
             )
         classes = output.shape[1]
         if self.labels and isinstance(classes, int) and len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
-        for row in softmax(self.logits(images)):
-            order = np.argsort(-row, kind="stable")[:top]
-            yield [Prediction(int(i), self._label(int(i)), float(row[i])) for i in order]
 
-    def _not_finite(self, index: int, image: Any) -> str:
-        name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
-        return (
-            f"{self.runner.path.name} on {self.provider!r} gives NaN or infinity for image {index}"
-            f"{name}, so it names no class; measure it on this provider: vit-export validate "
-            f"{self.runner.path} --provider {self.provider}"
+    def _not_finite(self, image: str) -> GateError:
+        return GateError(
+            f"{self.runner.path.name} on {self.provider!r} computes NaN or infinity for {image}",
+            hint=f"measure it on this provider: vit-export validate {self.runner.path} --provider "
+            f"{self.provider}",
         )
 
     def _label(self, index: int) -> str:
@@ -154,29 +321,17 @@ class Model:
         if self.preprocess is None:
             raise ArtifactError(
                 f"{self.runner.path.name}: the file does not say how to prepare an image (it has "
-                "no vit-export manifest); give it with --mean, --std, --crop-pct and "
-                "--interpolation, or load(..., preprocess=Preprocess(size=..., mean=..., "
-                "std=...)), or export the model with vit-export"
+                "no vit-export manifest)",
+                hint="give --mean, --std, --crop-pct and --interpolation, or load(..., "
+                "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
+                "vit-export",
             )
         return self.preprocess
 
+    @property
     def _batch_size(self) -> int:
-        batch = self.runner.inputs[0].shape[0] if self.runner.inputs[0].shape else 1
-        return batch if isinstance(batch, int) else MAX_BATCH
-
-    def _run_padded(self, batch: NDArray[np.float32]) -> NDArray[Any]:
-        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
-        size = self.runner.inputs[0].shape[0]
-        missing = size - len(batch) if isinstance(size, int) else 0
-        padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else batch
-        half = self.runner.inputs[0].dtype == "float16"
-        return self.run(padded.astype(np.float16) if half else padded)[: len(batch)]
-
-
-def _is_many(images: Any) -> bool:
-    if isinstance(images, np.ndarray):
-        return images.ndim == 4
-    return isinstance(images, list | tuple)
+        shape = self.runner.inputs[0].shape
+        return shape[0] if shape and isinstance(shape[0], int) else MAX_BATCH
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -184,3 +339,32 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probability of each label by itself; it does not overflow."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
+ACTIVATIONS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": lambda logits: logits,
+}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An image at the model's size, or why there is none, and its name for an error."""
+
+    name: str
+    pixels: NDArray[np.uint8] | None = None
+    error: ImageError | None = None
+
+
+def _prepared(image: ImageSource, preprocess: Preprocess) -> _Prepared:
+    name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
+    try:
+        return _Prepared(name, pixels=resize_and_crop(image, preprocess))
+    except ImageError as error:
+        return _Prepared(name, error=error)

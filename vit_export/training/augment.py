@@ -1,6 +1,6 @@
-"""Small random rotations and shifts of a batch of images, in torch.
+"""Random rotations and shifts of a batch of images, in torch.
 
-Drawn on the CPU whatever the device, so that one seed gives the same pictures everywhere.
+Random numbers are drawn on the CPU, so that one seed gives the same images on every device.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ from torch import Tensor
 
 
 def rotate_and_shift(images: Tensor, *, degrees: float, shift: float) -> Tensor:
-    """Turn and move each image by its own random amount.
+    """Rotate and shift each image by a random amount of its own.
 
-    What moves in from outside mirrors the image at its edge. Random numbers come from
-    torch's global CPU generator.
+    Pixels from outside the image mirror it at its edge. Random numbers come from torch's global
+    CPU generator.
 
     Args:
         images: Float (B, C, H, W).
         degrees: Largest rotation about the centre, either way.
-        shift: Largest shift as a share of the height and of the width, either way.
+        shift: Largest shift, either way, as a share of the height and of the width.
 
     Returns:
-        Float (B, C, H, W), resampled bilinearly; the images themselves when there is
-        nothing to do.
+        Float (B, C, H, W), resampled bilinearly; `images` itself where both limits are 0.
     """
     if degrees == 0 and shift == 0:
         return images
     count, _, height, width = images.shape
     turn, right, down = (2 * torch.rand(3, count) - 1).unbind(0)  # each (B,), in [-1, 1)
     cos, sin = torch.cos(turn * math.radians(degrees)), torch.sin(turn * math.radians(degrees))
-    # the grid's unit is half a side: a turn must not shear an image that is not square
+    # the grid's unit is half a side: a rotation must not shear an image that is not square
     aspect = height / width
     rows = (
         torch.stack((cos, -sin * aspect, 2 * shift * right), dim=1),

@@ -1,8 +1,8 @@
-"""What a training run leaves behind, and what it needs to go on.
+"""Files of a training run: their names, the history, and the state that `--resume` reads.
 
-Next to the checkpoint `digits.safetensors` stand `digits.best.safetensors` (until the run
-ends and it takes the checkpoint's place), `digits.last.safetensors`, `digits.history.jsonl`,
-`digits.curve.png` and `digits.state.pt`.
+Next to the checkpoint `digits.safetensors` stand `digits.history.jsonl` and `digits.state.pt`, and
+until the run ends `digits.best.safetensors`. `digits.last.safetensors` and `digits.curve.png` are
+written at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATE_SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One epoch: means over the images seen in training, and over those held out."""
+    """Results of one epoch: means over the training images and over the validation images."""
 
     epoch: int  # counted from 1
     learning_rate: float  # of its last step
@@ -36,13 +36,13 @@ class EpochRecord:
     time_s: float
 
     def better_than(self, other: EpochRecord) -> bool:
-        """More held-out images right; of equally many, a smaller loss."""
-        mine, theirs = ((record.val_accuracy, -record.val_loss) for record in (self, other))
-        return mine > theirs
+        """Whether more validation images are right or, of equally many, the loss is smaller."""
+        scores = ((record.val_accuracy, -record.val_loss) for record in (self, other))
+        return next(scores) > next(scores)
 
 
 def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
-    """The best epoch, the earliest of equals."""
+    """Return the best epoch, the earliest of equals."""
     best = history[0]
     for record in history[1:]:
         best = record if record.better_than(best) else best
@@ -51,15 +51,15 @@ def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFiles:
-    """Paths of everything that one run writes.
+    """Paths of the files of one run.
 
     Attributes:
-        checkpoint: The best epoch, once the run has ended.
-        best: The best epoch so far, while the run goes on.
-        last: The last epoch.
+        checkpoint: Weights of the best epoch, once the run has ended.
+        best: Weights of the best epoch so far, until the run ends.
+        last: Weights of the last epoch, once the run has ended.
         history: One JSON object per epoch and line.
-        curve: PNG of losses and accuracies by epoch.
-        state: All that `--resume` needs.
+        curve: PNG of losses and accuracies by epoch, drawn by the command.
+        state: Everything that `--resume` needs.
     """
 
     checkpoint: Path
@@ -71,21 +71,17 @@ class TrainingFiles:
 
     @classmethod
     def beside(cls, checkpoint: Path) -> TrainingFiles:
-        """Name the files after the checkpoint and make its folder.
+        """Name the files after the checkpoint.
 
         Raises:
-            UsageError: Not a .safetensors name.
-            OutputError: The folder cannot be made.
+            UsageError: The name does not end in .safetensors.
         """
         if checkpoint.suffix != ".safetensors":
             raise UsageError(
                 f"cannot write a checkpoint to {checkpoint}: expected a name that ends in "
-                f".safetensors, e.g. {checkpoint.with_suffix('.safetensors')}"
+                ".safetensors",
+                hint=f"-o {checkpoint.with_suffix('.safetensors')}",
             )
-        try:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make {checkpoint.parent}: {error.strerror}") from error
         return cls(
             checkpoint=checkpoint,
             best=checkpoint.with_suffix(".best.safetensors"),
@@ -95,18 +91,28 @@ class TrainingFiles:
             state=checkpoint.with_suffix(".state.pt"),
         )
 
+    def make_folder(self) -> None:
+        """Make the folder of the files.
+
+        Raises:
+            OutputError: The folder cannot be made.
+        """
+        folder = self.checkpoint.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Everything that the epochs still to come depend on.
-
-    Random numbers depend on the seed and the epoch alone, so there is no generator to keep.
+    """What the next epochs depend on; random numbers follow from the seed and the epoch.
 
     Attributes:
-        origin: What must be the same for the run to go on: settings, config and data.
+        origin: Settings, config and data, which must be the same to resume.
         history: The epochs so far.
-        model: state_dict of the model after them.
-        optimizer: state_dict of the optimizer after them.
+        model: state_dict of the model; empty once the run has ended and its files hold it.
+        optimizer: state_dict of the optimizer; empty likewise.
     """
 
     origin: Mapping[str, Any]
@@ -125,7 +131,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     """Write the state, replacing an older one in one step.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     content = {
         "schema": STATE_SCHEMA,
@@ -137,29 +143,30 @@ def save_state(path: Path, state: TrainingState) -> None:
     temporary = path.with_suffix(".pt.part")
     try:
         torch.save(content, temporary)
-    except RuntimeError as error:  # torch's own file writer
+    except RuntimeError as error:  # how torch's own file writer fails
         raise OSError(f"{temporary}: {error}") from error
     temporary.replace(path)
 
 
 def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
-    """Read the state of a run that is to go on.
+    """Read the state of a run to resume.
 
     Args:
         path: File written by `save_state`.
-        origin: Settings, config and data of the run that asks, flat.
+        origin: Settings, config and data of the run that resumes, flat.
 
     Raises:
-        UsageError: There is no such file, or it belongs to a run with another origin.
+        UsageError: No such file, or it belongs to a run with another origin.
         CheckpointError: The file is damaged or not a state.
     """
     if not path.is_file():
         raise UsageError(
-            f"cannot resume: there is no {path}; expected the state of an earlier run with the "
-            "same output; start without --resume"
+            f"cannot resume: found no {path}, expected the state of an earlier run with the same "
+            "output",
+            hint="start without --resume",
         )
     try:
-        if not zipfile.is_zipfile(path):  # what torch.save writes; other pickles are not opened
+        if not zipfile.is_zipfile(path):  # the format of torch.save; other pickles are not opened
             raise ValueError("not a zip archive")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["schema"] != STATE_SCHEMA:
@@ -173,7 +180,8 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"cannot resume: {path} is not a training state that this version wrote "
-            f"({str(e).splitlines()[0] if str(e) else type(e).__name__}); start without --resume"
+            f"({str(e).splitlines()[0] if str(e) else type(e).__name__})",
+            hint="start without --resume",
         ) from e
     changed = [
         f"  {name}: {state.origin.get(name)!r} then, {value!r} now"
@@ -183,7 +191,7 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
     if changed:
         raise UsageError(
             f"cannot resume {path}: it belongs to a run with other settings or data\n"
-            + "\n".join(changed)
-            + "\nask for the same, or start without --resume"
+            + "\n".join(changed),
+            hint="use the same settings and data, or start without --resume",
         )
     return state

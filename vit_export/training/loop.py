@@ -1,7 +1,7 @@
-"""Train a Vision Transformer on labelled images, from its start or from loaded weights.
+"""Train a Vision Transformer on labelled images.
 
-Every epoch draws its random numbers from the seed and its own number alone: a run that was
-interrupted and resumed ends, on a CPU, in the same weights to the bit.
+Every epoch draws its random numbers from the seed and its own number alone: on a CPU, a run that
+was interrupted and resumed ends in bit-identical weights.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from safetensors.torch import load_file
 
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
-from vit_export.images.dataset import LabelledImages
 from vit_export.model.vit import VisionTransformer
 from vit_export.training.augment import rotate_and_shift
-from vit_export.training.curve import draw_curve
 from vit_export.training.history import (
     EpochRecord,
     TrainingFiles,
@@ -36,23 +34,24 @@ from vit_export.training.history import (
     save_state,
     write_history,
 )
-from vit_export.training.predict import autocast, choose_device, normalized, predict_logits
-from vit_export.training.recipe import TrainingSettings, learning_rate, make_optimizer
-from vit_export.training.split import stratified_split
+from vit_export.training.predict import autocast, memory_errors, normalized, predict_logits
+from vit_export.training.recipe import Recipe, learning_rate, make_optimizer
+from vit_export.training.split import Split
+from vit_export.variants import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochProgress:
-    """Where a run stands after a step.
+    """Progress of a run after a step.
 
     Attributes:
         epoch: Counted from 1.
-        epochs: As many as there will be without an early stop.
+        epochs: Number of epochs without an early stop.
         step: Steps done in this epoch.
         steps: Steps in an epoch.
         loss: Mean over the images of this epoch so far.
         accuracy: Of the images of this epoch so far.
-        finished: The whole epoch, validation included; `None` while it goes on.
+        finished: Record of the whole epoch, validation included; `None` before its end.
     """
 
     epoch: int
@@ -66,15 +65,15 @@ class EpochProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """A run that has ended.
+    """Result of a finished run.
 
     Attributes:
         best: The epoch whose weights are in the checkpoint.
         history: All epochs.
-        files: Where everything is.
+        files: The files that were written.
         stopped_early: Whether patience ran out before the last epoch.
-        num_train: Number of images trained on.
-        held_out: Indices of the validation images in the data set, int64.
+        num_train: Number of training images.
+        num_validation: Number of validation images.
     """
 
     best: EpochRecord
@@ -82,173 +81,199 @@ class TrainingResult:
     files: TrainingFiles
     stopped_early: bool
     num_train: int
-    held_out: NDArray[np.int64]
+    num_validation: int
 
 
 def silent(progress: EpochProgress) -> None:
     """Ignore progress."""
 
 
-def finetune(
-    *,
+def train(
     model: VisionTransformer,
-    data: LabelledImages,
-    settings: TrainingSettings,
+    split: Split,
+    recipe: Recipe,
     output: Path,
-    device: str = "auto",
+    *,
+    device: torch.device | str = "cpu",
     resume: bool = False,
     progress: Callable[[EpochProgress], None] = silent,
 ) -> TrainingResult:
-    """Train a model on part of the data and keep the epoch that is best on the rest.
+    """Train a model and keep the weights of the epoch that is best on the validation images.
 
     Args:
         model: Changed in place; afterwards in evaluation mode, with the best epoch's weights.
-        data: Images at the size of the model, in as many classes as it has.
-        settings: How to train.
+        split: Images at the size of the model, in as many classes as it has.
+        recipe: Hyperparameters.
         output: The checkpoint to write, `NAME.safetensors`; other files stand beside it.
-        device: As `choose_device` takes it.
-        resume: Go on where an earlier run with the same output stopped.
-        progress: Called after each step, and once more when an epoch's files are written.
+        device: Where to compute.
+        resume: Continue an interrupted run with the same output.
+        progress: Called after each step, and again when the files of an epoch are written.
 
     Raises:
-        UsageError: Data and model do not fit, or there is nothing that fits to resume.
-        DataError: Too few images.
-        ProviderError: The device is not there.
-        CheckpointError: What there is to resume from is damaged or incomplete.
+        UsageError: Data and model do not fit, or no matching run can be resumed.
+        CheckpointError: The state of the run to resume is damaged or incomplete.
         OutputError: A file cannot be written.
         VitExportError: The loss is no longer finite, or the device's memory is full.
     """
-    _check_misfit(model, data)
+    check_num_classes(model.config, split.train.labels)
+    _check_image_shape(model.config, split)
     files = TrainingFiles.beside(output)
-    run = _Run(model, data, settings, files, choose_device(device), progress)
+    files.make_folder()
+    run = _Run(model, split, recipe, files, torch.device(device), progress)
     if resume:
         run.resume()
     while not run.ended:
-        with _room_in_memory(run.device, settings.batch_size):
-            done = run.train_epoch()
-        with _room_on_disk(output.parent):
-            run.save()
-        progress(done)
-    with _room_on_disk(output.parent):
-        if files.best.is_file():
-            files.best.replace(files.checkpoint)
+        with memory_errors(run.device, recipe.batch_size):
+            last_step = run.train_epoch()
+        with _disk_errors(output.parent):
+            run.save_epoch()
+        progress(last_step)
+    with _disk_errors(output.parent):
+        run.finish()
     model.load_state_dict(load_file(files.checkpoint))
     model.eval()
     return TrainingResult(
         best=best_of(run.history),
         history=tuple(run.history),
         files=files,
-        stopped_early=len(run.history) < settings.epochs,
-        num_train=len(run.train_rows),
-        held_out=run.held_out,
+        stopped_early=len(run.history) < recipe.epochs,
+        num_train=len(split.train_rows),
+        num_validation=len(split.validation_rows),
     )
 
 
-@contextmanager
-def _room_in_memory(device: torch.device, batch_size: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise VitExportError(
-            f"training on {device} ran out of memory with batches of {batch_size} images; "
-            f"try --batch-size {max(1, batch_size // 2)}"
-        ) from error
+def check_num_classes(config: ViTConfig, labels: tuple[str, ...]) -> None:
+    """Check that a model has as many outputs as the data have classes.
+
+    Raises:
+        UsageError: The numbers differ.
+    """
+    if config.num_classes != len(labels):
+        raise UsageError(
+            f"cannot train {config.variant}: it has {config.num_classes} classes and the data "
+            f"{len(labels)} ({', '.join(labels[:5])}, ...)",
+            hint="--reset-head replaces the head of loaded weights",
+        )
+
+
+def _check_image_shape(config: ViTConfig, split: Split) -> None:
+    expected = (*config.image_hw, config.in_chans)
+    for data in (split.train, split.validation):
+        if data.images.shape[1:] != expected:
+            raise UsageError(
+                f"cannot train {config.variant}: its images are {expected} (height, width, "
+                f"channels) and those of the data {data.images.shape[1:]}; decode them at that size"
+            )
 
 
 @contextmanager
-def _room_on_disk(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write the files of the training to {folder}: {error}; mend that, then go on "
-            "with --resume"
+            f"cannot write the files of the training to {folder}: {error}",
+            hint="fix this, then continue with --resume",
         ) from error
 
 
 class _Run:
-    """A run of training between two epochs."""
+    """A training run between two epochs."""
 
     def __init__(
         self,
         model: VisionTransformer,
-        data: LabelledImages,
-        settings: TrainingSettings,
+        split: Split,
+        recipe: Recipe,
         files: TrainingFiles,
         device: torch.device,
         progress: Callable[[EpochProgress], None],
     ) -> None:
         self.model = model.to(device)
-        self.data = data
-        self.settings = settings
+        self.split = split
+        self.recipe = recipe
         self.files = files
         self.device = device
         self.progress = progress
-        self.targets = torch.from_numpy(data.targets)
-        self.train_rows, self.held_out = stratified_split(
-            data.targets, fraction=settings.validation_fraction, seed=settings.seed
-        )
-        self.optimizer = make_optimizer(model, settings)
+        self.targets = torch.from_numpy(split.train.targets)
+        self.optimizer = make_optimizer(model, recipe)
         self.history: list[EpochRecord] = []
 
     @property
     def ended(self) -> bool:
         """Whether all epochs are done, or patience has run out."""
-        done, patience = len(self.history), self.settings.patience
-        if done and patience and done - best_of(self.history).epoch >= patience:
+        epochs, patience = len(self.history), self.recipe.patience
+        if epochs and patience and epochs - best_of(self.history).epoch >= patience:
             return True
-        return done >= self.settings.epochs
+        return epochs >= self.recipe.epochs
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What a state must share with this run to be resumed by it."""
+        """Settings, config and data, which must be the same to resume."""
         return {
-            **dataclasses.asdict(self.settings),
+            **dataclasses.asdict(self.recipe),
             **dataclasses.asdict(self.model.config),
-            "labels": self.data.labels,
-            "data sha256": self.data.sha256,
+            "labels": self.split.train.labels,
+            "data sha256": self.split.sha256,
         }
 
     def resume(self) -> None:
-        """Take over an earlier run's weights, optimizer and history."""
+        """Read weights, optimizer and history of an earlier run."""
         state = load_state(self.files.state, origin=self.origin)
         self.history = list(state.history)
         best, published = self.files.best, self.files.checkpoint
         if not (best.is_file() or (self.ended and published.is_file())):
             raise CheckpointError(
-                f"cannot resume: {best} is gone, which holds the best of the {len(self.history)} "
-                "epochs so far; put it back, or start without --resume"
+                f"cannot resume: {best} is missing, which holds the best of the "
+                f"{len(self.history)} epochs so far",
+                hint="restore the file, or start without --resume",
             )
-        self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(dict(state.optimizer))
+        if state.model:
+            self.model.load_state_dict(state.model)
+            self.optimizer.load_state_dict(dict(state.optimizer))
 
-    def save(self) -> None:
-        """Write everything that the epochs so far amount to, the state last."""
+    def save_epoch(self) -> None:
+        """Write the best weights where this epoch's are, the history, and the state last."""
         if best_of(self.history) is self.history[-1]:
-            save_checkpoint(self.model, self.files.best, labels=self.data.labels)
-        save_checkpoint(self.model, self.files.last, labels=self.data.labels)
+            self._save_weights(self.files.best)
         write_history(self.files.history, self.history)
-        draw_curve(self.history, self.files.curve)
+        self._save_state(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
+
+    def finish(self) -> None:
+        """Write the last weights, publish the best, and leave a state without weights.
+
+        Does nothing where the run had already finished before it was resumed.
+        """
+        if not self.files.best.is_file():
+            return
+        self._save_weights(self.files.last)
+        self.files.best.replace(self.files.checkpoint)
+        self._save_state(model={}, optimizer={})
+
+    def _save_weights(self, path: Path) -> None:
+        save_checkpoint(self.model, path, labels=self.split.train.labels)
+
+    def _save_state(self, *, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
         state = TrainingState(
-            origin=self.origin,
-            history=self.history,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            origin=self.origin, history=self.history, model=model, optimizer=optimizer
         )
         save_state(self.files.state, state)
 
     def train_epoch(self) -> EpochProgress:
-        """Train on every image once, then evaluate on those held out."""
+        """Train on every training image once, then evaluate on the validation images."""
         start = time.perf_counter()
         epoch = len(self.history) + 1
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            sequence = np.random.SeedSequence((self.settings.seed, epoch))
+            sequence = np.random.SeedSequence((self.recipe.seed, epoch))
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
             last = self._train_steps(epoch)
-        logits = predict_logits(self.model, self.data.images, rows=self.held_out)
-        targets = self.targets[self.held_out]
+        data, rows = self.split.validation, self.split.validation_rows
+        logits = predict_logits(
+            self.model, data.images, rows=rows, batch_size=self.recipe.batch_size
+        )
+        targets = torch.from_numpy(data.targets[rows])
         val_loss = F.cross_entropy(logits, targets).item()
-        self._check_infinite(val_loss, last)
+        self._check_finite(val_loss, last)
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -263,77 +288,58 @@ class _Run:
 
     def _train_steps(self, epoch: int) -> EpochProgress:
         self.model.train()
-        settings = self.settings
-        order = self.train_rows[torch.randperm(len(self.train_rows)).numpy()]
+        recipe, rows = self.recipe, self.split.train_rows
+        order = rows[torch.randperm(len(rows)).numpy()]
         batches = [
-            order[start : start + settings.batch_size]
-            for start in range(0, len(order), settings.batch_size)
+            order[start : start + recipe.batch_size]
+            for start in range(0, len(order), recipe.batch_size)
         ]
-        seen, loss_sum, right = 0, 0.0, 0
-        for step, rows in enumerate(batches):
+        images, loss_sum, correct = 0, 0.0, 0
+        for step, batch in enumerate(batches):
             rate = learning_rate(
-                settings, step=(epoch - 1) * len(batches) + step, steps_per_epoch=len(batches)
+                recipe, step=(epoch - 1) * len(batches) + step, steps_per_epoch=len(batches)
             )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, hits = self._step(rows)
-            seen += len(rows)
-            loss_sum += loss * len(rows)
-            right += hits
+            loss, batch_correct = self._step(batch)
+            images += len(batch)
+            loss_sum += loss * len(batch)
+            correct += batch_correct
             now = EpochProgress(
                 epoch=epoch,
-                epochs=settings.epochs,
+                epochs=recipe.epochs,
                 step=step + 1,
                 steps=len(batches),
-                loss=loss_sum / seen,
-                accuracy=right / seen,
+                loss=loss_sum / images,
+                accuracy=correct / images,
             )
-            self._check_infinite(loss, now)
+            self._check_finite(loss, now)
             self.progress(now)
         return now
 
     def _step(self, rows: NDArray[np.int64]) -> tuple[float, int]:
-        """One step on some images: its loss, and how many of them were right."""
-        images = normalized(self.model, self.data.images[rows])
-        images = rotate_and_shift(
-            images, degrees=self.settings.rotation_degrees, shift=self.settings.shift
-        )
+        """Update the weights once; return the loss and the number of correct images."""
+        recipe = self.recipe
+        images = normalized(self.model, self.split.train.images[rows])
+        images = rotate_and_shift(images, degrees=recipe.rotation_degrees, shift=recipe.shift)
         targets = self.targets[rows].to(self.device)
         with autocast(self.device):
             logits = self.model(images)
-        loss = F.cross_entropy(
-            logits.float(), targets, label_smoothing=self.settings.label_smoothing
-        )
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
         self.optimizer.step()
         return loss.item(), int((logits.argmax(dim=1) == targets).sum())
 
-    def _check_infinite(self, loss: float, now: EpochProgress) -> None:
+    def _check_finite(self, loss: float, now: EpochProgress) -> None:
         if math.isfinite(loss):
             return
         rate = self.optimizer.param_groups[0]["lr"]
-        kept = f"; the best epoch so far is in {self.files.best}" if self.history else ""
+        best = f"; the best epoch so far is in {self.files.best}" if self.history else ""
         raise VitExportError(
             f"training stopped: the loss is {loss} in epoch {now.epoch}, step {now.step} of "
-            f"{now.steps}, at learning rate {rate:.3g}; expected a finite number. Try "
-            f"--learning-rate {self.settings.learning_rate / 10:.3g}, a longer --warmup-epochs "
-            f"or a smaller --clip-grad-norm{kept}"
-        )
-
-
-def _check_misfit(model: VisionTransformer, data: LabelledImages) -> None:
-    config = model.config
-    if config.num_classes != len(data.labels):
-        raise UsageError(
-            f"cannot train {config.variant}: it has {config.num_classes} classes and the data "
-            f"{len(data.labels)} ({', '.join(data.labels[:5])}, ...); build the model with "
-            f"num_classes={len(data.labels)} (--reset-head for loaded weights)"
-        )
-    expected = (*config.image_hw, config.in_chans)
-    if data.images.shape[1:] != expected:
-        raise UsageError(
-            f"cannot train {config.variant}: its images are {expected} (height, width, "
-            f"channels) and those of the data {data.images.shape[1:]}; decode them at that size"
+            f"{now.steps}, at learning rate {rate:.3g}; expected a finite number{best}",
+            hint=f"try --learning-rate {self.recipe.learning_rate / 10:.3g}, a longer "
+            "--warmup-epochs or a smaller --clip-grad-norm",
         )

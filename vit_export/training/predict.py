@@ -1,45 +1,51 @@
-"""A torch model on images in memory: the device, the numbers it reads, its logits."""
+"""Choose torch's device, normalise images and compute logits in batches."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_export.errors import ProviderError, UsageError
+from vit_export.errors import ProviderError, UsageError, VitExportError
 from vit_export.images.dataset import Pixels
 from vit_export.model.vit import VisionTransformer
 
-EVALUATION_BATCH = 256
-
 
 def predict_logits(
-    model: VisionTransformer, images: Pixels, *, rows: NDArray[np.int64] | None = None
+    model: VisionTransformer,
+    images: Pixels,
+    *,
+    batch_size: int,
+    rows: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Classify images on the device where the model is, and leave it in evaluation mode.
+    """Compute logits on the model's device; leaves the model in evaluation mode.
 
     Args:
         model: A model of the images' size.
         images: uint8 (n, H, W, C).
-        rows: Which of them, int64 (m,); all where left out.
+        batch_size: Images computed at once.
+        rows: Indices of the images to classify, int64 (m,); by default all.
 
     Returns:
         Logits, float32 (m, num_classes), on the CPU.
     """
     model.eval()
-    wanted = np.arange(len(images)) if rows is None else rows
+    chosen = np.arange(len(images)) if rows is None else rows
     device = model.cls_token.device
     parts = []
     with torch.inference_mode(), autocast(device):
-        for start in range(0, len(wanted), EVALUATION_BATCH):
-            batch = images[wanted[start : start + EVALUATION_BATCH]]
+        for start in range(0, len(chosen), batch_size):
+            batch = images[chosen[start : start + batch_size]]
             parts.append(model(normalized(model, batch)).float().cpu())
     return torch.cat(parts)
 
 
 def normalized(model: VisionTransformer, images: Pixels) -> Tensor:
-    """uint8 (B, H, W, C) as the model wants it: float32 (B, C, H, W), on its device."""
+    """Normalise uint8 (B, H, W, C) to float32 (B, C, H, W) on the model's device."""
     device = model.cls_token.device
     mean, std = (
         torch.tensor(stats, device=device)[:, None, None]
@@ -53,8 +59,8 @@ def choose_device(name: str) -> torch.device:
     """Turn `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"` or `"cuda:1"` into a device.
 
     Raises:
-        UsageError: No such kind of device.
-        ProviderError: torch has no such device here.
+        UsageError: Unknown kind of device.
+        ProviderError: torch finds no such device on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,13 +72,32 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(f"device={name!r}: expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ProviderError(
-            f"cannot train on {name}: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA devices here; use --device cpu, or install a "
-            "driver and a CUDA build of torch"
+            f"cannot train on {name}: torch {torch.__version__} finds "
+            f"{torch.cuda.device_count()} CUDA devices",
+            hint="use --device cpu, or install a driver and a CUDA build of torch",
         )
     return device
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA, whose exponent range needs no loss scaling; float32 elsewhere."""
+    """Use bfloat16 on CUDA, whose exponent range needs no loss scaling; float32 elsewhere."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+@contextmanager
+def memory_errors(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Turn torch's out-of-memory errors, of a GPU or the CPU, into one with a hint.
+
+    Raises:
+        VitExportError: The memory is not enough for `batch_size` images.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not on_gpu and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise VitExportError(
+            f"training on {device} ran out of memory with batches of {batch_size} images",
+            hint=f"try --batch-size {batch_size // 2}" if batch_size > 1 else "",
+        ) from error

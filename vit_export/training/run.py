@@ -1,4 +1,4 @@
-"""Data, model and image preparation joined for training."""
+"""Fine-tune on labelled images: data, model and image preparation made ready, then trained."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vit_export.artifact.manifest import Preprocess
 from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
-from vit_export.images.dataset import LabelledImages, Pixels, read_folder
-from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
+from vit_export.images import digits_csv
+from vit_export.images.dataset import Pixels, class_names, read_folder, split_folders
 from vit_export.images.prepare import resize_and_crop
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
 from vit_export.training.history import TrainingFiles, load_state
-from vit_export.training.loop import EpochProgress, TrainingResult, finetune
+from vit_export.training.loop import EpochProgress, TrainingResult, check_num_classes, train
 from vit_export.training.loop import silent as silent_epochs
-from vit_export.training.predict import choose_device, predict_logits
-from vit_export.training.recipe import TrainingSettings, fresh_model
+from vit_export.training.predict import choose_device, memory_errors, predict_logits
+from vit_export.training.recipe import Recipe, initial_model
+from vit_export.training.split import Split, hold_out, separate
 from vit_export.variants import ViTConfig, get_variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What training starts from.
+class FinetuneSettings:
+    """Settings of `finetune`.
 
     Attributes:
-        variant: Name of a variant; may be left out with weights.
+        variant: Name of a variant; optional with `weights`.
         weights: Checkpoint to start from; random weights without.
+        layout: How the checkpoint names its tensors; recognised by default.
         overrides: Config fields to change.
-        reset_head: Whether weights of another number of classes get a new, zero head.
+        reset_head: Replace the head of the weights with a zero-initialised one.
+        recipe: Hyperparameters.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
+        resume: Continue an interrupted run with the same output.
+        predict: A CSV of digits without labels to classify at the end.
 
     Raises:
-        UsageError: On construction, when that is nothing to start from, or contradicts itself.
+        UsageError: On construction, when fields are missing or contradict each other.
     """
 
     variant: str | None = None
@@ -48,28 +51,44 @@ class Start:
     layout: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     reset_head: bool = False
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "auto"
+    resume: bool = False
+    predict: Path | None = None
 
     def __post_init__(self) -> None:
         if self.variant is None and self.weights is None:
-            raise UsageError("say what to train: --variant NAME, or --weights FILE")
+            raise UsageError(
+                "found nothing to train, expected a variant or weights",
+                hint="give --variant NAME or --weights FILE",
+            )
         if self.reset_head and self.weights is None:
-            raise UsageError("--reset-head is for --weights: a model from its start has a new head")
+            raise UsageError("--reset-head needs --weights: random weights have a new head")
         if "num_classes" in self.overrides:
             raise UsageError(
-                f"num_classes={self.overrides['num_classes']}: the data say how many classes there "
-                "are; leave it out"
+                f"num_classes={self.overrides['num_classes']}: the number of classes comes from "
+                "the data",
+                hint="leave num_classes out",
             )
 
-    def default_output(self) -> Path:
-        """The checkpoint to write where no name is given, in the current folder.
+    def config(self, **changes: Any) -> ViTConfig:
+        """Return the variant's config with the overrides and these changes.
 
-        Never the name of the weights: those of a hub are all called `model.safetensors`.
+        Raises:
+            UnknownVariantError: No variant of that name.
+        """
+        return get_variant(self.variant or "", **{**self.overrides, **changes})
+
+    def default_output(self) -> Path:
+        """Return the checkpoint's default path, in the current folder.
+
+        It is named after the variant, or after the weights' file, folder or hub repository.
 
         Raises:
             UnknownVariantError: No variant of that name.
         """
         if self.weights is None:
-            return Path(f"{_config(self).variant}.safetensors")
+            return Path(f"{self.config().variant}.safetensors")
         hub = get_variant(self.variant).hub if self.variant is not None else ""
         text = f"hf:{hub}" if hub and self.weights == "hub" else os.fspath(self.weights)
         if text.startswith("hf:"):
@@ -82,106 +101,114 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A finished training.
+class FinetuneResult:
+    """Result of `finetune`.
 
     Attributes:
         model: The best epoch's model, in evaluation mode.
-        result: Epochs and files.
-        report: What became of the weights it started from.
-        predictions: Where the test file's classes were written.
+        training: Epochs and files.
+        report: What became of every tensor of the weights; `None` without weights.
+        ignored: Files in the data folder that are not images.
+        predictions: Path of the classes of the `predict` file.
     """
 
     model: VisionTransformer
-    result: TrainingResult
+    training: TrainingResult
     report: LoadReport | None
+    ignored: tuple[str, ...]
     predictions: Path | None
 
 
-def train(
-    start: Start,
+def finetune(
     data: Path,
-    output: Path,
+    output: Path | None = None,
     *,
-    settings: TrainingSettings,
-    device: str = "auto",
-    resume: bool = False,
-    test: Path | None = None,
+    settings: FinetuneSettings,
     progress: Progress = silent,
     epochs_progress: Callable[[EpochProgress], None] = silent_epochs,
-) -> Trained:
-    """Train on a folder of class folders, or on a digits CSV.
+) -> FinetuneResult:
+    """Train on a folder of class folders, on folders `train` and `val` of these, or on a CSV.
 
     Args:
-        start: What to start from.
-        data: A folder, or a `.csv` file of `label,pixel0,...`.
-        output: The `.safetensors` to write.
-        settings: How to train.
-        device: `"auto"`, `"cpu"` or `"cuda"`.
-        resume: Whether to go on where an earlier run with this output stopped.
-        test: A CSV without labels, whose classes are written as `ImageId,Label`.
-        progress: Told about the reading of data.
-        epochs_progress: Told about every step.
+        data: The folder, or a `.csv` file of `label,pixel0,...`.
+        output: The `.safetensors` to write; by default `settings.default_output()`.
+        settings: Model, recipe and device.
+        progress: Called while data are read.
+        epochs_progress: Called after each training step and each finished epoch.
 
     Raises:
-        UsageError: Start and data do not fit, the output would replace the weights, or there is
-            nothing to resume.
+        UsageError: Settings and data do not fit, the output would replace the weights, or no
+            matching run can be resumed.
         DataError: The data cannot be used.
-        ProviderError: The device is not there.
+        ProviderError: The device is not available.
         CheckpointError: The weights cannot be loaded.
         OutputError: A file cannot be written.
     """
-    _check_unreadable(data, test)
-    choose_device(device)
+    _check_paths(data, settings.predict)
+    device = choose_device(settings.device)
+    output = output or settings.default_output()
     files = TrainingFiles.beside(output)
-    if start.weights is not None:
-        _check_own_input(start.weights, files, resume=resume)
-    if resume:
-        load_state(files.state, origin=dataclasses.asdict(settings))
-    loaded = _load(start) if start.weights is not None else None
-    preprocess = loaded.preprocess if loaded else Preprocess.of(_config(start))
+    if settings.weights is not None:
+        _check_weights_not_replaced(settings.weights, files, resume=settings.resume)
+    if settings.resume:
+        load_state(files.state, origin=dataclasses.asdict(settings.recipe))
+    train_folder, validation_folder = split_folders(data) if data.is_dir() else (data, None)
+    labels = class_names(train_folder) if data.is_dir() else digits_csv.LABELS
+    loaded = _load(settings, len(labels)) if settings.weights is not None else None
+    config = loaded.config if loaded else settings.config(num_classes=len(labels))
+    check_num_classes(config, labels)
+    files.make_folder()
+    preprocess = loaded.preprocess if loaded else Preprocess.of(config)
 
     def decode(image: Path | Pixels) -> Pixels:
         return resize_and_crop(image, preprocess)
 
-    progress("read the images")
-    read = read_folder if data.is_dir() else read_digits
-    images = read(data, decode=decode, progress=progress)
-    unlabelled = read_unlabelled_digits(test, decode=decode) if test is not None else None
-    model, report = _model(start, loaded, images, seed=settings.seed)
-    result = finetune(
-        model=model,
-        data=images,
-        settings=settings,
-        output=output,
+    split = _read(train_folder, validation_folder, settings.recipe, decode, progress)
+    to_predict = None
+    if settings.predict is not None:
+        to_predict = digits_csv.read_unlabelled_digits(settings.predict, decode=decode)
+    model = loaded.model if loaded else initial_model(config, seed=settings.recipe.seed)
+    result = train(
+        model,
+        split,
+        settings.recipe,
+        output,
         device=device,
-        resume=resume,
+        resume=settings.resume,
         progress=epochs_progress,
     )
     predictions = None
-    if unlabelled is not None:
+    if to_predict is not None:
         predictions = output.with_suffix(".predictions.csv")
-        write_predictions(predictions, _classes(model, unlabelled))
-    return Trained(model=model, result=result, report=report, predictions=predictions)
+        batch_size = settings.recipe.batch_size
+        with memory_errors(device, batch_size):
+            logits = predict_logits(model, to_predict, batch_size=batch_size)
+        digits_csv.write_predictions(predictions, logits.argmax(dim=1).numpy())
+    return FinetuneResult(
+        model=model,
+        training=result,
+        report=loaded.report if loaded else None,
+        ignored=split.ignored,
+        predictions=predictions,
+    )
 
 
-def _check_unreadable(data: Path, test: Path | None) -> None:
+def _check_paths(data: Path, predict: Path | None) -> None:
     if not data.is_dir() and not (data.exists() and data.suffix.lower() == ".csv"):
-        found = "is no folder and no .csv file" if data.exists() else "does not exist"
+        found = "is not a folder and not a .csv file" if data.exists() else "does not exist"
         raise DataError(
             f"{data} {found}; expected a folder with one folder of images per class, or a CSV of "
             "label,pixel0,pixel1,..."
         )
-    if test is not None and data.is_dir():
-        raise UsageError("--predict takes a digits CSV: train on one as well")
-    if test is not None and not test.exists():
-        raise DataError(f"{test} does not exist; expected a CSV of pixel0,pixel1,...")
+    if predict is not None and data.is_dir():
+        raise UsageError("--predict takes a digits CSV, which needs a digits CSV as --data")
+    if predict is not None and not predict.exists():
+        raise DataError(f"{predict} does not exist; expected a CSV of pixel0,pixel1,...")
 
 
-def _check_own_input(
+def _check_weights_not_replaced(
     weights: str | os.PathLike[str], files: TrainingFiles, *, resume: bool
 ) -> None:
-    """Refuse to write over what the training starts from."""
     path = Path(weights)
     if not path.exists():  # a hub's, or an error of the loading
         return
@@ -194,35 +221,33 @@ def _check_own_input(
     if replaced:
         raise UsageError(
             f"cannot train into {files.checkpoint}: that would replace {replaced[0]}, which "
-            f"belongs to --weights {path}; give another name with -o"
+            f"belongs to --weights {path}",
+            hint="give another name with -o",
         )
 
 
-def _config(start: Start, **changes: Any) -> ViTConfig:
-    return get_variant(start.variant or "", **{**start.overrides, **changes})
-
-
-def _load(start: Start, **changes: Any) -> Loaded:
+def _load(settings: FinetuneSettings, num_classes: int) -> Loaded:
+    head = {"num_classes": num_classes} if settings.reset_head else {}
     return load_checkpoint(
-        start.weights or "",
-        variant=start.variant,
-        overrides={**start.overrides, **changes},
-        layout=start.layout,
-        reset_head=bool(changes),
+        settings.weights or "",
+        variant=settings.variant,
+        overrides={**settings.overrides, **head},
+        layout=settings.layout,
+        reset_head=settings.reset_head,
     )
 
 
-def _model(
-    start: Start, loaded: Loaded | None, images: LabelledImages, *, seed: int
-) -> tuple[VisionTransformer, LoadReport | None]:
-    """The model for these classes; loaded once more where it gets a new head."""
-    classes = len(images.labels)
-    if loaded is None:
-        return fresh_model(_config(start, num_classes=classes), seed=seed), None
-    if start.reset_head:
-        loaded = _load(start, num_classes=classes)
-    return loaded.model, loaded.report
-
-
-def _classes(model: VisionTransformer, images: Pixels) -> NDArray[np.int64]:
-    return predict_logits(model, images).argmax(dim=1).numpy()
+def _read(
+    train_path: Path,
+    validation_path: Path | None,
+    recipe: Recipe,
+    decode: Callable[[Path | Pixels], Pixels],
+    progress: Progress,
+) -> Split:
+    """Decode the images; hold some out where there is no validation folder."""
+    read = read_folder if train_path.is_dir() else digits_csv.read_digits
+    data = read(train_path, decode=decode, progress=progress)
+    if validation_path is None:
+        return hold_out(data, fraction=recipe.validation_fraction, seed=recipe.seed)
+    validation = read_folder(validation_path, decode=decode, labels=data.labels, progress=progress)
+    return separate(data, validation)

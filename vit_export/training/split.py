@@ -1,17 +1,69 @@
-"""Split of a data set into images to train on and images held out."""
+"""Split a data set into training and validation images."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.errors import DataError
+from vit_export.images.dataset import LabelledImages
+
+Indices = NDArray[np.int64]
 
 
-def stratified_split(
-    targets: NDArray[np.int64], *, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold out the same share of every class.
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Training and validation images.
+
+    Attributes:
+        train: Data set that holds the training images.
+        train_rows: Indices of the training images in it.
+        validation: Data set that holds the validation images; may be the same one.
+        validation_rows: Indices of the validation images in it.
+    """
+
+    train: LabelledImages
+    train_rows: Indices
+    validation: LabelledImages
+    validation_rows: Indices
+
+    @property
+    def sha256(self) -> str:
+        """Identifies pixels and classes of all images."""
+        if self.validation is self.train:
+            return self.train.sha256
+        return f"{self.train.sha256}+{self.validation.sha256}"
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Files in the data folders that are not images of a class, by relative name."""
+        if self.validation is self.train:
+            return self.train.ignored
+        return (*self.train.ignored, *self.validation.ignored)
+
+
+def hold_out(data: LabelledImages, *, fraction: float, seed: int) -> Split:
+    """Hold out a share of a data set for validation, as `stratified_split` does."""
+    train_rows, validation_rows = stratified_split(data.targets, fraction=fraction, seed=seed)
+    return Split(
+        train=data, train_rows=train_rows, validation=data, validation_rows=validation_rows
+    )
+
+
+def separate(train: LabelledImages, validation: LabelledImages) -> Split:
+    """Use two data sets whole."""
+    return Split(
+        train=train,
+        train_rows=np.arange(len(train.targets)),
+        validation=validation,
+        validation_rows=np.arange(len(validation.targets)),
+    )
+
+
+def stratified_split(targets: Indices, *, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Choose the same share of every class at random.
 
     Each class gives its share rounded down; the images still missing to the share of the whole
     come from the classes with the largest remainders. Every class keeps at least one image to
@@ -39,12 +91,13 @@ def stratified_split(
     if not held.sum():
         raise DataError(
             f"cannot hold out {fraction:.0%} of {len(targets)} images in {len(classes)} classes "
-            "for validation: no class has enough; add images or hold out a larger share"
+            "for validation: no class has enough images",
+            hint="add images, or hold out a larger share with --validation-fraction",
         )
     rng = np.random.default_rng(seed)
     chosen = [
-        rng.permutation(np.flatnonzero(targets == name))[:number]
-        for name, number in zip(classes, held, strict=True)
+        rng.permutation(np.flatnonzero(targets == index))[:number]
+        for index, number in zip(classes, held, strict=True)
     ]
     held_out = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(targets)), held_out), held_out

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +86,7 @@ def test_without_a_name_the_checkpoint_is_called_as_the_variant(digits, tmp_path
     assert data["predictions"] is None
     there = {path.name for path in tmp_path.iterdir()}
     assert there == set(data["files"].values()) - {data["files"]["best"]}
-    assert "held-out images right" in result.stderr
+    assert "validation images correct" in result.stderr
 
 
 def test_predictions_of_a_test_file_are_a_submission(digits, tmp_path):
@@ -100,29 +103,36 @@ def test_predictions_of_a_test_file_are_a_submission(digits, tmp_path):
     assert {row[1] for row in rows} <= set("0123456789")
 
 
-def test_an_interrupted_run_says_to_resume_and_ends_as_an_unbroken_one(
-    digits, trained, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_stopped_run_says_to_resume_and_ends_as_an_unbroken_one(
+    digits, trained, tmp_path, monkeypatch, number, status, word
 ):
-    """Status 130; afterwards the same weights to the byte."""
+    """The signal is a real one; the resumed run gives the same weights to the byte."""
     output = tmp_path / "digits.safetensors"
     arguments = ("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "2", "-o", output)
-    whole = training.finetune
+    whole = training.train
 
-    def broken_off(**options):
+    def stopped(*positional, **options):
         def progress(now):
             if now.epoch == 2:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
             options["progress"](now)
 
-        return whole(**{**options, "progress": progress})
+        return whole(*positional, **{**options, "progress": progress})
 
-    monkeypatch.setattr(training, "finetune", broken_off)
+    monkeypatch.setattr(training, "train", stopped)
     result = finetune(*arguments, "--json")
-    assert result.exit_code == 130
-    assert last_json(result) == {"error": "interrupted; resume with --resume"}
+    assert result.exit_code == status
+    state = tmp_path / "digits.state.pt"
+    assert last_json(result) == {
+        "error": f"{word}; {state} holds the finished epochs, resume with --resume"
+    }
     assert not output.exists()
     first = json.loads((tmp_path / "digits.history.jsonl").read_text())
-    monkeypatch.setattr(training, "finetune", whole)
+    monkeypatch.setattr(training, "train", whole)
     result = finetune(*arguments, "--resume", "--json")
     assert result.exit_code == 0, result.output
     resumed = last_json(result)["history"]
@@ -131,19 +141,39 @@ def test_an_interrupted_run_says_to_resume_and_ends_as_an_unbroken_one(
     assert output.read_bytes() == trained.read_bytes()
 
 
-def test_a_run_interrupted_in_its_first_epoch_has_nothing_to_resume(digits, tmp_path, monkeypatch):
-    """And says so."""
+def test_a_run_stopped_in_its_first_epoch_says_that_nothing_was_saved(
+    digits, tmp_path, monkeypatch
+):
+    """The state of an earlier run is not taken for this one's."""
 
-    def broken_off(**options):
-        raise KeyboardInterrupt
+    def stopped(*positional, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(training, "finetune", broken_off)
+    monkeypatch.setattr(training, "train", stopped)
+    (tmp_path / "m.state.pt").write_bytes(b"of an earlier run")
+    os.utime(tmp_path / "m.state.pt", (1, 1))
     output = tmp_path / "m.safetensors"
     result = finetune("--variant", "mnist", "--data", digits, *SMALL, "-o", output)
-    assert result.exit_code == 130
-    assert "interrupted; no epoch was finished, so nothing was saved" in result.stderr
+    assert result.exit_code == 143
+    assert "terminated; no epoch was finished, so nothing was saved" in result.stderr
     assert "resume" not in result.stderr
-    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_everything_but_the_curve_is_written(digits, tmp_path, monkeypatch):
+    """The text says why, and what to install."""
+    find_spec = importlib.util.find_spec
+
+    def without_matplotlib(name: str, package: str | None = None) -> object:
+        return None if name == "matplotlib" else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_matplotlib)
+    output = tmp_path / "m.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "1",
+                      "-o", output, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "pip install 'vit-export[bench]'" in result.stderr
+    assert last_json(result)["files"]["curve"] is None
+    assert output.is_file()
 
 
 def test_other_classes_need_a_new_head(trained, shades, tmp_path, monkeypatch):
@@ -187,17 +217,16 @@ def test_what_was_trained_can_be_exported(trained, tmp_path):
 
 
 WRONG = [
-    (2, ["--data", "."], "say what to train"),
+    (2, ["--data", "."], "nothing to train"),
     (1, ["--variant", "mnist", "--data", "none.csv"], "none.csv does not exist"),
-    (1, ["--weights", "none.pth", "--data", "."], "none.pth"),
     (2, ["--variant", "mnst", "--data", "."], "did you mean 'mnist'"),
     (2, ["--variant", "mnist", "--data", ".", "--device", "gpu"], "expected auto, cpu, cuda"),
     (1, ["--variant", "mnist", "--data", ".", "--device", "cuda:99"], "cannot train on cuda:99"),
     (2, ["--variant", "mnist", "--data", ".", "-o", "m.pt"], "ends in .safetensors"),
     (2, ["--variant", "mnist", "--data", ".", "--resume"], "cannot resume"),
     (2, ["--variant", "mnist", "--data", ".", "--epochs", "0"], "must be at least 1"),
-    (2, ["--variant", "mnist", "--data", ".", "--reset-head"], "is for --weights"),
-    (2, ["--variant", "mnist", "--data", ".", "--set", "num_classes=3"], "the data say"),
+    (2, ["--variant", "mnist", "--data", ".", "--reset-head"], "needs --weights"),
+    (2, ["--variant", "mnist", "--data", ".", "--set", "num_classes=3"], "comes from the data"),
     (1, ["--variant", "mnist", "--data", "."], "expected one folder of images"),
     (2, ["--variant", "mnist"], "--data"),
 ]

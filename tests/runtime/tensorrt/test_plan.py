@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.cli.main import main
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.runtime import load
+from vit_export.runtime import load_engine
 from vit_export.runtime.tensorrt import runner as trt
 from vit_export.runtime.tensorrt.backend import Backend
 
@@ -43,9 +43,9 @@ def portable(
 def test_trust_in_the_numbers_is_none_in_the_code(portable: Path, extra: dict[str, bool]) -> None:
     """Both have an argument of their own."""
     with pytest.raises(ProviderError, match=r"allow_host_code=True.*--trust-host-code"):
-        load(portable, **extra)
+        load_engine(portable, **extra)
     with pytest.raises(ArtifactError, match=r"cannot load it: TensorRT gave no reason"):
-        load(portable, allow_host_code=True, **extra)
+        load_engine(portable, allow_host_code=True, **extra)
 
 
 @pytest.mark.parametrize("command", ["predict", "validate"])

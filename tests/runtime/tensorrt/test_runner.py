@@ -13,7 +13,7 @@ import torch
 from vit_export.errors import InputError, ProviderError
 from vit_export.runtime.tensorrt.dlpack import CPU, CUDA, capsule_of
 from vit_export.runtime.tensorrt.runner import TrtRunner
-from vit_export.runtime.tensorrt.session import MOST_GRAPHS
+from vit_export.runtime.tensorrt.session import MAX_GRAPHS
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
 LOGITS = X.reshape(8, -1).sum(axis=1, keepdims=True) + np.arange(10, dtype=np.float32)
@@ -121,12 +121,12 @@ def test_a_released_runner_loads_again(trt_runner: TrtRunner, cuda: Any) -> None
 
 def test_no_more_graphs_are_kept_than_are_said(trt_runner: TrtRunner, cuda: Any) -> None:
     """The one that was not used for longest is given back."""
-    for batch in range(1, MOST_GRAPHS + 1):
+    for batch in range(1, MAX_GRAPHS + 1):
         for _ in range(2):
             trt_runner.run({"pixel_values": X[:batch]})
     trt_runner.run({"pixel_values": np.concatenate([X, X])})
     kinds = [kind for kind, _ in cuda.held.values()]
-    assert kinds.count("graph") == MOST_GRAPHS - 1
+    assert kinds.count("graph") == MAX_GRAPHS - 1
 
 
 def test_a_thread_that_ended_holds_nothing(trt_runner: TrtRunner, cuda: Any) -> None:

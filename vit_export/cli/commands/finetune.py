@@ -1,86 +1,190 @@
-"""`vit-export finetune`: data to a checkpoint."""
+"""`vit-export finetune`: train a variant or a checkpoint on a data set."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar, what_remains
-from vit_export.cli.options import given, json_option, layout_option, overrides
-
-
-@click.command()
-@click.option("--variant", metavar="NAME", help="May be left out with --weights.")
-@click.option("--data", required=True, metavar="PATH", help="Class folders, or a digits CSV.")
-@click.option("--weights", metavar="FILE", help="Start from this checkpoint, not from random.")
-@layout_option
-@click.option("--reset-head", is_flag=True, help="A new, zero head for other classes.")
-@click.option("--img-size", metavar="PX", help="e.g. 384, or 224x160 (height x width).")
-@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any other config field.")
-@click.option("--epochs", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--optimizer", type=click.Choice(["adamw", "adam"]))
-@click.option("--learning-rate", type=float, help="The highest, after the warm-up.")
-@click.option("--warmup-epochs", type=float)
-@click.option("--weight-decay", type=float)
-@click.option("--label-smoothing", type=float)
-@click.option("--drop-path-rate", type=float, help="Stochastic depth of the last block.")
-@click.option("--clip-grad-norm", type=float)
-@click.option("--rotation-degrees", type=float, help="Largest random rotation.")
-@click.option("--shift", type=float, help="Largest random shift, as a share of the side.")
-@click.option("--validation-fraction", type=float, help="Share held out, stratified.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a better one.")
-@click.option("--seed", type=int)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
-@click.option("--resume", is_flag=True, help="Go on where a run with this output stopped.")
-@click.option("--predict", "test", metavar="CSV", help="Write ImageId,Label for a test CSV.")
-@click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    help="By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
+from vit_export.cli.option_groups import GroupedCommand, option, option_group
+from vit_export.cli.options import (
+    OUTPUT,
+    RUN,
+    SOURCE,
+    given,
+    img_size_option,
+    json_option,
+    layout_option,
+    overrides,
+    path_of,
+    reset_head_option,
+    set_option,
 )
-@json_option
-def finetune(as_json: bool, **options: Any) -> None:
-    """Train a variant, or a checkpoint, on labelled images."""
-    import dataclasses
-    from pathlib import Path
 
+if TYPE_CHECKING:
+    from vit_export.training.loop import TrainingResult
+    from vit_export.training.recipe import Recipe
+
+RECIPE, AUGMENTATION = "Recipe", "Augmentation and regularisation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What to train."""
+
+    variant: str | None
+    weights: str | None
+    layout: str | None
+    reset_head: bool
+    img_size: str | None
+    sets: tuple[str, ...]
+
+
+start_options = option_group(
+    "start", StartOptions,
+    option("--variant", group=SOURCE, metavar="NAME", help="Optional with --weights."),
+    option("--weights", group=SOURCE, metavar="FILE",
+           help="Start from this checkpoint instead of random weights."),
+    layout_option,
+    reset_head_option,
+    img_size_option,
+    set_option,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Hyperparameters; `None` where an option was not given."""
+
+    epochs: int | None
+    batch_size: int | None
+    optimizer: str | None
+    learning_rate: float | None
+    warmup_epochs: float | None
+    weight_decay: float | None
+    clip_grad_norm: float | None
+    validation_fraction: float | None
+    patience: int | None
+    seed: int | None
+    label_smoothing: float | None
+    rotation_degrees: float | None
+    shift: float | None
+
+    def recipe(self) -> Recipe:
+        """Return the recipe with the options that were given."""
+        from vit_export.training.recipe import Recipe
+
+        return Recipe(**given(**vars(self)))
+
+
+recipe_options = option_group(
+    "hyperparameters", RecipeOptions,
+    option("--epochs", group=RECIPE, type=int),
+    option("--batch-size", group=RECIPE, type=int),
+    option("--optimizer", group=RECIPE, type=click.Choice(["adamw", "adam"])),
+    option("--learning-rate", group=RECIPE, type=float,
+           help="Peak learning rate, after the warm-up."),
+    option("--warmup-epochs", group=RECIPE, type=float),
+    option("--weight-decay", group=RECIPE, type=float),
+    option("--clip-grad-norm", group=RECIPE, type=float),
+    option("--validation-fraction", group=RECIPE, type=float,
+           help="Share of every class held out, where there is no val/ folder."),
+    option("--patience", group=RECIPE, type=int,
+           help="Stop after this many epochs without a better one."),
+    option("--seed", group=RECIPE, type=int),
+    option("--label-smoothing", group=AUGMENTATION, type=float),
+    option("--rotation-degrees", group=AUGMENTATION, type=float, help="Largest random rotation."),
+    option("--shift", group=AUGMENTATION, type=float,
+           help="Largest random shift, as a share of the side."),
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand)
+@option("--data", group=SOURCE, required=True, metavar="PATH",
+        help="A folder per class, train/ and val/ with these, or a digits CSV.")  # fmt: skip
+@start_options
+@recipe_options
+@option("--drop-path-rate", group=AUGMENTATION, type=float,
+        help="Stochastic depth of the last block.")  # fmt: skip
+@option("--device", group=RUN, default="auto", show_default=True, help="cpu, cuda, or auto.")
+@option("--resume", group=RUN, is_flag=True, help="Resume an interrupted run.")
+@option("--predict", group=OUTPUT, metavar="CSV",
+        help="Classify this CSV, and write ImageId,Label.")  # fmt: skip
+@option("-o", "--output", group=OUTPUT, metavar="PATH",
+        help="By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
+)  # fmt: skip
+@json_option
+def finetune(
+    data: str,
+    start: StartOptions,
+    hyperparameters: RecipeOptions,
+    drop_path_rate: float | None,
+    device: str,
+    resume: bool,
+    predict: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Train a variant, or a checkpoint, on labelled images."""
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
-    from vit_export.training.recipe import TrainingSettings
-    from vit_export.training.run import Start, train
+    from vit_export.training.run import FinetuneSettings
+    from vit_export.training.run import finetune as train
 
-    wanted = {field.name for field in dataclasses.fields(TrainingSettings)}
-    start = Start(
-        variant=options["variant"],
-        weights=options["weights"],
-        layout=options["layout"],
-        overrides=overrides(
-            options["sets"], img_size=options["img_size"], drop_path_rate=options["drop_path_rate"]
-        ),
-        reset_head=options["reset_head"],
+    changes = overrides(start.sets, img_size=start.img_size, drop_path_rate=drop_path_rate)
+    settings = FinetuneSettings(
+        variant=start.variant,
+        weights=start.weights,
+        layout=start.layout,
+        overrides=changes,
+        reset_head=start.reset_head,
+        recipe=hyperparameters.recipe(),
+        device=device,
+        resume=resume,
+        predict=path_of(predict),
     )
-    output = Path(options["output"]) if options["output"] else start.default_output()
+    path = path_of(output) or settings.default_output()
+    files, started = TrainingFiles.beside(path), time.time()
 
     def remains() -> str:
-        saved = TrainingFiles.beside(output).state.is_file()
-        return "resume with --resume" if saved else "no epoch was finished, so nothing was saved"
+        state = files.state
+        if state.is_file() and (resume or state.stat().st_mtime >= started):
+            return f"{state} holds the finished epochs, resume with --resume"
+        return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
-        trained = train(
-            start,
-            Path(options["data"]),
-            output,
-            settings=TrainingSettings(**given(**{n: options[n] for n in wanted})),
-            device=options["device"],
-            resume=options["resume"],
-            test=Path(options["test"]) if options["test"] else None,
+        result = train(
+            Path(data),
+            path,
+            settings=settings,
             progress=progress,
             epochs_progress=EpochLines(progress),
         )
-    data = {"files": trained.result.files, "best": trained.result.best,
-            "history": trained.result.history, "stopped_early": trained.result.stopped_early,
-            "predictions": trained.predictions, "report": trained.report}  # fmt: skip
-    emit(as_json, data, training_text(trained))
+    training = result.training
+    problem = _draw_curve(training)
+    answer = {
+        "files": {**vars(files), "curve": None if problem else files.curve},
+        "best": training.best,
+        "history": training.history,
+        "stopped_early": training.stopped_early,
+        "predictions": result.predictions,
+        "report": result.report,
+        "ignored": result.ignored,
+    }
+    emit(as_json, answer, training_text(result, no_curve=problem))
+
+
+def _draw_curve(training: TrainingResult) -> str:
+    """Draw the learning curve; return why there is none."""
+    from vit_export.cli.report.pictures import draw_picture
+
+    def draw(path: Path) -> None:
+        from vit_export.cli.report.training_plot import training_plot
+
+        training_plot(training.history, path)
+
+    return draw_picture(training.files.curve, draw)

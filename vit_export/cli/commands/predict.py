@@ -38,17 +38,17 @@ def predict(
 ) -> None:
     """Classify images: files, folders or patterns such as "photos/*.jpg"."""
     from vit_export.cli.report.files import predictions_text
-    from vit_export.runtime import load
+    from vit_export.runtime import load, load_engine
 
-    model = load(
-        artifact,
-        provider=run.provider,
-        preprocess=preparation.for_artifact(artifact),
-        labels=labels_of(labels) or None,
-        allow_host_code=run.trust_host_code,
-    )
+    preprocess = preparation.for_artifact(artifact)
+    names = labels_of(labels) or None
+    if run.trust_host_code:
+        model = load_engine(artifact, provider=run.provider, allow_host_code=True,
+                            preprocess=preprocess, labels=names)  # fmt: skip
+    else:
+        model = load(artifact, provider=run.provider, preprocess=preprocess, labels=names)
     found = list(zip(images, model.classify(list(images), top=top), strict=True))
     rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
     lines = [predictions_text(found), f"provider: {model.provider}"]
-    lines += [f"not {n}: {reason}" for n, reason in getattr(model.runner, "rejected", {}).items()]
+    lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(as_json, {"predictions": rows}, "\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vit_export.cli.report.exports import checkpoint_text
@@ -10,7 +11,7 @@ from vit_export.cli.report.progress_bar import TerminalProgress
 
 if TYPE_CHECKING:  # they import torch
     from vit_export.training.loop import EpochProgress
-    from vit_export.training.run import Trained
+    from vit_export.training.run import FinetuneResult
 
 
 class EpochLines:
@@ -33,17 +34,29 @@ class EpochLines:
             self._progress(f"{epoch}  {running}", now.step, now.steps)
 
 
-def training_text(result: Trained) -> str:
-    """Return the accuracy of a training run, its files, and the next command."""
-    best, files = result.result.best, result.result.files
-    early = ", stopped early" if result.result.stopped_early else ""
+def training_text(result: FinetuneResult, *, no_curve: str = "") -> str:
+    """Return the accuracy of a training run, its files, and the next command.
+
+    Args:
+        result: The run.
+        no_curve: Why the learning curve could not be drawn.
+    """
+    training = result.training
+    best, files = training.best, training.files
+    early = ", stopped early" if training.stopped_early else ""
     lines = [
         *([checkpoint_text(result.report), ""] if result.report is not None else []),
-        f"{files.checkpoint}  best epoch {best.epoch} of {len(result.result.history)}{early}: "
-        f"{100 * best.val_accuracy:.2f} % of {len(result.result.held_out)} held-out images right, "
-        f"loss {best.val_loss:.4f} ({result.result.num_train} trained on)",
-        f"curve: {files.curve}   history: {files.history}",
+        f"{files.checkpoint}  best epoch {best.epoch} of {len(training.history)}{early}: "
+        f"{100 * best.val_accuracy:.2f} % of {training.num_validation} validation images correct, "
+        f"loss {best.val_loss:.4f} ({training.num_train} trained on)",
+        f"{no_curve or f'curve: {files.curve}'}   history: {files.history}",
+        *([f"not images, ignored: {_some(result.ignored)}"] if result.ignored else []),
         *([f"predictions: {result.predictions}"] if result.predictions else []),
         f"next: vit-export onnx --weights {shlex.quote(str(files.checkpoint))}",
     ]
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

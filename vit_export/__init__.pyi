@@ -1,0 +1,21 @@
+from vit_export.pipeline.engine import make_engine as build_engine
+from vit_export.pipeline.export import export
+from vit_export.pipeline.quantize import quantize
+from vit_export.pipeline.settings import ExportSettings, ValidateSettings
+from vit_export.pipeline.validate import validate
+from vit_export.quantization.settings import QuantizeSettings
+from vit_export.runtime import load
+
+__all__ = [
+    "ExportSettings",
+    "QuantizeSettings",
+    "ValidateSettings",
+    "__version__",
+    "build_engine",
+    "export",
+    "load",
+    "quantize",
+    "validate",
+]
+
+__version__: str
