@@ -237,10 +237,10 @@ class Plan:
 
 def _tensors(backend: Backend, engine: Any) -> Tensors:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    is_input = {name: engine.get_tensor_mode(name) == backend.trt.TensorIOMode.INPUT for name in names}
+    input_mode = backend.trt.TensorIOMode.INPUT
     return {
         name: (
-            "input" if is_input[name] else "output",
+            "input" if engine.get_tensor_mode(name) == input_mode else "output",
             DTYPES.get(engine.get_tensor_dtype(name).name, "?"),
             tuple(max(size, -1) for size in engine.get_tensor_shape(name)),
         )
