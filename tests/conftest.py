@@ -94,11 +94,9 @@ def photographs() -> list[Path]:
 
 def _unmeasured() -> Stage:
     """The line of an engine that nobody could run."""
-    return Stage(
-        name="onnx -> tensorrt engine", provider="tensorrt", samples=8, batches=(),
-        baseline_max_abs=None, max_abs=None, tolerance=None, cosine=None, top1_agreement=None,
-        row_max_abs=None, passed=None, reason="no GPU",
-    )  # fmt: skip
+    return Stage.unmeasured(
+        "onnx -> tensorrt engine", provider="tensorrt", samples=8, reason="no GPU"
+    )
 
 
 @pytest.fixture(scope="session")

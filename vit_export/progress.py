@@ -1,4 +1,4 @@
-"""How long work tells where it is."""
+"""Progress callbacks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as work goes on.
+    """Called with the current step of long work.
 
     Args:
-        stage: What is being done.
-        done: How many steps of it are done.
-        total: Of how many; 0 where nobody knows.
+        stage: The current step.
+        done: How much of the step is done.
+        total: How much there is to do; 0 where unknown.
     """
 
     def __call__(self, stage: str, done: int = 0, total: int = 0) -> None: ...
 
 
 def silent(stage: str, done: int = 0, total: int = 0) -> None:
-    """Tell nobody."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""The least that a model needs to be run: an artifact's runner has it, and torch's too."""
+"""Protocols that every runner implements, and how samples are cut into batches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Manifest, TensorSpec
 
+Outputs = dict[str, NDArray[np.generic]]
+
 
 class Runnable(Protocol):
-    """Something that computes outputs from inputs; see `Runner` for what an artifact adds.
+    """Computes outputs from inputs: an artifact's runner, or the torch model.
 
     Attributes:
         path: The artifact, or the one whose model it is.
         provider: What really runs it.
-        inputs: What it takes.
-        manifest: What the artifact says about itself; `None` in a file of another tool.
+        inputs: Graph inputs.
+        manifest: The artifact's manifest; `None` in a file of another tool.
     """
 
     path: Path
@@ -27,34 +29,22 @@ class Runnable(Protocol):
     inputs: tuple[TensorSpec, ...]
     manifest: Manifest | None
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
+    def run(self, feeds: Mapping[str, Any]) -> Outputs:
         """Compute every output from inputs by name; results lie in host memory."""
         ...
 
 
-class Runner(Protocol):
-    """Something that runs one artifact on one provider.
+class Runner(Runnable, Protocol):
+    """Runs one artifact on one provider.
 
     Attributes:
-        path: The artifact.
-        provider: What really runs it: `"cpu"`, `"cuda"`, `"tensorrt"`.
-        inputs: What it takes.
-        outputs: What it gives.
-        manifest: What vit-export wrote into it; `None` in a file of another tool.
+        outputs: Graph outputs.
     """
 
-    path: Path
-    provider: str
-    inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    manifest: Manifest | None
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
-        """Compute every output from inputs by name."""
-        ...
 
     def release(self) -> None:
-        """Free what the backend holds; the next run takes it again."""
+        """Free the memory of the backend; the next run loads the artifact again."""
         ...
 
     def has_tensor(self, name: str) -> bool:
@@ -62,5 +52,45 @@ class Runner(Protocol):
         ...
 
     def expose(self, names: Collection[str]) -> Runner:
-        """A runner of the same artifact that gives inner tensors as well."""
+        """Return a runner of the same artifact that returns inner tensors as well."""
         ...
+
+
+def fixed_batch(spec: TensorSpec) -> int | None:
+    """Return the batch size that an input fixes; `None` where it is dynamic."""
+    first = spec.shape[0] if spec.shape else 1
+    return first if isinstance(first, int) else None
+
+
+def batch_rows(samples: int, size: int) -> list[list[int]]:
+    """Cut samples into batches of one size.
+
+    Args:
+        samples: Number of samples.
+        size: Batch size.
+
+    Returns:
+        The numbers of the samples in each batch. Every sample comes once, in order; the last
+        batch is filled up with the first samples.
+    """
+    starts = range(0, samples, size)
+    return [[i % samples for i in range(start, start + size)] for start in starts]
+
+
+def run_filled(runner: Runnable, feeds: Mapping[str, NDArray[Any]]) -> Outputs:
+    """Run a batch that may be smaller than the batch size that the model fixes.
+
+    The batch is filled up with its own rows, and the outputs are cut to the rows given. Unlike
+    zeros, repeated rows leave the activation range of dynamic INT8 as it is.
+
+    Args:
+        runner: What computes.
+        feeds: Inputs (B, ...) by name, B at most the fixed batch size.
+    """
+    given = len(next(iter(feeds.values())))
+    size = fixed_batch(runner.inputs[0])
+    if size is None or size <= given:
+        return runner.run(feeds)
+    rows = batch_rows(given, size)[0]
+    outputs = runner.run({name: array[rows] for name, array in feeds.items()})
+    return {name: array[:given] for name, array in outputs.items()}

@@ -113,6 +113,11 @@ class ViTConfig:
         tokens = self.num_prefix_tokens * dim
         return patch + tokens + positions + self.depth * block + 2 * dim + pre_logits + heads
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
     def replace(self, overrides: Mapping[str, Any]) -> ViTConfig:
         """Return a copy with some fields changed.
 
@@ -124,36 +129,46 @@ class ViTConfig:
             ConfigError: An unknown field, a value that cannot be read, or a network that
                 cannot be built.
         """
-        known = {field.name: field for field in dataclasses.fields(self)}
-        values = {}
+        known = self.names()
+        values: dict[str, Any] = {}
         for name, value in overrides.items():
             if name not in known:
                 raise ConfigError(
                     f"cannot set {name!r}: a config has no such field{nearest(name, known)} "
                     f"(fields: {', '.join(known)})"
                 )
-            values[name] = _parse(name, value, getattr(self, name))
-        if "in_chans" in values:
-            values = _follow_channels(self, values)
+            values[name] = parse_field(name, value, getattr(self, name))
+        channels = values.get("in_chans", self.in_chans)
+        for name in ("mean", "std"):
+            if name in values:
+                values[name] = per_channel(values[name], channels)
+            elif len(current := getattr(self, name)) != channels > 0:
+                values[name] = (sum(current) / len(current),) * channels
         return dataclasses.replace(self, **values)
 
 
-def _follow_channels(config: ViTConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """Adapt mean and std to a new number of channels, unless they are given as well."""
-    channels = values["in_chans"]
-    for name in ("mean", "std"):
-        stats = getattr(config, name)
-        if name not in values and channels > 0 and len(stats) != channels:
-            values[name] = (sum(stats) / len(stats),) * channels
-    return values
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return mean or std per channel; a single number counts for every channel."""
+    return values * channels if len(values) == 1 and channels > 0 else values
 
 
-def _parse(name: str, value: Any, current: Any) -> Any:
-    """Read one override as the type of the field it replaces."""
+def parse_field(name: str, value: Any, current: Any) -> Any:
+    """Read the value of a config field.
+
+    Args:
+        name: The field.
+        value: A value of the field's type, or text such as `"224x160"` or `"0.5,0.5,0.5"`.
+        current: The field's present value, which shows its type.
+
+    Raises:
+        ConfigError: The value cannot be read.
+    """
     try:
         if name == "img_size":
             return _parse_size(value)
         if isinstance(current, tuple):
+            if isinstance(value, int | float):
+                return (float(value),)
             parts = value.split(",") if isinstance(value, str) else value
             return tuple(float(part) for part in parts)
         if isinstance(current, bool):
@@ -182,10 +197,9 @@ def _parse_size(value: Any) -> int | tuple[int, int]:
 
 def _check_impossible(config: ViTConfig) -> None:
     """Raise ConfigError with the reason when no network has this config."""
-    for name in ("mlp_ratio", "norm_eps", "mean", "std"):
-        value = getattr(config, name)
-        if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
-            raise ConfigError(f"{name}={value}: must be finite")
+    for name in ("mlp_ratio", "norm_eps"):
+        if not math.isfinite(getattr(config, name)):
+            raise ConfigError(f"{name}={getattr(config, name)}: must be finite")
     for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must be at least 1")
@@ -225,16 +239,15 @@ def _check_impossible(config: ViTConfig) -> None:
         )
     if config.distilled and config.representation_size:
         raise ConfigError("a distilled model has no pre-logits layer: set representation_size=0")
-    _check_unknown_choices(config)
-    for name in ("mean", "std"):
-        if len(getattr(config, name)) != config.in_chans:
-            raise ConfigError(
-                f"{name} has {len(getattr(config, name))} values for in_chans={config.in_chans}"
-            )
-    if not all(value > 0 for value in config.std):
-        raise ConfigError(f"std={config.std}: every value must be positive")
-    if not 0 < config.crop_pct <= 1:
-        raise ConfigError(f"crop_pct={config.crop_pct}: must lie in (0, 1]")
+    for name in ("global_pool", "pos_embed", "act_layer"):
+        _check_choice(name, getattr(config, name))
+    check_preparation(
+        channels=config.in_chans,
+        mean=config.mean,
+        std=config.std,
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+    )
     for name in ("drop_rate", "drop_path_rate"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must lie in [0, 1)")
@@ -251,13 +264,33 @@ CHOICES = {
 }
 
 
-def _check_unknown_choices(config: ViTConfig) -> None:
-    for name, choices in CHOICES.items():
-        value = getattr(config, name)
-        if value not in choices:
-            raise ConfigError(
-                f"{name}={value!r}: expected one of {', '.join(choices)}{nearest(value, choices)}"
-            )
+def check_preparation(
+    *,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_pct: float,
+    interpolation: str,
+) -> None:
+    """Raise ConfigError with the reason when no image can be prepared by these values."""
+    for name, values in (("mean", mean), ("std", std)):
+        if not all(map(math.isfinite, values)):
+            raise ConfigError(f"{name}={values}: must be finite")
+        if len(values) != channels:
+            raise ConfigError(f"{name} has {len(values)} values for in_chans={channels}")
+    if not all(value > 0 for value in std):
+        raise ConfigError(f"std={std}: every value must be positive")
+    if not 0 < crop_pct <= 1:
+        raise ConfigError(f"crop_pct={crop_pct}: must lie in (0, 1]")
+    _check_choice("interpolation", interpolation)
+
+
+def _check_choice(name: str, value: str) -> None:
+    if value not in CHOICES[name]:
+        raise ConfigError(
+            f"{name}={value!r}: expected one of {', '.join(CHOICES[name])}"
+            f"{nearest(value, CHOICES[name])}"
+        )
 
 
 def _vit(variant: str, alias: str, **fields: Any) -> ViTConfig:

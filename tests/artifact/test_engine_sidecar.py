@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, seen_from, sidecar_path
+from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, relative_source, sidecar_path
 from vit_export.errors import ArtifactError
 
 MakeSidecar = Callable[..., Sidecar]
@@ -27,7 +27,7 @@ def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path, make_sidecar: Ma
 def test_an_engine_without_a_sidecar_says_what_is_missing(tmp_path: Path) -> None:
     """One line, with the way out."""
     with pytest.raises(
-        ArtifactError, match=r"there is no x.engine.json beside it.*vit-export engine"
+        ArtifactError, match=r"x.engine.json is not beside it\nhint: .*vit-export engine"
     ):
         Sidecar.read(tmp_path / "x.engine")
 
@@ -113,9 +113,9 @@ def test_the_source_is_found_from_the_engines_folder(
     source, engine = models / "m.onnx", tmp_path / "link" / "x.engine"
     source.touch()
     engine.parent.symlink_to(engines)
-    seen = seen_from(engine.parent, source)
+    seen = relative_source(engine.parent, source)
     assert seen == "../../models/m.onnx"
-    assert seen_from(models, source) == "m.onnx"
+    assert relative_source(models, source) == "m.onnx"
     sidecar = make_sidecar(source=seen)
     assert sidecar.source_path(engine).samefile(source)
     (engines / "m.onnx").touch()
@@ -128,7 +128,9 @@ def test_a_sidecar_of_a_newer_schema_says_so(tmp_path: Path, make_sidecar: MakeS
     """An older vit-export must not guess."""
     text = make_sidecar(schema_version=2).to_json()
     sidecar_path(tmp_path / "x.engine").write_text(text)
-    with pytest.raises(ArtifactError, match="upgrade"):
+    with pytest.raises(
+        ArtifactError, match=r"schema version 2.*\nhint: pip install -U vit-export$"
+    ):
         Sidecar.read(tmp_path / "x.engine")
 
 

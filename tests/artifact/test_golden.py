@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vit_export.artifact.golden import (
+    BATCHES,
     BLOCK_SAMPLES,
-    SAMPLES,
     Blocks,
     Golden,
     block_indices,
@@ -31,11 +31,11 @@ SIZES = [(32, 32, 3), (28, 28, 1), (48, 96, 3), (5, 7, 4), (1, 1, 1), (224, 224,
 def test_pictures_are_the_same_every_time_and_unlike_each_other(size):
     """Eight of them, whatever the size and the number of channels."""
     first = pictures(*size)
-    assert first.shape == (SAMPLES, *size)
+    assert first.shape == (BATCHES[-1], *size)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, pictures(*size))
     if size[0] * size[1] > 1:
-        assert len({picture.tobytes() for picture in first}) == SAMPLES
+        assert len({picture.tobytes() for picture in first}) == BATCHES[-1]
 
 
 def test_pictures_are_the_same_on_every_machine():
@@ -253,7 +253,7 @@ def test_a_golden_file_that_is_not_there_is_named(tmp_path):
     """A folder is none either."""
     with pytest.raises(ArtifactError, match=r"none\.npz: no such golden file"):
         Golden.read(tmp_path / "none.npz")
-    with pytest.raises(ArtifactError, match="not a golden file"):
+    with pytest.raises(ArtifactError, match="is a folder, expected a golden file"):
         Golden.read(tmp_path)
 
 

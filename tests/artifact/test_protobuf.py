@@ -8,7 +8,7 @@ from google.protobuf.internal import decoder, encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.artifact.protobuf import (
+from vit_export.artifact.onnx_wire import (
     BYTES,
     Field,
     WireError,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.artifact.staging import publish, staging
+from vit_export.artifact.publish import publish, staging
 from vit_export.errors import GateError, OutputError
 
 
@@ -78,7 +78,7 @@ def test_publishing_replaces_all_files(tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "new a", "b": "new b"}
 
 
-@pytest.mark.parametrize("error", [OSError(5, "broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
 def test_publishing_all_or_none(tmp_path, monkeypatch, failing, error):
     """Whichever file cannot be moved, the old ones come back and no new one stays."""
@@ -88,10 +88,10 @@ def test_publishing_all_or_none(tmp_path, monkeypatch, failing, error):
 
     def broken(source: Path, target: Path) -> None:
         if Path(target) == tmp_path / failing and not Path(source).name.endswith(".replaced"):
-            raise error
+            raise error(5, "broken", str(source), None, str(target))
         replace(source, target)
 
-    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    expected = OutputError if error is OSError else KeyboardInterrupt
 
     def work() -> None:
         with staging(tmp_path / "c") as folder:
@@ -148,7 +148,7 @@ def test_an_interrupt_at_any_line_of_publishing_leaves_the_old_files(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vit_export.artifact import staging
+from vit_export.artifact import publish as staging
 replace, left = os.replace, [int(sys.argv[2])]
 def killing(source, target):
     replace(source, target)
@@ -179,7 +179,7 @@ def test_a_killed_process_leaves_a_whole_file_under_each_name(tmp_path, moves):
 def test_what_is_put_back_is_the_file_itself(tmp_path, monkeypatch, links):
     """A link stays a link, to whatever it pointed; disks without hard links are served too."""
 
-    def refuse(*_paths: Path) -> None:
+    def refuse(*_paths: Path, follow_symlinks: bool) -> None:
         raise OSError(1, "Operation not permitted")
 
     if not links:

@@ -1,4 +1,4 @@
-"""What was asked for becomes candidates, or an error before anything runs."""
+"""Candidates of a benchmark, and requests that are refused before anything runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vit_export.benchmark.candidates import plan
 from vit_export.errors import ArtifactError, UsageError
 
 
-def test_artifacts_meet_every_provider_and_torch_comes_last(tiny_export):
-    """Torch runs where it can: it knows no tensorrt."""
+def test_each_artifact_is_a_candidate_on_each_provider_and_torch_comes_last(tiny_export):
+    """Torch does not run on tensorrt."""
     found = plan([tiny_export.path], providers=["cpu", "tensorrt"], against=["torch"], threads=2)
     assert [(c.name, c.provider) for c in found] == [
         ("tiny.onnx", "cpu"), ("tiny.onnx", "tensorrt"), ("torch", "cpu"),
@@ -21,8 +21,8 @@ def test_artifacts_meet_every_provider_and_torch_comes_last(tiny_export):
     assert found[0].file_bytes == tiny_export.path.stat().st_size
 
 
-def test_files_of_one_name_are_told_apart(tiny_export, tmp_path):
-    """By their paths."""
+def test_files_with_the_same_name_are_listed_by_path(tiny_export, tmp_path):
+    """So that the rows of the table differ."""
     copy = tmp_path / tiny_export.path.name
     shutil.copy(tiny_export.path, copy)
     names = [candidate.name for candidate in plan([tiny_export.path, copy])]
@@ -39,32 +39,32 @@ def test_files_of_one_name_are_told_apart(tiny_export, tmp_path):
         ({"layout": "timm"}, "--weights FILE"),
         ({"layout": "timm", "against": ["torch"]}, "--weights FILE"),
         ({"providers": []}, "expected at least one"),
-        ({"providers": ["cpu", "auto"]}, "let it stand alone"),
+        ({"providers": ["cpu", "auto"]}, "would be timed twice"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused(tiny_export, changes, words):
-    """Before a second of measuring."""
+def test_unknown_repeated_and_useless_arguments_are_errors(tiny_export, changes, words):
+    """Before anything is measured."""
     with pytest.raises(UsageError, match=words):
         plan([tiny_export.path], **changes)
     with pytest.raises(UsageError, match="given twice"):
         plan([tiny_export.path, tiny_export.path.parent / "." / tiny_export.path.name])
 
 
-def test_nothing_to_run_is_refused():
-    """A list of files that turned out empty."""
+def test_an_empty_list_of_artifacts_is_an_error():
+    """For example from a pattern that matched no file."""
     with pytest.raises(UsageError, match="expected at least one file"):
         plan([])
 
 
 @pytest.mark.parametrize("name", ["none.onnx", "none.engine"])
 def test_a_missing_file_is_named(tmp_path, name):
-    """Whatever it would have been."""
+    """An .onnx file and an engine alike."""
     with pytest.raises(ArtifactError, match=rf"{name}.*no such file"):
         plan([tmp_path / name])
 
 
-def test_an_engine_is_given_no_threads_and_others_are_given_no_trust(tiny_export, tmp_path):
-    """Each means nothing to the other; where it means something to nobody it is refused."""
+def test_threads_are_for_onnx_files_and_host_code_is_for_engines(tiny_export, tmp_path):
+    """An option without effect on any candidate is an error."""
     engine = tmp_path / "x.engine"
     engine.touch()
     found = plan([tiny_export.path, engine], threads=2, allow_host_code=True)
@@ -73,7 +73,7 @@ def test_an_engine_is_given_no_threads_and_others_are_given_no_trust(tiny_export
         (2, False),
         (None, True),
     ]
-    with pytest.raises(UsageError, match="--threads 2: an engine computes on its GPU"):
+    with pytest.raises(UsageError, match="--threads 2: engines compute on the GPU"):
         plan([engine], threads=2)
     with pytest.raises(UsageError, match=r"--trust-host-code is for an \.engine file"):
         plan([tiny_export.path], allow_host_code=True)

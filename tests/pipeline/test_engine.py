@@ -331,7 +331,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
 
 def measured(sidecar: Sidecar, **changes: Any) -> Comparison:
     """What a gate finds on an engine."""
-    return Comparison(stage=dataclasses.replace(sidecar.measured, **changes))
+    return Comparison(stage=sidecar.measured.replace(**changes))
 
 
 def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(

@@ -172,7 +172,7 @@ REFUSED = [
     ({"source": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
     ({"source": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
     ({"source": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),
-    ({"source": "ti16", "overrides": SMALL, "preprocess": {"mean": "1"}}, "mean has 1 values"),
+    ({"source": "ti16", "overrides": SMALL, "preprocess": {"mean": "1,1"}}, "mean has 2 values"),
     ({"source": Net(), "weights": "w.pt"}, "load the weights of a module in its factory"),
     ({"source": Net(), "outputs": ["tokens"]}, "--outputs is for named variants"),
     ({"source": Net(), "overrides": {"depth": 3}}, "a module has no field depth"),

@@ -11,7 +11,7 @@ from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError
 from vit_export.gate.distance import references
-from vit_export.gate.tolerances import CRITERIA
+from vit_export.gate.tolerances import TOLERANCES
 from vit_export.graph.int8.dynamic import quantised_nodes
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import QuantizeSettings, quantize
@@ -64,7 +64,7 @@ def test_one_number_per_image_has_no_angle_so_its_spread_decides(tmp_path):
         outputs={"logits": np.array([[2.9], [3.0], [3.1], [3.2]])},
         e32={"logits": 0.0},
     )
-    reference = references(golden, CRITERIA["int8"])["logits"]
+    reference = references(golden, TOLERANCES["int8"])["logits"]
     assert reference.tolerance == pytest.approx(0.015)
     assert not reference.accepts(distance=0.1, cosine=1.0)
     assert reference.accepts(distance=0.01, cosine=1.0)

@@ -30,9 +30,8 @@ def check(plan_sha256: str, gpu: Gpu = L4, version: str = VERSION) -> Check:
 def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
     """Return the sidecar of an engine that was measured where it was built."""
     (stage,) = sidecar.manifest.certificate
-    values = {**vars(stage), "passed": passed, "reason": "NaN"}
-    manifest = sidecar.manifest.replace(certificate=(type(stage)(**values),))
-    return sidecar.replace(manifest=manifest)
+    measured = stage.replace(passed=passed, reasons=("NaN",))
+    return sidecar.replace(manifest=sidecar.manifest.replace(certificate=(measured,)))
 
 
 def test_an_engine_is_measured_once_per_gpu_plan_and_version(

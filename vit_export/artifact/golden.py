@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.open_file import open_file
 from vit_export.errors import ArtifactError
 
 BATCHES = (1, 2, 3, 8)
 HALF_BASELINES = ("e16", "ebf16")
 BASELINES = ("e32", *HALF_BASELINES)
 MAX_RELATIVE_E32 = 1e-2  # of max |y64|; a looser baseline would let anything pass
-SAMPLES = max(BATCHES)
 # RuntimeError: a zip archive that asks for a password, or for what Python cannot decompress
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
@@ -136,17 +136,7 @@ class Golden:
         Raises:
             ArtifactError: No such file, not a golden file, or one whose arrays disagree.
         """
-        path = Path(path)
-        try:
-            with path.open("rb") as stream:  # numpy leaves it open where it fails
-                file = np.load(stream, allow_pickle=False)
-                if isinstance(file, np.ndarray):
-                    raise ValueError("it holds one array")
-                arrays = {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such golden file") from None
-        except _UNREADABLE as error:
-            raise ArtifactError(f"{path}: not a golden file, or a damaged one ({error})") from error
+        arrays = read_arrays(path, what="golden file")
         try:
             return cls._from_arrays(arrays)
         except (KeyError, StopIteration) as error:
@@ -252,9 +242,55 @@ def _check_no_distance(
         raise ValueError(f"{name} holds {bad[0]}, not {expected}")
 
 
+def read_arrays(path: str | os.PathLike[str], *, what: str) -> dict[str, NDArray[Any]]:
+    """Read every array of an .npz file; none is unpickled.
+
+    Raises:
+        ArtifactError: There is no such file, or it is no .npz file; `what` says which kind of
+            file it should be.
+    """
+    try:
+        with open_file(path, what=what) as stream:  # numpy leaves it open where it fails
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it holds one array")
+            return {name: file[name] for name in file.files}
+    except _UNREADABLE as error:
+        raise ArtifactError(f"{path}: not a {what}, or a damaged one ({error})") from error
+
+
 def golden_path(artifact: str | os.PathLike[str]) -> Path:
     """Where an artifact's golden file lies: `NAME.golden.npz` beside it."""
     return Path(artifact).with_suffix(".golden.npz")
+
+
+def find_golden(
+    artifact: str | os.PathLike[str],
+    golden: str | os.PathLike[str] | None = None,
+    *,
+    hint: str = "copy it into the same folder, or export the model again",
+) -> Path:
+    """Return the path of the golden file that an artifact is measured with.
+
+    Args:
+        artifact: An .onnx or .engine file.
+        golden: The golden file, where it is not beside the artifact.
+        hint: What to do when there is none.
+
+    Raises:
+        ArtifactError: None is given, and there is none beside the artifact, nor beside the file
+            that a symbolic link in its place leads to.
+    """
+    if golden is not None:
+        return Path(golden)
+    beside = golden_path(artifact)
+    for path in (beside, golden_path(os.path.realpath(artifact))):
+        if path.exists():
+            return path
+    raise ArtifactError(
+        f"{artifact}: there is no golden file {beside.name} beside it, so it cannot be measured",
+        hint=hint,
+    )
 
 
 def block_indices(row_size: int) -> NDArray[np.int64]:

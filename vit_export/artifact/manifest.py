@@ -1,37 +1,53 @@
-"""What an artifact says about itself: JSON under the metadata key `vit_export`.
+"""The manifest of an artifact: JSON under the metadata key `vit_export`.
 
-A runtime needs nothing but this to prepare an image, name a class and know how far the
-artifact was measured from its torch model. Standard library only.
+It holds what a device needs: how to prepare an image, the labels, where the weights came from,
+and the measured error of every stage of the conversion.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
-from vit_export.errors import ArtifactError
-from vit_export.variants import ViTConfig
+import msgspec
+from msgspec import Struct, field
+
+from vit_export.artifact.typed_json import decode, encode
+from vit_export.errors import ArtifactError, ConfigError, UsageError
+from vit_export.variants import (
+    HALF,
+    NOT_IN_A_CHECKPOINT,
+    ViTConfig,
+    check_preparation,
+    parse_field,
+    per_channel,
+)
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "vit_export"
-FEATURES = "features"  # name of the tensor that the head reads, in every graph of ours
+
+# names of graph inputs and outputs
+PIXEL_VALUES = "pixel_values"
+LOGITS = "logits"
+FEATURES = "features"  # what the head reads; a tensor of that name is in every exported variant
+TOKENS = "tokens"
+
+HALF_PRECISIONS = ("fp16", "bf16")
+INT8_PRECISIONS = ("int8", "int8-static")  # scales of activations: found at run time, or fixed
+PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)
+Activation = Literal["softmax", "sigmoid", "none"]  # from logits to scores
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+_RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
+_COLORS = {1: "L", 3: "RGB"}  # by number of channels
+PREPROCESS_FIELDS = ("mean", "std", "crop_pct", "interpolation")  # those that a user may set
 
 Shape = tuple[int | str, ...]
 
 
-def fits(expected: Shape, shape: Sequence[int]) -> bool:
-    """Whether a shape fits one with dynamic dimensions."""
-    return len(expected) == len(shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(expected, shape, strict=True)
-    )
-
-
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True):
     """Name, dtype and shape of a graph input or output.
 
     Attributes:
@@ -49,12 +65,19 @@ class TensorSpec:
         """Names of the dynamic dimensions."""
         return tuple(size for size in self.shape if isinstance(size, str))
 
+    def fits(self, shape: Sequence[int], *, start: int = 0) -> bool:
+        """Whether an array of that shape has this spec's shape, from dimension `start` on."""
+        expected = self.shape[start:]
+        return len(expected) == len(shape[start:]) and all(
+            isinstance(want, str) or want == have
+            for want, have in zip(expected, shape[start:], strict=True)
+        )
+
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preprocess:
+class Preprocess(Struct, frozen=True, kw_only=True):
     """How an image becomes `pixel_values`, as timm's evaluation transform does it.
 
     Resize the short side to `floor(size / crop_pct)`, cut `size` out of the centre, scale to
@@ -69,60 +92,114 @@ class Preprocess:
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
         crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
             whatever the aspect, before the crop.
+
+    Raises:
+        ValueError: On construction, when no image could be prepared.
     """
 
     size: tuple[int, int]
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = HALF
+    std: tuple[float, ...] = HALF
     color: str = "RGB"
     crop_mode: str = "center"
 
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size is {self.size}, expected a height and a width of at least 1")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.crop_pct))):
+            raise ValueError("mean, std and crop_pct must be finite")
+
     @classmethod
     def of(cls, config: ViTConfig) -> Preprocess:
-        """The preparation that a config names."""
+        """Return the preparation that a config names."""
         return cls(
             size=config.image_hw,
             crop_pct=config.crop_pct,
             interpolation=config.interpolation,
             mean=config.mean,
             std=config.std,
-            color={1: "L", 3: "RGB"}.get(config.in_chans, ""),
+            color=_COLORS.get(config.in_chans, ""),
+        )
+
+    @classmethod
+    def for_images(cls, channels: int, size: tuple[int, int]) -> Preprocess:
+        """Return timm's defaults for images of a size, e.g. for a file of another tool.
+
+        Raises:
+            ConfigError: A side, or the number of channels, is below 1.
+        """
+        if channels < 1 or min(size) < 1:
+            raise ConfigError(
+                f"images of {channels} channels and {size[0]}x{size[1]} px: expected at least 1"
+            )
+        values = (0.5,) * channels
+        return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
+
+    def replace(self, changes: Mapping[str, Any]) -> Preprocess:
+        """Return a copy with some fields changed.
+
+        Args:
+            changes: Any of mean, std, crop_pct and interpolation; text is read as
+                `ViTConfig.replace` reads it. One number for mean or std counts for every channel.
+
+        Raises:
+            UsageError: Another field.
+            ConfigError: A value that cannot be read, or by which no image can be prepared.
+        """
+        check_preprocess_fields(changes)
+        channels = len(self.mean)
+        values: dict[str, Any] = {name: getattr(self, name) for name in PREPROCESS_FIELDS}
+        for name, value in changes.items():
+            values[name] = parse_field(name, value, values[name])
+        for name in ("mean", "std"):
+            values[name] = per_channel(values[name], channels)
+        check_preparation(channels=channels, **values)
+        return msgspec.structs.replace(self, **values)
+
+
+def check_preprocess_fields(changes: Iterable[str]) -> None:
+    """Raise UsageError for a field of the image preparation that cannot be set."""
+    if unknown := sorted(set(changes) - set(PREPROCESS_FIELDS)):
+        raise UsageError(
+            f"cannot change {', '.join(unknown)} of the image preparation: only "
+            f"{', '.join(PREPROCESS_FIELDS)}"
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """Distance of one output from the float64 oracle at one batch size."""
+class Measurement(Struct, frozen=True, kw_only=True):
+    """Distance of one output from its float64 reference at one batch size."""
 
     output: str
     batch: int
     max_abs: float
-    tolerance: float | None  # None where cosine decides
+    tolerance: float | None  # None where the cosine decides
     cosine: float
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
     """One line of the certificate: what was measured after one stage of the conversion.
 
     Attributes:
-        name: e.g. `"torch -> onnx"` or `"onnx -> simplified"`.
+        name: e.g. `"torch -> onnx"` or `"onnx -> simplified"`; stored under the key `hop`.
         provider: Execution provider that ran the artifact.
         samples: Number of golden images.
         batches: Batch sizes that were run.
-        baseline_max_abs: Distance of torch's own arithmetic from the oracle (logits).
-        max_abs: Largest distance of the artifact from the oracle (logits, over all batches).
+        baseline_max_abs: Distance of torch's own arithmetic from the float64 reference (logits).
+        max_abs: Largest distance of the artifact from the reference (logits, over all batches).
         tolerance: Largest distance allowed (logits).
-        cosine: Smallest cosine similarity with the oracle over images (logits).
-        top1_agreement: Share of golden images with the oracle's top-1 class.
+        cosine: Smallest cosine similarity with the reference over images (logits).
+        top1_agreement: Share of golden images with the reference's top-1 class.
         row_max_abs: Largest difference between rows that must be equal.
         passed: `None` only where the artifact cannot run on this machine.
-        reason: Why it did not pass; empty when it did.
-        accuracy: `"unmeasured"` without real images, otherwise what was found on them; empty
-            in fp32, whose distance says it all.
+        reason: `reasons` joined by "; ".
+        reasons: Why it did not pass, one sentence each; empty when it did.
+        accuracy: `"unmeasured"` without real images, otherwise what was measured on them; empty
+            in fp32.
         real_images: Number of real images that it was measured on.
         real_agreement: Share of them with the same top-1 class as the fp32 artifact.
         accuracy_drop: Percentage points of top-1 accuracy lost against the fp32 artifact, where
@@ -149,26 +226,73 @@ class Stage:
     accuracy_drop: float | None = None
     notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.reasons:
+            msgspec.structs.force_setattr(self, "reason", "; ".join(self.reasons))
+        elif self.reason:  # a file of an earlier release
+            msgspec.structs.force_setattr(self, "reasons", (self.reason,))
+
+    @classmethod
+    def unmeasured(cls, name: str, *, provider: str, samples: int, reason: str) -> Stage:
+        """Return the line of an artifact that cannot run on this machine."""
+        return cls(
+            name=name,
+            provider=provider,
+            samples=samples,
+            batches=(),
+            baseline_max_abs=None,
+            max_abs=None,
+            tolerance=None,
+            cosine=None,
+            top1_agreement=None,
+            row_max_abs=None,
+            passed=None,
+            reasons=(reason,),
+        )
+
+    def replace(self, **changes: Any) -> Stage:
+        """Return a copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Where the weights came from: a file's base name or `random (seed 0)`."""
+class Weights(Struct, frozen=True, kw_only=True):
+    """Where the weights came from.
+
+    Attributes:
+        source: A file's base name, `random (seed 0)`, or the name of a module.
+        layout: How the checkpoint names its tensors.
+        sha256: Hash of the checkpoint.
+        changes: Everything that was not a straight copy.
+        reset_head: Whether a zero head replaced the checkpoint's.
+        seed: Seed of random weights; `None` for weights of a checkpoint or a module.
+    """
 
     source: str
     layout: str = ""
     sha256: str = ""
-    changes: tuple[str, ...] = ()  # everything that was not a straight copy
-    reset_head: bool = False  # whether a zero head took the place of the file's
+    changes: tuple[str, ...] = ()
+    reset_head: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        found = _RANDOM.fullmatch(self.source)
+        if self.seed is None and not self.sha256 and found:
+            msgspec.structs.force_setattr(self, "seed", int(found[1]))
+
+    @classmethod
+    def drawn(cls, seed: int) -> Weights:
+        """Return what stands in the manifest of random weights."""
+        return cls(source=f"random (seed {seed})", seed=seed)
 
     @property
     def random(self) -> bool:
-        """Whether nobody trained them; a checkpoint has a hash, whatever it is called."""
-        return not self.sha256 and self.source.startswith("random (seed ")
+        """Whether the weights are random; those of a checkpoint have a hash."""
+        return self.seed is not None and not self.sha256
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """A layer that stayed in a wider precision than the artifact's, and why."""
 
     layer: str  # e.g. "blocks.3.mlp.fc2"
@@ -176,18 +300,17 @@ class Kept:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """How an artifact was made narrower than fp32.
+class Conversion(Struct, frozen=True, kw_only=True):
+    """How an artifact was converted from fp32.
 
     Attributes:
         recipe: `"mixed"` or `"all"` (fp16, bf16), `"dynamic"` or `"static"` (int8).
         source_sha256: `graph_sha256` of the fp32 artifact.
-        planned: Number of nodes with weights that the recipe narrows.
-        narrowed: Number of them that are narrow in the file: `planned`, less those kept.
+        planned: Number of nodes with weights that the recipe converts.
+        narrowed: Number of them that are converted in the file: `planned`, less those kept.
         kept: Layers that stayed wider.
         calibration: Where the ranges of activations came from; empty where none were needed.
-        notes: What became of the weights: how many overflow, how many flush to zero.
+        notes: What became of the weights: how many overflow, how many become zero.
     """
 
     recipe: str
@@ -199,17 +322,26 @@ class Conversion:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Everything an artifact says about itself; see the module's docstring.
+class Manifest(Struct, frozen=True, kw_only=True):
+    """Everything that vit-export writes into an artifact about it.
 
     Attributes:
-        variant: Full variant name, or the module's own name.
-        config: Fields of the `ViTConfig`; empty for a module that is not ours.
-        blocks: Names of the tensors that leave each encoder block.
-        conversion: How it was made from an fp32 artifact; `None` where it is one.
+        variant: Full variant name, or the class name of a module.
+        config: Fields of the `ViTConfig`; empty for another module.
+        weights: Where the weights came from.
+        precision: One of `PRECISIONS`.
+        opset: ONNX operator set version.
+        inputs: Graph inputs.
+        outputs: Graph outputs.
+        preprocess: How images are prepared; `None` where the inputs are not images.
+        labels: Class names, one per class; empty where unknown.
         graph_sha256: Hash of the artifact without its metadata.
+        blocks: Names of the tensors that leave each encoder block.
+        conversion: How it was converted from fp32; `None` for an fp32 artifact.
+        toolchain: Versions of the packages that made the file.
         certificate: One entry per stage.
+        activation: How logits become scores: one of `ACTIVATIONS`; `"none"` where the model
+            computes probabilities itself.
     """
 
     variant: str
@@ -227,70 +359,66 @@ class Manifest:
     toolchain: Mapping[str, str] = field(default_factory=dict)
     certificate: tuple[Stage, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    activation: Activation = "softmax"
 
     @property
     def passed(self) -> bool | None:
         """Whether the last stage passed its gate; `None` when it could not be measured."""
         return self.certificate[-1].passed if self.certificate else None
 
+    def vit_config(self, source: str) -> ViTConfig:
+        """Return the config of the network; fields that later releases added are ignored.
+
+        Args:
+            source: Name of the file it came from, for messages.
+
+        Raises:
+            ArtifactError: The file holds no config, or one that lacks a field or is impossible.
+        """
+        if not self.config:
+            raise ArtifactError(
+                f"{source}: its manifest has no config, so its architecture is unknown"
+            )
+        for name in NOT_IN_A_CHECKPOINT:
+            if name not in self.config:
+                raise ArtifactError(f"{source}: the config in its manifest lacks {name!r}")
+        known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
+        try:
+            return ViTConfig(variant=self.variant).replace(known)
+        except ConfigError as error:
+            raise ArtifactError(
+                f"{source}: the config in its manifest is damaged: {error}"
+            ) from error
+
     def replace(self, **changes: Any) -> Manifest:
         """Return a copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON holds them."""
-        values = dataclasses.asdict(self)
-        values["certificate"] = [stage_to_dict(stage) for stage in self.certificate]
-        return values
+        return msgspec.structs.replace(self, **changes)
 
     def to_json(self) -> str:
-        """Compact JSON with a fixed order of keys."""
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
+        """Return compact JSON with a fixed order of keys."""
+        return encode(self)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Manifest:
         """Read a manifest.
 
         Args:
-            text: What stands under the metadata key.
+            text: The value of the metadata key.
             source: Name of the file it came from, for messages.
 
         Raises:
-            ArtifactError: Not a manifest, or one of a newer schema.
+            ArtifactError: The text is no manifest, or one of a newer schema.
         """
-        try:
-            data = json.loads(text)
-            version = data["schema_version"]
-            if version > SCHEMA_VERSION:
-                raise ArtifactError(
-                    f"{source}: its manifest has schema version {version}, this vit-export reads "
-                    f"up to {SCHEMA_VERSION}; upgrade with: pip install -U vit-export"
-                )
-            return cls._from_dict(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(
-                f"{source}: its metadata key {METADATA_KEY!r} is damaged ({error!r}); "
-                "export the file again"
-            ) from error
-
-    @classmethod
-    def _from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        values = {name: value for name, value in data.items() if name in known}
-        values["weights"] = Weights(**_tuples(data["weights"]))
-        for name in ("inputs", "outputs"):
-            values[name] = tuple(TensorSpec(**_tuples(spec)) for spec in data[name])
-        if data.get("preprocess") is not None:
-            values["preprocess"] = _preprocess(data["preprocess"])
-        if data.get("conversion") is not None:
-            values["conversion"] = _conversion(data["conversion"])
-        for name in ("labels", "blocks"):
-            values[name] = _tuple_of(str, name, list(data.get(name, ())))
-        values["certificate"] = tuple(_stage(stage) for stage in data.get("certificate", ()))
-        return cls(**values)
+        return decode(
+            text,
+            cls,
+            newest=SCHEMA_VERSION,
+            what=f"{source}: its metadata key {METADATA_KEY!r}",
+            hint="export the file again",
+        )
 
     def metadata(self) -> dict[str, str]:
-        """The metadata entries to write: ours, and the plain keys that other tools read.
+        """Return the metadata entries to write: the manifest, and plain keys for other tools.
 
         `task`, `imgsz`, `names` and `batch` are spelt as Ultralytics' readers expect them.
         """
@@ -303,50 +431,3 @@ class Manifest:
             batch = self.inputs[0].shape[0]
             plain["batch"] = str(batch if isinstance(batch, int) else 1)
         return {**plain, METADATA_KEY: self.to_json()}
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-            for key, v in data.items()}  # fmt: skip
-
-
-def _preprocess(data: Mapping[str, Any]) -> Preprocess:
-    """Raises TypeError or ValueError where no image could be prepared by it."""
-    found = Preprocess(**_tuples(data))
-    if len(_tuple_of(int, "size", found.size)) != 2 or min(found.size) < 1:
-        raise ValueError(f"size is {found.size}, not a height and a width")
-    numbers = (*_tuple_of((int, float), "mean", found.mean),
-               *_tuple_of((int, float), "std", found.std),
-               *_tuple_of((int, float), "crop_pct", (found.crop_pct,)))  # fmt: skip
-    if len(found.mean) != len(found.std) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"mean {found.mean}, std {found.std}, crop_pct {found.crop_pct}")
-    _tuple_of(str, "strings", (found.interpolation, found.color, found.crop_mode))
-    return found
-
-
-def _tuple_of(kind: type | tuple[type, ...], name: str, values: Any) -> tuple[Any, ...]:
-    """The values as they are; TypeError unless they are a sequence of that kind."""
-    if not isinstance(values, list | tuple):
-        raise TypeError(f"{name} is {values!r}, not a list")
-    if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
-        raise TypeError(f"{name} is {values!r}: a value of the wrong type")
-    return tuple(values)
-
-
-def _conversion(data: Mapping[str, Any]) -> Conversion:
-    values = _tuples(data)
-    values["kept"] = tuple(Kept(**row) for row in data.get("kept", ()))
-    return Conversion(**values)
-
-
-def stage_to_dict(stage: Stage) -> dict[str, Any]:
-    """A stage as JSON holds it: its name stands under the key `hop`."""
-    values = dataclasses.asdict(stage)
-    return {"hop": values.pop("name"), **values}
-
-
-def _stage(data: Mapping[str, Any]) -> Stage:
-    values = _tuples(data)
-    values["name"] = values.pop("hop")
-    values["measurements"] = tuple(Measurement(**row) for row in data.get("measurements", ()))
-    return Stage(**values)

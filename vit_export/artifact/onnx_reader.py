@@ -29,7 +29,10 @@ from vit_export.artifact.onnx_wire import (
     PRODUCER_VERSION,
     Initializer,
     Node,
+    WireError,
+    fields,
     graph_fields,
+    message,
     parse_initializer,
     parse_node,
     parse_value,
@@ -37,7 +40,6 @@ from vit_export.artifact.onnx_wire import (
     text,
     without_data,
 )
-from vit_export.artifact.protobuf import WireError, fields, message
 from vit_export.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 24

@@ -20,10 +20,12 @@ from vit_export.artifact.onnx_wire import (
     RAW_DATA,
     Initializer,
     external_entries,
+    fields,
     graph_fields,
+    header,
+    message,
     without_data,
 )
-from vit_export.artifact.protobuf import fields, header, message
 from vit_export.errors import ArtifactError
 
 MAX_INLINE_BYTES = 2**31 - 1  # a protobuf message cannot be larger

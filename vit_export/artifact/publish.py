@@ -1,27 +1,32 @@
-"""A finished artifact takes its name: metadata last, all files or none."""
+"""Write an artifact: make its files in a temporary folder, then move all of them, or none."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import filecmp
-from collections.abc import Collection
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import EXTERNAL_FROM_BYTES, pack, stamp
-from vit_export.artifact.staging import check_writable, publish
-from vit_export.errors import ArtifactError, OutputError, UsageError
+from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
-SUFFIXES = (".onnx", ".engine")  # of artifacts, which share a golden file where they share a stem
+SUFFIXES = (".onnx", ".engine")  # artifacts of one stem share a golden file
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_output_name(path: Path) -> None:
-    """Raise an error where no artifact can be written, before any work is done.
+    """Check that an artifact can be written, before any work is done.
 
     Raises:
         UsageError: The name does not end in `.onnx`.
-        OutputError: The place cannot be written.
+        OutputError: The folder is missing or read-only.
     """
     if path.suffix != ".onnx":
         raise UsageError(f"the output {path} must end in .onnx")
@@ -29,8 +34,21 @@ def check_output_name(path: Path) -> None:
         check_writable(file)
 
 
+def check_writable(output: Path) -> None:
+    """Raise OutputError when no file can be written there, before any work is done."""
+    if output.is_dir():
+        raise OutputError(f"cannot write {output}: it is a folder", hint="name a file with -o")
+    if not output.parent.is_dir():
+        raise OutputError(
+            f"cannot write {output}: there is no folder {output.parent}",
+            hint=f"mkdir -p {output.parent}",
+        )
+    if not os.access(output.parent, os.W_OK):
+        raise OutputError(f"cannot write {output}: the folder {output.parent} is read-only")
+
+
 def check_golden_not_shared(path: Path, golden: Path) -> None:
-    """Raise an error where an artifact would take the golden file of another one away.
+    """Check that a new artifact does not replace the golden file of another one.
 
     `b.onnx` and `b.engine` are both measured with `b.golden.npz`.
 
@@ -47,9 +65,82 @@ def check_golden_not_shared(path: Path, golden: Path) -> None:
     if others and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
         raise OutputError(
             f"cannot write {path}: its golden file would replace {place.name}, which {others[0]} "
-            "is measured with, and theirs differ; give another name with -o, or remove "
-            f"{others[0]} first if it is of no more use"
+            "is measured with, and the two files differ",
+            hint=f"choose another name with -o, or remove {others[0]} if you no longer need it",
         )
+
+
+@contextlib.contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """Make a temporary folder on the disk of an output; it is removed at the end, in any case.
+
+    Raises:
+        OutputError: The output cannot be written; an existing file stays as it was.
+        VitExportError: The operating system refused another file, which the message names.
+    """
+    check_writable(output)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+    try:
+        yield folder
+    except BrokenPipeError:
+        raise  # of the terminal or pipe that shows the progress
+    except OSError as error:
+        raise _refusal(error, folder, output) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refusal(error: OSError, folder: Path, output: Path) -> VitExportError:
+    """Return the error that names the file which the operating system refused."""
+    reason = f"{error.strerror or error}; nothing was left behind"
+    names = [Path(name) for name in (error.filename2, error.filename) if isinstance(name, str)]
+    for path in names:
+        if path.parent == output.parent and path != folder:
+            return OutputError(f"cannot write {path}: {reason}")
+    if error.errno in _DISK_FULL or any(path.is_relative_to(folder) for path in names):
+        return OutputError(f"cannot write {output}: {reason}")
+    cause = f"{names[-1]}: " if names else ""
+    return VitExportError(f"{output} was not written: {cause}{reason}")
+
+
+def publish(files: Sequence[Path], folder: Path) -> None:
+    """Move finished files into a folder, all or none; the last one is the artifact itself.
+
+    Each name that had a file has one at every moment, even when the process is killed.
+
+    Args:
+        files: Files in a staging folder, which also keeps the replaced files until all is done.
+        folder: Where they go.
+    """
+    replaced: list[tuple[Path, Path]] = []
+    added: list[Path] = []
+    try:
+        for file in files:
+            target = folder / file.name
+            if os.path.lexists(target):
+                backup = file.with_name(file.name + ".replaced")
+                _keep(target, backup)
+                replaced.append((backup, target))
+            else:
+                added.append(target)
+            os.replace(file, target)
+    except BaseException:  # an interrupt too: restore every file
+        for backup, target in replaced:
+            os.replace(backup, target)
+        for target in added:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _keep(file: Path, backup: Path) -> None:
+    """Give a file a second name; copy it on a disk without hard links."""
+    try:
+        os.link(file, backup, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(file, backup, follow_symlinks=False)
 
 
 def pack_artifact(
@@ -60,14 +151,14 @@ def pack_artifact(
     outputs: Collection[str],
     external_data: bool = False,
 ) -> OnnxFile:
-    """Write an artifact into a staging folder; above 2 GiB its weights lie beside it.
+    """Write an artifact into a staging folder; weights above 2 GiB go to a file beside it.
 
     Args:
         source: The graph, and its weights wherever they are.
         path: File to write.
-        manifest: What stands in its metadata until `publish_artifact` replaces it.
+        manifest: Its metadata, until `publish_artifact` replaces it.
         outputs: Graph outputs to keep.
-        external_data: Whether to store the weights beside the file in any case.
+        external_data: Whether to store weights of any size beside the file.
     """
     beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
     pack(
@@ -83,12 +174,12 @@ def pack_artifact(
 def publish_artifact(
     packed: OnnxFile, others: Collection[Path], manifest: Manifest, path: Path
 ) -> tuple[Path, ...]:
-    """Stamp a measured artifact and move it, with its companions, to its place.
+    """Write the manifest into a measured artifact, and move it with its files to its place.
 
     Args:
-        packed: In a staging folder.
+        packed: The artifact in a staging folder.
         others: Files there that belong to it, e.g. its golden file.
-        manifest: With its certificate.
+        manifest: The final manifest, with its certificate.
         path: Where the artifact goes.
 
     Returns:
@@ -104,10 +195,10 @@ def publish_artifact(
 
 
 def _weights_beside(path: Path) -> tuple[Path, ...]:
-    """External data of an earlier artifact of this name, which a new one makes useless."""
+    """Return external data of an earlier artifact of this name, which a new one makes useless."""
     try:
         file = OnnxFile.read(path)
+        own = path.with_name(path.name + ".data")
+        return tuple(f for f in file.external_files if f == own) if file.manifest else ()
     except ArtifactError:
         return ()
-    own = path.with_name(path.name + ".data")
-    return tuple(f for f in file.external_files if f == own) if file.manifest else ()

@@ -1,1 +1,1 @@
-"""Artifacts timed side by side, each in a process of its own."""
+"""Time artifacts side by side, each in a process of its own."""

@@ -1,4 +1,4 @@
-"""What a benchmark sets side by side: artifacts on providers, and torch with the same weights."""
+"""Candidates of a benchmark: artifacts on providers, and torch with the same weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Candidate:
     """One line of the comparison.
 
     Attributes:
-        name: What people call it; no two candidates on one provider have the same.
-        module: Whose `main()` runs it in a child.
-        provider: The provider asked for.
-        order: How the child loads it.
-        golden: Its golden file, which need not exist.
+        name: Name in the table, unique on its provider.
+        module: Module whose `main()` runs it in a child process.
+        provider: The requested provider.
+        order: Arguments of the child's `load`.
+        golden: Path of its golden file, which may be missing.
         file_bytes: Size of the artifact, external data included; `None` for torch.
-        must_match: Whether a distance from golden outside the tolerance refuses it: torch with
-            other weights would be no comparison.
+        must_match: Whether it must pass the gate to be timed: torch with other weights than the
+            artifact's is no comparison.
     """
 
     name: str
@@ -50,7 +50,7 @@ def plan(
     threads: int | None = None,
     allow_host_code: bool = False,
 ) -> list[Candidate]:
-    """Every artifact on every provider, then torch with the weights of the first artifact.
+    """Return every artifact on every provider, then torch with the weights of the first artifact.
 
     Args:
         artifacts: Files to run.
@@ -58,34 +58,36 @@ def plan(
         against: `"torch"` (eager), `"torch-compile"`, or both.
         weights: Checkpoint for torch; not needed where weights came from a seed.
         layout: How the checkpoint names its tensors; recognised by default.
-        threads: CPU threads of one run; by default each backend's choice. An engine has none.
-        allow_host_code: Whether version compatible engines may run the code that their plans bring.
+        threads: CPU threads of one run; by default each backend's choice. Engines take none.
+        allow_host_code: Let version-compatible engines run the code they contain.
 
     Raises:
-        UsageError: Something is unknown, twice the same, missing, or would have no effect.
+        UsageError: An argument is unknown, repeated, missing, or without effect.
         ArtifactError: A file is missing or damaged.
     """
     paths = [Path(artifact) for artifact in artifacts]
     if not paths:
         raise UsageError("no artifact to run: expected at least one file")
-    _check_bad_providers(providers)
-    _check_twice("artifact", [os.path.realpath(path) for path in paths])
-    _check_twice("--against", against)
+    _check_providers(providers)
+    _check_unique("artifact", [os.path.realpath(path) for path in paths])
+    _check_unique("--against", against)
     for name in against:
         if name not in AGAINST:
             raise UsageError(
                 f"--against {name}: unknown{nearest(name, AGAINST)} (known: {', '.join(AGAINST)})"
             )
     if weights is not None and not against:
-        raise UsageError("--weights is for torch, which is not asked for: add --against torch")
+        raise UsageError("--weights is for torch, which is not a candidate: add --against torch")
     engines = [path for path in paths if path.suffix == ".engine"]
     if threads is not None and not against and engines == paths:
-        raise UsageError(f"--threads {threads}: an engine computes on its GPU; leave it out")
+        raise UsageError(
+            f"--threads {threads}: engines compute on the GPU", hint="leave --threads out"
+        )
     if allow_host_code and not engines:
         raise UsageError("--trust-host-code is for an .engine file, and none is given")
     if layout is not None and weights is None:
-        raise UsageError("--layout speaks of a checkpoint: give one with --weights FILE")
-    found = [
+        raise UsageError("--layout needs --weights FILE")
+    candidates = [
         Candidate(
             name=name,
             module="vit_export.benchmark.worker",
@@ -103,7 +105,7 @@ def plan(
         for provider in providers
     ]
     for name in against:
-        found += [
+        candidates += [
             Candidate(
                 name=name,
                 module="vit_export.benchmark.torch_worker",
@@ -121,11 +123,11 @@ def plan(
             )
             for provider in [p for p in providers if p in TORCH_PROVIDERS] or ["auto"]
         ]
-    return found
+    return candidates
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names; the path as it was given where two files share a name."""
+    """Return file names, or the paths as given where two files share a name."""
     names = [path.name for path in paths]
     return [
         str(path) if names.count(path.name) > 1 else name
@@ -143,18 +145,19 @@ def _file_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def _check_bad_providers(providers: Sequence[str]) -> None:
+def _check_providers(providers: Sequence[str]) -> None:
     if not providers:
         raise UsageError("--provider: expected at least one, e.g. --provider cpu,cuda")
-    _check_twice("--provider", providers)
+    _check_unique("--provider", providers)
     if "auto" in providers and len(providers) > 1:
         raise UsageError(
-            f"--provider {','.join(providers)}: auto picks one of the others, which would be timed "
-            "twice; leave it out, or let it stand alone"
+            f"--provider {','.join(providers)}: auto chooses one of the others, which would be "
+            "timed twice",
+            hint="leave auto out, or give it alone",
         )
 
 
-def _check_twice(what: str, values: Sequence[str]) -> None:
+def _check_unique(what: str, values: Sequence[str]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise UsageError(f"{what} {value} is given twice")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.variants import NOT_IN_A_CHECKPOINT, ViTConfig
+from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 PROVIDERS = ("cpu", "cuda")  # of those that artifacts have, what torch can run on
-_RANDOM = re.compile(r"random \(seed (\d+)\)")
 
 
 class TorchRunner:
@@ -106,20 +104,19 @@ def torch_model(file: OnnxFile, weights: str | None, layout: str | None) -> Visi
             f"{file.path.name}: does not say which architecture it is (no vit-export manifest "
             "with a config), so torch cannot run beside it; leave --against out"
         )
+    config = manifest.vit_config(file.path.name)
     if weights is not None:
-        overrides = {name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT}
+        overrides = {name: getattr(config, name) for name in NOT_IN_A_CHECKPOINT}
         reset_head = manifest.weights.reset_head
         return load_checkpoint(
             weights, overrides=overrides, layout=layout, reset_head=reset_head
         ).model
-    seed = _RANDOM.fullmatch(manifest.weights.source)
-    if seed is None:
+    if manifest.weights.seed is None:
         raise UsageError(
             f"--against torch: the weights of {file.path.name} came from "
             f"{manifest.weights.source!r}; give them with --weights FILE"
         )
-    config = ViTConfig(variant=manifest.variant).replace(manifest.config)
-    return create_model(config, seed=int(seed[1]))
+    return create_model(config, seed=manifest.weights.seed)
 
 
 def _resolve(provider: str) -> str:

@@ -18,11 +18,11 @@ import numpy as np
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ArtifactError
-from vit_export.gate.distance import cosine, references
-from vit_export.gate.tolerances import criterion_of
+from vit_export.gate.distance import Measured, references
+from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.trace import golden_feeds
 from vit_export.host.child_process import Answer, Order, answer_orders
-from vit_export.runner import Runnable
+from vit_export.runner import Runnable, batch_rows
 from vit_export.runtime import load, load_engine
 
 try:
@@ -103,32 +103,29 @@ class Stopwatch:
         manifest = runner.manifest
         preprocess = manifest.preprocess if manifest else None
         precision = getattr(runner, "precision", manifest.precision if manifest else "fp32")
-        known = references(golden, criterion_of(precision, source=runner.path.name))
+        known = references(golden, tolerances_of(precision, source=runner.path.name))
         feeds = golden_feeds(runner, golden, preprocess)
         size = order["batch"]
-        max_abs, angle = 0.0, 1.0
-        name = ""
-        for start in range(0, golden.samples, size):
-            rows = [i % golden.samples for i in range(start, start + size)]
+        measured: dict[str, Measured] = {}
+        for rows in batch_rows(golden.samples, size):
             outputs = runner.run({key: values[rows] for key, values in feeds.items()})
-            name = name or next((n for n in outputs if n in golden.outputs), "")
+            name = next((n for n in outputs if n in golden.outputs), "")
             if not name:
                 raise ArtifactError(
-                    f"the golden file knows none of its outputs ({', '.join(outputs)}; it knows "
-                    f"{', '.join(golden.outputs)}); it belongs to another model"
+                    f"the golden file has none of its outputs ({', '.join(outputs)}), only "
+                    f"{', '.join(golden.outputs)}: it belongs to another model"
                 )
-            found, expected = known[name].pick(outputs[name]), known[name].values[rows]
-            if found.shape != expected.shape:
+            result = measured.setdefault(name, Measured(known[name]))
+            complaint = result.add(size, rows, outputs[name])
+            if complaint and not result.by_batch:
                 raise ArtifactError(
-                    f"its {name} has shape {outputs[name].shape}, the golden file's are of "
-                    f"{golden.outputs[name].shape}; it belongs to another model"
+                    f"its {name} {complaint}: the golden file belongs to another model"
                 )
-            if not np.isfinite(found).all():
+            if complaint:
                 return {"max_abs": None, "tolerance": known[name].tolerance, "accepted": False}
-            max_abs = max(max_abs, float(np.abs(found - expected).max()))
-            angle = min(angle, cosine(found, expected))
-        accepted = known[name].accepts(max_abs, angle)
-        return {"max_abs": max_abs, "tolerance": known[name].tolerance, "accepted": accepted}
+        (result,) = measured.values()
+        tolerance = result.reference.tolerance
+        return {"max_abs": result.max_abs, "tolerance": tolerance, "accepted": result.accepted}
 
     def _times(self, order: Order, *, least: int) -> list[float]:
         """Seconds of each run, until those ordered have passed."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vit_export.artifact.manifest import Preprocess, Weights
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
@@ -176,7 +178,9 @@ def load_checkpoint(
     return Loaded(
         model=model,
         config=plan.config,
-        preprocess=dataclasses.replace(Preprocess.of(plan.config), crop_mode=metadata.crop_mode),
+        preprocess=msgspec.structs.replace(
+            Preprocess.of(plan.config), crop_mode=metadata.crop_mode
+        ),
         activation=metadata.activation,
         labels=labels,
         report=report,

@@ -89,9 +89,9 @@ class PreparationOptions:
         """
         if not self.changes():
             return None
-        from vit_export.runtime.foreign import given_preprocess
+        from vit_export.artifact.read import read_preprocess
 
-        return given_preprocess(path, self.changes())
+        return read_preprocess(path, self.changes())
 
 
 preparation_options = option_group(

@@ -142,9 +142,7 @@ def _check_profiles_consistent(backend: Backend, messages: Messages) -> None:
             )
 
 
-def _build_error(
-    backend: Backend, name: str, reason: str, settings: EngineSettings
-) -> EngineError:
+def _build_error(backend: Backend, name: str, reason: str, settings: EngineSettings) -> EngineError:
     hint = ""
     if settings.workspace_mib is not None and "workspace" in reason:
         hint = f"--workspace-mib {settings.workspace_mib} is too little"

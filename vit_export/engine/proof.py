@@ -167,7 +167,9 @@ def check_engine(types: Mapping[str, int], precision: str) -> None:
     words = INSPECTOR_WORDS.get(precision, ())
     narrow = sum(n for name, n in types.items() if any(word in name.lower() for word in words))
     if words and not narrow:
-        raise EngineError(f"--precision {precision}, but the engine's layers write {_counts(types)}")
+        raise EngineError(
+            f"--precision {precision}, but the engine's layers write {_counts(types)}"
+        )
 
 
 def _counts(types: Mapping[str, int]) -> str:

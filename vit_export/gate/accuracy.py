@@ -5,20 +5,20 @@ numpy and a runner only. Images are decoded batch by batch, so a folder may be o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.manifest import LOGITS, Preprocess, TensorSpec
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
 from vit_export.images.folder import image_files
 from vit_export.images.prepare import prepare_batch, resize_and_crop
 from vit_export.progress import Progress, silent
-from vit_export.runner import Runner
+from vit_export.runner import Runner, fixed_batch, run_filled
 
 BATCH = 32
 LABEL = "label"  # first column of a digits CSV with labels
@@ -127,24 +127,16 @@ def top1(
     runner: Runner, images: RealImages, preprocess: Preprocess, *, progress: Progress = silent
 ) -> NDArray[np.int64]:
     """The likeliest class of every image, int64 (S,); -1 where a logit is not finite."""
-    name, spec = "logits", runner.inputs[0]
-    dtype = np.float16 if spec.dtype == "float16" else np.float32
-    fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
-    found = []
-    for start, batch in _batches(images, preprocess, fixed or BATCH):
-        progress(f"{images.source} on {runner.provider}", start, len(images))
-        rows = np.arange(fixed or len(batch)) % len(batch)  # a fixed batch is filled up
-        logits = runner.run({spec.name: batch[rows].astype(dtype)})[name][: len(batch)]
-        finite = np.isfinite(logits).all(axis=1)
-        found.append(np.where(finite, logits.argmax(axis=1), -1))
-    return np.concatenate(found).astype(np.int64)
-
-
-def _batches(
-    images: RealImages, preprocess: Preprocess, size: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    spec = runner.inputs[0]
+    size = fixed_batch(spec) or BATCH
+    classes = []
     for start in range(0, len(images), size):
-        yield start, prepare_batch(images.images[start : start + size], preprocess)
+        progress(f"{images.source} on {runner.provider}", start, len(images))
+        batch = prepare_batch(images.images[start : start + size], preprocess)
+        logits = run_filled(runner, {spec.name: batch.astype(spec.dtype)})[LOGITS]
+        finite = np.isfinite(logits).all(axis=1)
+        classes.append(np.where(finite, logits.argmax(axis=1), -1))
+    return np.concatenate(classes).astype(np.int64)
 
 
 def compare(

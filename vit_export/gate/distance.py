@@ -1,4 +1,4 @@
-"""How far a tensor is from what the oracle says it is."""
+"""Distance of a tensor from its float64 reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError
-from vit_export.gate.tolerances import Criterion
+from vit_export.gate.tolerances import Tolerances
 
 Array = NDArray[Any]
 SINGLE_SHARE = 0.1  # of the spread over images, where an output is one number per image
@@ -19,16 +19,17 @@ SINGLE_SHARE = 0.1  # of the spread over images, where an output is one number p
 
 @dataclass(frozen=True)
 class Reference:
-    """What one tensor should be.
+    """What torch computes in float64 for one tensor, and how far an artifact may be from it.
 
     Attributes:
         values: float64 (S, K).
         indices: Elements of a flattened row that `values` keeps; `None` for all.
         own: Distance of torch's own arithmetic in the artifact's precision; infinite where it
             overflows, `None` where there is no such arithmetic.
-        tolerance: Largest distance allowed; `None` where cosine decides.
-        row_tolerance: How far a row may move with its neighbours; `None` where it may.
-        min_cosine: Smallest cosine similarity allowed; `None` where distance decides alone.
+        tolerance: Largest distance allowed; `None` where distance does not decide.
+        row_tolerance: How far a row may change with its neighbours; `None` for no limit.
+        min_cosine: Smallest cosine similarity allowed; `None` for no limit.
+        max_scale_error: Largest distance of the scale from 1; `None` for no limit.
     """
 
     values: NDArray[np.float64]
@@ -37,6 +38,7 @@ class Reference:
     tolerance: float | None
     row_tolerance: float | None
     min_cosine: float | None
+    max_scale_error: float | None
 
     @property
     def largest(self) -> float:
@@ -44,7 +46,7 @@ class Reference:
         return float(np.abs(self.values).max(initial=0))
 
     def pick(self, output: Array) -> NDArray[np.float64]:
-        """The elements of an output (B, ...) that can be compared, float64 (B, K)."""
+        """Return the elements of an output (B, ...) that can be compared, float64 (B, K)."""
         rows = output.reshape(len(output), -1)
         if self.indices is not None:
             if rows.shape[1] <= self.indices[-1]:
@@ -52,25 +54,28 @@ class Reference:
             rows = rows[:, self.indices]
         return rows.astype(np.float64)
 
-    def accepts(self, distance: float, cosine: float) -> bool:
-        """Whether a result at this distance and angle from the oracle is good enough."""
-        near = self.tolerance is None or distance <= self.tolerance
-        return bool(near and (self.min_cosine is None or cosine >= self.min_cosine))
+    def accepts(self, distance: float, cosine: float, scale: float = 1.0) -> bool:
+        """Whether a result is within every limit but that of its rows."""
+        return bool(
+            (self.tolerance is None or distance <= self.tolerance)
+            and (self.min_cosine is None or cosine >= self.min_cosine)
+            and (self.max_scale_error is None or abs(scale - 1) <= self.max_scale_error)
+        )
 
 
-def references(golden: Golden, criterion: Criterion) -> dict[str, Reference]:
-    """Everything that a golden file knows, by tensor name.
+def references(golden: Golden, tolerances: Tolerances) -> dict[str, Reference]:
+    """Return the reference of every tensor in a golden file, by name.
 
     Raises:
-        ArtifactError: The golden file does not know torch's distance in this precision.
+        ArtifactError: The golden file lacks torch's distance in this precision.
     """
-    baseline = criterion.baseline
+    baseline = tolerances.baseline
     owns: Mapping[str, float] = getattr(golden, baseline) if baseline else {}
     if baseline and not set(golden.outputs) <= set(owns):
         raise ArtifactError(
-            f"the golden file does not say how far {criterion.torch_name} is from the truth "
-            f"({baseline}), which the gate for {criterion.precision} measures by: it is of an "
-            "older version; export the fp32 model again"
+            f"the golden file lacks {baseline}, the error of {tolerances.torch_name}, which the "
+            f"tolerance of {tolerances.precision} depends on: an older release wrote it",
+            hint="export the fp32 model again",
         )
     known: dict[str, Reference] = {}
     if golden.blocks is not None:
@@ -78,70 +83,124 @@ def references(golden: Golden, criterion: Criterion) -> dict[str, Reference]:
         for i, name in enumerate(golden.blocks.names):
             own = float(block_owns[i]) if i < len(block_owns) else None
             values, indices = golden.blocks.values[i], golden.blocks.indices[i]
-            known[name] = _reference(criterion, own, values, indices)
+            known[name] = _reference(tolerances, own, values, indices)
     for name, output in golden.outputs.items():
         values = output.reshape(len(output), -1)
-        known[name] = _reference(criterion, owns.get(name), values, None)
+        known[name] = _reference(tolerances, owns.get(name), values, None)
     return known
 
 
 def _reference(
-    criterion: Criterion,
+    tolerances: Tolerances,
     own: float | None,
     values: NDArray[np.float64],
     indices: NDArray[np.int64] | None,
 ) -> Reference:
     largest = float(np.abs(values).max(initial=0))
-    tolerance = criterion.tolerance(own, largest)
-    if tolerance is None and values.shape[1] == 1:  # one number has a sign, and no angle
+    tolerance = tolerances.tolerance(own, largest)
+    max_scale_error = tolerances.max_scale_error
+    if tolerance is None and values.shape[1] == 1:  # cosine is undefined for a single value
         tolerance = SINGLE_SHARE * float(np.abs(values - values.mean(axis=0)).max())
+        max_scale_error = None
     return Reference(
         values=values,
         indices=indices,
         own=own,
         tolerance=tolerance,
-        row_tolerance=criterion.row_tolerance(own, largest),
-        min_cosine=criterion.min_cosine,
+        row_tolerance=tolerances.row_tolerance(own, largest),
+        min_cosine=tolerances.min_cosine,
+        max_scale_error=max_scale_error,
     )
 
 
 @dataclass
 class Measured:
-    """Running result of one output."""
+    """Distance of one output from its reference, over the batches added so far.
+
+    Attributes:
+        reference: What the output is compared with.
+        by_batch: Largest distance at each batch size.
+        cosine: Smallest cosine similarity at each batch size.
+        rows: The first row computed for each sample.
+        row_max_abs: Largest difference between two rows of one sample.
+    """
 
     reference: Reference
     by_batch: dict[int, float] = field(default_factory=dict)
     cosine: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one seen
+    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     row_max_abs: float = 0.0
+    _product: float = 0.0  # sum of y * y64
+    _square: float = 0.0  # sum of y64 * y64
 
     def add(self, batch: int, samples: Sequence[int], output: Array) -> str:
-        """Take in one run's output; return what is wrong with it beyond distance."""
+        """Compare one run's output, and return why it cannot be compared; empty when it can."""
         if len(output) != len(samples):
             return (
                 f"gives {len(output)} rows: the model fixes its batch size (--batch N exports that)"
             )
-        found = self.reference.pick(output)
+        picked = self.reference.pick(output)
         expected = self.reference.values[list(samples)]
-        if found.shape != expected.shape:
+        if picked.shape != expected.shape:
             return f"has shape {output.shape}, which is not that of the torch model"
         if not np.isfinite(output).all():
             count = int((~np.isfinite(output)).sum())
             self.by_batch[batch] = float("inf")
             self.cosine[batch] = float("nan")
             return f"holds {count} NaN or infinite values"
-        distance = float(np.abs(found - expected).max())
+        distance = float(np.abs(picked - expected).max())
         self.by_batch[batch] = max(self.by_batch.get(batch, 0.0), distance)
-        self.cosine[batch] = min(self.cosine.get(batch, 1.0), cosine(found, expected))
-        for sample, row in zip(samples, found, strict=True):
+        self.cosine[batch] = min(self.cosine.get(batch, 1.0), cosine(picked, expected))
+        self._product += float((picked * expected).sum())
+        self._square += float((expected * expected).sum())
+        for sample, row in zip(samples, picked, strict=True):
             first = self.rows.setdefault(sample, row)
             self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
         return ""
 
+    @property
+    def max_abs(self) -> float:
+        """Largest distance; infinite where nothing could be compared."""
+        return max(self.by_batch.values(), default=float("inf"))
+
+    @property
+    def min_cosine(self) -> float:
+        """Smallest cosine similarity; 0 where nothing could be compared."""
+        return min(self.cosine.values(), default=0.0)
+
+    @property
+    def scale(self) -> float:
+        """Projection of the output on its reference: 1 where its scale is right."""
+        return self._product / self._square if self._square else 1.0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the output is within every limit but that of its rows."""
+        return self.reference.accepts(self.max_abs, self.min_cosine, self.scale)
+
+    @property
+    def error_ratio(self) -> float:
+        """Largest error as a multiple of what is allowed: up to 1 the output is within limits."""
+        reference, ratios = self.reference, [0.0]
+        if reference.tolerance is not None:
+            ratios.append(ratio(self.max_abs, reference.tolerance))
+        if reference.min_cosine is not None:
+            ratios.append(ratio(1 - self.min_cosine, 1 - reference.min_cosine))
+        if reference.max_scale_error is not None:
+            ratios.append(ratio(abs(self.scale - 1), reference.max_scale_error))
+        if reference.row_tolerance is not None:
+            ratios.append(ratio(self.row_max_abs, reference.row_tolerance))
+        return max(ratios)
+
+
+def ratio(error: float, allowed: float) -> float:
+    """Return an error as a multiple of what is allowed; infinite where nothing is allowed."""
+    return error / allowed if allowed else (0.0 if error <= 0 else float("inf"))
+
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Smallest cosine similarity between rows; two zero rows are alike."""
+    """Return the smallest cosine similarity between rows; that of two zero rows is 1."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products = (a * b).sum(axis=1)
-    alike = np.where((norms == 0) & (np.abs(a - b).max(axis=1) == 0), 1.0, 0.0)
-    return float(np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), alike).min())
+    both_zero = np.where((norms == 0) & (np.abs(a - b).max(axis=1) == 0), 1.0, 0.0)
+    return float(np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), both_zero).min())

@@ -1,4 +1,4 @@
-"""What an artifact of each precision has to keep to, so that its gate passes."""
+"""The limits that an artifact of each precision must keep to pass its gate."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from vit_export.errors import ArtifactError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criterion:
-    """Limits on the distance from the float64 oracle `y64`.
+class Tolerances:
+    """Limits on the distance from the float64 reference `y64`.
 
     With `e` the distance of torch's own arithmetic in this precision, `max|y - y64|` may be at
     most `max(factor * e, floor * max|y64|)`, and never more than `cap * max|y64|`.
 
     Attributes:
         precision: e.g. `"fp16"`.
-        baseline: Which distance of the golden file `e` is; empty where torch has no such
-            arithmetic, and cosine and top-1 agreement decide.
+        baseline: Field of the golden file that holds `e`; empty where torch has no arithmetic of
+            this precision, and cosine, scale and top-1 agreement decide.
         torch_name: torch's name of that arithmetic.
         factor: How many times torch's own distance is allowed.
-        floor: Share of `max|y64|` that is allowed always.
+        floor: Share of `max|y64|` that is always allowed.
         cap: Share of `max|y64|` that is never exceeded.
-        min_cosine: Smallest cosine similarity of an output with the oracle.
+        min_cosine: Smallest cosine similarity of an output with the reference.
+        max_scale_error: Largest distance from 1 of the projection of an output on the reference;
+            cosine cannot detect an output that is wrong by a factor.
         min_agreement: Smallest share of real images with the same top-1 class as in fp32.
-        rows_depend: Whether rows of a batch may depend on their neighbours, because they share
-            one activation scale; that is then measured and certified, not refused.
+        row_share: Share of `max|y64|` by which a row may change with its neighbours in the batch,
+            where there is no baseline. `None` where rows share one activation scale: their change
+            is then measured and certified, and has no limit.
     """
 
     precision: str
@@ -35,11 +38,17 @@ class Criterion:
     floor: float = 0.0
     cap: float = float("inf")
     min_cosine: float | None = None
+    max_scale_error: float | None = None
     min_agreement: float | None = None
-    rows_depend: bool = False
+    row_share: float | None = None
+
+    @property
+    def rows_depend(self) -> bool:
+        """Whether the rows of a batch may depend on each other."""
+        return not self.baseline and self.row_share is None
 
     def tolerance(self, e: float | None, largest: float) -> float | None:
-        """Largest distance allowed; `None` where distance does not decide.
+        """Return the largest distance allowed; `None` where distance does not decide.
 
         Args:
             e: torch's own distance; infinite where it overflows.
@@ -51,44 +60,46 @@ class Criterion:
         return min(max(own, self.floor * largest), self.cap * largest)
 
     def row_tolerance(self, e: float | None, largest: float) -> float | None:
-        """How far a row may move with its place and neighbours; `None` where it may."""
-        if self.rows_depend:
-            return None
-        return self.tolerance(e, largest) if self.baseline else self.cap * largest
+        """Return how far a row may change with its place and neighbours; `None` for no limit."""
+        if self.baseline:
+            return self.tolerance(e, largest)
+        return None if self.row_share is None else self.row_share * largest
 
 
-_FP16 = Criterion(
+_FP32 = Tolerances(
+    precision="fp32", baseline="e32", torch_name="torch float32", factor=4, floor=1e-6
+)
+_FP16 = Tolerances(
     precision="fp16", baseline="e16", torch_name="torch float16", factor=2, floor=1e-6, cap=1e-2,
     min_cosine=0.9995, min_agreement=0.99,
 )  # fmt: skip
 # bfloat16 has 3 bits less than float16: 8 times the distance, 64 times the angle squared
-_BF16 = Criterion(
+_BF16 = Tolerances(
     precision="bf16", baseline="ebf16", torch_name="torch bfloat16", factor=2, floor=1e-6,
     cap=8e-2, min_cosine=0.968, min_agreement=0.99,
 )  # fmt: skip
-CRITERIA = {
-    c.precision: c
-    for c in (
-        Criterion(
-            precision="fp32", baseline="e32", torch_name="torch float32", factor=4, floor=1e-6
-        ),
-        _FP16,
-        _BF16,
-        Criterion(precision="int8", min_cosine=0.99, min_agreement=0.99, rows_depend=True),
-        Criterion(precision="int8-static", cap=1e-2, min_cosine=0.99, min_agreement=0.99),
-    )
-}
+_INT8 = Tolerances(precision="int8", min_cosine=0.99, max_scale_error=0.02, min_agreement=0.99)
+_INT8_STATIC = Tolerances(
+    precision="int8-static", min_cosine=0.99, max_scale_error=0.02, min_agreement=0.99,
+    row_share=1e-2,
+)  # fmt: skip
+TOLERANCES = {t.precision: t for t in (_FP32, _FP16, _BF16, _INT8, _INT8_STATIC)}
 
 
-def criterion_of(precision: str, *, source: str) -> Criterion:
-    """The criterion of a precision.
+def tolerances_of(precision: str, *, source: str) -> Tolerances:
+    """Return the limits of a precision.
+
+    Args:
+        precision: As a manifest names it.
+        source: Name of the artifact, for messages.
 
     Raises:
-        ArtifactError: No such precision; `source` names the file that says so.
+        ArtifactError: No such precision.
     """
-    if precision not in CRITERIA:
+    if precision not in TOLERANCES:
         raise ArtifactError(
-            f"{source}: its precision is {precision!r}, which this vit-export does not know"
-            f"{nearest(precision, CRITERIA)} (known: {', '.join(CRITERIA)})"
+            f"{source}: its precision is {precision!r}, expected one of {', '.join(TOLERANCES)}"
+            f"{nearest(precision, TOLERANCES)}",
+            hint="if a newer vit-export wrote the file: pip install -U vit-export",
         )
-    return CRITERIA[precision]
+    return TOLERANCES[precision]

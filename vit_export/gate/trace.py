@@ -1,6 +1,6 @@
-"""Where an artifact leaves its torch model: the error of every encoder block.
+"""Error of every encoder block: where an artifact first differs from its torch model.
 
-numpy only; inner tensors are exposed by appending graph outputs to the file's bytes.
+Inner tensors are exposed by appending graph outputs to the file's bytes, with numpy only.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_export.artifact.golden import BATCHES, Golden
-from vit_export.artifact.manifest import Preprocess, fits
-from vit_export.errors import ArtifactError, InputError
-from vit_export.gate.distance import Array, Reference, cosine, references
-from vit_export.gate.tolerances import Criterion
+from vit_export.artifact.manifest import Preprocess
+from vit_export.errors import ArtifactError
+from vit_export.gate.distance import Array, Measured, Reference, references
+from vit_export.gate.tolerances import Tolerances
 from vit_export.images.prepare import normalize
-from vit_export.runner import Runnable, Runner
+from vit_export.runner import Runnable, Runner, batch_rows, fixed_batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockError:
-    """Distance of one inner tensor from the oracle, over the elements that the golden file keeps.
+    """Distance of one inner tensor from its reference, over the elements in the golden file.
 
     Attributes:
+        name: Name of the tensor.
         max_abs: `None` where the graph has no tensor of that name.
-        tolerance: Largest distance allowed; `None` where cosine decides.
+        tolerance: Largest distance allowed; `None` where the cosine decides.
         cosine: Smallest cosine similarity over images; `None` where there is no such tensor.
         relative: `max_abs` as a share of the largest value of the tensor.
         accepted: Whether it is within its limits.
@@ -40,39 +41,40 @@ class BlockError:
 
     @property
     def diverges(self) -> bool:
-        """Whether it is known to lie outside its limits."""
+        """Whether the tensor is outside its limits."""
         return not self.accepted
 
 
 def golden_feeds(
     runner: Runnable, golden: Golden, preprocess: Preprocess | None
 ) -> dict[str, Array]:
-    """The golden inputs as the graph takes them.
+    """Return the golden inputs as the graph takes them.
 
     Raises:
         ArtifactError: Golden file and artifact do not belong together.
     """
+    name = runner.path.name
     if golden.images is None:
         feeds = dict(golden.inputs)
     elif preprocess is None:
         raise ArtifactError(
-            f"{runner.path.name}: has no vit-export manifest, so it does not say how golden "
-            "images are normalised; give it with --mean and --std"
+            f"{name}: has no vit-export manifest, so how to normalise golden images is unknown",
+            hint="give --mean and --std as the model was trained with",
         )
     elif golden.images.shape[-1] != len(preprocess.mean):
         raise ArtifactError(
-            f"{runner.path.name}: takes {len(preprocess.mean)} channels, the golden images have "
-            f"{golden.images.shape[-1]}; the golden file belongs to another model"
+            f"{name}: takes {len(preprocess.mean)} channels, and the golden images have "
+            f"{golden.images.shape[-1]}: the golden file belongs to another model"
         )
     else:
         feeds = {runner.inputs[0].name: normalize(golden.images, preprocess)}
     for spec in runner.inputs:
         if spec.name not in feeds:
-            raise ArtifactError(f"{runner.path.name}: the golden file has no input {spec.name!r}")
-        if not fits(spec.shape[1:], feeds[spec.name].shape[1:]):
+            raise ArtifactError(f"{name}: the golden file has no input {spec.name!r}")
+        if not spec.fits(feeds[spec.name].shape, start=1):
             raise ArtifactError(
-                f"{runner.path.name}: takes {spec}, the golden file has "
-                f"{feeds[spec.name].shape}; it belongs to another model"
+                f"{name}: takes {spec}, and the golden file has {feeds[spec.name].shape}: it "
+                "belongs to another model"
             )
     return {
         spec.name: feeds[spec.name].astype(np.float16, copy=False)
@@ -83,27 +85,28 @@ def golden_feeds(
 
 
 def trace(
-    runner: Runner, golden: Golden, feeds: Mapping[str, Array], criterion: Criterion
+    runner: Runner, golden: Golden, feeds: Mapping[str, Array], tolerances: Tolerances
 ) -> tuple[BlockError, ...]:
-    """Measure what leaves each encoder block on one batch of golden inputs."""
+    """Measure the output of each encoder block on one batch of golden inputs.
+
+    Raises:
+        ArtifactError: The artifact cannot be run with its blocks exposed.
+        InputError: It does not take a batch of golden inputs.
+    """
     if golden.blocks is None:
         return ()
-    known = references(golden, criterion)
+    known = references(golden, tolerances)
     present = [name for name in golden.blocks.names if runner.has_tensor(name)]
-    first = runner.inputs[0].shape[0]
-    size = first if isinstance(first, int) else min(BATCHES[-1], golden.samples)
-    rows = [i % golden.samples for i in range(size)]
+    size = fixed_batch(runner.inputs[0]) or min(BATCHES[-1], golden.samples)
+    rows = batch_rows(golden.samples, size)[0]
     outputs: Mapping[str, Array] = {}
     if present:
         runner.release()
-        try:
-            exposed = runner.expose(present)
-            outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
-        except (ArtifactError, InputError):
-            present = []
+        exposed = runner.expose(present)
+        outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
+        exposed.release()
     return tuple(
-        _block_error(name, known[name], rows, outputs[name] if name in present else None)
-        for name in golden.blocks.names
+        _block_error(name, known[name], rows, outputs.get(name)) for name in golden.blocks.names
     )
 
 
@@ -112,32 +115,29 @@ def _block_error(
 ) -> BlockError:
     if output is None:
         return BlockError(name=name, max_abs=None, tolerance=reference.tolerance)
-    found, expected = reference.pick(output), reference.values[list(rows)]
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        max_abs, angle = float("inf"), 0.0
-    else:
-        max_abs, angle = float(np.abs(found - expected).max()), cosine(found, expected)
+    result = Measured(reference)
+    result.add(len(rows), rows, output)
     return BlockError(
         name=name,
-        max_abs=max_abs,
+        max_abs=result.max_abs,
         tolerance=reference.tolerance,
-        cosine=angle,
-        relative=max_abs / reference.largest if reference.largest else None,
-        accepted=reference.accepts(max_abs, angle),
+        cosine=result.min_cosine,
+        relative=result.max_abs / reference.largest if reference.largest else None,
+        accepted=result.accepted,
     )
 
 
 def locate(blocks: Sequence[BlockError]) -> list[str]:
-    """Say where the artifact first leaves its torch model, as far as that is known."""
+    """Return the sentence that names the first block outside its limits, where that is known."""
     for block in blocks:
         if block.diverges:
-            return [f"first tensor outside its tolerance: {block.name} ({_beyond(block)})"]
+            return [f"first tensor outside its tolerance: {block.name} ({_error_of(block)})"]
     if any(block.max_abs is not None for block in blocks):
-        return ["every block is within its tolerance: what differs lies behind the last one"]
-    return ["the graph has none of the block tensors that the golden file knows"] if blocks else []
+        return ["every block is within its tolerance: the error is behind the last block"]
+    return ["the graph has no tensor with the name of a block in the golden file"] if blocks else []
 
 
-def _beyond(block: BlockError) -> str:
+def _error_of(block: BlockError) -> str:
     if block.tolerance is None:
         return f"cosine {block.cosine:.4f}"
     return f"{block.max_abs:.3g}, allowed {block.tolerance:.3g}"

@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
-from vit_export.artifact.protobuf import integer, message
+from vit_export.artifact.onnx_wire import integer, message
 from vit_export.host.child_process import Answer, Worker, WorkerError, answer_orders
 from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
 

@@ -15,7 +15,7 @@ from torch import nn
 from vit_export import __version__
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import LOGITS, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
@@ -23,8 +23,8 @@ from vit_export.artifact.publish import (
     check_output_name,
     pack_artifact,
     publish_artifact,
+    staging,
 )
-from vit_export.artifact.staging import staging
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
 from vit_export.gate.accuracy import gives_classes
@@ -263,7 +263,7 @@ def _gate(
 
 
 def _has_classes(manifest: Manifest) -> bool:
-    return any(spec.name == "logits" and gives_classes(spec) for spec in manifest.outputs)
+    return any(spec.name == LOGITS and gives_classes(spec) for spec in manifest.outputs)
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.artifact.golden import Golden, golden_path
+import msgspec
+
+from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
@@ -17,8 +18,8 @@ from vit_export.artifact.publish import (
     check_output_name,
     pack_artifact,
     publish_artifact,
+    staging,
 )
-from vit_export.artifact.staging import staging
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
 from vit_export.graph.layers import weight_bytes
@@ -99,7 +100,7 @@ def quantize(
     path = Path(output) if output is not None else default_output(source, settings.precision)
     check_output_name(path)
     file, manifest = _checked(source, path)
-    given = _golden_of(source, golden)
+    given = find_golden(source, golden)
     truth = Golden.read(given)
     check_golden_not_shared(path, given)
     limits = Limits(
@@ -127,7 +128,7 @@ def quantize(
         final = narrow.replace(
             inputs=made.packed.inputs,
             outputs=made.packed.outputs,
-            conversion=dataclasses.replace(
+            conversion=msgspec.structs.replace(
                 made.conversion,
                 calibration=prepared.calibration,
                 notes=(*prepared.notes, *made.conversion.notes),
@@ -183,16 +184,6 @@ def _checked(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
     return file, manifest
 
 
-def _golden_of(source: Path, golden: str | os.PathLike[str] | None) -> Path:
-    file = Path(golden) if golden is not None else golden_path(source)
-    if golden is None and not file.exists():
-        raise ArtifactError(
-            f"{source}: there is no golden file {file.name} beside it, so a narrower one cannot be "
-            "measured; say where it is with --golden FILE, or export the model again"
-        )
-    return file
-
-
 def _real_images(
     path: str | os.PathLike[str] | None, manifest: Manifest, source: Path
 ) -> RealImages | None:
@@ -236,7 +227,7 @@ def _make(
 
     def attempt(keep: frozenset[str], found: Repair | None = None) -> _Made:
         converted, conversion = bench.convert(keep)
-        conversion = dataclasses.replace(
+        conversion = msgspec.structs.replace(
             conversion,
             source_sha256=bench.manifest.graph_sha256,
             kept=(*conversion.kept, *(_kept(found, precision) if found else ())),

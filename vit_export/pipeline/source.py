@@ -8,11 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights
+from vit_export.artifact.manifest import (
+    PIXEL_VALUES,
+    PREPROCESS_FIELDS,
+    Preprocess,
+    TensorSpec,
+    Weights,
+    check_preprocess_fields,
+)
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
@@ -20,11 +28,9 @@ from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
-from vit_export.variants import ViTConfig, get_variant
+from vit_export.variants import ViTConfig, get_variant, parse_field
 
-INPUT = "pixel_values"
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
-PREPROCESS_FIELDS = ("crop_pct", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,7 @@ def _load_vision_transformer(
         if settings.overrides or weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
         model = source.eval()
-        preprocess = _adapted(Preprocess.of(source.config), settings.preprocess)
+        preprocess = Preprocess.of(source.config).replace(settings.preprocess)
         origin = Weights(source="given module")
     elif weights is not None:
         loaded = load_checkpoint(
@@ -126,12 +132,12 @@ def _load_vision_transformer(
             reset_head=settings.reset_head,
         )
         model, preprocess = loaded.model, loaded.preprocess
-        origin = dataclasses.replace(loaded.weights, reset_head=settings.reset_head)
+        origin = msgspec.structs.replace(loaded.weights, reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
     elif source is not None:
         model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
-        origin = Weights(source=f"random (seed {settings.seed})")
+        origin = Weights.drawn(settings.seed)
     else:
         raise UsageError(
             "there is nothing to export",
@@ -165,7 +171,7 @@ def _load_vision_transformer(
 
 def _config_changes(settings: ExportSettings) -> dict[str, Any]:
     """Return every change of the config: the image preparation is a part of it."""
-    _check_preprocess_fields(settings.preprocess)
+    check_preprocess_fields(settings.preprocess)
     for name in settings.overrides.keys() & settings.preprocess.keys():
         raise UsageError(
             f"{name} is given twice: in overrides (--set) and in preprocess (--{name})"
@@ -192,11 +198,12 @@ def _load_module(
     _check_module_settings(weights, settings)
     timm = _timm_config(module)
     channels, height, width = timm.get("input_size", (3, 224, 224))
-    images = ViTConfig(variant="module", img_size=height, patch_size=1).replace(
-        {"img_size": (height, width), "in_chans": channels} | dict(settings.overrides)
-    )
+    channels = parse_field("in_chans", settings.overrides.get("in_chans", channels), 3)
+    size = parse_field("img_size", settings.overrides.get("img_size", (height, width)), 224)
+    image_hw = (size, size) if isinstance(size, int) else size
+    preprocess = Preprocess.for_images(channels, image_hw)
     known = {name: timm[name] for name in PREPROCESS_FIELDS if timm.get(name)}
-    inputs = (_image_input(settings.batch, images.in_chans, images.image_hw),)
+    inputs = (_image_input(settings.batch, channels, image_hw),)
     outputs = module_outputs(module.eval(), [example_input(spec) for spec in inputs])
     outputs.fixed_batch = settings.batch
     kind = type(module)
@@ -207,7 +214,7 @@ def _load_module(
         variant=kind.__name__,
         config={},
         weights=Weights(source=f"module {kind.__module__}.{kind.__qualname__}"),
-        preprocess=_adapted(Preprocess.of(images), known | dict(settings.preprocess)),
+        preprocess=preprocess.replace(known | dict(settings.preprocess)),
         labels=tuple(settings.labels),
     )
 
@@ -252,26 +259,7 @@ def _check_module_settings(
 def _image_input(
     batch: int | None, channels: int, image_hw: tuple[int | str, int | str]
 ) -> TensorSpec:
-    return TensorSpec(INPUT, "float32", (batch or BATCH_DIM, channels, *image_hw))
-
-
-def _adapted(preprocess: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
-    """Apply the user's changes to the image preparation, with the checks of a config."""
-    _check_preprocess_fields(changes)
-    checked = ViTConfig(
-        variant="preprocess",
-        in_chans=len(preprocess.mean),
-        **{name: getattr(preprocess, name) for name in PREPROCESS_FIELDS},
-    ).replace(changes)
-    return dataclasses.replace(preprocess, **{name: getattr(checked, name) for name in changes})
-
-
-def _check_preprocess_fields(changes: Mapping[str, Any]) -> None:
-    if unknown := set(changes) - set(PREPROCESS_FIELDS):
-        raise UsageError(
-            f"cannot change {', '.join(sorted(unknown))} of the image preparation: only "
-            f"{', '.join(PREPROCESS_FIELDS)}"
-        )
+    return TensorSpec(PIXEL_VALUES, "float32", (batch or BATCH_DIM, channels, *image_hw))
 
 
 def _plain(config: ViTConfig) -> dict[str, Any]:

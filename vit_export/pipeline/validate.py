@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_export.artifact.golden import BATCHES, Golden, golden_path
+from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.trace import golden_feeds, trace
-from vit_export.gate.validate import Comparison, compare, criterion_for
+from vit_export.gate.validate import Comparison, compare, tolerances_of_artifact
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner
@@ -66,7 +66,7 @@ def validate(
     manifest = runner.manifest
     preprocess = settings.preprocess or (manifest.preprocess if manifest else None)
     feeds = golden_feeds(runner, golden, preprocess)
-    blocks = trace(runner, golden, feeds, criterion_for(runner, manifest))
+    blocks = trace(runner, golden, feeds, tolerances_of_artifact(runner, manifest))
     return dataclasses.replace(comparison, blocks=blocks)
 
 
@@ -84,26 +84,23 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
 
 
 def _read_golden(path: Path, settings: ValidateSettings) -> Golden:
-    file = Path(settings.golden) if settings.golden is not None else golden_path(path)
-    if settings.golden is None and not file.exists():
-        raise ArtifactError(
-            f"{path}: there is no golden file {file.name} beside it",
-            hint="give its path with --golden FILE, or compute the reference again from the "
-            "checkpoint with --weights FILE (needs torch)",
-        )
-    return Golden.read(file)
+    hint = (
+        "give its path with --golden FILE, or compute the reference again from the checkpoint "
+        "with --weights FILE (needs torch)"
+    )
+    return Golden.read(find_golden(path, settings.golden, hint=hint))
 
 
 def _recorded_from(
     settings: ValidateSettings, manifest: Manifest | None, path: Path, progress: Progress
 ) -> Golden:
     """Compute the float64 reference again from the checkpoint that the settings name."""
-    if manifest is None or not manifest.config:
+    if manifest is None:
         raise ArtifactError(
-            f"{path}: has no vit-export manifest with a config, so the architecture of the "
-            "checkpoint is unknown",
+            f"{path}: has no vit-export manifest, so the architecture of the checkpoint is unknown",
             hint="give --golden FILE",
         )
+    config = manifest.vit_config(path.name)
     from vit_export.pipeline.record import record_golden  # these need torch
     from vit_export.pipeline.source import load_source
 
@@ -113,7 +110,7 @@ def _recorded_from(
         settings=ExportSettings(
             layout=settings.layout,
             reset_head=manifest.weights.reset_head,
-            overrides={name: manifest.config[name] for name in NOT_IN_A_CHECKPOINT},
+            overrides={name: getattr(config, name) for name in NOT_IN_A_CHECKPOINT},
             dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
             outputs=tuple(spec.name for spec in manifest.outputs),
         ),

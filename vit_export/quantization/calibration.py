@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.manifest import PIXEL_VALUES, Preprocess
 from vit_export.errors import DataError, GateError
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
 from vit_export.quantization.activation_ranges import Ranges, TensorRange
-from vit_export.runner import Runner
+from vit_export.runner import Runner, batch_rows
 
 MOST = 128  # images; TensorRT's guide asks for about 500 of ImageNet, ranges of a ViT need fewer
 BATCH = 8
-INPUT = "pixel_values"
 
 Feeds = Mapping[str, Any]
 
@@ -108,10 +107,10 @@ def calibration_batches(
         )
     chosen = chosen_images(len(images), most)
     if fixed:
-        chosen = np.resize(chosen, -(-len(chosen) // batch) * batch)
+        chosen = chosen[np.concatenate(batch_rows(len(chosen), batch))]
     for start in range(0, len(chosen), batch):
         part = [images[i] for i in chosen[start : start + batch]]
-        yield {INPUT: prepare_batch(part, preprocess)}
+        yield {PIXEL_VALUES: prepare_batch(part, preprocess)}
 
 
 def chosen_images(count: int, most: int = MOST) -> NDArray[np.int64]:

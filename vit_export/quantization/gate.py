@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from vit_export.artifact.manifest import Conversion, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
-from vit_export.gate.tolerances import CRITERIA
+from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.validate import Comparison, compare
 from vit_export.progress import Progress
 from vit_export.quantization.trials import TrialConverter
@@ -69,12 +68,12 @@ def gate(
     accuracy = _accuracy(bench, packed, progress)
     reason = _shortfall(bench, accuracy)
     found = [*stages, comparison.stage]
-    failures = [h.reason for h in found if h.passed is False]
+    failures = [reason for stage in found if stage.passed is False for reason in stage.reasons]
     failures += [reason] if reason else []
-    last = dataclasses.replace(
-        _with_accuracy(comparison.stage, accuracy),
+    failures = list(dict.fromkeys(failures))
+    last = _with_accuracy(comparison.stage, accuracy).replace(
         passed=False if failures else comparison.stage.passed,
-        reason="; ".join(failures) or comparison.stage.reason,
+        reasons=tuple(failures) or comparison.stage.reasons,
     )
     return Gated(
         comparison=Comparison(
@@ -82,7 +81,7 @@ def gate(
         ),
         stages=(*stages, last),
         accuracy=accuracy,
-        failures=tuple(dict.fromkeys(failures)),
+        failures=tuple(failures),
     )
 
 
@@ -102,14 +101,13 @@ def _of_file(bench: TrialConverter, packed: OnnxFile, stage: str) -> Comparison:
 
 
 def _not_run(bench: TrialConverter, stage: str, error: str) -> Stage:
-    return Stage(
-        name=stage, provider="cuda", samples=bench.golden.samples, batches=(),
-        baseline_max_abs=None, max_abs=None, tolerance=None, cosine=None,
-        top1_agreement=None, row_max_abs=None,
-        passed=None,
+    return Stage.unmeasured(
+        stage,
+        provider="cuda",
+        samples=bench.golden.samples,
         reason="ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
         f"({error.partition('; ')[0]}); it was measured with every operation rounded",
-    )  # fmt: skip
+    )
 
 
 def _accuracy(bench: TrialConverter, packed: OnnxFile, progress: Progress) -> Accuracy | None:
@@ -126,7 +124,7 @@ def _shortfall(bench: TrialConverter, accuracy: Accuracy | None) -> str:
     """Why an accuracy is not good enough; empty where it is."""
     if accuracy is None or bench.limits.harm(accuracy, bench.target.precision) <= 1:
         return ""
-    floor = CRITERIA[bench.target.precision].min_agreement or 0.0
+    floor = TOLERANCES[bench.target.precision].min_agreement or 0.0
     allowed = f"expected agreement on at least {100 * floor:g} %"
     if bench.limits.max_drop is not None:
         allowed += f" and a drop of at most {bench.limits.max_drop:g} points"
@@ -135,9 +133,8 @@ def _shortfall(bench: TrialConverter, accuracy: Accuracy | None) -> str:
 
 def _with_accuracy(stage: Stage, accuracy: Accuracy | None) -> Stage:
     if accuracy is None:
-        return dataclasses.replace(stage, accuracy=UNMEASURED)
-    return dataclasses.replace(
-        stage,
+        return stage.replace(accuracy=UNMEASURED)
+    return stage.replace(
         accuracy=str(accuracy),
         real_images=accuracy.images,
         real_agreement=accuracy.agreement,

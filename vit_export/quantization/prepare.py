@@ -24,6 +24,7 @@ from vit_export.quantization.calibration import BATCH, MOST, calibrate, calibrat
 from vit_export.quantization.conversions import DynamicTarget, HalfTarget, StaticTarget, Target
 from vit_export.quantization.settings import HALVES as HALF_PRECISIONS
 from vit_export.quantization.settings import METHODS, PERCENTILE, QuantizeSettings
+from vit_export.runner import batch_rows, fixed_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 HEADROOM = 2  # a residual stream may reach the largest value of its type, divided by this
@@ -137,17 +138,18 @@ class _Watched:
         return found
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        declared = self.runner.inputs[0].shape[0]
-        size = declared if isinstance(declared, int) else BATCH
+        fixed = fixed_batch(self.runner.inputs[0])
+        size = fixed or BATCH
         preprocess = self.manifest.preprocess if self.manifest else None
         if self.images is not None and preprocess is not None:
-            images, fixed = self.images.images, isinstance(declared, int)
-            for batch in calibration_batches(images, preprocess, batch=size, fixed=fixed):
+            batches = calibration_batches(
+                self.images.images, preprocess, batch=size, fixed=fixed is not None
+            )
+            for batch in batches:
                 yield {self.runner.inputs[0].name: next(iter(batch.values()))}
             return
         feeds = golden_feeds(self.runner, self.golden, preprocess)
-        for start in range(0, self.golden.samples, size):
-            rows = [i % self.golden.samples for i in range(start, start + size)]
+        for rows in batch_rows(self.golden.samples, size):
             yield {name: values[rows] for name, values in feeds.items()}
 
 

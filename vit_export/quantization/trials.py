@@ -13,13 +13,13 @@ from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Conversion, Manifest, Preprocess
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.gate.accuracy import Accuracy, RealImages, compare, top1
-from vit_export.gate.distance import Measured, references
-from vit_export.gate.tolerances import CRITERIA
+from vit_export.gate.distance import Measured, ratio, references
+from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.trace import golden_feeds
 from vit_export.gate.validate import gated_always
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.quantization.conversions import Target
-from vit_export.runner import Runner
+from vit_export.runner import Runner, batch_rows, fixed_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 MARGIN = 0.95  # of a limit: the search stays below what the gate, at other batches, allows
@@ -44,11 +44,11 @@ class Limits:
         """How far an accuracy is from the limits: up to 1 it is within."""
         if not self.gated:
             return 0.0
-        floor = CRITERIA[precision].min_agreement or 0.0
-        shares = [_share(1 - found.agreement, 1 - floor)]
+        floor = TOLERANCES[precision].min_agreement or 0.0
+        shares = [ratio(1 - found.agreement, 1 - floor)]
         if self.max_drop is not None:
             drop = found.drop if found.drop is not None else 100 * (1 - found.agreement)
-            shares.append(_share(max(drop, 0.0), self.max_drop))
+            shares.append(ratio(max(drop, 0.0), self.max_drop))
         return max(shares)
 
 
@@ -137,7 +137,7 @@ def golden_harm(runner: Runner, golden: Golden, manifest: Manifest) -> float:
 
 
 def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
-    known = references(golden, CRITERIA[manifest.precision])
+    known = references(golden, TOLERANCES[manifest.precision])
     names = [spec.name for spec in manifest.outputs if spec.name in known]
     inner = [n for n in gated_always(golden) if n not in names and runner.has_tensor(n)]
     computing = runner
@@ -145,11 +145,9 @@ def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
         runner.release()  # one session at a time: each holds the weights
         computing = runner.expose(inner)
     feeds = golden_feeds(runner, golden, manifest.preprocess)
-    declared = manifest.inputs[0].shape[0]
-    size = declared if isinstance(declared, int) else golden.samples
+    size = fixed_batch(manifest.inputs[0]) or golden.samples
     measured = {name: Measured(known[name]) for name in (*names, *inner)}
-    starts = range(0, golden.samples, size)
-    batches = [[i % golden.samples for i in range(start, start + size)] for start in starts]
+    batches = batch_rows(golden.samples, size)
     for rows in (*batches, *(batch[::-1] for batch in batches)):
         outputs = computing.run({name: x[rows] for name, x in feeds.items()})
         for name, result in measured.items():
@@ -157,19 +155,4 @@ def _harm_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
                 return float("inf")
     if computing is not runner:
         computing.release()
-    return max(_harm(result) for result in measured.values())
-
-
-def _harm(result: Measured) -> float:
-    reference, shares = result.reference, [0.0]
-    if reference.tolerance is not None:
-        shares.append(_share(max(result.by_batch.values()), reference.tolerance))
-    if reference.min_cosine is not None:
-        shares.append(_share(1 - min(result.cosine.values()), 1 - reference.min_cosine))
-    if reference.row_tolerance is not None:
-        shares.append(_share(result.row_max_abs, reference.row_tolerance))
-    return max(shares)
-
-
-def _share(found: float, allowed: float) -> float:
-    return found / allowed if allowed else (0.0 if found <= 0 else float("inf"))
+    return max(result.error_ratio for result in measured.values())

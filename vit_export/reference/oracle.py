@@ -22,6 +22,7 @@ from vit_export.errors import ExportError, GateError, VitExportError
 from vit_export.progress import Progress, silent
 from vit_export.reference.emulate_half import in_half, round_to
 from vit_export.reference.outputs import Outputs, describe_error, whole
+from vit_export.runner import batch_rows
 
 BATCH = 8  # images at a time
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -169,11 +170,10 @@ def _run(
     mode: Any,
 ) -> tuple[Tensor, ...]:
     model.keep_tap = subsample
-    samples, size = len(inputs[0]), model.fixed_batch or min(BATCH, len(inputs[0]))
-    starts = range(0, samples, size)
-    rows = [torch.arange(start, start + size) % samples for start in starts]
+    samples = len(inputs[0])
+    rows = batch_rows(samples, model.fixed_batch or min(BATCH, samples))
     try:
-        with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
+        with torch.no_grad(), mode(model), _counted(model, progress, what, len(rows)):
             parts = [model(*(x[row] for x in inputs)) for row in rows]
     except VitExportError:
         raise

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec, fits
+from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec
 from vit_export.errors import InputError, nearest
 
 FAR = 16  # times the range of a normalised image; standard normal noise stays below
@@ -102,10 +102,10 @@ def check_array(spec: TensorSpec, array: Any) -> None:
             f"input {spec.name!r} is stored in the other byte order ({array.dtype.str}); "
             f"convert it with .astype('{spec.dtype}')"
         )
-    if not fits(spec.shape, array.shape):
+    if not spec.fits(array.shape):
         raise InputError(
             f"input {spec.name!r} has shape {array.shape}, expected "
-            f"({', '.join(map(str, spec.shape))}){_shape_hint(spec.shape, array.shape)}"
+            f"({', '.join(map(str, spec.shape))}){_shape_hint(spec, array.shape)}"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"input {spec.name!r} holds NaN or infinite values")
@@ -116,10 +116,10 @@ def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:
     return tuple(batch if isinstance(size, str) else size for size in shape)
 
 
-def _shape_hint(expected: Shape, shape: Sequence[int]) -> str:
-    if len(shape) == len(expected) - 1:
+def _shape_hint(spec: TensorSpec, shape: Sequence[int]) -> str:
+    if len(shape) == len(spec.shape) - 1:
         return "; add the batch dimension: x[None]"
-    if len(shape) == 4 and fits(expected, (shape[0], shape[3], shape[1], shape[2])):
+    if len(shape) == 4 and spec.fits((shape[0], shape[3], shape[1], shape[2])):
         return "; channels come first: x.transpose(0, 3, 1, 2)"
     return ""
 

@@ -12,8 +12,8 @@ import contextlib
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
-from vit_export.artifact.golden import Golden, golden_path
-from vit_export.errors import ArtifactError, EngineError, GateError
+from vit_export.artifact.golden import Golden, find_golden
+from vit_export.errors import EngineError, GateError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -120,16 +120,9 @@ def measure(runner: TrtRunner) -> Comparison:
     Raises:
         ArtifactError: There is no golden file beside it.
     """
-    file = golden_path(runner.path)
-    if not file.exists():
-        raise ArtifactError(
-            f"{runner.path}: was never measured, and the golden file {file.name} that measures "
-            "it is not beside it",
-            hint="copy that file too; for an engine that you trust: load_engine(..., trusted=True)",
-        )
     return compare(
         runner,
-        Golden.read(file),
+        Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",
         batches=batches_of(runner.sidecar),
     )

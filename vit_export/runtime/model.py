@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import FEATURES, Preprocess
+from vit_export.artifact.manifest import FEATURES, LOGITS, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import ImageSource, normalize, resize_and_crop
@@ -296,7 +296,7 @@ class Model:
 
     def _check_classifies(self) -> None:
         output = self.runner.outputs[0]
-        if len(output.shape) != 2 or (output.name != "logits" and self.manifest is not None):
+        if len(output.shape) != 2 or (output.name != LOGITS and self.manifest is not None):
             raise ArtifactError(
                 f"{self.runner.path.name}: its first output ({output}) is not logits (batch, "
                 "classes)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -29,7 +30,7 @@ def file(tiny_export) -> OnnxFile:
 @pytest.fixture
 def fixed(file) -> OnnxFile:
     """The same with a batch of four."""
-    spec = dataclasses.replace(file.inputs[0], shape=(4, 3, 32, 32))
+    spec = msgspec.structs.replace(file.inputs[0], shape=(4, 3, 32, 32))
     return dataclasses.replace(file, inputs=(spec,))
 
 
@@ -71,7 +72,7 @@ def test_a_profile_needs_a_batch_that_is_dynamic_alone(file, fixed):
     options = TensorrtOptions(profile=(1, 2, 3))
     with pytest.raises(UsageError, match=r"the batch of pixel_values: .* is fixed"):
         options.provider_options(fixed, "1")
-    spec = dataclasses.replace(file.inputs[0], shape=("batch_size", 3, "height", "width"))
+    spec = msgspec.structs.replace(file.inputs[0], shape=("batch_size", 3, "height", "width"))
     with pytest.raises(UsageError, match="more than the batch is dynamic"):
         options.provider_options(dataclasses.replace(file, inputs=(spec,)), "1")
 

@@ -114,7 +114,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Time artifacts in turns, each in its own process: latency, memory, size, error."""
-    from vit_export.benchmark.run import measure
+    from vit_export.benchmark.run import Timing, measure
     from vit_export.cli.report.benchmarks import benchmark_text
     from vit_export.cli.report.pictures import check_picture
     from vit_export.host.machine import this_machine
@@ -128,10 +128,12 @@ def bench(
         rows = measure(
             candidates,
             batches,
-            rounds=timing.rounds,
-            min_time_s=timing.min_time,
-            warmup_s=timing.warmup,
-            timeout_s=timing.timeout,
+            timing=Timing(
+                rounds=timing.rounds,
+                min_time_s=timing.min_time,
+                warmup_s=timing.warmup,
+                timeout_s=timing.timeout,
+            ),
             progress=progress,
         )
     machine = machine.after(threads)

@@ -12,7 +12,7 @@ from vit_export.cli.option_groups import GroupedCommand, option, option_group
 from vit_export.cli.options import OUTPUT, PRECISION, json_option, path_of
 
 if TYPE_CHECKING:
-    from vit_export.engine.options import BuildOptions
+    from vit_export.engine.settings import EngineSettings
 
 TARGET, BUILD, WEIGHTS = "Target", "Build", "Weights"
 
@@ -34,15 +34,15 @@ class EngineOptions:
     refit: bool
     strip: bool
 
-    def settings(self) -> BuildOptions:
+    def settings(self) -> EngineSettings:
         """Return the settings of a build."""
-        from vit_export.engine.options import BuildOptions
-        from vit_export.engine.profiles import parse
+        from vit_export.engine.profiles import parse_range
+        from vit_export.engine.settings import EngineSettings
 
-        return BuildOptions(
+        return EngineSettings(
             backend=self.backend,
             precision=self.precision,
-            batches=tuple(parse(text) for text in self.batch),
+            batches=tuple(parse_range(text) for text in self.batch),
             compute_capabilities=self.compute_capability,
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
@@ -103,15 +103,15 @@ def engine(
     from pathlib import Path
 
     from vit_export.cli.report.engines import engine_text
-    from vit_export.pipeline.engine import make_engine, planned_trtexec
+    from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     settings = options.settings()
     if trtexec is not None:
-        line = planned_trtexec(Path(artifact), path_of(output), settings, trtexec)
+        line = trtexec_commands(Path(artifact), path_of(output), settings, trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
     with progress_bar() as progress:
-        result = make_engine(artifact, output, options=settings, progress=progress)
+        result = build_engine(artifact, output, settings=settings, progress=progress)
     data = {
         "path": result.path,
         "golden": result.golden,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vit_export.artifact.manifest import Stage
 from vit_export.cli.report.tables import cell, percent, table
-from vit_export.gate.tolerances import criterion_of
+from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.validate import Comparison
 
 VERDICT = {True: "passed", False: "FAILED", None: "not measured"}
@@ -45,7 +45,7 @@ def comparison_text(comparison: Comparison) -> str:
     if stage.accuracy:
         lines.append(f"accuracy: {stage.accuracy}")
     if stage.reason:
-        lines += [f"  - {reason}" for reason in stage.reason.split("; ")]
+        lines += [f"  - {reason}" for reason in stage.reasons]
     return "\n".join(lines)
 
 
@@ -56,10 +56,10 @@ def error_text(stage: Stage, precision: str) -> str:
         stage: What was measured.
         precision: Of the artifact that was measured; the baseline is torch's own arithmetic in it.
     """
-    criterion = criterion_of(precision, source=stage.name)
+    tolerances = tolerances_of(precision, source=stage.name)
     limits = [] if stage.tolerance is None else [f"tolerance {cell(stage.tolerance)}"]
-    if stage.baseline_max_abs is not None and criterion.torch_name:
-        limits.append(f"{criterion.torch_name} {cell(stage.baseline_max_abs)}")
+    if stage.baseline_max_abs is not None and tolerances.torch_name:
+        limits.append(f"{tolerances.torch_name} {cell(stage.baseline_max_abs)}")
     allowed = f" ({', '.join(limits)})" if limits else ""
     error = f"max|y - y64| {cell(stage.max_abs)}{allowed}"
     return (

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from vit_export.artifact.staging import check_writable
+from vit_export.artifact.publish import check_writable
 from vit_export.errors import OutputError, UsageError
 
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit_export.artifact.staging import publish, staging
+from vit_export.artifact.publish import publish, staging
 
 SIZE_INCHES = (8.0, 5.0)
 DPI = 150

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import TensorSpec, fits
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
 from vit_export.host.memory import trim_memory
@@ -261,6 +261,6 @@ def _ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.Ort
         ) from error
     dtype = tensor.data_type().removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-    if dtype != spec.dtype or not fits(spec.shape, tensor.shape()):
+    if dtype != spec.dtype or not spec.fits(tensor.shape()):
         raise InputError(f"input {spec.name!r} is {dtype} {tuple(tensor.shape())}, expected {spec}")
     return tensor

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
-from vit_export.artifact.staging import publish, staging
+from vit_export.artifact.publish import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime.onnxruntime.options import EngineOptions, ProviderOptions
 from vit_export.runtime.onnxruntime.providers import (

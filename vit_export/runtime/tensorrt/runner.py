@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_ends
-from vit_export.artifact.manifest import Manifest, TensorSpec, fits
+from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
+from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -135,7 +135,7 @@ class TrtRunner:
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
         self._allow_host_code, self._cuda_graphs = allow_host_code, cuda_graphs
-        self._profiles = [batch_ends(profile) for profile in self.sidecar.profiles]
+        self._profiles = [batch_range(profile) for profile in self.sidecar.profiles]
         self._lock = threading.Lock()
         self._thread_state = _ThreadState()
         self._plan: Plan | None = None
@@ -300,6 +300,6 @@ class TrtRunner:
                 f"device={ordinal}",
             )
         tensor = view(value, stream=session.stream.handle)
-        if tensor.dtype != spec.dtype or not fits(spec.shape, tensor.shape):
+        if tensor.dtype != spec.dtype or not spec.fits(tensor.shape):
             raise InputError(f"{spec.name!r} is {tensor.dtype} {tensor.shape}; expected {spec}")
         return tensor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import batch_ends
+from vit_export.artifact.engine_sidecar import batch_range
 from vit_export.errors import ProviderError
 from vit_export.runtime.checks import with_batch
 from vit_export.runtime.tensorrt.cuda import DeviceBuffer, Graph, PinnedArray, Stream, working_on
@@ -70,7 +70,7 @@ class Session:
         self._context = self._new_context()
         self._device: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedArray] = {}
-        largest = max((batch_ends(p).max for p in plan.sidecar.profiles), default=1)
+        largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
         for spec in (*plan.inputs, *plan.outputs):
             host = PinnedArray(with_batch(spec.shape, largest), np.dtype(spec.dtype))
             self._host[spec.name] = host
@@ -159,8 +159,11 @@ class Session:
             if owner is None:
                 owner = DeviceBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
             results[spec.name] = DeviceTensor(owner.address, shape, spec.dtype, ordinal, owner)
-        tensors = [*views.items(), *results.items()]
-        self._enqueue(tuple((name, t.address, t.shape) for name, t in tensors), profile)
+        addresses = (
+            *((name, tensor.address, tensor.shape) for name, tensor in views.items()),
+            *((name, tensor.address, tensor.shape) for name, tensor in results.items()),
+        )
+        self._enqueue(addresses, profile)
         self.stream.synchronize()
         return results
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import onnx
 import pytest
 
 from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.read import read_preprocess
 from vit_export.errors import ConfigError, UsageError
-from vit_export.runtime.foreign import given_preprocess
 
 
 @pytest.fixture
@@ -31,31 +30,31 @@ def foreign(tiny_export, tmp_path):
 def test_the_size_is_that_of_the_input(foreign):
     """Height first; defaults elsewhere."""
     changes = {"mean": "0.1,0.2,0.3", "std": "1,2,3"}
-    found = given_preprocess(foreign(["n", 3, 32, 48]), changes)
+    found = read_preprocess(foreign(["n", 3, 32, 48]), changes)
     assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     assert (found.crop_pct, found.interpolation) == (0.9, "bicubic")
-    whole = given_preprocess(foreign(["n", 3, 32, 48]), {**changes, "crop_pct": "1"})
-    assert whole == dataclasses.replace(found, crop_pct=1.0)
+    whole = read_preprocess(foreign(["n", 3, 32, 48]), {**changes, "crop_pct": "1"})
+    assert whole == msgspec.structs.replace(found, crop_pct=1.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "missing"),
-    [({}, "mean and std cannot be guessed; give --mean and --std"),
+    [({}, "mean and std cannot be guessed\nhint: give --mean and --std"),
      ({"crop_pct": "1"}, "mean and std cannot"),
-     ({"mean": "0,0,0"}, "prepared, and std cannot be guessed; give --std as"),
-     ({"std": "1,1,1"}, "prepared, and mean cannot be guessed; give --mean as")],
+     ({"mean": "0,0,0"}, "prepared, and std cannot be guessed\nhint: give --std as"),
+     ({"std": "1,1,1"}, "prepared, and mean cannot be guessed\nhint: give --mean as")],
 )  # fmt: skip
 def test_mean_and_std_are_not_guessed(foreign, changes, missing):
     """A model fed with others gives other classes, and nobody would know why."""
     with pytest.raises(UsageError, match=rf"foreign\.onnx: .*{missing}"):
-        given_preprocess(foreign(["n", 3, 32, 32]), changes)
+        read_preprocess(foreign(["n", 3, 32, 32]), changes)
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "")])
 def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
     """Grey, or something else that only arrays can be."""
     stats = ",".join(["0.5"] * channels)
-    found = given_preprocess(foreign([1, channels, 30, 31]), {"mean": stats, "std": stats})
+    found = read_preprocess(foreign([1, channels, 30, 31]), {"mean": stats, "std": stats})
     assert found.color == color
     assert found.size == (30, 31)
     assert len(found.mean) == len(found.std) == channels
@@ -64,9 +63,9 @@ def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
 def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
     """A file of ours."""
     known = tiny_export.manifest.preprocess
-    assert given_preprocess(tiny_export.path, {}) == known
-    changed = given_preprocess(tiny_export.path, {"interpolation": "bilinear"})
-    assert changed == dataclasses.replace(known, interpolation="bilinear")
+    assert read_preprocess(tiny_export.path, {}) == known
+    changed = read_preprocess(tiny_export.path, {"interpolation": "bilinear"})
+    assert changed == msgspec.structs.replace(known, interpolation="bilinear")
 
 
 @pytest.mark.parametrize(
@@ -74,17 +73,17 @@ def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
 )
 def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
     """With what the file takes."""
-    with pytest.raises(UsageError, match=r"foreign\.onnx: takes \(.*not images"):
-        given_preprocess(foreign(shape), {})
+    with pytest.raises(UsageError, match=r"foreign\.onnx: takes \(.*expected images"):
+        read_preprocess(foreign(shape), {})
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"mean": "0.5"}, "mean has 1 values"), ({"std": "0,0,0"}, "must be positive"),
+    [({"mean": "0.5,0.5"}, "mean has 2 values"), ({"std": "0,0,0"}, "must be positive"),
      ({"interpolation": "bicubik"}, "bicubic"), ({"crop_pct": "2"}, "must lie in")],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused(foreign, changes, reason):
     """As for a variant."""
     given = {"mean": "0,0,0", "std": "1,1,1", **changes}
     with pytest.raises(ConfigError, match=reason):
-        given_preprocess(foreign(["n", 3, 32, 32]), given)
+        read_preprocess(foreign(["n", 3, 32, 32]), given)

@@ -1,0 +1,62 @@
+"""Open a file that a user named, refusing whatever is not a regular file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from vit_export.errors import ArtifactError, VitExportError
+
+
+def open_file(
+    path: str | os.PathLike[str],
+    *,
+    what: str = "file",
+    error: type[VitExportError] = ArtifactError,
+) -> BinaryIO:
+    """Open a regular file for reading bytes; symbolic links to one are followed.
+
+    A FIFO blocks whoever opens it, and a device such as /dev/zero never ends. So the kind of the
+    file is checked before it is opened.
+
+    Args:
+        path: The file.
+        what: What the file should be, for messages, e.g. `"golden file"`.
+        error: Class of the error to raise.
+
+    Raises:
+        VitExportError: Of the class `error`: there is no such file, it is no regular file, or it
+            cannot be read.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise error(f"{path}: is a folder, expected a {what}")
+        if not stat.S_ISREG(mode):
+            raise error(f"{path}: is a pipe, socket or device, expected a {what}")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise error(f"{path}: no such {what}") from None
+    except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
+        raise error(f"{path}: cannot be read ({_reason(cause)})") from cause
+
+
+def read_text(
+    path: str | os.PathLike[str],
+    *,
+    what: str = "file",
+    error: type[VitExportError] = ArtifactError,
+) -> str:
+    """Read a regular file of UTF-8 text; arguments and errors as those of `open_file`."""
+    try:
+        with open_file(path, what=what, error=error) as stream:
+            return stream.read().decode("utf-8-sig")  # editors may write a byte order mark
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: cannot be read as a {what} ({_reason(cause)})") from cause
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)

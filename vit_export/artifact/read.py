@@ -1,0 +1,61 @@
+"""Read the manifest of an artifact, whichever kind of file it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vit_export.artifact.engine_sidecar import Sidecar
+from vit_export.artifact.manifest import Manifest, Preprocess
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.errors import UsageError
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
+    """Return the manifest of an .onnx or .engine file; `None` for a file of another tool.
+
+    Raises:
+        ArtifactError: There is no such file, or it is damaged.
+    """
+    if Path(path).suffix == ".engine":
+        return Sidecar.read(path).manifest
+    return OnnxFile.read(path).manifest
+
+
+def read_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> Preprocess:
+    """Return how an artifact prepares images, with some settings changed.
+
+    Args:
+        path: An .onnx or .engine file, with or without a manifest.
+        changes: Any of mean, std, crop_pct, interpolation, as `Preprocess.replace` takes them.
+            A file of another tool needs mean and std; the defaults of the others are timm's:
+            crop_pct 0.9, interpolation `"bicubic"`.
+
+    Raises:
+        ArtifactError: There is no such file, or it is damaged.
+        UsageError: The file takes no images (B, C, H, W) of a fixed size, or mean or std is
+            missing.
+        ConfigError: A value that cannot be read, or by which no image can be prepared.
+    """
+    manifest = read_manifest(path)
+    if manifest is not None and manifest.preprocess is not None:
+        return manifest.preprocess.replace(changes)
+    inputs = manifest.inputs if manifest is not None else OnnxFile.read(path).inputs
+    shape = inputs[0].shape if inputs else ()
+    sizes = [size for size in shape[1:] if isinstance(size, int)]
+    if len(shape) != 4 or len(sizes) != 3:
+        raise UsageError(
+            f"{path}: takes ({', '.join(map(str, shape))}), expected images (batch, channels, "
+            "height, width) of a fixed size"
+        )
+    if missing := [name for name in ("mean", "std") if name not in changes]:
+        raise UsageError(
+            f"{path}: does not say how its images are prepared, and {' and '.join(missing)} "
+            "cannot be guessed",
+            hint=f"give {' and '.join(f'--{name}' for name in missing)} as the model was trained "
+            "with (crop_pct is 0.9 and interpolation bicubic unless given)",
+        )
+    channels, height, width = sizes
+    return Preprocess.for_images(channels, (height, width)).replace(changes)
