@@ -46,10 +46,10 @@ def tiny_config() -> ViTConfig:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., VisionTransformer]:
-    """Builds a perturbed model of the tiny config, with fields changed."""
+    """Builds a perturbed model of the tiny config, with fields changed, as exports write it."""
 
     def make(seed: int = 0, **fields: object) -> VisionTransformer:
-        model = create_model(TINY.replace(fields), seed=seed)
+        model = create_model(TINY.replace(fields), seed=seed).set_attention("decomposed")
         perturb(model)
         return model
 

@@ -22,7 +22,7 @@ TORCH_SIDE = tuple(
     f"vit_export.{name}"
     for name in (
         *("model", "checkpoint", "reference", "training", "graph", "quantization", "pipeline"),
-        *("benchmark.torch_runner", "benchmark.torch_worker"),
+        *("benchmark.torch_runner", "benchmark.torch_worker", "cli.report.training_plot"),
     )
 )
 STANDARD_LIBRARY_ONLY = ("errors", "variants", "progress")

@@ -18,7 +18,7 @@ from torch import nn
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.checkpoint.metadata import Metadata, read_metadata
 from vit_export.errors import CheckpointError
-from vit_export.images.prepare import prepare
+from vit_export.images.prepare import prepare_batch
 from vit_export.model.vit import create_model
 from vit_export.variants import ViTConfig
 
@@ -186,7 +186,7 @@ def test_images_are_prepared_as_the_processor_does(
     found = load_checkpoint(hf_folder)
     image = picture(*shape)
     expected = theirs(image, return_tensors="pt")["pixel_values"][0]
-    ours = torch.from_numpy(prepare(image, found.preprocess))
+    ours = torch.from_numpy(prepare_batch([image], found.preprocess)[0])
     assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
 
 

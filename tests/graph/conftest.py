@@ -1,9 +1,9 @@
-"""Small graphs of products, and what onnxruntime makes of them."""
+"""Small graphs of products, the tiny graph with edited weights, and what onnxruntime runs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,24 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.graph.export import Exported, export_module
+from vit_export.model.vit import VisionTransformer
+from vit_export.pipeline.export import ExportResult
+from vit_export.reference.outputs import vit_outputs
+
 CPU = ["CPUExecutionProvider"]
 Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def raw_export(
+    make_model: Callable[..., VisionTransformer], tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    """The tiny model with tokens, as torch exports it; tests must not change the files."""
+    path = tmp_path_factory.mktemp("raw") / "vit.onnx"
+    spec = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
+    return export_module(vit_outputs(make_model(), ("logits", "tokens")), path, [spec])
 
 
 @pytest.fixture
@@ -21,14 +37,17 @@ def write_graph(tmp_path: Path) -> Write:
     """Writes a float32 graph from `x` to `y`, of nodes, constants and the two shapes."""
 
     def write(
-        nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray], *shapes: list[int | str]
+        nodes: Sequence[onnx.NodeProto],
+        tensors: dict[str, np.ndarray],
+        x: Sequence[int | str],
+        y: Sequence[int | str] | None,
     ) -> Path:
-        x, y = (
+        values = (
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in zip("xy", shapes, strict=True)
+            for name, shape in (("x", x), ("y", y))
         )
         constants = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
-        graph = helper.make_graph(nodes, "g", [x], [y], constants)
+        graph = helper.make_graph(nodes, "g", *([value] for value in values), constants)
         opsets = [helper.make_opsetid("", 20)]
         path = tmp_path / "fp32.onnx"
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
@@ -57,8 +76,24 @@ def write_product(write_graph: Write) -> Write:
 
 
 @pytest.fixture
+def edit_weights(tiny_export: ExportResult, tmp_path: Path) -> Callable[..., Path]:
+    """Writes the tiny graph with a weight (or bias) edited in place by a function."""
+
+    def edit(name: str, change: Callable[[np.ndarray], None]) -> Path:
+        model = onnx.load(tiny_export.path)
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        change(values)
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+        onnx.save(model, tmp_path / "edited.onnx")
+        return tmp_path / "edited.onnx"
+
+    return edit
+
+
+@pytest.fixture
 def run_ort() -> Callable[..., list[np.ndarray]]:
-    """Runs a file of one input: every output."""
+    """Runs a file of one input and returns every output."""
 
     def run(path: Path, x: np.ndarray) -> list[np.ndarray]:
         session = ort.InferenceSession(path, providers=CPU)
@@ -69,7 +104,7 @@ def run_ort() -> Callable[..., list[np.ndarray]]:
 
 @pytest.fixture
 def fused_ops(tmp_path: Path) -> Callable[[Path], Counter[str]]:
-    """Counts the operators of the graph that onnxruntime really runs."""
+    """Counts the operators of the graph that onnxruntime runs after its fusions."""
 
     def count(path: Path) -> Counter[str]:
         options = ort.SessionOptions()

@@ -1,11 +1,12 @@
-"""What torch exports is one node per operation, named, dynamic in the batch, and reproducible."""
+"""An export has one node per operation, module names, a dynamic batch, and the same bytes."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
 from vit_export.graph.export import Exported, example_input, export_module
-from vit_export.model.vit import VisionTransformer
 from vit_export.reference.outputs import vit_outputs
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
@@ -27,22 +27,19 @@ X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def exported(
-    make_model: Callable[..., VisionTransformer], tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
-    """The tiny model, neither simplified nor packed."""
-    path = tmp_path_factory.mktemp("exported") / "vit.onnx"
-    return export_module(vit_outputs(make_model(), ("logits", "tokens")), path, [IMAGES])
+def exported(raw_export: Exported) -> Exported:
+    """The tiny model with tokens, neither simplified nor packed."""
+    return raw_export
 
 
 def run(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
-    """What onnxruntime makes of a file."""
+    """Every output, by onnxruntime."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, feeds)
 
 
-def test_the_file_is_valid_and_says_what_it_takes_and_gives(exported):
-    """Signature, operator set, taps as further outputs."""
+def test_the_file_is_valid_and_has_the_inputs_and_outputs_asked_for(exported):
+    """And its operator set; the blocks are further outputs."""
     onnx.checker.check_model(exported.path, full_check=True)
     file = OnnxFile.read(exported.path)
     assert file.opsets[""] == 20
@@ -56,15 +53,15 @@ def test_the_file_is_valid_and_says_what_it_takes_and_gives(exported):
     assert [s.name for s in file.outputs] == [*(s.name for s in exported.outputs), *exported.taps]
 
 
-def test_it_computes_what_torch_computes(exported, make_model):
-    """Every output and tap."""
+def test_every_output_and_block_is_that_of_torch(exported, make_model):
+    """At a batch size that was not traced."""
     with torch.no_grad():
         expected = vit_outputs(make_model(), ("logits", "tokens"))(torch.from_numpy(X))
     for found, wanted in zip(run(exported.path, pixel_values=X), expected, strict=True):
         np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
 
 
-def test_operations_are_single_nodes_and_nothing_is_dynamic_but_the_batch(exported):
+def test_operations_are_single_nodes_and_only_the_batch_is_dynamic(exported):
     """No Shape, Expand, Gather; one LayerNormalization per norm, one Gelu per MLP."""
     counts = OnnxFile.read(exported.path).op_counts
     assert counts["LayerNormalization"] == 2 * 3 + 1
@@ -74,8 +71,8 @@ def test_operations_are_single_nodes_and_nothing_is_dynamic_but_the_batch(export
     assert not {"Shape", "Expand", "Gather", "Erf", "ReduceMean", "Tile", "Where"} & set(counts)
 
 
-def test_nothing_tells_where_and_by_whom_it_was_exported(exported):
-    """No stack trace, path or source file; neither beside it."""
+def test_the_file_does_not_reveal_where_it_was_exported(exported):
+    """No stack trace, path or source file, and none in the file of weights."""
     data = exported.path.read_bytes() + exported.path.with_name("vit.onnx.data").read_bytes()
     for trace in (b".py", b"File ", b"/home", b"/usr", b"/tmp", b"stack_trace", b"pkg.torch"):
         assert trace not in data, trace
@@ -87,7 +84,7 @@ def test_nothing_tells_where_and_by_whom_it_was_exported(exported):
 
 
 def test_nodes_and_weights_are_named_after_modules(exported, make_model):
-    """Every parameter but the folded positions keeps its name; each node's name is its own."""
+    """Every parameter but the folded positions keeps its name; node names are unique."""
     model = onnx.load(exported.path)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
@@ -99,8 +96,8 @@ def test_nodes_and_weights_are_named_after_modules(exported, make_model):
     assert parameters - weights == {"cls_token", "pos_embed"}
 
 
-def test_attention_as_an_operator_is_one_node_per_block(make_model, tmp_path):
-    """From opset 23 on."""
+def test_the_attention_operator_is_one_node_per_block(make_model, tmp_path):
+    """With opset 23, the first that has it."""
     model = make_model().set_attention("op")
     path = tmp_path / "op.onnx"
     export_module(vit_outputs(model), path, [IMAGES], opset=23)
@@ -114,7 +111,7 @@ def test_attention_as_an_operator_is_one_node_per_block(make_model, tmp_path):
 
 
 def test_a_fixed_batch_is_fixed(make_model, tmp_path):
-    """For devices that want every size known."""
+    """For devices that need every size known."""
     spec = TensorSpec("pixel_values", "float32", (1, 3, 32, 32))
     export = export_module(vit_outputs(make_model()), tmp_path / "one.onnx", [spec])
     assert export.outputs[0].shape == (1, 10)
@@ -141,7 +138,7 @@ export_module(vit_outputs(create_model(config)), Path(sys.argv[1]), [spec])
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
-    """This one and a fresh one, with other seeds of hashes, in another folder."""
+    """This process and a fresh one with another hash seed, in another folder."""
     files = [tmp_path / name / "m.onnx" for name in ("child", "here")]
     for file in files:
         file.parent.mkdir()
@@ -157,16 +154,17 @@ def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
 
 
 class FixesBatch(nn.Module):
-    """Reshapes to the batch that it was written for."""
+    """Reshapes to a batch of two."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, 3 * 32 * 32).sum(1, keepdim=True)
 
 
-def test_a_module_that_fixes_its_batch_is_refused_with_what_to_do(tmp_path):
-    """Not exported with a dimension that is dynamic in name only."""
+def test_a_module_that_fixes_its_batch_is_refused_with_a_hint(tmp_path):
+    """The exporter would make a dimension that is dynamic in name only."""
     with pytest.raises(
-        ExportError, match=r"FixesBatch.*fixes batch_size.*: try a fixed size.*--batch 1"
+        ExportError,
+        match=r"FixesBatch.*fixes batch_size[\s\S]*hint: export it with a fixed size.*--batch 1",
     ):
         export_module(FixesBatch(), tmp_path / "m.onnx", [IMAGES])
     assert not list(tmp_path.iterdir())
@@ -175,14 +173,14 @@ def test_a_module_that_fixes_its_batch_is_refused_with_what_to_do(tmp_path):
 
 
 class Branches(nn.Module):
-    """Decides by the values of its input."""
+    """Branches on the values of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.relu() if x.sum() > 0 else x.neg()
 
 
-def test_a_module_that_torch_cannot_trace_is_refused_with_its_class(tmp_path):
-    """A branch on data; the message holds no page of traceback."""
+def test_a_module_that_torch_cannot_trace_is_refused_by_its_class(tmp_path):
+    """The message is short, without a page of traceback."""
     with pytest.raises(ExportError, match=r"torch cannot export .*Branches as ONNX") as caught:
         export_module(Branches(), tmp_path / "m.onnx", [IMAGES])
     assert len(str(caught.value)) < 800
@@ -201,8 +199,8 @@ class TwoInputs(nn.Module):
         return {"scores": self.embed(image).flatten(1) + self.table(ids), "double": ids * 2}
 
 
-def test_a_module_of_two_inputs_keeps_their_names(tmp_path):
-    """And that both share the batch."""
+def test_a_module_of_two_inputs_keeps_the_names_of_inputs_and_weights(tmp_path):
+    """Both inputs share the batch size; each weight has the name of its parameter."""
     torch.manual_seed(0)
     module = TwoInputs().eval()
     specs = [TensorSpec("photo", "float32", ("n", 3, 32, 32)), TensorSpec("ids", "int64", ("n",))]
@@ -210,6 +208,9 @@ def test_a_module_of_two_inputs_keeps_their_names(tmp_path):
     file = OnnxFile.read(exported.path)
     assert file.inputs == tuple(specs)
     assert [str(s) for s in exported.outputs] == ["scores: float32 (n, 4)", "double: int64 (n)"]
+    names = {tensor.name for tensor in file.initializers}
+    assert {"embed.weight", "embed.bias", "table.weight"} <= names
+    assert not [name for name in names if name.startswith(("_call", "module"))]
     ids = np.array([1, 8, 3])
     scores, double = run(exported.path, photo=X, ids=ids)
     with torch.no_grad():
@@ -218,18 +219,33 @@ def test_a_module_of_two_inputs_keeps_their_names(tmp_path):
     np.testing.assert_array_equal(double, 2 * ids)
 
 
-def test_weights_of_anybodys_module_keep_their_names(tmp_path):
-    """Each once."""
-    exported = export_module(TwoInputs(), tmp_path / "m.onnx", [
-        TensorSpec("photo", "float32", ("n", 3, 32, 32)), TensorSpec("ids", "int64", ("n",)),
-    ])  # fmt: skip
-    names = {tensor.name for tensor in OnnxFile.read(exported.path).initializers}
-    assert {"embed.weight", "embed.bias", "table.weight"} <= names
-    assert not [name for name in names if name.startswith(("_call", "module"))]
+def test_torchs_own_messages_are_silenced_and_its_log_level_is_restored(tmp_path, monkeypatch):
+    """Without torchvision, torch warns about operators that no exported model uses."""
+    find_spec = importlib.util.find_spec
+
+    def without_torchvision(name: str, *arguments: object) -> object:
+        return None if name == "torchvision" else find_spec(name, *arguments)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_torchvision)
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        spec = TensorSpec("pixel_values", "float32", (2, 3, 32, 32))
+        export_module(FixesBatch(), tmp_path / "m.onnx", [spec])
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    assert messages == []
+    assert [logger.level for logger in loggers] == levels
 
 
-def test_an_example_has_two_of_what_is_dynamic():
-    """torch.export takes sizes 0 and 1 for constants."""
+def test_dynamic_dimensions_are_traced_with_two():
+    """torch.export treats sizes 0 and 1 as constants."""
     example = example_input(TensorSpec("ids", "int64", ("n", 5)))
     assert example.shape == (2, 5)
     assert example.dtype == torch.int64

@@ -1,11 +1,12 @@
-"""Nodes are called after their modules, and nothing else of their origin stays."""
+"""Nodes are named after their modules, and nothing reveals where they were exported."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
 
-from vit_export.graph.names import forget_origin, name_after_modules
+from vit_export.graph.builder import clear_origin
+from vit_export.graph.names import name_after_modules
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 WITH_SHAPE = {"type": ir.TensorType(ir.DataType.FLOAT), "shape": ir.Shape([2, 2])}
@@ -44,8 +45,8 @@ def named(model: ir.Model) -> tuple[list[str], list[str]]:
     return [node.name for node in model.graph], list(model.graph.initializers)
 
 
-def test_nodes_and_weights_are_called_after_their_module():
-    """The innermost one; weights that torch folded take its name."""
+def test_nodes_and_weights_are_named_after_their_module():
+    """The innermost one; weights that torch folded get its name."""
     nodes, weights = named(
         graph_of(
             ("MatMul", ["", "module", "module.blocks.0", "module.blocks.0.attn.qkv"], "val_7"),
@@ -63,8 +64,8 @@ def test_the_same_operator_twice_in_a_module_is_numbered():
     assert nodes == ["mlp/Add", "mlp/Add_2", "mlp/Add_3"]
 
 
-def test_values_follow_their_node_but_outputs_keep_their_name():
-    """A profile of a runtime shows both."""
+def test_values_have_the_name_of_their_node_and_outputs_keep_theirs():
+    """The profile of a runtime shows both."""
     model = graph_of(("Add", ["", "module.a"], "c0"), ("Add", ["", "module.b"], "c1"))
     named(model)
     assert [node.outputs[0].name for node in model.graph] == ["a/Add", "logits"]
@@ -80,36 +81,36 @@ def test_values_follow_their_node_but_outputs_keep_their_name():
         (["", "module", "module.module"], "module/Add"),
     ],
 )
-def test_a_module_whose_name_begins_like_the_wrappers_keeps_it(scopes, name):
+def test_a_module_name_that_begins_like_the_wrappers_is_not_cut(scopes, name):
     """`module_list` is not `_list`."""
     assert named(graph_of(("Add", scopes, "c")))[0] == [name]
 
 
-def test_a_weight_whose_name_is_taken_keeps_its_own():
-    """Two products in one module; neither may hide the other."""
+def test_a_weight_whose_new_name_is_taken_keeps_its_old_name():
+    """Two products in one module have two weights."""
     model = graph_of(("MatMul", ["", "module.fc"], "val_1"), ("MatMul", ["", "module.fc"], "val_2"))
     _, weights = named(model)
     assert set(weights) == {"fc.weight", "val_2"}
     assert [node.inputs[1].name for node in model.graph] == ["fc.weight", "val_2"]
 
 
-def test_a_constant_of_another_operator_is_no_weight():
-    """Nor is one that torch gave a name."""
+def test_constants_that_are_no_numbered_weights_keep_their_names():
+    """A constant of an Add, and a weight that torch named."""
     _, weights = named(
         graph_of(("Add", ["", "module.fc"], "val_1"), ("MatMul", ["", "module.fc"], "scale"))
     )
     assert set(weights) == {"val_1", "scale"}
 
 
-def test_a_node_without_a_scope_is_called_by_its_operator():
-    """As exporters of the future may leave it."""
+def test_a_node_without_a_module_is_named_after_its_operator():
+    """A later exporter may write no metadata."""
     model = graph_of(("Add", [], "c"))
     model.graph[0].metadata_props.clear()
     assert named(model)[0] == ["Add"]
 
 
-def test_nothing_of_the_origin_stays():
-    """Metadata and documentation of the model, its graph, nodes and values; branches too."""
+def test_metadata_and_documentation_are_removed():
+    """From the model, its graphs, nodes and values, and from branches."""
     model = graph_of(("Add", ["", "module.a"], "c"))
     branch = ir.Node("", "Neg", [model.graph.inputs[0]])
     branch.metadata_props["where"] = "/home/me"
@@ -117,10 +118,11 @@ def test_nothing_of_the_origin_stays():
     body = ir.Graph([], [branch.outputs[0]], nodes=[branch], name="then")
     body.outputs[0].name = "negative"
     model.graph.append(ir.Node("", "If", [], [ir.AttrGraph("then_branch", body)]))
-    for thing in (model.graph, model.graph.inputs[0], model.graph.initializers["c"]):
+    inner = (body, branch.outputs[0])
+    for thing in (model.graph, model.graph.inputs[0], model.graph.initializers["c"], *inner):
         thing.metadata_props["where"] = "/home/me"
         thing.doc_string = "/home/me"
     model.doc_string = "/home/me"
     assert b"/home/me" in ir.to_proto(model).SerializeToString()
-    forget_origin(model)
+    clear_origin(model)
     assert b"/home/me" not in ir.to_proto(model).SerializeToString()

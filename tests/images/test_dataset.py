@@ -1,4 +1,4 @@
-"""Folders of class folders, the file that decoded images live in, and the split by class."""
+"""Folders of class folders become labelled images; the file that holds the decoded images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import LabelledImages, Pixels, read_folder, split_folders, spool
+from vit_export.images.dataset import LabelledImages, read_folder, split_folders, spool
+from vit_export.images.decode import Pixels
 from vit_export.images.prepare import resize_and_crop
-from vit_export.training.split import stratified_split
 
 PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0)
 
 
 def decode(source: Path | Pixels) -> Pixels:
-    """What the command passes in."""
+    """Resize for a model of 8 x 8 pixels."""
     return resize_and_crop(source, PREPROCESS)
 
 
@@ -46,7 +44,7 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_classes_are_the_folders_in_sorted_order(pets: Path) -> None:
-    """Indices, labels and pixels belong together."""
+    """Targets, labels and pixels correspond."""
     data = read(pets)
     assert data.labels == ("cat", "dog")
     assert data.targets.tolist() == [0, 0, 1]
@@ -55,21 +53,33 @@ def test_classes_are_the_folders_in_sorted_order(pets: Path) -> None:
     assert data.images[:, 0, 0, 0].tolist() == [10, 20, 30]
 
 
+def test_folders_0_to_11_are_sorted_as_strings(tmp_path: Path) -> None:
+    """As torchvision's ImageFolder sorts them; the labels keep the folders' names."""
+    for number in range(12):
+        write_image(tmp_path / f"{number}/a.png", number)
+    data = read(tmp_path)
+    assert data.labels == ("0", "1", "10", "11", *"23456789")
+    assert data.images[:, 0, 0, 0].tolist() == [int(label) for label in data.labels]
+
+
 def test_images_below_a_class_folder_belong_to_the_class(pets: Path) -> None:
     """At any depth and with suffixes in capitals, as torchvision's ImageFolder."""
     write_image(pets / "dog/puppies/small.PNG", 40)
     assert read(pets).targets.tolist() == [0, 0, 1, 1]
 
 
-def test_files_that_are_no_images_are_told_and_hidden_ones_skipped(pets: Path) -> None:
-    """Nothing is left out in silence but what systems hide."""
+def test_other_files_are_reported_and_hidden_ones_skipped(pets: Path) -> None:
+    """A hidden folder of a notebook would double images."""
     for name in ("readme.txt", "cat/labels.csv", ".hidden", "cat/.DS_Store"):
         (pets / name).write_text("")
-    assert read(pets).ignored == ("cat/labels.csv", "readme.txt")
+    write_image(pets / "cat/.ipynb_checkpoints/a.png", 9)
+    data = read(pets)
+    assert data.ignored == ("cat/labels.csv", "readme.txt")
+    assert len(data.images) == 3
 
 
 def test_more_images_than_one_chunk_keep_their_order(tmp_path: Path) -> None:
-    """Decoding in threads and in chunks does not mix images up."""
+    """Though they are decoded in threads."""
     for shade in range(256):
         write_image(tmp_path / "a" / f"{shade:03}.png", shade)
     write_image(tmp_path / "b/0.png", 7)
@@ -77,7 +87,7 @@ def test_more_images_than_one_chunk_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_image(pets: Path) -> None:
-    """The last call says that all is done."""
+    """The last call reports all of them."""
     calls: list[tuple[int, int]] = []
     read_folder(
         pets, decode=decode, progress=lambda _, done=0, total=0: calls.append((done, total))
@@ -85,8 +95,8 @@ def test_progress_counts_every_image(pets: Path) -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_all_corrupt_images_are_named_in_one_error(pets: Path) -> None:
-    """Up to ten by name, the rest by number."""
+def test_one_error_lists_the_corrupt_images(pets: Path) -> None:
+    """Ten of them by name, and the number of the others."""
     for number in range(12):
         (pets / "dog" / f"bad{number:02}.jpg").write_bytes(b"not a picture")
     with pytest.raises(DataError) as caught:
@@ -109,7 +119,7 @@ def test_all_corrupt_images_are_named_in_one_error(pets: Path) -> None:
 def test_fewer_than_two_classes_are_refused(
     tmp_path: Path, folders: tuple[str, ...], words: str
 ) -> None:
-    """There is nothing to tell apart."""
+    """The message says what was found."""
     for folder in folders:
         write_image(tmp_path / folder / "a.png", 1)
     with pytest.raises(DataError, match=words):
@@ -130,7 +140,7 @@ def test_fewer_than_two_classes_are_refused(
 def test_a_split_names_its_training_and_validation_folder(
     tmp_path: Path, folders: tuple[str, ...], train: str, validation: str | None
 ) -> None:
-    """Taken for classes, `train` and `val` would be trained on and mean nothing."""
+    """Not classes."""
     for folder in folders:
         (tmp_path / folder).mkdir()
     expected = tmp_path / train, None if validation is None else tmp_path / validation
@@ -158,7 +168,7 @@ def test_validation_images_have_the_indices_of_the_training_classes(pets: Path) 
 
 
 def test_a_class_without_images_is_named(pets: Path) -> None:
-    """An empty class would be an output that is never right."""
+    """The model would never predict it."""
     (pets / "fish").mkdir()
     with pytest.raises(DataError, match="class folder 'fish' without images"):
         read(pets)
@@ -170,8 +180,8 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
 
 
-def test_a_full_disk_is_told_with_the_room_that_is_needed() -> None:
-    """The system itself refuses the write: a limit on the size of files stands for the disk."""
+def test_a_full_disk_is_an_error_with_the_space_needed() -> None:
+    """A limit on the size of files stands for a full disk."""
     images = [np.zeros((64, 64, 1), np.uint8)] * 4
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
@@ -182,8 +192,8 @@ def test_a_full_disk_is_told_with_the_room_that_is_needed() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_the_digest_tells_other_pixels_and_other_labels_apart() -> None:
-    """Resuming on other data is refused by it."""
+def test_the_hash_depends_on_pixels_and_targets() -> None:
+    """So that a run is not resumed on other data."""
 
     def digest(pixel: int, target: int) -> str:
         image = np.full((2, 2, 1), pixel, np.uint8)
@@ -191,43 +201,3 @@ def test_the_digest_tells_other_pixels_and_other_labels_apart() -> None:
 
     assert digest(1, 1) == digest(1, 1)
     assert len({digest(1, 1), digest(2, 1), digest(1, 2)}) == 3
-
-
-@given(
-    counts=st.lists(st.integers(1, 60), min_size=2, max_size=12),
-    fraction=st.floats(0.05, 0.95),
-    seed=st.integers(0, 2**32),
-)
-def test_a_split_holds_out_the_same_share_of_every_class(
-    counts: list[int], fraction: float, seed: int
-) -> None:
-    """Off by less than one image, nothing lost or doubled, every class still trained on."""
-    targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    try:
-        train, held_out = stratified_split(targets, fraction=fraction, seed=seed)
-    except DataError:
-        shares = fraction * np.array(counts)
-        assert all(np.floor(np.minimum(shares, np.array(counts) - 1)) == 0)
-        return
-    assert sorted([*train, *held_out]) == list(range(len(targets)))
-    held = np.bincount(targets[held_out], minlength=len(counts))
-    assert all(abs(held - fraction * np.array(counts)) < 1)
-    assert all(held < counts)
-    assert len(held_out) <= round(fraction * len(targets))
-    if min(counts) > 1 / (1 - fraction):
-        assert len(held_out) == round(fraction * len(targets))
-
-
-def test_the_split_depends_on_the_seed_alone() -> None:
-    """Same seed, same images held out; another seed, others."""
-    targets = np.arange(100) % 5
-    first, again, other = (
-        stratified_split(targets, fraction=0.2, seed=seed)[1].tolist() for seed in (1, 1, 2)
-    )
-    assert first == again != other
-
-
-def test_a_split_of_too_few_images_is_refused() -> None:
-    """Without validation images there is no best epoch."""
-    with pytest.raises(DataError, match="hold out 20% of 2 images"):
-        stratified_split(np.array([0, 1]), fraction=0.2, seed=0)

@@ -1,4 +1,4 @@
-"""The digit-recognizer CSV: what is read, what is refused, what is written."""
+"""Digits as CSV: rows are read, bad rows are listed, predictions are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXELS = "pixel0,pixel1,pixel2,pixel3"
 
 
 def decode(source: Path | Pixels) -> Pixels:
-    """What the command passes in."""
+    """Resize for a grey model of 2 x 2 pixels."""
     return resize_and_crop(source, GREY)
 
 
@@ -29,22 +29,22 @@ def write(path: Path, *lines: str, header: str = f"label,{PIXELS}") -> Path:
 
 
 def refusal(path: Path) -> str:
-    """What is said when the file is refused."""
+    """Return the error message for a file."""
     with pytest.raises(DataError) as caught:
         read_digits(path, decode=decode)
     return str(caught.value)
 
 
 def test_rows_become_images_with_their_labels(tmp_path: Path) -> None:
-    """Pixels run row by row; the ten labels stand even where a digit is missing."""
+    """Pixels row by row; there are ten labels even where a digit is missing."""
     data = read_digits(write(tmp_path / "d.csv", "7,0,1,2,255", "0,9,8,7,6"), decode=decode)
     assert data.targets.tolist() == [7, 0]
     assert data.images[..., 0].tolist() == [[[0, 1], [2, 255]], [[9, 8], [7, 6]]]
     assert data.labels == tuple("0123456789")
 
 
-def test_digits_take_the_size_and_colour_of_the_model(tmp_path: Path) -> None:
-    """Any variant trains on them: `decode` enlarges and colours."""
+def test_digits_are_converted_to_the_size_and_colour_of_the_model(tmp_path: Path) -> None:
+    """So that any variant can be trained on them."""
     path = write(tmp_path / "d.csv", "7,9,9,9,9")
     rgb = Preprocess(size=(6, 6), crop_pct=1.0)
     data = read_digits(path, decode=lambda source: resize_and_crop(source, rgb))
@@ -53,7 +53,7 @@ def test_digits_take_the_size_and_colour_of_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ['"label",pixel0\r\n"3",17\r\n\r\n', "\ufefflabel,pixel0\n3,17"])
-def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
+def test_files_of_spreadsheets_are_read(tmp_path: Path, text: str) -> None:
     """Quotes, Windows line ends, a blank last line, a byte order mark, no last line end."""
     path = tmp_path / "d.csv"
     path.write_bytes(text.encode())
@@ -62,8 +62,8 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
     assert (data.targets.tolist(), data.images.ravel().tolist()) == ([3], [17])
 
 
-def test_bad_rows_are_named_by_line_and_reason_in_one_error(tmp_path: Path) -> None:
-    """The line number is the one that an editor shows."""
+def test_one_error_lists_bad_rows_by_line_and_reason(tmp_path: Path) -> None:
+    """Line numbers as an editor shows them."""
     message = refusal(
         write(
             tmp_path / "d.csv",
@@ -113,20 +113,20 @@ def test_only_ten_bad_rows_are_listed(tmp_path: Path) -> None:
     ],
 )
 def test_another_header_is_refused(tmp_path: Path, header: str, words: str) -> None:
-    """A file without header, of another order or for testing would train on nonsense."""
+    """Without a header, or with columns in another order, training would be wrong."""
     assert words in refusal(write(tmp_path / "d.csv", "1,2,3,4,5", header=header))
 
 
-def test_files_that_hold_no_rows_of_text_are_refused(tmp_path: Path) -> None:
+def test_files_without_rows_of_text_are_refused(tmp_path: Path) -> None:
     """Empty, binary, absent."""
     assert "no rows" in refusal(write(tmp_path / "empty.csv"))
     (tmp_path / "binary.csv").write_bytes(b"\x89PNG\xff\x00")
     assert "as CSV text" in refusal(tmp_path / "binary.csv")
-    assert "No such file" in refusal(tmp_path / "absent.csv")
+    assert "no such CSV file" in refusal(tmp_path / "absent.csv")
 
 
-def test_the_test_file_has_no_labels(tmp_path: Path) -> None:
-    """Its rows keep their order; a file with labels is refused with the reason."""
+def test_a_test_file_has_no_labels(tmp_path: Path) -> None:
+    """Its rows keep their order; a file with labels is refused."""
     path = write(tmp_path / "test.csv", "0,1,2,3", "4,5,6,7", header=PIXELS)
     images = read_unlabelled_digits(path, decode=decode)
     assert images.reshape(2, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -135,13 +135,13 @@ def test_the_test_file_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_predictions_are_counted_from_one(tmp_path: Path) -> None:
-    """The submission form of the competition."""
+    """In the format of the competition."""
     path = tmp_path / "submission.csv"
     write_predictions(path, np.array([7, 0, 9]))
     assert path.read_text() == "ImageId,Label\n1,7\n2,0\n3,9\n"
 
 
 def test_predictions_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
-    """A missing folder is told by name."""
+    """The message names the missing folder."""
     with pytest.raises(OutputError, match="nowhere"):
         write_predictions(tmp_path / "nowhere" / "s.csv", np.array([1]))

@@ -47,7 +47,7 @@ def test_at_other_sizes_it_computes_what_timm_does(make_model, size):
 
 def test_a_model_without_positions_is_refused(make_model):
     """There is nothing to resample."""
-    with pytest.raises(UsageError, match="none to resample"):
+    with pytest.raises(UsageError, match="no position embedding to resample"):
         AnySizeVisionTransformer.of(make_model(pos_embed="none"))
 
 

@@ -96,14 +96,31 @@ def test_attention_written_out_is_the_fused_attention(scale):
     )
 
 
-def test_both_forms_of_attention_give_the_same_model(make_model):
-    """Choosing one changes every block."""
+def test_both_forms_of_attention_give_the_same_model(tiny_config):
+    """The fused operator, which holds no N x N weights while training, is the default."""
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    model = make_model().double()
-    written = model(x)
-    assert model.set_attention("op") is model
+    model = create_model(tiny_config).double()
     assert {b.attn.attend for b in model.blocks} == {F.scaled_dot_product_attention}
-    torch.testing.assert_close(model(x), written, rtol=1e-11, atol=1e-12)
+    fused = model(x)
+    assert model.set_attention("decomposed") is model
+    assert {b.attn.attend for b in model.blocks} == {attend_decomposed}
+    torch.testing.assert_close(model(x), fused, rtol=1e-11, atol=1e-12)
+
+
+def test_training_keeps_no_attention_weights_in_memory(tiny_config):
+    """N x N numbers per head, image and block would be most of what training needs."""
+    model = create_model(tiny_config).train()
+    num_tokens = model.config.num_tokens
+    shapes = []
+
+    def keep(tensor):
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(2, 3, 32, 32))
+    assert shapes
+    assert not [shape for shape in shapes if shape[-2:] == (num_tokens, num_tokens)]
 
 
 def sincos_by_hand(config: ViTConfig) -> Tensor:

@@ -1,8 +1,9 @@
 """The original libraries, imported before the tests that need them."""
 
-from massive import (  # noqa: F401  (fixtures)
+from originals import compare, randomised  # noqa: F401  (fixtures)
+from reweighted import (  # noqa: F401  (fixtures)
+    copied,
     massive_bias,
     massive_product,
-    shallow_massive_product,
+    reweighted,
 )
-from originals import compare, randomised  # noqa: F401  (fixtures)

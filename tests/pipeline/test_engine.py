@@ -30,7 +30,8 @@ from vit_export.gate.validate import Comparison
 from vit_export.pipeline import engine as engine_pipeline
 from vit_export.pipeline.engine import build_engine, default_output, must_convert
 from vit_export.pipeline.export import ExportResult
-from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.quantize import quantize
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import engine_check, load, load_engine
 from vit_export.runtime.tensorrt import cuda as device
 from vit_export.runtime.tensorrt import plan

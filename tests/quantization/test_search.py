@@ -1,13 +1,15 @@
-"""The search keeps what must be kept, and no more, whatever the harm looks like."""
+"""The search keeps the layers in fp32 that the gate needs, and no other."""
 
 from __future__ import annotations
 
 import math
+import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_export.quantization.search import fewest, repair, sensitivities
+from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities
 
 UNITS = {
     "patch_embed.proj": ["patch_embed.proj"],
@@ -15,65 +17,96 @@ UNITS = {
     "head": ["head"],
 }
 LAYERS = [layer for layers in UNITS.values() for layer in layers]
-harms = st.lists(st.floats(0, 0.4) | st.just(math.inf), min_size=len(LAYERS), max_size=len(LAYERS))
+errors = st.lists(st.floats(0, 0.4) | st.just(math.inf), min_size=len(LAYERS), max_size=len(LAYERS))
 
 
-def additive(harm: dict[str, float]):
-    """Harm of narrow layers adds up; an infinite one spoils everything."""
+def additive(error: dict[str, float]):
+    """Errors of converted layers add up; an infinite one spoils everything."""
 
     def measure(keep: frozenset[str]) -> float:
-        return sum(value for layer, value in harm.items() if layer not in keep)
+        return sum(value for layer, value in error.items() if layer not in keep)
 
     return measure
 
 
-@given(harms)
-def test_what_is_kept_passes_and_one_layer_less_of_the_worst_does_not(values):
-    """With harms that add up, the shortest beginning of their order is the fewest there is."""
-    harm = dict(zip(LAYERS, values, strict=True))
-    measure = additive(harm)
-    found = repair(UNITS, measure)
-    assert found.keep is not None
-    assert measure(found.keep) <= 1
-    within = {layer for layer in LAYERS if harm[layer] == math.inf}
-    assert within <= found.keep
-    if found.keep:
-        easiest = min(found.keep, key=harm.__getitem__)
-        assert measure(found.keep - {easiest}) > 1
+@given(errors)
+def test_with_errors_that_add_up_the_fewest_layers_are_kept(values):
+    """Even the kept layer of the smallest error cannot be converted as well."""
+    error = dict(zip(LAYERS, values, strict=True))
+    measure = additive(error)
+    keep = repair(UNITS, measure).keep
+    assert keep is not None
+    assert measure(frozenset(keep)) <= 1
+    assert {layer for layer in LAYERS if error[layer] == math.inf} <= set(keep)
+    if keep:
+        easiest = min(keep, key=error.__getitem__)
+        assert measure(frozenset(keep) - {easiest}) > 1
 
 
-@given(harms)
-def test_sensitivity_is_the_harm_of_one_unit_alone(values):
-    """Everything else stays wide."""
-    harm = dict(zip(LAYERS, values, strict=True))
-    for found in sensitivities(UNITS, additive(harm)):
-        expected = sum(harm[layer] for layer in UNITS[found.unit])
-        assert found.harm == expected or math.isclose(found.harm, expected)
+@given(st.integers(0, 2**32))
+def test_with_any_errors_the_result_passes_and_no_layer_can_be_left_out(seed):
+    """A longer prefix may fail where a shorter one passes: errors can cancel out."""
+
+    def measure(keep: frozenset[str]) -> float:
+        if len(keep) == len(LAYERS):
+            return 0.0
+        return random.Random(f"{seed} {sorted(keep)}").choice([0.5, 2.0, 3.0])
+
+    keep = repair(UNITS, measure).keep
+    assert keep is not None
+    if keep:
+        assert measure(frozenset(keep)) <= 1
+    for layer, error_ratio in keep.items():
+        assert error_ratio == measure(frozenset(keep) - {layer}) > 1
 
 
-def test_only_the_layer_that_breaks_is_kept_out_of_its_block():
+@given(errors)
+def test_the_sensitivity_of_a_unit_is_its_error_alone(values):
+    """All other units stay fp32."""
+    error = dict(zip(LAYERS, values, strict=True))
+    for measured in sensitivities(UNITS, additive(error)):
+        expected = sum(error[layer] for layer in UNITS[measured.unit])
+        assert measured.error_ratio == expected or math.isclose(measured.error_ratio, expected)
+
+
+def test_only_the_failing_layer_of_a_block_is_kept():
     """Not the block around it."""
-    harm = dict.fromkeys(LAYERS, 0.01) | {"blocks.3.b": math.inf}
-    found = repair(UNITS, additive(harm))
-    assert found.keep == {"blocks.3.b"}
+    error = dict.fromkeys(LAYERS, 0.01) | {"blocks.3.b": math.inf}
+    found = repair(UNITS, additive(error))
+    assert set(found.keep) == {"blocks.3.b"}
     assert [s.unit for s in found.layers] == UNITS["blocks.3"]
 
 
-def test_no_search_pretends_to_mend_what_no_layer_causes():
-    """Where everything wide still fails, nothing is kept and nobody is told it passed."""
+def test_an_error_that_no_layer_causes_is_not_repaired():
+    """With every layer in fp32 it still fails."""
     found = repair(UNITS, lambda keep: 2.0)
     assert found.keep is None
     assert len(found.blocks) == len(UNITS)
 
 
 def test_a_bisection_measures_about_log2_times():
-    """And not once per unit."""
-    order = [f"u{i}" for i in range(64)]
-    asked = []
+    """And not once per unit, beyond the sensitivities."""
+    units = {f"u{i}": [f"u{i}"] for i in range(64)}
+    measured = set()
 
     def measure(keep: frozenset[str]) -> float:
-        asked.append(keep)
-        return 0.0 if len(keep) >= 37 else 2.0
+        measured.add(keep)
+        return 0.01 if len(keep) == 63 else 0.0 if "u0" in keep else 2.0
 
-    assert fewest(order, {name: [name] for name in order}, measure) == order[:37]
-    assert len(asked) <= 8
+    assert set(repair(units, measure).keep) == {"u0"}
+    assert len(measured) <= 64 + 1 + 8
+
+
+@pytest.mark.parametrize(
+    ("alone", "reason"),
+    [
+        (math.inf, "alone in int8 it makes the result NaN or infinite"),
+        (1.25, "alone in int8 its error is 1.25 times what the search allows"),
+        (0.031, "the search keeps it because, together with the converted layers, it exceeds what "
+                "the search allows (1.3 times)"),
+    ],
+)  # fmt: skip
+def test_the_reason_for_a_kept_layer_is_true(alone, reason):
+    """A layer that is good enough alone is kept for what it adds to the others."""
+    layers = (Sensitivity("head", alone),)
+    assert Repair(keep={"head": 1.3}, blocks=layers).reason("head", "int8") == reason

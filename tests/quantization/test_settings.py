@@ -21,11 +21,14 @@ from vit_export.quantization.settings import QuantizeSettings
         ({"precision": "int8", "smooth": 0.5}, "--smooth needs images"),
         ({"precision": "fp16", "smooth": 0.5, "calibration": Path("x")}, "--smooth is for int8"),
         ({"precision": "int8", "calibration": Path("x")}, "dynamic int8"),
-        ({"precision": "fp16", "calibration": Path("x")}, "keeps wide what has no known range"),
-        ({"precision": "fp16", "max_drop": 0.5}, "give them with --images"),
+        (
+            {"precision": "fp16", "calibration": Path("x")},
+            "keeps in fp32 what it would be needed for",
+        ),
+        ({"precision": "fp16", "max_drop": 0.5}, "hint: add --images DIR"),
         ({"precision": "fp16", "max_drop": -1, "images": Path("x")}, "at least 0"),
-        ({"precision": "fp16", "budget": 1.5}, "a share of the weights"),
-        ({"precision": "int8", "percentile": 0}, "above 0, at most 100"),
+        ({"precision": "fp16", "budget": 1.5}, "expected a share of the weights"),
+        ({"precision": "int8", "percentile": 0}, "expected above 0, at most 100"),
         ({"precision": "bf16", "half_io": True}, "numpy has no bfloat16"),
         ({"precision": "fp16", "percentile": 99}, "--percentile is for int8-static"),
         ({"precision": "int8", "method": "max"}, "--calibration-method is for int8-static"),
@@ -33,16 +36,19 @@ from vit_export.quantization.settings import QuantizeSettings
             {"precision": "int8-static", "calibration": "x", "method": "max", "percentile": 99},
             "not for --calibration-method max",
         ),
-        ({"precision": "int8", "smooth": 2, "calibration": Path("x")}, "a strength, 0 to 1"),
+        (
+            {"precision": "int8", "smooth": 2, "calibration": Path("x")},
+            "expected a strength, 0 to 1",
+        ),
     ],
 )
-def test_a_contradiction_says_what_to_do(fields, message):
-    """And which option it speaks of."""
+def test_a_contradiction_names_the_option(fields, message):
+    """And what is possible instead."""
     with pytest.raises(UsageError, match=message):
         QuantizeSettings(**fields)
 
 
-def test_what_goes_together_is_accepted():
+def test_settings_of_one_precision_are_accepted():
     """Each precision with the options that are its own."""
     QuantizeSettings(precision="fp16", recipe="all", calibration=Path("x"), half_io=True)
     QuantizeSettings(precision="int8", smooth=0.5, calibration=Path("x"))

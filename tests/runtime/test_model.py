@@ -203,7 +203,7 @@ def test_classify_each_goes_on_after_an_unreadable_image(vit, photographs, tmp_p
     expected = vit.classify(photographs, top=2)
     assert close(results[1], expected[0])
     assert close(results[3], expected[1])
-    assert "none.png: No such file" in str(results[2])
+    assert "none.png: no such image" in str(results[2])
 
 
 def test_a_file_without_a_manifest_needs_preprocess(tiny_export, tmp_path, photographs):

@@ -15,7 +15,8 @@ from vit_export.artifact.manifest import Preprocess
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.images.digits_csv import read_digits
 from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.pipeline.quantize import QuantizeSettings, quantize
+from vit_export.pipeline.quantize import quantize
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import load
 from vit_export.training.predict import predict_logits
 from vit_export.training.split import stratified_split

@@ -1,18 +1,24 @@
-"""Weights from a Hugging Face hub, into the ordinary cache of `huggingface_hub`."""
+"""Download weights from a Hugging Face hub into the cache of `huggingface_hub`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from vit_export.checkpoint.tensor_files import shard_names
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.variants import VARIANTS, ViTConfig
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHTS = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+BESIDE = ("config.json", "preprocessor_config.json")
+DOWNLOADS = (  # tried in turn until there are weights
+    (*WEIGHTS[:2], "model-*.safetensors", *BESIDE),
+    (*WEIGHTS[2:], "pytorch_model-*.bin", *BESIDE),
+)
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -32,17 +38,18 @@ class Fetched:
 
 
 def fetch(source: str, *, variant: ViTConfig | None) -> Fetched:
-    """Download weights and what lies beside them, unless they are in the cache.
+    """Download weights and the JSON files beside them, unless they are in the cache.
 
-    The library's own switches hold: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME, HF_TOKEN.
+    The environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT,
+    HF_HOME, HF_TOKEN.
 
     Args:
         source: `hub` for the variant's repository, or `hf:owner/name[@revision]`.
         variant: Needed for `hub`.
 
     Raises:
-        UsageError: A source that names no repository.
-        CheckpointError: It cannot be downloaded, or holds no weights.
+        UsageError: The source names no repository.
+        CheckpointError: The download fails, or the repository holds no weights.
     """
     repository, revision = _repository(source, variant)
     try:
@@ -50,37 +57,30 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Fetched:
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(
-            f"cannot download {repository}: the package huggingface_hub is not installed; "
-            "install it with: pip install 'vit-export[hub]'"
+            f"cannot download {repository}: the package huggingface_hub is not installed",
+            hint="pip install 'vit-export[hub]'",
         ) from error
-
-    def get(name: str) -> Path | None:
-        """The file in the cache, or None where the repository has no such file."""
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
-        except errors.LocalEntryNotFoundError:
-            cached = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
-            if cached is huggingface_hub._CACHED_NO_EXIST:
-                return None
-            raise
-        except errors.EntryNotFoundError:
-            return None
-
     try:
-        path = _get_all(get, repository)
+        path = _download(huggingface_hub, repository, revision)
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"cannot download {repository}: there is no such repository, or it is not open to "
-            "you. Look at its spelling; for a private or gated one log in with: hf auth login"
+            f"cannot download {repository}: there is no such repository, or you have no access",
+            hint="check the spelling; for a private or gated repository run: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(
             f"cannot download {repository}: it has no revision {revision!r}"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise CheckpointError(_offline(repository, huggingface_hub.constants)) from error
+        raise _unreachable(repository, huggingface_hub.constants) from error
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise CheckpointError(f"cannot download {repository}: {error}") from error
+    if path is None and huggingface_hub.constants.is_offline_mode():
+        raise _unreachable(repository, huggingface_hub.constants)
+    if path is None:
+        raise CheckpointError(
+            f"{repository} holds no weights: expected one of {', '.join(WEIGHTS)}"
+        )
     return Fetched(
         path=path,
         name=f"{repository}@{path.parent.name}",
@@ -93,11 +93,11 @@ def _repository(source: str, variant: ViTConfig | None) -> tuple[str, str | None
     if source == "hub":
         if variant is not None and variant.hub:
             return variant.hub, None
-        subject = f"{variant.variant} has" if variant else "without --variant there is"
-        having = ", ".join(config.alias for config in VARIANTS.values() if config.hub)
+        reason = f"{variant.variant} has no repository" if variant else "--variant is missing"
+        available = ", ".join(config.alias for config in VARIANTS.values() if config.hub)
         raise UsageError(
-            f"cannot load weights from the hub: {subject} no repository to take them from. "
-            f"Variants that have one: {having}; or name one with --weights hf:OWNER/NAME"
+            f"cannot load weights from the hub: {reason}. Variants that have one: {available}",
+            hint="name a repository with --weights hf:OWNER/NAME",
         )
     match = REPOSITORY.fullmatch(source)
     if match is None:
@@ -107,35 +107,29 @@ def _repository(source: str, variant: ViTConfig | None) -> tuple[str, str | None
     return match["id"], match["revision"]
 
 
-def _get_all(get: Callable[[str], Path | None], repository: str) -> Path:
-    """The weights file, once everything that belongs to it lies beside it."""
-    weights = next((path for name in WEIGHTS if (path := get(name)) is not None), None)
-    if weights is None:
-        raise CheckpointError(
-            f"{repository} holds no weights that vit-export reads: expected one of "
-            f"{', '.join(WEIGHTS)}"
+def _download(hub: ModuleType, repository: str, revision: str | None) -> Path | None:
+    """The weights file in the cache; None where the repository has none."""
+    for patterns in DOWNLOADS:
+        folder = Path(
+            hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
         )
-    if weights.name.endswith(".index.json"):
-        for shard in shard_names(weights):
-            if get(shard) is None:
-                raise CheckpointError(f"{repository}: {weights.name} names {shard}, it is absent")
-    config = get("config.json")
-    if config is not None and '"model_type"' in config.read_text("utf-8"):
-        get("preprocessor_config.json")  # timm's repositories have none
-    return weights
+        for name in WEIGHTS:
+            if (folder / name).exists():
+                return folder / name
+    return None
 
 
-def _offline(repository: str, constants: ModuleType) -> str:
-    """What to do when the hub cannot be asked and the cache lacks a file."""
+def _unreachable(repository: str, constants: ModuleType) -> CheckpointError:
+    """The error where the hub does not answer and the cache has no complete copy."""
     if constants.is_offline_mode():
-        return (
-            f"cannot load {repository}: it is not (or not completely) in the cache "
-            f"{constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it. Unset "
-            f"HF_HUB_OFFLINE, or run `hf download {repository}` where there is a network and "
-            "copy the cache"
+        return CheckpointError(
+            f"cannot load {repository}: the cache {constants.HF_HUB_CACHE} has no complete copy, "
+            "and HF_HUB_OFFLINE forbids to download it",
+            hint=f"unset HF_HUB_OFFLINE, or run `hf download {repository}` on a machine with a "
+            "network and copy its cache",
         )
-    return (
-        f"cannot load {repository}: {constants.ENDPOINT} does not answer as a hub should, and "
-        f"the cache {constants.HF_HUB_CACHE} has no complete copy. Look at the network and at "
-        "HF_ENDPOINT, or give a weights file with --weights PATH"
+    return CheckpointError(
+        f"cannot load {repository}: {constants.ENDPOINT} does not answer as a hub, and the cache "
+        f"{constants.HF_HUB_CACHE} has no complete copy",
+        hint="check the network and HF_ENDPOINT, or give a weights file with --weights PATH",
     )

@@ -117,38 +117,47 @@ def what_remains(remains: Callable[[], str]) -> Iterator[None]:
 
 def fail(message: str, status: int, as_json: bool, *, hint: str = "") -> NoReturn:
     """Print an error and its hint, with --json as a JSON object too, and exit."""
-    _print_error(message, hint)
+    error = _error(message, hint)
+    _print_error(**error)
     if as_json:
         with contextlib.suppress(OutputError, BrokenPipeError):  # the exit status still tells
-            _print_json({"error": message, **({"hint": hint} if hint else {})})
+            _print_json(error)
     sys.exit(status)
 
 
-def emit(as_json: bool, data: dict[str, Any], text: str, *, failures: Sequence[str] = ()) -> None:
+def emit(
+    as_json: bool, data: dict[str, Any], text: str, *, failures: Sequence[str] = (), hint: str = ""
+) -> None:
     """Print a result; with --json as text on standard error, and one JSON object at the end.
 
     Args:
         as_json: Whether --json was given.
-        data: The JSON object; `failures` are added to it as `error`.
+        data: The JSON object; `failures` and `hint` are added to it.
         text: The same for people.
         failures: What went wrong, although there is a result; the exit status is then 1.
+        hint: What to do about it.
 
     Raises:
         OutputError: Standard output cannot be written, e.g. on a full disk.
     """
-    error = "; ".join(failures)
+    error = _error("; ".join(failures), hint) if failures else {}
     if as_json:
         click.echo(text, err=True)
-        _print_json(data | ({"error": error} if error else {}))
+        _print_json(data | error)
     else:
         _print(text)
     if error:
-        _print_error(error)
+        _print_error(**error)
         sys.exit(1)
 
 
-def _print_error(message: str, hint: str = "") -> None:
-    click.echo(f"Error: {message}", err=True)
+def _error(message: str, hint: str) -> dict[str, str]:
+    """Return the keys of an error in JSON."""
+    return {"error": message, **({"hint": hint} if hint else {})}
+
+
+def _print_error(error: str, hint: str = "") -> None:
+    click.echo(f"Error: {error}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)
 

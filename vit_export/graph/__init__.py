@@ -1,1 +1,1 @@
-"""What the network becomes (onnx)."""
+"""ONNX graphs: export from torch, simplification, conversion to half precision and INT8."""

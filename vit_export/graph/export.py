@@ -1,7 +1,8 @@
-"""Any nn.Module to ONNX; the only file that sees torch and onnx together."""
+"""Export a torch module to ONNX. The only file that imports torch and onnx together."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,24 +16,27 @@ from torch import Tensor, nn
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
-from vit_export.graph.names import forget_origin, name_after_modules
+from vit_export.graph.builder import clear_origin
+from vit_export.graph.names import name_after_modules
 from vit_export.reference.outputs import Outputs, module_outputs
 
 DEFAULT_OPSET = 20  # the first with a Gelu node; LayerNormalization came with 17
 ATTENTION_OPSET = 23  # the first with an Attention node
+FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
 _EXAMPLE_SIZE = 2  # of a dynamic dimension; torch.export treats sizes 0 and 1 as constants
 _TORCH_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
+_LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was exported.
+    """An exported file.
 
     Attributes:
-        path: The `.onnx` file; its weights lie in `path` + `.data`.
-        inputs: What the graph takes.
-        outputs: What it gives, taps excluded.
-        taps: Names of the tensors that leave the encoder blocks; graph outputs as well.
+        path: The `.onnx` file; its weights are in `path` + `.data`.
+        inputs: Graph inputs.
+        outputs: Graph outputs that were asked for.
+        taps: Names of the tensors that leave the encoder blocks; further graph outputs.
     """
 
     path: Path
@@ -49,15 +53,15 @@ def export_module(
     opset: int = DEFAULT_OPSET,
     example_sizes: Mapping[str, int] | None = None,
 ) -> Exported:
-    """Export a module as it is: neither simplified nor measured; `pipeline.export` does both.
+    """Export a module, without simplifying or validating the result; `pipeline.export` does both.
 
-    The file holds no stack trace, source path or clock; the same module gives the same bytes.
-    The weights are written from where they are to a file beside it, without a copy.
+    The file holds no stack trace, source path or time; the same module gives the same bytes.
+    The weights are written straight from the module to a file beside it, without a copy.
 
     Args:
-        module: Any module of tensors in evaluation mode, or `Outputs` to choose what it gives.
+        module: Any module of tensors in evaluation mode, or `Outputs` to choose the outputs.
         path: File to write.
-        inputs: The arguments of its forward, in order; a dimension given as a string is dynamic.
+        inputs: Arguments of its forward, in order; a dimension given as a string is dynamic.
         opset: Version of the ONNX operators.
         example_sizes: Sizes of dynamic dimensions to trace with, by name; 2 by default.
 
@@ -68,7 +72,7 @@ def export_module(
     model = module if isinstance(module, Outputs) else module_outputs(module.eval(), examples)
     names = [spec.name for spec in inputs]
     try:
-        with _quiet(), torch.no_grad():
+        with _silenced(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 examples,
@@ -76,19 +80,20 @@ def export_module(
                 opset_version=opset,
                 input_names=names,
                 output_names=list(model.all_names),
-                dynamic_shapes=(tuple(_dynamic(spec) for spec in inputs),),
+                dynamic_shapes=(tuple(_dynamic_axes(spec) for spec in inputs),),
                 verbose=False,
             )
     except _TORCH_FAILURES as error:
-        raise ExportError(_explain(model.module, inputs, error)) from error
+        raise _export_error(model.module, inputs, error) from error
     if program is None:
-        raise ExportError(f"torch.onnx.export returned no program for {_class(model.module)}")
-    graph = program.model
-    _check_fixed(model.module, inputs, graph)
-    name_after_modules(graph, prefix="module.", keep={*names, *model.all_names})
-    forget_origin(graph)
-    ir.save(graph, path, external_data=path.name + ".data")
-    _let_go(graph)
+        raise ExportError(f"torch.onnx.export returned no program for {_class_name(model.module)}")
+    exported = program.model
+    _check_dynamic_inputs(model.module, inputs, exported)
+    name_after_modules(exported, prefix="module.", keep={*names, *model.all_names})
+    clear_origin(exported)
+    ir.save(exported, path, external_data=path.name + ".data")
+    for value in exported.graph.initializers.values():
+        value.const_value = None  # the exporter's rewrite rules keep their last graph alive
     outputs = OnnxFile.read(path).outputs
     return Exported(
         path=path,
@@ -98,31 +103,14 @@ def export_module(
     )
 
 
-def _let_go(model: ir.Model) -> None:
-    """Drop what the exporter made of the weights: its rewrite rules keep their last graph."""
-    for value in model.graph.initializers.values():
-        value.const_value = None
-
-
 def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:
-    """Zeros of the shape that a spec names, with some sizes for its dynamic dimensions."""
+    """Return zeros of a spec's shape; dynamic dimensions have `sizes`, or 2."""
     known = sizes or {}
     shape = [known.get(s, _EXAMPLE_SIZE) if isinstance(s, str) else s for s in spec.shape]
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _check_fixed(module: nn.Module, inputs: Sequence[TensorSpec], graph: ir.Model) -> None:
-    """Raise ExportError when torch, without a word, made a dynamic dimension a constant."""
-    for spec, value in zip(inputs, graph.graph.inputs, strict=True):
-        for wanted, found in zip(spec.shape, value.shape or (), strict=True):
-            if isinstance(wanted, str) and isinstance(found, int):
-                raise ExportError(
-                    f"torch cannot export {_class(module)} as ONNX: its forward fixes {wanted} of "
-                    f"{spec.name!r} to {found}: try a fixed size, e.g. --batch 1"
-                )
-
-
-def _dynamic(spec: TensorSpec) -> dict[int, torch.export.Dim]:
+def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
     return {
         axis: torch.export.Dim(size)
         for axis, size in enumerate(spec.shape)
@@ -131,27 +119,53 @@ def _dynamic(spec: TensorSpec) -> dict[int, torch.export.Dim]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings that torch's exporter raises about itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # two inputs that share a dynamic dimension, as they should
-        warnings.filterwarnings("ignore", message="# The axis name: ", category=UserWarning)
-        yield
+def _silenced() -> Iterator[None]:
+    """Silence the warnings and log messages of torch's exporter about itself.
+
+    A failed export is an exception, so nothing is lost. Log levels are restored, and loggers with
+    a level of their own (`TORCH_LOGS=onnx`) still print.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # two inputs share a dynamic dimension, which is intended
+            warnings.filterwarnings("ignore", message="# The axis name: ", category=UserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _class(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _check_dynamic_inputs(module: nn.Module, inputs: Sequence[TensorSpec], model: ir.Model) -> None:
+    """Raise ExportError when torch silently made a dynamic dimension constant."""
+    for spec, value in zip(inputs, model.graph.inputs, strict=True):
+        for size, exported in zip(spec.shape, value.shape or (), strict=True):
+            if isinstance(size, str) and isinstance(exported, int):
+                raise ExportError(
+                    f"torch cannot export {_class_name(module)} as ONNX: its forward fixes "
+                    f"{size} of {spec.name!r} to {exported}",
+                    hint=FIXED_SIZE_HINT,
+                )
 
 
-def _explain(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> str:
+def _export_error(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> ExportError:
+    """Return an error with the first lines of torch's innermost cause."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    message = f"torch cannot export {_class(module)} as ONNX: {' '.join(lines[:3])[:500]}"
+    message = f"torch cannot export {_class_name(module)} as ONNX: {' '.join(lines[:3])[:500]}"
     dynamic = [name for spec in inputs for name in spec.dynamic]
-    if dynamic and any(name in str(cause) or name in str(error) for name in dynamic):
-        message += f"; its forward fixes {' or '.join(dynamic)}: try a fixed size, e.g. --batch 1"
-    return message
+    if any(name in str(cause) or name in str(error) for name in dynamic):
+        fixed = f"{message}; its forward fixes {' or '.join(dynamic)}"
+        return ExportError(fixed, hint=FIXED_SIZE_HINT)
+    return ExportError(message)
+
+
+def _class_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -1,7 +1,7 @@
-"""An .onnx file opened as a graph, its weights left on disk.
+"""Open an .onnx file as a graph that can be changed, and write it again.
 
-Weights of any size, inside the file or beside it, are mapped where they lie and read one at a
-time; so a graph is changed with little more memory than its largest weight.
+Weights of any size are memory-mapped and read one at a time, so that changing a graph takes
+little more memory than its largest weight.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
 
+_GRAPH_ATTRIBUTES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
 
 def open_graph(path: Path) -> ir.Model:
-    """Open an .onnx file; its large weights are `ir.ExternalTensor`s that are read when asked for.
+    """Open an .onnx file; its weights stay on disk until they are read.
 
     Types and shapes are inferred, and Constant nodes become initializers.
 
     Raises:
-        ArtifactError: The file is missing, damaged or lacks its weights.
+        ArtifactError: The file is missing, damaged, lacks its weights or has control flow.
     """
     file = OnnxFile.read(path)
     file.check_external_data()
@@ -30,16 +32,16 @@ def open_graph(path: Path) -> ir.Model:
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
     ir.external_data.set_base_dir(model.graph, path.parent)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-               for a in node.attributes.values()):  # fmt: skip
+    for node in model.graph.all_nodes():
+        if any(attribute.type in _GRAPH_ATTRIBUTES for attribute in node.attributes.values()):
             raise ArtifactError(
                 f"{path}: has control flow ({node.op_type} {node.name!r}), whose branches cannot "
-                "be converted; export the model without it"
+                "be converted",
+                hint="export the model without branches or loops",
             )
     return model
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph to a new file, its weights to `path` + `.data`; `onnxpack.pack` joins them."""
+    """Write a graph to a new file, its weights to `path` + `.data`."""
     ir.save(model, path, external_data=path.name + ".data")

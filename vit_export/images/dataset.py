@@ -1,15 +1,14 @@
-"""Labelled images to train on: decoded once, kept on disk, split by class.
+"""Labelled images to train on: a folder of class folders, decoded once to a file on disk.
 
-Images from any source end up at the model's size, uint8 (n, H, W, C), in an unnamed temporary
-file that is mapped into memory: each is decoded once, not once an epoch, and a set larger
-than memory works. All faults of a source are reported in one error.
+Images are stored at the model's size, uint8 (n, H, W, C), in an unnamed temporary file that is
+mapped into memory. Each is decoded once, not once an epoch, and a data set may be larger than
+memory. One error lists everything that is wrong with a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.errors import DataError, ImageError, OutputError
+from vit_export.images.decode import SUFFIXES, Pixels
+from vit_export.images.folder import split_files
 from vit_export.progress import Progress, silent
 
-Pixels = NDArray[np.uint8]
 Decode = Callable[[Path | Pixels], Pixels]  # file or (H, W, C) array -> model's size (H, W, C)
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("val", "valid", "validation")
 SPLIT_NAMES = frozenset({*TRAIN_NAMES, *VALIDATION_NAMES, "test"})
-NAMED_FAULTS = 10  # how many faults an error lists; the rest are counted
-CHUNK = 256  # images decoded ahead of the writer
+MAX_LISTED = 10  # faults that an error lists; the others are counted
+CHUNK = 256  # images decoded before they are written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,8 @@ class LabelledImages:
         images: uint8 (n, H, W, C) at the model's size.
         targets: Index of each image's class, int64 (n,).
         labels: Name of each class, in the order of the indices.
-        ignored: Files of the source that are no images of a class, by relative name.
-        sha256: Of all pixels and targets: tells whether two sets are the same.
+        ignored: Other files of the folder, by relative name.
+        sha256: Hash of all pixels and targets; the same data set has the same hash.
     """
 
     images: Pixels
@@ -98,13 +97,13 @@ def read_folder(
 ) -> LabelledImages:
     """Read a folder that holds one folder of images per class.
 
-    Classes are the folders' names in sorted order, their images all files below them with an
-    image's suffix (as torchvision's `ImageFolder`). Names that start with a dot are skipped.
+    Classes are the folders' names in sorted order. The images of a class are all images in its
+    folder and below (see `folder.is_image_file`), as for torchvision's `ImageFolder`.
 
     Args:
         root: The folder of class folders.
-        decode: Reads one image file at the model's size; raises `ImageError` when it cannot.
-            Called from several threads.
+        decode: Function that reads an image file at the model's size, or raises `ImageError`;
+            called in several threads.
         labels: The classes of the training images, where these are for validation: every folder
             must be one of them.
         progress: Called after each image.
@@ -112,7 +111,7 @@ def read_folder(
     Raises:
         DataError: No folder, fewer than two classes, a class that is not in `labels`, a class
             without images, or images that cannot be decoded (all are named).
-        OutputError: No room for the decoded images.
+        OutputError: The disk is full.
     """
     classes = tuple(labels) or class_names(root)
     folders = _folders(root)
@@ -127,7 +126,7 @@ def read_folder(
     targets: list[int] = []
     empty: list[str] = []
     for folder in folders:
-        images, others = _image_files(folder)
+        images, others = split_files(folder)
         paths += images
         targets += [classes.index(folder.name)] * len(images)
         stray += others
@@ -152,22 +151,10 @@ def read_folder(
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise DataError(
-            f"cannot read training images from {root}: it is not a folder; "
-            "expected one folder of images per class in it, or a .csv file"
+            f"cannot read training images from {root}: it is not a folder",
+            hint="give a folder that holds one folder of images per class, or a .csv file",
         )
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images below a folder, and other files below it, each in sorted order."""
-    inside = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    ]
-    images = sorted(path for path in inside if path.suffix.lower() in SUFFIXES)
-    return images, sorted(path for path in inside if path.suffix.lower() not in SUFFIXES)
 
 
 def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixels]:
@@ -178,7 +165,7 @@ def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixe
         try:
             return decode(path)
         except ImageError as error:
-            reason = str(error).removeprefix(f"{path}: ")
+            reason = error.message.removeprefix(f"{path}: ")
             return f"{path.relative_to(root).as_posix()}: {reason}"
 
     with ThreadPoolExecutor() as pool:
@@ -191,26 +178,27 @@ def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixe
     if faults:
         raise DataError(
             f"cannot train on {root}: {len(faults)} of {len(paths)} images cannot be decoded\n"
-            f"{listed(faults)}\nremove or repair them"
+            f"{indented_list(faults)}",
+            hint="remove or repair them",
         )
 
 
 def spool(
     images: Iterable[Pixels], count: int, targets: Sequence[int], progress: Progress
 ) -> tuple[Pixels, str]:
-    """Write images one after the other to a temporary file and map it into memory.
+    """Write images to a temporary file and map it into memory.
 
     Args:
-        images: Of one shape, uint8 (H, W, C) each.
-        count: How many there are; at least one.
-        targets: Classes of the images; they enter the digest only.
+        images: uint8 (H, W, C) each, all of the same shape.
+        count: Number of images; at least one.
+        targets: Classes of the images, which are hashed too.
         progress: Called after each image.
 
     Returns:
         uint8 (count, H, W, C), read-only, and the SHA-256 of targets and pixels.
 
     Raises:
-        OutputError: No room for the images.
+        OutputError: The disk is full.
     """
     digest = hashlib.sha256(np.array(targets, dtype=np.int64).tobytes())
     shape: tuple[int, ...] = ()
@@ -233,20 +221,21 @@ def _append(file: io.FileIO, data: bytes, *, need: int) -> None:
             left = left[file.write(left) :]
     except OSError as error:
         raise OutputError(
-            f"cannot keep the decoded images, {need / 1e9:.1f} GB, in {tempfile.gettempdir()}: "
-            f"{error.strerror}; free some space or point TMPDIR to a larger disk"
+            f"cannot write the decoded images, {need / 1e9:.1f} GB, to {tempfile.gettempdir()}: "
+            f"{error.strerror}",
+            hint="free some space, or set TMPDIR to a folder on a larger disk",
         ) from error
 
 
-def listed(faults: Sequence[str]) -> str:
-    """One indented line per fault, the first ten of them, and how many more there are."""
-    lines = [f"  {fault}" for fault in faults[:NAMED_FAULTS]]
-    if len(faults) > NAMED_FAULTS:
-        lines.append(f"  ... and {len(faults) - NAMED_FAULTS} more")
+def indented_list(faults: Sequence[str]) -> str:
+    """Return the first `MAX_LISTED` faults, one indented line each, and the number of others."""
+    lines = [f"  {fault}" for fault in faults[:MAX_LISTED]]
+    if len(faults) > MAX_LISTED:
+        lines.append(f"  ... and {len(faults) - MAX_LISTED} more")
     return "\n".join(lines)
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:NAMED_FAULTS])
-    more = f" and {len(names) - NAMED_FAULTS} more" if len(names) > NAMED_FAULTS else ""
+    shown = ", ".join(repr(name) for name in names[:MAX_LISTED])
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"class folder{'s' if len(names) > 1 else ''} {shown}{more}"

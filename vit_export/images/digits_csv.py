@@ -1,12 +1,14 @@
-"""The CSV form of Kaggle's digit-recognizer competition: `label,pixel0,...,pixel783`.
+"""Digits in the CSV format of Kaggle's digit-recognizer competition.
 
-One row per image, pixels row by row from 0 (black) to 255. The test file has no `label`
-column; predictions for it are written as `ImageId,Label`, counted from 1.
+A training file has the columns `label,pixel0,...,pixel783`, a test file has no `label`. Each row
+is a square grey image, pixels row by row from 0 (black) to 255. Predictions are written as
+`ImageId,Label`, counted from 1.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,14 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.open_file import open_file
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import (
-    Decode,
-    LabelledImages,
-    Pixels,
-    listed,
-    spool,
-)
+from vit_export.images.dataset import Decode, LabelledImages, indented_list, spool
+from vit_export.images.decode import Pixels
 from vit_export.progress import Progress, silent
 
 LABELS = tuple("0123456789")
@@ -32,12 +30,12 @@ def read_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> L
 
     Args:
         path: The CSV file.
-        decode: Brings a uint8 (H, W, 1) array to the model's size and channels.
+        decode: Function that resizes a uint8 (H, W, 1) array for the model.
         progress: Called after each image.
 
     Raises:
-        DataError: Not such a file, no rows, or bad rows (named by line number).
-        OutputError: No room for the images.
+        DataError: Another kind of file, no rows, or bad rows (listed by line number).
+        OutputError: The disk is full.
     """
     rows = _read_rows(path, leading=("label",))
     targets = rows[:, 0].astype(np.int64)
@@ -51,11 +49,11 @@ def read_unlabelled_digits(path: Path, *, decode: Decode, progress: Progress = s
     """Read a test file: a square grey image per row, without labels.
 
     Returns:
-        uint8 (n, H, W, C) as `decode` gives them, in the order of the rows.
+        uint8 (n, H, W, C) at the model's size, in the order of the rows.
 
     Raises:
-        DataError: Not such a file, no rows, or bad rows (named by line number).
-        OutputError: No room for the images.
+        DataError: Another kind of file, no rows, or bad rows (listed by line number).
+        OutputError: The disk is full.
     """
     rows = _read_rows(path, leading=())
     images, _ = spool((decode(image) for image in _pictures(rows)), len(rows), (), progress)
@@ -63,7 +61,7 @@ def read_unlabelled_digits(path: Path, *, decode: Decode, progress: Progress = s
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
-    """Write the classes (n,) of a test file's images as a submission: `ImageId,Label`.
+    """Write the predicted classes (n,) of a test file: `ImageId,Label`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -76,20 +74,23 @@ def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
 
 
 def _pictures(pixels: Pixels) -> Iterator[Pixels]:
-    """Rows (n, H * W) as square grey images (H, W, 1)."""
+    """Yield rows (n, H * W) as square grey images (H, W, 1)."""
     side = math.isqrt(pixels.shape[1])
     yield from pixels.reshape(-1, side, side, 1)
 
 
 def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
-    """Every row of the file as uint8 (n, columns), with all bad rows in one error."""
+    """Read all rows, uint8 (n, columns); one error lists the bad ones."""
     rows: list[bytes] = []
     faults: list[str] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+        with (
+            open_file(path, what="CSV file", error=DataError) as stream,
+            io.TextIOWrapper(stream, newline="", encoding="utf-8-sig") as text,
+        ):
+            reader = csv.reader(text)
             header = next(reader, [])
-            _check_foreign_header(path, header, leading)
+            _check_header(path, header, leading)
             for cells in reader:
                 if cells:
                     row, fault = _read_row(cells, header)
@@ -102,15 +103,16 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         raise DataError(f"cannot read {path} as CSV text: {error}") from error
     if faults:
         raise DataError(
-            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad\n{listed(faults)}\n"
-            "correct or remove those lines"
+            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad\n"
+            f"{indented_list(faults)}",
+            hint="correct or remove these lines",
         )
     if not rows:
         raise DataError(f"cannot use {path}: it has a header but no rows")
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _check_foreign_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
+def _check_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
     names = [name.strip() for name in header]
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]
@@ -120,17 +122,18 @@ def _check_foreign_header(path: Path, header: Sequence[str], leading: tuple[str,
     expected = ",".join([*leading, "pixel0", "pixel1", "...", "pixel783"])
     hint = ""
     if leading and names[:1] == ["pixel0"]:
-        hint = "; without labels it can be predicted, but not trained on"
+        hint = "without labels it can be predicted, but not trained on"
     elif not leading and names[:1] == ["label"]:
-        hint = "; with labels it is a training file, predictions are for the test file"
+        hint = "it has labels, so it is a training file; predict the test file"
     raise DataError(
         f"cannot use {path}: its first line is {found!r}, expected {expected!r}, with as many "
-        f"pixels as a square image has{hint}"
+        "pixels as a square image has",
+        hint=hint,
     )
 
 
 def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
-    """The row's numbers, one byte each, and what is wrong with it (empty: nothing)."""
+    """Return a row's numbers, one byte each, and its fault, or an empty string."""
     if len(cells) != len(header):
         return b"", f"{len(cells)} columns, expected {len(header)}"
     try:
@@ -147,4 +150,4 @@ def _first_fault(cells: Sequence[str], header: Sequence[str]) -> str:
         top = len(LABELS) - 1 if name == "label" else 255
         if not cell.strip().isdecimal() or int(cell) > top:
             return f"{name} is {cell[:20]!r}, expected an integer from 0 to {top}"
-    raise ValueError(f"nothing wrong in {cells[:3]}")
+    raise ValueError(f"no fault in {cells[:3]}")

@@ -1,4 +1,4 @@
-"""Which files are images, and which images a folder, a pattern or a list means."""
+"""Which files are images, and which images a folder, a pattern or a list stands for."""
 
 from __future__ import annotations
 
@@ -11,25 +11,37 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from vit_export.artifact.golden import UInt8
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
-from vit_export.images.prepare import ImageSource, resize_and_crop
+from vit_export.images.decode import SUFFIXES, ImageSource, Pixels
+from vit_export.images.prepare import resize_and_crop
 
-MOST = 16  # pictures of the user in a golden file, which so stays a few MB
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MAX_USER_PICTURES = 16  # so that a golden file stays a few MB
 WILDCARDS = frozenset("*?[")
 Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
-PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 def is_image_file(path: Path) -> bool:
     """Whether a file counts as an image where a folder or a pattern is searched.
 
-    It is a regular file (or a link to one), its name has an image's suffix, and does not start
-    with a dot.
+    It does if it is a regular file (or a link to one) with an image's suffix, whatever its case,
+    and a name that does not start with a dot.
     """
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the images in a folder and below, and all other files, each in sorted order.
+
+    Links to folders are followed. Files and folders whose name starts with a dot are skipped.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            (images if is_image_file(path) else others).append(path)
+    return sorted(images), sorted(others)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -40,22 +52,22 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
-    files = sorted(filter(is_image_file, folder.rglob("*")))
-    if not files:
-        raise DataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
-    return files
+    images, _ = split_files(folder)
+    if not images:
+        raise DataError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
+    return images
 
 
-def list_images(source: PathLike) -> list[Path]:
-    """List the image files that a path means.
+def list_images(source: str | os.PathLike[str]) -> list[Path]:
+    """List the image files that a path stands for.
 
     Args:
-        source: A folder: all images in it and below, in sorted order. A pattern, e.g.
-            `"photos/**/*.jpg"`, that is not itself a file's name: the images that match, in
-            sorted order. Anything else: this path alone, whatever its suffix.
+        source: A folder: all images in it and below, in sorted order. A pattern such as
+            `"photos/**/*.jpg"`: the images that match, in sorted order. Any other path, or one
+            that exists: this path alone, whatever its suffix.
 
     Raises:
-        DataError: No image in the folder, or none that matches.
+        DataError: No image in the folder, or none that matches the pattern.
     """
     path = Path(source)
     if path.is_dir():
@@ -63,9 +75,9 @@ def list_images(source: PathLike) -> list[Path]:
     if not _is_pattern(path):
         return [path]
     matches = map(Path, glob.glob(str(path), recursive=True))
-    if files := sorted(filter(is_image_file, matches)):
-        return files
-    raise DataError(f"{path}: no image matches ({', '.join(sorted(SUFFIXES))})")
+    if images := sorted(filter(is_image_file, matches)):
+        return images
+    raise DataError(f"{path}: no image matches this pattern ({', '.join(SUFFIXES)})")
 
 
 def is_one_image(images: object) -> bool:
@@ -85,34 +97,41 @@ def is_one_image(images: object) -> bool:
 
 
 def iterate_images(images: Images) -> Iterator[ImageSource]:
-    """Yield images one by one; folders and patterns, also those in a list, give their files.
+    """Yield images one by one; folders and patterns, also inside a list, yield their files.
 
     Raises:
         DataError: A folder or pattern without images.
     """
-    if isinstance(images, str | os.PathLike):
-        yield from list_images(images)
-    elif is_one_image(images):
-        yield cast("ImageSource", images)
-    else:
-        for image in cast("Iterable[ImageSource]", images):
-            if isinstance(image, str | os.PathLike):
-                yield from list_images(image)
-            else:
-                yield image
+    sources = [images] if is_one_image(images) or isinstance(images, str | os.PathLike) else images
+    for source in cast("Iterable[ImageSource]", sources):
+        if isinstance(source, str | os.PathLike):
+            yield from list_images(source)
+        else:
+            yield source
 
 
 def _is_pattern(path: Path) -> bool:
-    return not WILDCARDS.isdisjoint(str(path)) and not path.exists()
+    return not WILDCARDS.isdisjoint(str(path)) and not os.path.lexists(path)
 
 
-def user_pictures(folder: Path, preprocess: Preprocess, *, before: UInt8) -> UInt8:
-    """Join synthetic pictures and a deterministic choice of the user's, uint8 (S, H, W, C).
+def user_pictures(
+    source: str | os.PathLike[str], preprocess: Preprocess, *, before: Pixels
+) -> Pixels:
+    """Append the user's pictures to the synthetic ones of a golden file.
+
+    Args:
+        source: As `list_images` takes it. At most `MAX_USER_PICTURES` are taken, evenly spread.
+        preprocess: How the model's images are prepared.
+        before: The synthetic pictures, uint8 (S, H, W, C).
+
+    Returns:
+        uint8 (S + pictures, H, W, C).
 
     Raises:
         DataError: There is no image.
         ImageError: One cannot be read.
     """
-    files = image_files(folder)
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(MOST, len(files))).round().astype(int))
+    files = list_images(source)
+    count = min(MAX_USER_PICTURES, len(files))
+    chosen = np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))
     return np.concatenate([before, *(resize_and_crop(files[i], preprocess)[None] for i in chosen)])

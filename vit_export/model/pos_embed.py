@@ -1,20 +1,20 @@
-"""Position embeddings of one grid of patches, resampled to another."""
+"""Resample position embeddings from one grid of patches to another."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GridHW = tuple[int, int]
-
 
 def resample_pos_embed(
-    pos_embed: Tensor, *, source: GridHW, target: GridHW, num_prefix_tokens: int
+    pos_embed: Tensor, *, source: Sequence[int], target: Sequence[int], num_prefix_tokens: int
 ) -> Tensor:
-    """Resample the positions of patches; those of prefix tokens stay as they are.
+    """Resample the positions of patches, in float32; those of prefix tokens stay as they are.
 
-    Bicubic with antialiasing, in float32, as timm's `resample_abs_pos_embed` does it.
+    Equal to timm's `resample_abs_pos_embed`.
 
     Args:
         pos_embed: (1, prefix + rows * columns, D), prefix tokens first.
@@ -25,10 +25,15 @@ def resample_pos_embed(
     Returns:
         (1, prefix + target rows * target columns, D), in the dtype of `pos_embed`.
     """
-    if source == target:
+    if tuple(source) == tuple(target):
         return pos_embed
     prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
-    grid = patches.float().reshape(1, *source, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-    grid = F.interpolate(grid, size=target, mode="bicubic", antialias=True)
-    patches = grid.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
+    patches = resample_grid(patches.float(), source=source, target=target).to(pos_embed.dtype)
     return torch.cat((prefix, patches), dim=1)
+
+
+def resample_grid(patches: Tensor, *, source: Sequence[int], target: Sequence[int]) -> Tensor:
+    """Resample (1, rows * columns, D) to another grid: bicubic with antialiasing."""
+    grid = patches.unflatten(1, tuple(source)).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    grid = F.interpolate(grid, size=tuple(target), mode="bicubic", antialias=True)
+    return grid.flatten(2).transpose(1, 2)

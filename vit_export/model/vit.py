@@ -1,11 +1,11 @@
 """The Vision Transformer of "An Image Is Worth 16x16 Words" (arXiv 2010.11929).
 
-Shape letters: B batch, C channels, H W pixels, P patch, N tokens, D embed_dim,
-h heads, d head width (D = h * d). Parameter names are timm's.
+Shape letters: B batch, C channels, H W pixels, P patch, N tokens, D embed_dim, h heads, d head
+width (D = h * d). Equation numbers are the paper's, parameter names timm's.
 
-The graph that torch.onnx makes of this module has no Shape, Expand or Concat node for
-the class token: zero rows are padded in front of the patches, and the token is added
-together with its position. `0 + (x_class + E_pos)` is `x_class + E_pos` to the bit.
+The class token is not concatenated: zero rows are padded in front of the patches, and the token
+is added together with its position. `0 + (x_class + E_pos)` is `x_class + E_pos` to the bit, and
+the ONNX graph has no Shape, Expand or Concat node for it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of appendix A, Eq. 5 to 7, in products and a softmax.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    q is scaled before the product, so that q k^T stays small in half precision.
+
+def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as two products and a softmax (Eq. 5 to 7).
+
+    It holds N x N weights in memory. q is scaled before the product, so that q k^T stays small
+    in half precision.
 
     Args:
         q: Queries (B, h, N, d).
@@ -42,15 +46,14 @@ def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights @ v
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 ATTENTION: dict[str, Attend] = {
     "decomposed": attend_decomposed,
-    "op": F.scaled_dot_product_attention,  # one node, from opset 23 on
+    "op": F.scaled_dot_product_attention,  # one ONNX node from opset 23 on; no N x N in memory
 }
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches and project each: a convolution of stride P."""
+    """Projection of patches: a convolution with stride P."""
 
     def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for queries, keys and values."""
+    """Multi-head self-attention (Eq. 8) with one matrix for queries, keys and values."""
 
     def __init__(self, *, dim: int, num_heads: int, qkv_bias: bool, drop: float) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
-        self.attend: Attend = attend_decomposed
+        self.attend: Attend = F.scaled_dot_product_attention
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
@@ -80,7 +83,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, *, dim: int, hidden_dim: int, act_layer: str, drop: float) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drop a whole branch for some of the images."""
+    """Stochastic depth (arXiv 1603.09382): skip a branch for some images while training."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -129,7 +132,7 @@ class Block(nn.Module):
 
 
 class PreLogits(nn.Module):
-    """The representation layer of the ImageNet-21k models: linear and tanh."""
+    """Representation layer of the ImageNet-21k models: linear and tanh."""
 
     def __init__(self, *, dim: int, representation_size: int) -> None:
         super().__init__()
@@ -142,11 +145,8 @@ class PreLogits(nn.Module):
 class VisionTransformer(nn.Module):
     """A Vision Transformer, plain or distilled (DeiT, arXiv 2012.12877).
 
-    Args:
-        config: The architecture.
-
     Attributes:
-        pos_embed: (1, N, D), learned or fixed; absent with `config.pos_embed == "none"`.
+        pos_embed: E_pos (1, N, D), learned or fixed; None with `config.pos_embed == "none"`.
     """
 
     pos_embed: Tensor | None
@@ -183,7 +183,7 @@ class VisionTransformer(nn.Module):
             self.pos_embed = None
 
     def init_weights(self) -> None:
-        """Truncated normal (std 0.02) for weights and embeddings, zero for biases."""
+        """Draw weights and embeddings from a truncated normal (std 0.02); biases are zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -194,18 +194,18 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(embedding, std=0.02)
 
     def set_attention(self, form: str) -> VisionTransformer:
-        """Choose how attention is written: `"decomposed"`, or `"op"` for one fused operator."""
+        """Compute attention as `"decomposed"` operators, or by the fused `"op"` (the default)."""
         for module in self.modules():
             if isinstance(module, Attention):
                 module.attend = ATTENTION[form]
         return self
 
     def positions(self, grid_hw: Sequence[int]) -> Tensor | None:
-        """E_pos for a grid of patches: (1, N, D); this model knows one grid only."""
+        """Return E_pos (1, N, D) for a grid of patches; subclasses may resample it."""
         return self.pos_embed
 
     def prefix_and_positions(self, grid_hw: Sequence[int]) -> Tensor:
-        """What is added to the padded patches: prefix tokens and E_pos (1, N, D)."""
+        """Return the prefix tokens plus E_pos (1, N, D), to be added to the padded patches."""
         prefix: Tensor = self.cls_token
         if self.dist_token is not None:
             prefix = torch.cat((prefix, self.dist_token), dim=1)
@@ -216,7 +216,7 @@ class VisionTransformer(nn.Module):
         return torch.cat((prefix + positions[:, :num_prefix], positions[:, num_prefix:]), dim=1)
 
     def forward_tokens(self, x: Tensor) -> Tensor:
-        """Encode images (B, C, H, W) into normalised tokens (B, N, D)."""
+        """Encode images (B, C, H, W) into normalised tokens (B, N, D) (Eq. 1 to 4)."""
         x = self.patch_embed(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
         added = self.prefix_and_positions(x.shape[-2:])  # (1, N, D)
         x = x.flatten(2).transpose(1, 2)  # (B, H/P * W/P, D)
@@ -227,10 +227,9 @@ class VisionTransformer(nn.Module):
         return self.norm(x)  # Eq. 4
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Choose or average tokens (B, N, D) into (B, D).
+        """Reduce tokens (B, N, D) to features (B, D).
 
-        Tokens are sliced, not indexed: an index becomes a Gather, which mobile backends
-        dislike.
+        A slice instead of an index: an index becomes a Gather, which mobile backends lack.
         """
         if self.config.global_pool == "avg":
             return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
@@ -238,7 +237,7 @@ class VisionTransformer(nn.Module):
         return tokens[:, read : read + 1].flatten(1)
 
     def forward_heads(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Read the tokens (B, N, D): features (B, num_features) and logits (B, num_classes)."""
+        """Compute features (B, num_features) and logits (B, num_classes) of tokens (B, N, D)."""
         if self.head_dist is None:
             features = self.pre_logits(self.pool(tokens))
             return {"logits": self.head(features), "features": features}
@@ -247,7 +246,7 @@ class VisionTransformer(nn.Module):
         return {"logits": logits, "features": (cls + dist) / 2}
 
     def forward_all(self, x: Tensor) -> dict[str, Tensor]:
-        """Every output by name: `logits`, `features` and `tokens`."""
+        """Return `logits`, `features` and `tokens` of images (B, C, H, W)."""
         tokens = self.forward_tokens(x)
         return {**self.forward_heads(tokens), "tokens": tokens}
 
@@ -258,7 +257,7 @@ class VisionTransformer(nn.Module):
             x: Normalised images, float (B, C, H, W).
 
         Returns:
-            Logits (B, num_classes); the features (B, num_features) of a model without head.
+            Logits (B, num_classes), or the features (B, num_features) of a model without head.
         """
         return self.forward_all(x)["logits"]
 
@@ -270,9 +269,8 @@ def _head(num_features: int, num_classes: int) -> nn.Module:
 def sincos_pos_embed(config: ViTConfig) -> Tensor:
     """Fixed 2-D sine-cosine positions (1, N, D), zero for the prefix tokens.
 
-    As in "An Empirical Study of Training Self-Supervised Vision Transformers"
-    (arXiv 2104.02057, section 5) and in MAE: half of the width tells the column, half
-    the row; in each half first the sines, then the cosines.
+    As in MoCo v3 (arXiv 2104.02057, section 5) and MAE: the first half of the width encodes the
+    column, the second the row; each half has first the sines, then the cosines.
     """
     rows, columns = config.grid_hw
     quarter = config.embed_dim // 4
@@ -288,7 +286,7 @@ def sincos_pos_embed(config: ViTConfig) -> Tensor:
 
 
 def create_model(config: ViTConfig, *, seed: int = 0) -> VisionTransformer:
-    """Build a model in evaluation mode with random weights that depend on the seed only."""
+    """Build a model in evaluation mode with random weights that only depend on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(config).eval()

@@ -35,6 +35,7 @@ from vit_export.engine.trtexec import trtexec_command
 from vit_export.errors import UsageError
 from vit_export.gate.validate import Comparison
 from vit_export.progress import Progress, silent
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
 CONVERTED = ("fp16", "bf16")  # made from an fp32 artifact before the build
@@ -215,7 +216,7 @@ def _current_gpu() -> Gpu | None:
 
 def _converted(source: Path, folder: Path, precision: str, progress: Progress) -> OnnxFile:
     """Convert an fp32 artifact as `vit-export quantize` does, under the name of its source."""
-    from vit_export.pipeline.quantize import QuantizeSettings, quantize
+    from vit_export.pipeline.quantize import quantize
 
     output = folder / precision / f"{source.stem}.onnx"
     output.parent.mkdir()

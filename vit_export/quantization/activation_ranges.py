@@ -1,8 +1,8 @@
-"""How large the tensors of a graph get: what calibration leaves beside an artifact.
+"""Ranges of activations: statistics of tensors, and the file that keeps them.
 
-A tensor's magnitudes are counted in 2048 bins from 0 to a power of two above the largest. When
-a larger one comes, the range doubles and neighbouring bins join, without a loss: whichever way
-the data is cut into batches, and in whatever order they come, the counts are the same.
+The magnitudes of a tensor are counted in 2048 bins from 0 to a power of two above the largest.
+When a larger magnitude comes, the range doubles and neighbouring bins are joined, without loss:
+the counts do not depend on the order of the data or on how it is cut into batches.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.errors import ArtifactError, UsageError, nearest
+from vit_export.errors import ArtifactError
+from vit_export.quantization.settings import METHODS, PERCENTILE
 
-BINS = 2048  # as TensorRT's entropy calibrator has them
-LEVELS = 128  # magnitudes that INT8 tells apart
-METHODS = ("percentile", "entropy", "max")
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+BINS = 2048  # as in TensorRT's entropy calibrator
+LEVELS = 128  # magnitudes that INT8 distinguishes
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class TensorRange:
         channels: Largest magnitude per channel (last axis), float32 (C,).
         smallest: Smallest value.
         largest: Largest value.
-        exponent: The bins reach from 0 to 2 ** exponent; every magnitude lies below.
+        exponent: The bins reach from 0 to 2 ** exponent; every magnitude is below.
         counts: Values per bin, int64 (2048,).
     """
 
@@ -61,12 +61,13 @@ class TensorRange:
         np.maximum(self.channels, per_channel, out=self.channels)
         self.smallest = min(self.smallest, float(values.min()))
         self.largest = max(self.largest, float(values.max()))
-        self._reach(math.frexp(float(per_channel.max()))[1] if per_channel.any() else -126)
+        if per_channel.any():
+            self._extend(math.frexp(float(per_channel.max()))[1])
         bins = np.ldexp(magnitudes.ravel(), -self.exponent) * np.float32(BINS)  # exact: by 2 ** n
         self.counts += np.bincount(bins.astype(np.int64), minlength=BINS)
 
-    def _reach(self, exponent: int) -> None:
-        """Double the range until it ends at 2 ** exponent."""
+    def _extend(self, exponent: int) -> None:
+        """Double the range until it reaches 2 ** exponent."""
         for _ in range(exponent - self.exponent):
             if not self.counts.any():
                 break
@@ -74,8 +75,19 @@ class TensorRange:
             self.counts = np.concatenate([joined, np.zeros(BINS // 2, np.int64)])
         self.exponent = max(self.exponent, exponent)
 
+    def threshold(self, method: str = METHODS[0], *, percentile: float = PERCENTILE) -> float:
+        """Return the magnitude at which INT8 should clip the tensor.
+
+        Args:
+            method: `"percentile"`, `"entropy"` or `"max"`.
+            percentile: Percentage of the values that are not clipped, above 0.
+        """
+        if method == "entropy":
+            return self.entropy()
+        return self.percentile(percentile) if method == "percentile" else self.absmax
+
     def percentile(self, share: float) -> float:
-        """The magnitude that `share` percent of the values do not exceed, to a bin's width."""
+        """Return the magnitude that `share` percent of the values do not exceed, to one bin."""
         if share >= 100 or not self.counts.any():
             return self.absmax
         wanted = math.ceil(self.counts.sum() * share / 100)
@@ -83,11 +95,11 @@ class TensorRange:
         return min(bins * self.bin_width, self.absmax)
 
     def entropy(self) -> float:
-        """The magnitude to clip at that loses least information to INT8.
+        """Return the clipping magnitude that loses the least information to INT8.
 
-        It minimises the Kullback-Leibler divergence between the distribution clipped at a bin
-        and the same in 128 levels, as TensorRT's calibrator does: Migacz, "8-bit Inference with
-        TensorRT", GTC 2017. A clip is passed over where the levels give no probability to a bin
+        It minimises the Kullback-Leibler divergence of the distribution in 128 levels from the
+        distribution clipped at a bin, as TensorRT's calibrator does: Migacz, "8-bit Inference
+        with TensorRT", GTC 2017. A clip is skipped where the levels give no probability to a bin
         that has some.
         """
         used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
@@ -98,7 +110,7 @@ class TensorRange:
 
 
 def _divergence(counts: NDArray[np.int64], clip: int) -> float:
-    """KL divergence in nats of `counts` clipped at a bin from the same in 128 levels."""
+    """Return the KL divergence in nats of `counts` clipped at a bin from the same in 128 levels."""
     kept = counts[:clip].astype(np.float64)
     edges = np.arange(LEVELS) * clip // LEVELS
     filled = kept > 0
@@ -114,56 +126,28 @@ def _divergence(counts: NDArray[np.int64], clip: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """Statistics of the tensors that were watched.
+    """Statistics of the calibrated tensors.
 
     Attributes:
         tensors: By name.
-        images: How many images they came from.
+        images: Number of images.
     """
 
     tensors: Mapping[str, TensorRange]
     images: int
 
-    def threshold(
-        self, tensor: str, method: str = "percentile", *, percentile: float = 99.99
-    ) -> float:
-        """The magnitude at which INT8 should clip a tensor.
-
-        Args:
-            tensor: Its name.
-            method: `"percentile"`, `"entropy"` or `"max"`.
-            percentile: Share of the values that are not clipped, in percent.
-
-        Raises:
-            UsageError: No such method, or a share outside of (0, 100].
-            ArtifactError: The tensor was not watched.
-        """
-        if method not in METHODS:
-            raise UsageError(
-                f"unknown calibration method {method!r}{nearest(method, METHODS)} "
-                f"(known: {', '.join(METHODS)})"
-            )
-        if not 0 < percentile <= 100:
-            raise UsageError(f"percentile is {percentile}, expected more than 0, at most 100")
-        if tensor not in self.tensors:
-            raise ArtifactError(
-                f"the ranges hold no tensor {tensor!r}; calibrate the artifact that they are for"
-            )
-        found = self.tensors[tensor]
-        if method == "entropy":
-            return found.entropy()
-        return found.percentile(100 if method == "max" else percentile)
-
     def thresholds(
-        self, method: str = "percentile", *, percentile: float = 99.99
+        self, method: str = METHODS[0], *, percentile: float = PERCENTILE
     ) -> dict[str, float]:
-        """`threshold` of every tensor, as `graph.qdq.to_int8_static` takes them."""
-        return {t: self.threshold(t, method, percentile=percentile) for t in self.tensors}
+        """Return `TensorRange.threshold` of every tensor."""
+        return {
+            name: r.threshold(method, percentile=percentile) for name, r in self.tensors.items()
+        }
 
     @property
     def channel_absmax(self) -> dict[str, NDArray[np.float32]]:
-        """Largest magnitude per channel of every tensor, as `graph.smooth.smooth` takes them."""
-        return {name: found.channels for name, found in self.tensors.items()}
+        """Largest magnitude per channel of every tensor, float32 (C,)."""
+        return {name: r.channels for name, r in self.tensors.items()}
 
     def write(self, path: Path) -> None:
         """Write a .npz file; the same statistics give the same bytes.
@@ -171,38 +155,37 @@ class Ranges:
         It holds `images`, `names` (T,), `limits` float64 (T, 2) smallest and largest value,
         `exponents` (T,), `counts` int64 (T, 2048), and `channels.I` float32 (C,) of tensor I.
         """
-        found = list(self.tensors.values())
+        ranges = list(self.tensors.values())
         arrays: dict[str, Any] = {
             "images": np.int64(self.images),
             "names": np.array(list(self.tensors)),
-            "limits": np.array([(t.smallest, t.largest) for t in found], np.float64),
-            "exponents": np.array([t.exponent for t in found], np.int64),
-            "counts": np.array([t.counts for t in found], np.int64),
-            **{f"channels.{i}": t.channels for i, t in enumerate(found)},
+            "limits": np.array([(r.smallest, r.largest) for r in ranges], np.float64),
+            "exponents": np.array([r.exponent for r in ranges], np.int64),
+            "counts": np.array([r.counts for r in ranges], np.int64),
+            **{f"channels.{i}": r.channels for i, r in enumerate(ranges)},
         }
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Ranges:
-        """Read what `write` wrote.
+        """Read a file of `write`.
 
         Raises:
-            ArtifactError: No such file, or not one of ranges.
+            ArtifactError: No such file, or not a file of ranges.
         """
-        path = Path(path)
+        path, hint = Path(path), "calibrate again"
         try:
-            with path.open("rb") as stream:  # numpy leaves it open where it fails
+            with path.open("rb") as stream:  # numpy leaves it open when it fails
                 file = np.load(stream, allow_pickle=False)
                 if isinstance(file, np.ndarray):
                     raise ValueError("it holds one array")
-                arrays = {name: file[name] for name in file.files}
-            return cls._from_arrays(arrays)
+                return cls._from_arrays({name: file[name] for name in file.files})
         except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file of ranges; calibrate again") from None
-        except (*_UNREADABLE, KeyError) as error:
+            raise ArtifactError(f"{path}: no such file", hint=hint) from None
+        except _UNREADABLE as error:
             raise ArtifactError(
-                f"{path}: not a file of ranges, or a damaged one ({error}); calibrate again"
+                f"{path}: not a file of activation ranges, or damaged ({error})", hint=hint
             ) from error
 
     @classmethod

@@ -1,119 +1,130 @@
-"""Running images through an artifact to see how large its inner tensors get.
+"""Calibration: run images through an fp32 artifact to measure the ranges of its activations.
 
-One pass, batch by batch: nothing is kept but the statistics of `ranges`.
+One pass, batch by batch; only the statistics are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import PIXEL_VALUES, Preprocess
-from vit_export.errors import DataError, GateError
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import Preprocess
+from vit_export.errors import GateError, UsageError
+from vit_export.gate.accuracy import RealImages, read_images
+from vit_export.gate.trace import golden_feeds
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
 from vit_export.quantization.activation_ranges import Ranges, TensorRange
-from vit_export.runner import Runner, batch_rows
+from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runtime.onnxruntime.runner import OrtRunner
 
-MOST = 128  # images; TensorRT's guide asks for about 500 of ImageNet, ranges of a ViT need fewer
+MAX_IMAGES = 128  # TensorRT's guide uses about 500 of ImageNet; ranges of a ViT need fewer
 BATCH = 8
 
-Feeds = Mapping[str, Any]
 
-
-def calibrate(
-    runner: Runner,
-    batches: Iterable[Feeds],
-    tensors: Sequence[str],
-    *,
-    total: int = 0,
-    progress: Progress = silent,
-) -> Ranges:
-    """Watch tensors of an artifact while batches run through it.
+class Calibrator:
+    """Measures the ranges of tensors on calibration images, or on the golden images without any.
 
     Args:
-        runner: The fp32 artifact.
-        batches: Inputs by name, as `calibration_batches` gives them.
-        tensors: Names of the tensors, as `graph.int8_plan.planned_tensors` gives them.
-        total: How many images there are, for the progress bar; 0 where nobody knows.
-        progress: Told how many images are done.
+        golden: Golden file of the artifact.
+        preprocess: How the artifact prepares images; `None` where its inputs are no images.
+        images: Folder of images or a digits CSV; `None` for the golden images.
+        progress: Called with the number of images done.
+
+    Attributes:
+        flat_images: Number of images of one colour in the last calibration.
 
     Raises:
-        DataError: There is no batch.
-        GateError: A tensor is not finite.
+        UsageError: Images were given for an artifact that takes none.
+        DataError: There are no images, or they cannot be read.
     """
-    names = list(dict.fromkeys(tensors))
-    found: dict[str, TensorRange] = {}
-    images = 0
-    watching = runner.expose(names)
-    try:
-        progress("calibrating", 0, total)
-        for feeds in batches:
-            outputs = watching.run(feeds)
-            for name in names:
-                _add(found, name, np.asarray(outputs[name], np.float32))
-            images += len(next(iter(feeds.values())))
-            progress("calibrating", images, total)
-    finally:
-        watching.release()
-    if not images:
-        raise DataError(f"calibrating {runner.path.name}: no image was given, expected some")
-    return Ranges(tensors=found, images=images)
+
+    def __init__(
+        self,
+        golden: Golden,
+        preprocess: Preprocess | None,
+        images: str | os.PathLike[str] | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> None:
+        self._golden, self._preprocess, self._progress = golden, preprocess, progress
+        self._all: RealImages | None = None
+        self.flat_images = 0
+        if images is not None:
+            if preprocess is None:
+                raise UsageError("--calibration needs a model of images, and this one takes none")
+            self._all = read_images(Path(images), preprocess, ())
+
+    @property
+    def description(self) -> str:
+        """Which images the ranges come from."""
+        if self._all is None:
+            return f"the {self._golden.samples} golden images"
+        return f"{self._count} of {len(self._all)} images of {self._all.source}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the calibration images; empty after a sound calibration."""
+        if not self.flat_images:
+            return ()
+        return (
+            f"{self.flat_images} of {self._count} calibration images have one colour only (e.g. "
+            "black): the ranges measured on them may be too narrow for real images",
+        )
+
+    @property
+    def _count(self) -> int:
+        return self._golden.samples if self._all is None else min(MAX_IMAGES, len(self._all))
+
+    def ranges(self, source: Path, tensors: Sequence[str]) -> Ranges:
+        """Run all images through an artifact.
+
+        Args:
+            source: An fp32 artifact.
+            tensors: Names of the tensors to measure.
+
+        Raises:
+            ImageError: An image cannot be read.
+            GateError: A tensor is not finite.
+        """
+        ranges: dict[str, TensorRange] = {}
+        self.flat_images = 0
+        runner = OrtRunner(source, provider="cpu", expose=list(dict.fromkeys(tensors)))
+        try:
+            size = fixed_batch(runner.inputs[0]) or BATCH
+            for start in range(0, self._count, size):
+                self._progress("calibrate", start, self._count)
+                outputs = run_filled(runner, self._feeds(runner, start, start + size))
+                for name in tensors:
+                    _add(ranges, name, np.asarray(outputs[name], np.float32))
+        finally:
+            runner.release()
+        self._progress("calibrate", self._count, self._count)
+        return Ranges(tensors=ranges, images=self._count)
+
+    def _feeds(self, runner: Runner, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the inputs of images `start` to `stop`, evenly spread over all."""
+        if self._all is None or self._preprocess is None:
+            feeds = golden_feeds(runner, self._golden, self._preprocess)
+            return {name: values[start:stop] for name, values in feeds.items()}
+        images = self._all.some(MAX_IMAGES).images[start:stop]
+        batch = prepare_batch(images, self._preprocess)
+        self.flat_images += int((np.ptp(batch, axis=(2, 3)) == 0).all(axis=1).sum())
+        return {runner.inputs[0].name: batch}
 
 
-def _add(found: dict[str, TensorRange], name: str, values: NDArray[np.float32]) -> None:
+def _add(ranges: dict[str, TensorRange], name: str, values: NDArray[np.float32]) -> None:
     if not np.isfinite(values).all():
         raise GateError(
-            f"calibration: tensor {name!r} is not finite on these images, so it has no range; "
-            "validate the fp32 artifact"
+            f"calibration: tensor {name!r} is not finite on these images, so it has no range",
+            hint="run `vit-export validate` on the fp32 artifact",
         )
-    if name not in found:
-        found[name] = TensorRange(np.zeros(values.shape[-1], np.float32))
-    found[name].add(values)
-
-
-def calibration_batches(
-    images: Sequence[Path] | NDArray[np.uint8],
-    preprocess: Preprocess,
-    *,
-    most: int = MOST,
-    batch: int = BATCH,
-    fixed: bool = False,
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Prepare images as the artifact asks, a batch at a time.
-
-    Args:
-        images: Files, as `samples.image_files` finds them, or uint8 (S, H, W, C).
-        preprocess: The artifact's own.
-        most: How many images to take, spread evenly; the choice is always the same.
-        batch: How many at once.
-        fixed: Whether every batch has to be full; the last is then filled from the first.
-
-    Yields:
-        `pixel_values`, float32 (B, C, H, W).
-
-    Raises:
-        DataError: There is no image, or none may be taken.
-        ImageError: One cannot be read.
-    """
-    if not len(images) or most < 1 or batch < 1:
-        raise DataError(
-            f"calibration was given {len(images)} images, to take {most} in batches of {batch}; "
-            "it takes at least one of each"
-        )
-    chosen = chosen_images(len(images), most)
-    if fixed:
-        chosen = chosen[np.concatenate(batch_rows(len(chosen), batch))]
-    for start in range(0, len(chosen), batch):
-        part = [images[i] for i in chosen[start : start + batch]]
-        yield {PIXEL_VALUES: prepare_batch(part, preprocess)}
-
-
-def chosen_images(count: int, most: int = MOST) -> NDArray[np.int64]:
-    """Which of `count` images are taken: `most` of them or all, evenly spread, int64."""
-    spread = np.linspace(0, count - 1, min(most, count)).round()
-    return np.unique(spread.astype(np.int64))
+    if name not in ranges:
+        ranges[name] = TensorRange(np.zeros(values.shape[-1], np.float32))
+    ranges[name].add(values)

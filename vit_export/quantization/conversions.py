@@ -1,11 +1,11 @@
-"""What an fp32 artifact is to become: the conversions behind one door."""
+"""Conversions to a narrower precision, with one interface for all."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -16,101 +16,58 @@ from vit_export.graph.int8.static import to_int8_static
 from vit_export.graph.layers import block_of
 
 
-class Target(Protocol):
-    """A narrower precision, and how to get there.
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A narrower precision, and how to convert to it.
 
     Attributes:
         precision: e.g. `"fp16"`.
-        rounded: Whether its arithmetic has to be measured rounded after every operation,
-            because a CPU would leave roundings out.
+        emulated: Whether a CPU skips roundings of this precision, so that it is measured with
+            every operation rounded.
+        convert: Called with the source, the file to write, and `keep=`: layers that stay fp32.
+        layers: Returns the layers of a source that are converted, in the order of the graph.
+        count: Returns the number of converted nodes with weights in a file.
     """
-
-    @property
-    def precision(self) -> str: ...
-
-    @property
-    def rounded(self) -> bool: ...
-
-    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
-        """Convert an fp32 artifact, some of whose layers stay fp32."""
-        ...
-
-    def layers(self, source: Path) -> list[str]:
-        """The layers that a conversion narrows, in the order of the graph."""
-        ...
-
-    def count(self, file: OnnxFile) -> int:
-        """Nodes with weights that are narrow in a file, counted in the file itself."""
-        ...
-
-
-@dataclass(frozen=True)
-class HalfTarget:
-    """FP16 or BF16."""
 
     precision: str
-    recipe: str = "mixed"
-    half_io: bool = False
-    rounded: bool = True
-
-    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
-        return to_half(
-            source,
-            destination,
-            precision=self.precision,
-            recipe=self.recipe,
-            keep=keep,
-            half_io=self.half_io,
-        )
-
-    def layers(self, source: Path) -> list[str]:
-        return layers_to_narrow(source, precision=self.precision, recipe=self.recipe)
-
-    def count(self, file: OnnxFile) -> int:
-        return narrow_nodes(file)
+    emulated: bool
+    convert: Callable[..., Conversion]
+    layers: Callable[[Path], list[str]]
+    count: Callable[[OnnxFile], int]
 
 
-@dataclass(frozen=True)
-class DynamicTarget:
-    """INT8 whose activations are quantised as it runs."""
-
-    precision: str = "int8"
-    rounded: bool = False
-
-    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
-        return to_int8_dynamic(source, destination, keep=keep)
-
-    def layers(self, source: Path) -> list[str]:
-        return planned_layers(source)
-
-    def count(self, file: OnnxFile) -> int:
-        return quantised_nodes(file)
+def half_target(precision: str, *, recipe: str = "mixed", half_io: bool = False) -> Target:
+    """Return the target FP16 or BF16; see `to_half` for the arguments."""
+    return Target(
+        precision=precision,
+        emulated=True,
+        convert=partial(to_half, precision=precision, recipe=recipe, half_io=half_io),
+        layers=partial(layers_to_narrow, precision=precision, recipe=recipe),
+        count=narrow_nodes,
+    )
 
 
-@dataclass(frozen=True)
-class StaticTarget:
-    """INT8 whose activations have fixed ranges.
+def int8_target(thresholds: Mapping[str, float] | None = None) -> Target:
+    """Return the target INT8.
 
-    Attributes:
-        thresholds: Largest magnitude by tensor; what lies beyond is clipped.
+    Args:
+        thresholds: Largest magnitude by tensor, for static INT8; `None` for dynamic INT8.
     """
-
-    thresholds: Mapping[str, float]
-    precision: str = "int8-static"
-    rounded: bool = False
-
-    def convert(self, source: Path, destination: Path, keep: Collection[str]) -> Conversion:
-        return to_int8_static(source, destination, thresholds=self.thresholds, keep=keep)
-
-    def layers(self, source: Path) -> list[str]:
-        return planned_layers(source)
-
-    def count(self, file: OnnxFile) -> int:
-        return quantised_nodes(file)
+    if thresholds is None:
+        precision, convert = "int8", to_int8_dynamic
+    else:
+        precision, convert = "int8-static", partial(to_int8_static, thresholds=thresholds)
+    return Target(
+        precision=precision,
+        emulated=False,
+        convert=convert,
+        layers=planned_layers,
+        count=quantised_nodes,
+    )
 
 
 def units_of(layers: Sequence[str], blocks: Sequence[str]) -> dict[str, list[str]]:
-    """Layers by the block that they stand in; a layer outside of the blocks is a unit itself."""
+    """Group layers by encoder block; a layer outside the blocks is a unit by itself."""
     units: dict[str, list[str]] = {}
     for layer in layers:
         units.setdefault(block_of(layer, blocks) or layer, []).append(layer)

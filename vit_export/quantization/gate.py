@@ -1,4 +1,4 @@
-"""The gate of a narrower artifact: its layers counted, its outputs and its classes compared."""
+"""Gate of a converted artifact: converted nodes counted, outputs and classes compared."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ UNMEASURED = "unmeasured"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gated:
-    """What the gate found.
+class GateResult:
+    """Result of the gate.
 
     Attributes:
         comparison: Of the file itself; its `passed` is `None` where it cannot run here.
-        stages: For the certificate: the file itself last.
-        accuracy: On real images, where there were some.
-        failures: Why it did not pass; empty when it did.
+        stages: Lines of the certificate; the file itself last.
+        accuracy: On real images, where there are some.
+        failures: Why the gate failed; empty when it passed.
     """
 
     comparison: Comparison
@@ -34,101 +34,96 @@ class Gated:
     failures: tuple[str, ...]
 
 
-def gate(
-    bench: TrialConverter, packed: OnnxFile, conversion: Conversion, progress: Progress
-) -> Gated:
-    """Count the narrow nodes of a packed artifact, and measure it.
+def run_gate(
+    trials: TrialConverter, packed: OnnxFile, conversion: Conversion, progress: Progress
+) -> GateResult:
+    """Count the converted nodes of a packed artifact, and measure it.
 
-    Half precision is measured twice: rounded after every operation, as a GPU computes it, and
-    as the file runs on this CPU. BF16 runs on a GPU only; without one the first stands alone.
+    Half precision is measured twice: with every operation rounded, as a GPU computes it, and as
+    the file runs on this CPU. BF16 runs on a GPU only; without one, only the first is measured.
 
     Raises:
-        GateError: Fewer or more nodes are narrow than the plan says.
+        GateError: The file has more or fewer converted nodes than planned.
     """
-    target = bench.target
-    stage = f"fp32 -> {target.precision}"
+    target = trials.target
+    name = f"fp32 -> {target.precision}"
     count = target.count(packed)
-    if count != conversion.narrowed:  # which no search could repair
+    if count != conversion.narrowed:  # no search could repair it
         raise GateError(
-            f"{stage}: {count} nodes with weights are {target.precision} in the file, the plan has "
+            f"{name}: {count} nodes with weights are {target.precision} in the file, expected "
             f"{conversion.narrowed}; nothing was written"
         )
-    stages: list[Stage] = []
-    judged = None
-    if target.rounded:
-        progress(f"measure {stage}, rounded after every operation")
-        runner = bench.runner(packed.path)
-        judged = compare(
-            runner, bench.golden, manifest=bench.manifest, stage=f"{stage}, every operation rounded"
-        )
+    emulated: list[Comparison] = []
+    if target.emulated:
+        progress(f"measure {name}, rounded after every operation")
+        runner = trials.runner(packed.path)
+        stage = f"{name}, every operation rounded"
+        emulated.append(compare(runner, trials.golden, manifest=trials.manifest, stage=stage))
         runner.release()
-        stages.append(judged.stage)
-    progress(f"measure {stage}")
-    comparison = _of_file(bench, packed, stage)
-    accuracy = _accuracy(bench, packed, progress)
-    reason = _shortfall(bench, accuracy)
-    found = [*stages, comparison.stage]
-    failures = [reason for stage in found if stage.passed is False for reason in stage.reasons]
-    failures += [reason] if reason else []
-    failures = list(dict.fromkeys(failures))
+    progress(f"measure {name}")
+    comparison = _compare_file(trials, packed, name)
+    accuracy = _measure_accuracy(trials, packed, progress)
+    stages = [*(found.stage for found in emulated), comparison.stage]
+    reasons = [reason for stage in stages if stage.passed is False for reason in stage.reasons]
+    failures = tuple(dict.fromkeys([*reasons, *_accuracy_failures(trials, accuracy)]))
     last = _with_accuracy(comparison.stage, accuracy).replace(
         passed=False if failures else comparison.stage.passed,
-        reasons=tuple(failures) or comparison.stage.reasons,
+        reasons=failures or comparison.stage.reasons,
     )
-    return Gated(
-        comparison=Comparison(
-            stage=last, blocks=comparison.blocks or (judged or comparison).blocks
-        ),
-        stages=(*stages, last),
+    blocks = next((found.blocks for found in (comparison, *emulated) if found.blocks), ())
+    return GateResult(
+        comparison=Comparison(stage=last, blocks=blocks),
+        stages=(*stages[:-1], last),
         accuracy=accuracy,
-        failures=tuple(failures),
+        failures=failures,
     )
 
 
-def _of_file(bench: TrialConverter, packed: OnnxFile, stage: str) -> Comparison:
-    """The file itself: on the CPU, or on a GPU where the CPU has no kernels for it.
+def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Comparison:
+    """Compare the file itself: on the CPU, or on a GPU where the CPU has no kernels for it.
 
     Where neither can run it, it has neither passed nor failed.
     """
-    provider = "cuda" if bench.target.precision == "bf16" else "cpu"
+    provider = "cuda" if trials.target.precision == "bf16" else "cpu"
     try:
         runner = OrtRunner(packed.path, provider=provider)
     except ProviderError as error:
-        return Comparison(stage=_not_run(bench, stage, str(error)))
-    found = compare(runner, bench.golden, manifest=bench.manifest, stage=stage)
+        cause = error.message.partition("; ")[0]
+        reason = (
+            "ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
+            f"({cause}); it was measured with every operation rounded"
+        )
+        samples = trials.golden.samples
+        return Comparison(
+            stage=Stage.unmeasured(name, provider=provider, samples=samples, reason=reason)
+        )
+    comparison = compare(runner, trials.golden, manifest=trials.manifest, stage=name)
     runner.release()
-    return found
+    return comparison
 
 
-def _not_run(bench: TrialConverter, stage: str, error: str) -> Stage:
-    return Stage.unmeasured(
-        stage,
-        provider="cuda",
-        samples=bench.golden.samples,
-        reason="ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
-        f"({error.partition('; ')[0]}); it was measured with every operation rounded",
-    )
-
-
-def _accuracy(bench: TrialConverter, packed: OnnxFile, progress: Progress) -> Accuracy | None:
-    if bench.limits.images is None:
+def _measure_accuracy(
+    trials: TrialConverter, packed: OnnxFile, progress: Progress
+) -> Accuracy | None:
+    images = trials.limits.images
+    if images is None:
         return None
-    progress(f"compare classes on {len(bench.limits.images)} real images")
-    runner = bench.runner(packed.path)
-    found = bench.accuracy(runner, bench.limits.images)
+    progress(f"compare classes on {len(images)} real images")
+    runner = trials.runner(packed.path)
+    accuracy = trials.accuracy(runner, images)
     runner.release()
-    return found
+    return accuracy
 
 
-def _shortfall(bench: TrialConverter, accuracy: Accuracy | None) -> str:
-    """Why an accuracy is not good enough; empty where it is."""
-    if accuracy is None or bench.limits.harm(accuracy, bench.target.precision) <= 1:
-        return ""
-    floor = TOLERANCES[bench.target.precision].min_agreement or 0.0
-    allowed = f"expected agreement on at least {100 * floor:g} %"
-    if bench.limits.max_drop is not None:
-        allowed += f" and a drop of at most {bench.limits.max_drop:g} points"
-    return f"{accuracy}; {allowed}".replace("; ", ", ")
+def _accuracy_failures(trials: TrialConverter, accuracy: Accuracy | None) -> list[str]:
+    precision, limits = trials.target.precision, trials.limits
+    if accuracy is None or limits.error_ratio(accuracy, precision) <= 1:
+        return []
+    min_agreement = TOLERANCES[precision].min_agreement or 0.0
+    allowed = f"expected agreement on at least {100 * min_agreement:g} %"
+    if limits.max_drop is not None:
+        allowed += f" and a drop of at most {limits.max_drop:g} points"
+    return [f"{accuracy}, {allowed}"]
 
 
 def _with_accuracy(stage: Stage, accuracy: Accuracy | None) -> Stage:

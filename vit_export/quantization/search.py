@@ -1,109 +1,134 @@
-"""The fewest layers that must stay wide, so that a gate passes.
+"""Search for the layers that must stay fp32, so that the gate passes.
 
 Half precision and INT8 usually fail in few places: one block with a massive activation (arXiv
-2402.17762), one layer of wide range. Measured first is how much harm each unit (a block, or a
-layer outside of the blocks) does when it alone is narrow. Units stay wide in the order of that
-harm; how many have to, a bisection finds. Then the same among the layers of those units.
+2402.17762), one layer of wide range. The search first measures the error when one unit (a block,
+or a layer outside the blocks) is converted alone. Units stay fp32 in the order of that error, and
+a bisection finds how many have to. Then the same for the layers of those units. At the end every
+layer that the rest passes without is converted after all, since errors need not add up.
 
 Polygraphy's `debug precision` searches in this way too, by the precision of TensorRT's layers,
-which TensorRT 11 no longer has; here the graph itself is what changes.
+which TensorRT 11 no longer has; here the graph itself is changed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from vit_export.progress import Progress, silent
 
-# How far an artifact is from its limits when these layers stay wide: up to 1 it passes.
+# Returns the error when these layers stay fp32, as a multiple of what is allowed.
 Measure = Callable[[frozenset[str]], float]
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """What a unit does to the result when it alone is narrow.
+class Sensitivity(Struct, frozen=True, rename={"error_ratio": "harm"}):
+    """Error when one unit alone is converted.
 
     Attributes:
-        unit: A block, or a layer.
-        harm: Distance from the oracle as a share of what is allowed; infinite for NaN.
+        unit: A block or a layer.
+        error_ratio: Error as a multiple of what is allowed, infinite for NaN; `harm` in JSON.
     """
 
     unit: str
-    harm: float
+    error_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        keep: Layers that stay wide; `None` where not even all of them helped.
+        keep: Layers that stay fp32, and the error ratio when that layer is converted as well;
+            `None` where the gate fails even with all layers in fp32.
         blocks: Sensitivity of every unit, in the order of the graph.
-        layers: Sensitivity of the layers of the units that had to stay wide.
+        layers: Sensitivity of the layers of the units that had to stay fp32.
     """
 
-    keep: frozenset[str] | None
+    keep: Mapping[str, float] | None
     blocks: tuple[Sensitivity, ...]
     layers: tuple[Sensitivity, ...] = ()
+
+    def reason(self, layer: str, precision: str) -> str:
+        """Return why a layer stays fp32."""
+        alone = {s.unit: s.error_ratio for s in (*self.blocks, *self.layers)}[layer]
+        if math.isinf(alone):
+            return f"alone in {precision} it makes the result NaN or infinite"
+        if alone > 1:
+            return f"alone in {precision} its error is {alone:.3g} times what the search allows"
+        together = (self.keep or {})[layer]
+        return (
+            "the search keeps it because, together with the converted layers, it exceeds what the "
+            f"search allows ({together:.3g} times)"
+        )
 
 
 def sensitivities(
     units: Mapping[str, Sequence[str]],
     measure: Measure,
     *,
-    always: frozenset[str] = frozenset(),
+    fp32: frozenset[str] = frozenset(),
     progress: Progress = silent,
-    what: str = "sensitivity",
+    stage: str = "error per block",
 ) -> tuple[Sensitivity, ...]:
-    """Measure every unit alone.
+    """Measure the error of every unit alone.
 
     Args:
         units: Layers by unit.
-        measure: Called with the layers that stay wide.
-        always: Layers that stay wide in every measurement.
-        progress: Told about every unit.
-        what: Stage that the progress is told.
+        measure: Called with the layers that stay fp32.
+        fp32: Further layers that stay fp32 in every measurement.
+        progress: Called with the stage before each measurement.
+        stage: Name of the stage.
     """
-    every = frozenset(layer for layers in units.values() for layer in layers) | always
-    found = []
-    for i, (unit, layers) in enumerate(units.items()):
-        progress(what, i, len(units))
-        found.append(Sensitivity(unit, measure(every - frozenset(layers))))
-    return tuple(found)
+    layers = frozenset(layer for unit in units.values() for layer in unit) | fp32
+    measured = []
+    for i, (unit, own) in enumerate(units.items()):
+        progress(stage, i, len(units))
+        measured.append(Sensitivity(unit, measure(layers - frozenset(own))))
+    return tuple(measured)
 
 
 def repair(
     units: Mapping[str, Sequence[str]], measure: Measure, *, progress: Progress = silent
 ) -> Repair:
-    """Find the fewest layers that must stay wide.
+    """Find layers that must stay fp32, none of which can be left out.
 
     Args:
-        units: Layers by block; a layer outside of the blocks is a unit of its own.
-        measure: Called with the layers that stay wide.
-        progress: Told about every measurement of the first pass.
+        units: Layers by block; a layer outside the blocks is a unit by itself.
+        measure: Called with the layers that stay fp32.
+        progress: Called before each measurement of a unit alone.
     """
-    blocks = sensitivities(units, measure, progress=progress, what="error per block")
-    chosen = fewest([s.unit for s in _worst_first(blocks)], units, measure)
+    blocks = sensitivities(units, measure, progress=progress)
+    chosen = _shortest_prefix(_worst_first(blocks), units, measure)
     if chosen is None:
         return Repair(keep=None, blocks=blocks)
-    every = {layer: [layer] for unit in chosen for layer in units[unit]}
-    others = frozenset(layer for unit, layers in units.items() if unit not in chosen
-                       for layer in layers)  # fmt: skip
-    layers = sensitivities(every, measure, always=others, progress=progress, what="error per layer")
-    kept = fewest([s.unit for s in _worst_first(layers)], every, measure)
-    keep = frozenset(kept) if kept is not None else frozenset(every)
-    return Repair(keep=keep, blocks=blocks, layers=layers)
+    candidates = {layer: [layer] for unit in chosen for layer in units[unit]}
+    layers = sensitivities(
+        candidates,
+        measure,
+        fp32=frozenset(layer for unit in units.values() for layer in unit) - set(candidates),
+        progress=progress,
+        stage="error per layer",
+    )
+    kept = _shortest_prefix(_worst_first(layers), candidates, measure) or list(candidates)
+    keep = _without_needless(kept, measure)
+    needed = {layer: measure(keep - {layer}) for layer in sorted(keep)}
+    return Repair(keep=needed, blocks=blocks, layers=layers)
 
 
-def _worst_first(found: Sequence[Sensitivity]) -> list[Sensitivity]:
-    return sorted(found, key=lambda s: -s.harm)
+def _worst_first(measured: Sequence[Sensitivity]) -> list[str]:
+    return [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
 
 
-def fewest(
+def _shortest_prefix(
     order: Sequence[str], units: Mapping[str, Sequence[str]], measure: Measure
 ) -> list[str] | None:
-    """The shortest beginning of an order that passes when it stays wide, found by bisection.
+    """Return the shortest prefix of an order that passes when it stays fp32, by bisection.
+
+    The prefix was measured and passes. Where a longer prefix has a larger error than a shorter
+    one, it need not be the shortest.
 
     Returns:
         Units; `None` where not even all of them pass.
@@ -114,11 +139,27 @@ def fewest(
 
     if not passes(len(order)):
         return None
-    fails, holds = -1, len(order)  # `holds` passes, and nothing at or below `fails` does
-    while holds - fails > 1:
-        middle = (fails + holds) // 2
+    failing, passing = -1, len(order)
+    while passing - failing > 1:
+        middle = (failing + passing) // 2
         if passes(middle):
-            holds = middle
+            passing = middle
         else:
-            fails = middle
-    return list(order[:holds])
+            failing = middle
+    return list(order[:passing])
+
+
+def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
+    """Return the layers that are left when each is dropped that the rest passes without.
+
+    Args:
+        kept: Layers that pass when they stay fp32; the last ones are tried first.
+        measure: Called with the layers that stay fp32.
+    """
+    keep, dropped = frozenset(kept), True
+    while dropped:
+        dropped = False
+        for layer in reversed(kept):
+            if layer in keep and measure(keep - {layer}) <= 1:
+                keep, dropped = keep - {layer}, True
+    return keep

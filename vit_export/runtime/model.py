@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import FEATURES, LOGITS, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
+from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
-from vit_export.images.prepare import ImageSource, normalize, resize_and_crop
+from vit_export.images.prepare import normalize, resize_and_crop
 from vit_export.runner import Runner
 from vit_export.runtime.checks import check_range
 
@@ -358,7 +359,7 @@ class _Prepared:
     """An image at the model's size, or why there is none, and its name for an error."""
 
     name: str
-    pixels: NDArray[np.uint8] | None = None
+    pixels: Pixels | None = None
     error: ImageError | None = None
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_export.errors import ProviderError, UsageError, VitExportError
-from vit_export.images.dataset import Pixels
+from vit_export.images.decode import Pixels
 from vit_export.model.vit import VisionTransformer
 
 

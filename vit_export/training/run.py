@@ -14,7 +14,8 @@ from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
 from vit_export.images import digits_csv
-from vit_export.images.dataset import Pixels, class_names, read_folder, split_folders
+from vit_export.images.dataset import class_names, read_folder, split_folders
+from vit_export.images.decode import Pixels
 from vit_export.images.prepare import resize_and_crop
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent

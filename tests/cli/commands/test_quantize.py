@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from PIL import Image
 
-from vit_export.artifact import staging
+from vit_export.artifact import publish
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.cli.main import main
@@ -159,7 +159,7 @@ def test_a_picture_that_was_asked_for_by_name_and_failed_is_a_failure(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(staging.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(publish.tempfile, "mkdtemp", refuse)
     result = call("validate", artifact, "--golden", tiny_export.golden, *arguments, "--json")
     assert result.exit_code == status, result.output
     data = last_json(result)

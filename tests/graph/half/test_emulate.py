@@ -1,4 +1,4 @@
-"""The rounded form shows what a GPU computes, and what a CPU's float16 hides."""
+"""The emulation computes what a GPU computes, where a CPU's float16 hides overflows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vit_export.graph.half.emulate import to_rounded
 
 
 def product_then_scale(kind: int, factor: float) -> onnx.ModelProto:
-    """X @ W in a half type, scaled in it, and back to float32."""
+    """`x @ w` in a half type, scaled in it, and cast back to float32."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])
     weights = [
@@ -39,18 +39,18 @@ def run(path: Path, x: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def test_an_overflow_between_two_nodes_is_seen_which_the_cpu_alone_hides(tmp_path):
-    """4 * 100 * 200 is beyond float16; ONNX Runtime's CPU leaves that rounding out."""
+def test_an_overflow_between_two_nodes_is_detected(tmp_path):
+    """4 * 100 * 200 is beyond float16, which ONNX Runtime's CPU does not notice."""
     x = np.full((2, 4), 100, np.float32)
     onnx.save(product_then_scale(TensorProto.FLOAT16, 0.1), tmp_path / "half.onnx")
     to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
-    assert np.isfinite(run(tmp_path / "half.onnx", x)).all()  # why this form exists
+    assert np.isfinite(run(tmp_path / "half.onnx", x)).all()  # which is why the emulation exists
     assert np.isinf(run(tmp_path / "rounded.onnx", x)).all()
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [(TensorProto.FLOAT16, np.float16)])
-def test_every_operation_is_rounded_once(tmp_path, kind, dtype):
-    """As numpy computes it in the half type with sums in float32."""
+def test_every_operation_is_rounded_once(tmp_path):
+    """As numpy computes it in float16 with sums in float32."""
+    kind, dtype = TensorProto.FLOAT16, np.float16
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     onnx.save(product_then_scale(kind, 0.7), tmp_path / "half.onnx")
     to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
@@ -60,8 +60,8 @@ def test_every_operation_is_rounded_once(tmp_path, kind, dtype):
     np.testing.assert_array_equal(run(tmp_path / "rounded.onnx", x), expected.astype(np.float32))
 
 
-def test_a_half_input_is_rounded_as_it_comes_in(tiny_export, tmp_path):
-    """With half-precision I/O the artifact never sees more."""
+def test_a_half_precision_input_is_rounded(tiny_export, tmp_path):
+    """The artifact gets no more than float16."""
     to_half(tiny_export.path, tmp_path / "half.onnx", half_io=True)
     to_rounded(tmp_path / "half.onnx", tmp_path / "rounded.onnx")
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
@@ -71,7 +71,7 @@ def test_a_half_input_is_rounded_as_it_comes_in(tiny_export, tmp_path):
     np.testing.assert_array_equal(run(path, x), run(path, narrow))
 
 
-def test_bfloat16_runs_in_this_form_where_it_has_no_kernels(tmp_path):
+def test_bfloat16_is_emulated_without_kernels(tmp_path):
     """8 bits of mantissa: 256 + 1 becomes 256."""
     model = product_then_scale(TensorProto.BFLOAT16, 1.0)
     eye = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
@@ -85,13 +85,14 @@ def test_bfloat16_runs_in_this_form_where_it_has_no_kernels(tmp_path):
     assert run(tmp_path / "rounded.onnx", x)[0, :3].tolist() == [256, 1, 3]
 
 
-@pytest.mark.parametrize("half_io", [False, True])
-@pytest.mark.parametrize("recipe", ["mixed", "all"])
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_it_has_the_tensors_of_the_artifact_and_none_in_half(
+@pytest.mark.parametrize(
+    ("precision", "recipe", "half_io"),
+    [("fp16", "mixed", False), ("fp16", "all", True), ("bf16", "all", False)],
+)
+def test_the_emulation_has_the_tensors_of_the_artifact_in_float32(
     tiny_export, tmp_path, precision, recipe, half_io
 ):
-    """So that blocks can be traced in it; it carries no certificate that is not its own."""
+    """So that blocks can be traced; it has no certificate."""
     to_half(
         tiny_export.path, tmp_path / "half.onnx", precision=precision, recipe=recipe,
         half_io=half_io,

@@ -1,15 +1,15 @@
-"""Smoothing moves outliers into weights and changes not a bit of what is computed."""
+"""Smoothing moves outliers into weights, and outputs stay the same to the bit."""
 
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
+from graphs import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from vit_export.errors import ArtifactError, UsageError
+from vit_export.errors import ArtifactError
 from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.int8.select import planned_tensors
 from vit_export.graph.int8.smooth import smooth
@@ -20,20 +20,15 @@ X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def names(tiny_export) -> list[str]:
-    """Tensors that products read."""
+    """Tensors that planned products read."""
     return planned_tensors(tiny_export.path)
-
-
-def constants(path) -> dict[str, np.ndarray]:
-    """Every initializer."""
-    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
 
 
 @settings(max_examples=15, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_outputs_are_the_same_to_the_bit(tiny_export, names, run_ort, tmp_path, seed, alpha):
-    """Whatever the statistics say, and however much is moved."""
+    """For any statistics and any alpha."""
     rng = np.random.default_rng(seed)
     reach = {n: np.exp2(rng.uniform(-9, 9, 128 if "Gelu" in n else 32)) for n in names}
     path = tmp_path / "smooth.onnx"
@@ -42,8 +37,8 @@ def test_outputs_are_the_same_to_the_bit(tiny_export, names, run_ort, tmp_path, 
         assert np.array_equal(found, wanted)
 
 
-def test_channels_and_rows_meet_in_the_middle(write_graph, run_ort, tmp_path):
-    """A channel of 64 against rows of 1 becomes 8 against 8; one of zeros is left alone."""
+def test_channels_and_rows_become_equally_large(write_graph, run_ort, tmp_path):
+    """A channel of 64 and rows of 1 both become 8; a channel of zeros stays."""
     scale = np.array([1, 64, 1, 0], np.float32)
     nodes = [
         helper.make_node("LayerNormalization", ["x", "g", "g"], ["t"], name="norm/LN"),
@@ -59,8 +54,8 @@ def test_channels_and_rows_meet_in_the_middle(write_graph, run_ort, tmp_path):
     assert {"g", "w"}.isdisjoint(values)
 
 
-def test_dynamic_int8_gains_by_it_where_a_channel_sticks_out(write_graph, run_ort, tmp_path):
-    """A channel a thousand times the others leaves them no levels; evened out, they have some."""
+def test_dynamic_int8_is_better_after_smoothing_an_outlier(write_graph, run_ort, tmp_path):
+    """A channel a thousand times larger than the others leaves them no INT8 levels."""
     rng = np.random.default_rng(0)
     gamma = np.array([1000, *[1] * 31], np.float32)
     weight = rng.standard_normal((32, 16)).astype(np.float32)
@@ -80,8 +75,8 @@ def test_dynamic_int8_gains_by_it_where_a_channel_sticks_out(write_graph, run_or
     assert off["smooth"] < off["plain"] / 10
 
 
-def test_norms_that_others_read_too_are_left_alone(write_graph, tmp_path):
-    """Here a sum reads it as well."""
+def test_norms_that_other_nodes_read_are_not_smoothed(write_graph, tmp_path):
+    """Here a sum."""
     nodes = [
         helper.make_node("LayerNormalization", ["x", "g"], ["t"], name="norm/LN"),
         helper.make_node("MatMul", ["t", "w"], ["z"], name="fc/MatMul"),
@@ -93,8 +88,8 @@ def test_norms_that_others_read_too_are_left_alone(write_graph, tmp_path):
     assert {"g", "w"} == set(constants(tmp_path / "s.onnx"))
 
 
-def test_constants_shared_between_norms_are_given_to_each(write_graph, run_ort, tmp_path):
-    """Of a fresh model all gammas are one, and two layers may share a matrix."""
+def test_norms_that_share_constants_get_their_own(write_graph, run_ort, tmp_path):
+    """All gammas of a fresh model are 1, and two layers may share a matrix."""
     nodes = [
         helper.make_node("LayerNormalization", ["x", "g"], ["t"], name="a/LN"),
         helper.make_node("MatMul", ["t", "w"], ["z"], name="a/MatMul"),
@@ -113,7 +108,7 @@ def test_constants_shared_between_norms_are_given_to_each(write_graph, run_ort, 
 def test_statistics_of_the_artifact_smooth_every_norm_before_a_product(
     tiny_export, names, tmp_path
 ):
-    """Two in each block; the last is read by a slice. Real statistics, and no name is lost."""
+    """Two in each block; a slice reads the last one. Tensors keep their names."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     found = runner.expose(names).run({"pixel_values": X})
     reach = {n: 100 * np.abs(found[n]).reshape(-1, found[n].shape[-1]).max(axis=0) for n in names}
@@ -122,10 +117,8 @@ def test_statistics_of_the_artifact_smooth_every_norm_before_a_product(
 
 
 def test_missing_or_foreign_statistics_are_refused(tiny_export, names, tmp_path):
-    """And an alpha that is no share."""
+    """The artifact has to be calibrated itself."""
     with pytest.raises(ArtifactError, match=r"no statistics of 'blocks\.0\.norm1"):
         smooth(tiny_export.path, tmp_path / "s.onnx", {})
     with pytest.raises(ArtifactError, match="3 channels for a weight of 32 rows"):
         smooth(tiny_export.path, tmp_path / "s.onnx", {n: np.ones(3) for n in names})
-    with pytest.raises(UsageError, match=r"alpha is 1\.5"):
-        smooth(tiny_export.path, tmp_path / "s.onnx", {}, alpha=1.5)

@@ -1,4 +1,4 @@
-"""INT8 weights: no pair of them overflows, and little is lost for it."""
+"""INT8 weights: no pair overflows 16 bits, and little precision is lost for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vit_export.graph.int8.weights import channel_scales, largest_pair, to_int8
+from vit_export.graph.int8.weights import channel_scales, to_int8
 
 matrices = hnp.arrays(
     np.float32,
@@ -17,8 +17,14 @@ matrices = hnp.arrays(
 )
 
 
+def largest_pair(values: np.ndarray) -> int:
+    """The largest |w[2j] + w[2j+1]| of INT8 weights (K, N)."""
+    padded = np.concatenate([values, np.zeros((len(values) % 2, values.shape[1]), np.int8)])
+    return int(np.abs(padded.reshape(-1, 2, values.shape[1]).astype(int).sum(axis=1)).max())
+
+
 def lower_bound(weight: np.ndarray) -> np.ndarray:
-    """The scale that the law asks for before rounding, computed a second way."""
+    """The smallest scale within both limits before rounding, computed a second way."""
     padded = np.concatenate([weight, np.zeros((len(weight) % 2, weight.shape[1]), np.float32)])
     pairs = np.abs(padded.reshape(-1, 2, weight.shape[1]).astype(np.float64).sum(axis=1))
     return np.maximum(np.abs(weight).max(axis=0) / 127, pairs.max(axis=0) / 128)
@@ -26,7 +32,7 @@ def lower_bound(weight: np.ndarray) -> np.ndarray:
 
 @given(matrices)
 def test_no_value_and_no_pair_is_too_large(weight):
-    """Whatever the weights; odd numbers of rows and channels of zeros included."""
+    """Odd numbers of rows and channels of zeros included."""
     scales = channel_scales(weight)
     exact = np.rint(weight / scales)
     assert np.abs(exact).max() <= 127
@@ -36,8 +42,8 @@ def test_no_value_and_no_pair_is_too_large(weight):
 
 
 @given(matrices)
-def test_a_scale_is_hardly_larger_than_the_law_asks(weight):
-    """A few units in the last place at most; and no value is off by more than half a scale."""
+def test_a_scale_is_hardly_larger_than_needed(weight):
+    """By a few units in the last place; no value is off by more than half a scale."""
     scales, bound = channel_scales(weight), lower_bound(weight)
     alive = bound >= np.finfo(np.float32).tiny
     assert (scales[alive] <= bound[alive] * (1 + 2e-5)).all()
@@ -46,14 +52,14 @@ def test_a_scale_is_hardly_larger_than_the_law_asks(weight):
     assert (off <= 0.5001 * scales).all()
 
 
-def test_pairs_of_opposite_sign_and_across_a_boundary_cost_nothing():
-    """Only rows 2j and 2j + 1 of one sign share 16 bits."""
+def test_pairs_of_opposite_sign_and_across_a_boundary_have_no_limit():
+    """Only the sum of rows 2j and 2j + 1 is limited."""
     weight = np.array([[1, 0], [-1, 1], [0, 1], [0, 0]], np.float32)
     assert np.allclose(channel_scales(weight), 1 / 127)
     assert np.abs(to_int8(weight, channel_scales(weight))).max() == 127
 
 
-def test_a_pair_that_float32_pushes_over_is_mended():
+def test_a_pair_that_float32_rounds_beyond_the_limit_gets_a_larger_scale():
     """63.5 + 64.5 is 64 + 64 = 128 when halves go to even, but 64 + 65 after a rounded division."""
     units = np.random.default_rng(0).uniform(0.5, 1, 4096)
     weight = np.stack([63.5 * units, 64.5 * units]).astype(np.float32)
@@ -61,8 +67,8 @@ def test_a_pair_that_float32_pushes_over_is_mended():
     assert largest_pair(to_int8(weight, channel_scales(weight))) == 128
 
 
-def test_trained_like_weights_lose_less_than_with_seven_bits():
-    """Relative L2 error of Gaussian weights: 8 bits < the pair law < 7 bits."""
+def test_gaussian_weights_lose_less_than_with_seven_bits():
+    """Relative L2 error of Gaussian weights: 8 bits < limited pairs < 7 bits."""
     weight = np.random.default_rng(0).standard_normal((768, 256)).astype(np.float32)
 
     def loss(scales: np.ndarray) -> float:
@@ -76,6 +82,6 @@ def test_trained_like_weights_lose_less_than_with_seven_bits():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_refused(value):
-    """They would become any integer."""
+    """They have no integer."""
     with pytest.raises(ValueError, match="not finite"):
         channel_scales(np.array([[1, value]], np.float32))

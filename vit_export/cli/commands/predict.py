@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from vit_export.cli.console import emit
@@ -38,17 +40,37 @@ def predict(
 ) -> None:
     """Classify images: files, folders or patterns such as "photos/*.jpg"."""
     from vit_export.cli.report.files import predictions_text
+    from vit_export.errors import ImageError
+    from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    preprocess = preparation.for_artifact(artifact)
-    names = labels_of(labels) or None
+    preprocess, names = preparation.for_artifact(artifact), labels_of(labels) or None
     if run.trust_host_code:
-        model = load_engine(artifact, provider=run.provider, allow_host_code=True,
-                            preprocess=preprocess, labels=names)  # fmt: skip
+        model = load_engine(
+            artifact, provider=run.provider, preprocess=preprocess, labels=names,
+            allow_host_code=True,
+        )  # fmt: skip
     else:
         model = load(artifact, provider=run.provider, preprocess=preprocess, labels=names)
-    found = list(zip(images, model.classify(list(images), top=top), strict=True))
-    rows = [{"image": image, "provider": model.provider, "top": best} for image, best in found]
-    lines = [predictions_text(found), f"provider: {model.provider}"]
+    files = [file for image in images for file in list_images(image)]
+    classified: list[tuple[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    unreadable: list[ImageError] = []
+    for file, result in zip(map(str, files), model.classify_each(files, top=top), strict=True):
+        row: dict[str, Any] = {"image": file, "provider": model.provider}
+        if isinstance(result, ImageError):
+            unreadable.append(result)
+            rows.append(row | {"error": result.message})
+            continue
+        classified.append((file, result))
+        rows.append(row | {"top": result})
+    lines = [predictions_text(classified)] if classified else []
+    lines.append(f"provider: {model.provider}")
     lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
-    emit(as_json, {"predictions": rows}, "\n".join(lines))
+    emit(
+        as_json,
+        {"predictions": rows},
+        "\n".join(lines),
+        failures=[error.message for error in unreadable],
+        hint="; ".join(dict.fromkeys(error.hint for error in unreadable if error.hint)),
+    )

@@ -59,8 +59,8 @@ def conversion_lines(conversion: Conversion) -> list[str]:
 
 def sensitivity_table(units: Sequence[Sensitivity], kind: str, precision: str) -> str:
     """Return a table of the error with only one block, or only one layer, in low precision."""
-    largest = max((u.harm for u in units if math.isfinite(u.harm)), default=0.0)
-    rows = [(u.unit, u.harm, _bar(u.harm, largest)) for u in units]
+    largest = max((u.error_ratio for u in units if math.isfinite(u.error_ratio)), default=0.0)
+    rows = [(u.unit, u.error_ratio, _bar(u.error_ratio, largest)) for u in units]
     return table((f"only this {kind} in {precision}", "error / tolerance", ""), rows)
 
 

@@ -23,7 +23,9 @@ BAR_INCHES = 0.28
 def sensitivity_plot(blocks: Sequence[Sensitivity], title: str, path: Path) -> None:
     """Draw the error with only one block in low precision as bars; a line marks the tolerance."""
     label = "max|y - y64| / tolerance"
-    _draw_bars(path, title, [b.unit for b in blocks], [b.harm for b in blocks], label, limit=1.0)
+    _draw_bars(
+        path, title, [b.unit for b in blocks], [b.error_ratio for b in blocks], label, limit=1.0
+    )
 
 
 def trace_plot(blocks: Sequence[BlockError], title: str, path: Path) -> None:

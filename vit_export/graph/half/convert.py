@@ -1,13 +1,13 @@
-"""ONNX to strongly typed mixed FP16 or BF16 ONNX.
+"""Convert an fp32 graph to strongly typed mixed FP16 or BF16.
 
 TensorRT 11 has no switch for half precision, and TensorRT 10's gave wrong results for Vision
-Transformers (NVIDIA/TensorRT#2709): the types that stand in the graph are what runs. The default
-recipe, `"mixed"`, keeps what half precision is bad at in float32: the residual stream, its
+Transformers (NVIDIA/TensorRT#2709), so the types in the graph decide what runs. The default
+recipe, `"mixed"`, keeps in float32 what half precision is bad at: the residual stream, its
 additions, and the statistics of LayerNormalization. Products, attention, softmax and GELU are
-narrow, and their weights take half the bytes. Inputs and outputs stay float32 unless asked for.
+narrow, and their weights take half the bytes. Inputs and outputs stay float32 by default.
 
-No weight is clamped: what holds a value beyond the largest of the type stays in float32 and is
-reported, and values that flush to zero are counted. (onnxconverter-common clamps to 1e4 and 1e-7.)
+No weight is clamped, as onnxconverter-common does (to 1e4 and 1e-7). A weight with a value beyond
+the largest of the type stays in float32 and is reported; values that become zero are counted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion, Kept
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.graph.half.casts import apply, narrow_ports
-from vit_export.graph.half.plan import RECIPES, plan_types
+from vit_export.errors import ArtifactError
+from vit_export.graph.half.casts import apply_plan, narrow_weights
+from vit_export.graph.half.plan import RECIPES, plan_widths
 from vit_export.graph.half.types import HALVES, Half, WeightLoss, weight_losses
 from vit_export.graph.io import open_graph, save_graph
-from vit_export.graph.layers import layer_of, weight_of
+from vit_export.graph.layers import WEIGHTED_OPS, layer_of, weight_of
 
-NOT_FLOAT32 = frozenset({"float16", "bfloat16", "int8", "uint8", "int4", "uint4"})
+CONVERTED_TYPES = frozenset({"float16", "bfloat16", "int8", "uint8", "int4", "uint4"})
 
 
 def to_half(
@@ -49,53 +49,50 @@ def to_half(
         half_io: Whether inputs and outputs are narrow too.
 
     Returns:
-        What was done; `kept` holds the layers whose weights do not fit the type.
+        Counts of converted nodes; `kept` holds the layers whose weights overflow.
 
     Raises:
         ArtifactError: The source is damaged, or is not float32.
-        UsageError: No such precision or recipe.
     """
-    if precision not in HALVES:
-        raise UsageError(f"unknown half precision {precision!r}{nearest(precision, HALVES)}")
-    if recipe not in RECIPES:
-        raise UsageError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     check_fp32_source(OnnxFile.read(source))
     half = HALVES[precision]
     model = open_graph(source)
     losses = weight_losses(model.graph, half)
-    plan = plan_types(
+    plan = plan_widths(
         model.graph,
-        recipe=RECIPES[recipe],
+        recipe=recipe,
         wide_ops=half.wide_ops,
         keep=keep,
         too_large={name for name, loss in losses.items() if loss.overflow},
     )
-    planned = [node for node in model.graph if _is_planned(node, half)]
+    weighted = (node for node in model.graph if weight_of(node) is not None)
+    planned = [node for node in weighted if node.op_type not in half.wide_ops]
     narrowed = [node for node in planned if plan[node] == "narrow"]
-    converted = narrow_ports(model.graph, plan)
-    apply(model.graph, plan, half, half_io=half_io)
+    converted = narrow_weights(model.graph, plan)
+    kept = _overflowing(model.graph, losses, half)
+    apply_plan(model.graph, plan, half, half_io=half_io)
     save_graph(model, destination)
     return Conversion(
         recipe=recipe,
         planned=len(planned),
         narrowed=len(narrowed),
-        kept=tuple(_overflowing(model.graph, losses, half)),
+        kept=tuple(kept),
         notes=tuple(_notes({name: losses[name] for name in converted if name in losses}, half)),
     )
 
 
 def layers_to_narrow(source: Path, *, precision: str, recipe: str) -> list[str]:
-    """Layers that `to_half` narrows, in the order of the graph; each may be named in `keep`."""
-    graph, half = open_graph(source).graph, HALVES[precision]
-    plan = plan_types(graph, recipe=RECIPES[recipe], wide_ops=half.wide_ops)
-    chosen = (node for node in graph if plan.get(node) == "narrow")
-    return list(dict.fromkeys(layer_of(n) for n in chosen if n.op_type in RECIPES[recipe]))
+    """Return the layers that `to_half` narrows, in the order of the graph."""
+    graph = open_graph(source).graph
+    plan = plan_widths(graph, recipe=recipe, wide_ops=HALVES[precision].wide_ops)
+    narrow = (node for node in graph if plan.get(node) == "narrow")
+    return list(dict.fromkeys(layer_of(n) for n in narrow if n.op_type in RECIPES[recipe]))
 
 
 def residual_tensors(source: Path) -> list[str]:
-    """Tensors of the residual stream: what leaves the additions of two computed tensors."""
+    """Return the tensors of the residual stream: the sums of two computed tensors."""
     graph = open_graph(source).graph
-    plan = plan_types(graph, recipe=RECIPES["mixed"])
+    plan = plan_widths(graph, recipe="mixed")
     return [
         node.outputs[0].name or ""
         for node in graph
@@ -104,42 +101,31 @@ def residual_tensors(source: Path) -> list[str]:
 
 
 def check_fp32_source(file: OnnxFile) -> None:
-    """Raise ArtifactError unless a file holds float32 weights only."""
-    found = sorted({tensor.dtype for tensor in file.initializers} & NOT_FLOAT32)
-    if found:
+    """Raise ArtifactError unless all weights of a file are float32."""
+    types = sorted({tensor.dtype for tensor in file.initializers} & CONVERTED_TYPES)
+    if types:
         raise ArtifactError(
-            f"{file.path}: holds {', '.join(found)} weights, so it was converted already; "
-            "convert the fp32 artifact instead"
+            f"{file.path}: has {', '.join(types)} weights, so it was converted already",
+            hint="convert the fp32 artifact instead",
         )
 
 
 def narrow_nodes(file: OnnxFile) -> int:
-    """Number of products and convolutions in a file whose weight is FP16 or BF16."""
+    """Return the number of products and convolutions with an FP16 or BF16 weight in a file."""
     halves = {t.name for t in file.initializers if t.dtype in ("float16", "bfloat16")}
-    return sum(
-        node.op_type in ("Conv", "Gemm", "MatMul") and node.inputs[1] in halves
-        for node in file.nodes
-    )
-
-
-def _is_planned(node: ir.Node, half: Half) -> bool:
-    return weight_of(node) is not None and node.op_type not in half.wide_ops
+    return sum(node.op_type in WEIGHTED_OPS and node.inputs[1] in halves for node in file.nodes)
 
 
 def _overflowing(graph: ir.Graph, losses: dict[str, WeightLoss], half: Half) -> list[Kept]:
     kept = []
     for name, loss in losses.items():
         if loss.overflow:
-            uses = graph.initializers[name].consumers()
-            layer = layer_of(uses[0]) if uses else name
-            kept.append(
-                Kept(
-                    layer=layer,
-                    precision="fp32",
-                    reason=f"{loss.overflow} of {loss.size} values of {name} lie beyond "
-                    f"{half.largest:g}, the largest of {half.dtype_name}",
-                )
+            readers = graph.initializers[name].consumers()
+            reason = (
+                f"{loss.overflow} of {loss.size} values of {name} exceed {half.largest:g}, the "
+                f"largest {half.dtype_name}"
             )
+            kept.append(Kept(layer_of(readers[0]) if readers else name, "fp32", reason))
     return kept
 
 

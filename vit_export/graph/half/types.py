@@ -1,4 +1,4 @@
-"""The two half precisions, and what they do to weights."""
+"""The two half precisions, and how many weights they lose."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Half:
     """A floating-point type of 16 bits.
 
     Attributes:
-        dtype: Of ONNX.
+        dtype: ONNX type.
         dtype_name: numpy's name.
         largest: Largest finite value.
-        wide_ops: Operators that stay in float32 in this type.
+        wide_ops: Operators that stay in float32.
     """
 
     dtype: ir.DataType
@@ -26,14 +26,14 @@ class Half:
     wide_ops: frozenset[str] = frozenset()
 
     def round(self, values: NDArray[np.float32]) -> NDArray[np.generic]:
-        """Values as this type, to nearest even; what lies beyond becomes infinite."""
+        """Round values to this type, half to even; larger ones become infinite."""
         with np.errstate(over="ignore"):
             return values.astype(self.dtype.numpy())
 
 
 HALVES = {
     "fp16": Half(dtype=ir.DataType.FLOAT16, dtype_name="float16", largest=65504.0),
-    # ONNX knows no bfloat16 Conv before opset 22, and ONNX Runtime has no kernel for one
+    # ONNX has no bfloat16 Conv before opset 22, and ONNX Runtime has no kernel for one
     "bf16": Half(
         dtype=ir.DataType.BFLOAT16,
         dtype_name="bfloat16",
@@ -45,12 +45,12 @@ HALVES = {
 
 @dataclass(frozen=True)
 class WeightLoss:
-    """What a conversion does to one weight.
+    """What a conversion loses of one weight.
 
     Attributes:
         size: Number of values.
-        overflow: How many become infinite.
-        flushed: How many become zero and were not.
+        overflow: Number of finite values that become infinite.
+        flushed: Number of values other than 0 that become 0.
     """
 
     size: int
@@ -59,7 +59,7 @@ class WeightLoss:
 
 
 def weight_losses(graph: ir.Graph, half: Half) -> dict[str, WeightLoss]:
-    """Look at every float32 weight, one at a time."""
+    """Return the losses of every float32 weight by name; one weight at a time is read."""
     return {
         name: _loss(value.const_value.numpy(), half)
         for name, value in graph.initializers.items()

@@ -1,14 +1,14 @@
-"""ONNX to INT8 ONNX whose activations are quantised as it runs ("dynamic").
+"""Convert an fp32 graph to dynamic INT8: activations are quantised while the model runs.
 
 Weights are INT8 per output channel, activations UINT8 with one scale per tensor and batch. Only
-products with a constant matrix are narrowed: the patch convolution, attention's own products,
-softmax, LayerNormalization and GELU stay in float32. Each becomes
+products with a constant matrix are converted. The patch convolution, attention's own products,
+softmax, LayerNormalization and GELU stay in float32. Each product becomes
 
-    DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul (-> Add, of a Gemm's bias)
+    DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul (-> Add, for a Gemm's bias)
 
 which ONNX Runtime fuses into `DynamicQuantizeMatMul`, or into `MatMulIntegerToFloat` where one
-quantised tensor serves several products. What `onnxruntime.quantization.quantize_dynamic` makes
-looks alike, but its integers saturate on some processors; `int8_weights` says how these do not.
+quantised tensor serves several products. `onnxruntime.quantization.quantize_dynamic` makes a
+similar graph, whose integers saturate on some processors; see `weights.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.graph.int8.select import Names, Plan, Weights, drop_unread, plan
+from vit_export.graph.builder import UniqueNames, insert_before, remove_unread_constants
+from vit_export.graph.int8.select import Int8Weights, Plan, input_of, plan
 from vit_export.graph.io import save_graph
-from vit_export.graph.layers import layer_of, weight_of
+from vit_export.graph.layers import layer_of
 
 
 def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = ()) -> Conversion:
@@ -34,20 +35,22 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
         keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
 
     Returns:
-        What was done; `quantised_nodes` of the written file must equal its `narrowed`.
+        Counts of converted nodes; `quantised_nodes` of the written file must equal `narrowed`.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
-        UsageError: A layer to keep is not among those planned.
+        ArtifactError: The source is damaged, is not float32, or has no product to convert.
+        UsageError: A layer to keep is not among the planned ones.
     """
-    found = plan(source, keep)
-    _Dynamic(found).apply()
-    save_graph(found.model, destination)
-    return Conversion(recipe="dynamic", planned=len(found.planned), narrowed=len(found.narrowed))
+    planned = plan(source, keep)
+    _Dynamic(planned).convert()
+    save_graph(planned.model, destination)
+    return Conversion(
+        recipe="dynamic", planned=len(planned.planned), narrowed=len(planned.narrowed)
+    )
 
 
 def quantised_nodes(file: OnnxFile) -> int:
-    """Number of INT8 products in a file, of either recipe, as the written graph has them."""
+    """Return the number of INT8 products in a file, dynamic or static."""
     constants = {tensor.name for tensor in file.initializers if tensor.dtype == "int8"}
     dequantised = {
         node.outputs[0]
@@ -62,60 +65,45 @@ def quantised_nodes(file: OnnxFile) -> int:
 
 
 class _Dynamic:
-    """One graph being converted, in place."""
+    """Conversion of one graph, in place."""
 
-    def __init__(self, found: Plan) -> None:
-        self.graph, self.nodes = found.model.graph, found.narrowed
-        self.name = Names(self.graph)
-        self.weights = Weights(self.graph, self.name)
+    def __init__(self, planned: Plan) -> None:
+        self.graph, self.nodes = planned.model.graph, planned.narrowed
+        self.names = UniqueNames(self.graph)
+        self.weights = Int8Weights(self.graph, self.names)
         self.quantised: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def apply(self) -> None:
-        """Replace every node of the plan."""
-        read = [value for node in self.nodes if (value := weight_of(node)) is not None]
+    def convert(self) -> None:
         for node in self.nodes:
             self._replace(node)
-        drop_unread(self.graph, read)
+        remove_unread_constants(self.graph)
 
     def _replace(self, node: ir.Node) -> None:
-        layer, old = layer_of(node), node.outputs[0]
-        x = node.inputs[0]
-        if x is None:
-            raise ValueError(f"{node.name} has no input")
+        def insert(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+            name = self.names(f"{layer_of(node)}/{op_type}")
+            return insert_before(self.graph, node, op_type, list(inputs), name, attributes)
+
         weight, weight_scale = self.weights.of(node, as_columns=True)
-        quantised, scale, zero_point = self._quantised(x, node)
-        product = self._before(node, "MatMulInteger", [quantised, weight, zero_point], layer)
-        product_f = self._before(node, "Cast", [product], layer, {"to": ir.DataType.FLOAT.value})
-        both_scales = self._before(node, "Mul", [scale, weight_scale], layer)
-        new = self._before(node, "Mul", [product_f, both_scales], layer)
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            new = self._before(node, "Add", [new, node.inputs[2]], layer)
+        x, scale, zero_point = self._quantised(input_of(node), node)
+        integers = insert("MatMulInteger", x, weight, zero_point)
+        product = insert("Cast", integers, to=ir.DataType.FLOAT.value)
+        new = insert("Mul", product, insert("Mul", scale, weight_scale))
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            new = insert("Add", new, bias)
+        old = node.outputs[0]
         name, new.type, new.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
         new.name = name
 
     def _quantised(self, x: ir.Value, reader: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """An activation as uint8, its scale and its zero point; made once, for all readers."""
+        """Return a tensor as uint8, its scale and zero point; all readers share the node."""
         if x not in self.quantised:
-            name = self.name(f"{layer_of(reader)}/DynamicQuantizeLinear")
-            made = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
-            for value, suffix in zip(made.outputs, ("", ":scale", ":zero_point"), strict=True):
+            name = self.names(f"{layer_of(reader)}/DynamicQuantizeLinear")
+            node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
+            for value, suffix in zip(node.outputs, ("", ":scale", ":zero_point"), strict=True):
                 value.name = name + suffix
-            self.graph.insert_before(reader, made)
-            self.quantised[x] = (made.outputs[0], made.outputs[1], made.outputs[2])
+            self.graph.insert_before(reader, node)
+            self.quantised[x] = (node.outputs[0], node.outputs[1], node.outputs[2])
         return self.quantised[x]
-
-    def _before(
-        self,
-        node: ir.Node,
-        op_type: str,
-        inputs: list[ir.Value],
-        layer: str,
-        attributes: dict[str, int] | None = None,
-    ) -> ir.Value:
-        name = self.name(f"{layer}/{op_type}")
-        made = ir.node(op_type, inputs, attributes, name=name)
-        made.outputs[0].name = name
-        self.graph.insert_before(node, made)
-        return made.outputs[0]

@@ -1,8 +1,8 @@
-"""What INT8 narrows: products with a constant matrix; and the names of what takes their place."""
+"""Choose the nodes that become INT8: products with a constant matrix; and convert their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
+from vit_export.graph.builder import UniqueNames, add_constant, add_lazy_constant, constant_of
 from vit_export.graph.half.convert import check_fp32_source
 from vit_export.graph.int8.weights import Float32, Int8, channel_scales, to_int8
 from vit_export.graph.io import open_graph
@@ -19,12 +20,12 @@ from vit_export.graph.layers import layer_of, weight_of
 
 @dataclass(frozen=True)
 class Plan:
-    """A float32 graph, and which of its nodes become INT8.
+    """A float32 graph, and the nodes of it that become INT8.
 
     Attributes:
         model: The graph.
         planned: MatMul and Gemm nodes with a constant matrix.
-        narrowed: Those of them that are not kept in float32.
+        narrowed: The planned nodes that are not kept in float32.
     """
 
     model: ir.Model
@@ -40,8 +41,8 @@ def plan(source: Path, keep: Collection[str] = ()) -> Plan:
         keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
-        UsageError: A layer to keep is not among those planned.
+        ArtifactError: The source is damaged, is not float32, or has no product to convert.
+        UsageError: A layer to keep is not among the planned ones.
     """
     check_fp32_source(OnnxFile.read(source))
     model = open_graph(source)
@@ -49,14 +50,15 @@ def plan(source: Path, keep: Collection[str] = ()) -> Plan:
     if not planned:
         raise ArtifactError(
             f"{source}: has no MatMul or Gemm with a constant float32 matrix, so nothing in it "
-            "can be INT8; fp16 may suit it"
+            "can be INT8",
+            hint="convert it to fp16",
         )
     layers = {layer_of(node) for node in planned}
     for layer in keep:
         if layer not in layers:
             raise UsageError(
                 f"cannot keep {layer!r} in fp32: {source.name} has no such layer among the "
-                f"{len(layers)} that INT8 narrows{nearest(layer, sorted(layers))}"
+                f"{len(layers)} that INT8 converts{nearest(layer, sorted(layers))}"
             )
     return Plan(model, planned, tuple(n for n in planned if layer_of(n) not in set(keep)))
 
@@ -76,64 +78,69 @@ def is_planned(node: ir.Node) -> bool:
 
 
 def planned_tensors(source: Path) -> list[str]:
-    """Every tensor that a planned product reads, each once: what `calibrate` has to watch.
+    """Return the tensors that the planned products read, each once: the ones to calibrate.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
+        ArtifactError: The source is damaged, is not float32, or has no product to convert.
     """
     return list(dict.fromkeys(input_name(node) for node in plan(source).planned))
 
 
 def planned_layers(source: Path) -> list[str]:
-    """Layers of the planned products, in the order of the graph, each once.
+    """Return the layers of the planned products, in the order of the graph, each once.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to narrow.
+        ArtifactError: The source is damaged, is not float32, or has no product to convert.
     """
     return list(dict.fromkeys(layer_of(node) for node in plan(source).planned))
 
 
-def input_name(node: ir.Node) -> str:
-    """Name of the tensor that a product multiplies with its weight."""
+def input_of(node: ir.Node) -> ir.Value:
+    """Return the tensor that a product multiplies with its weight."""
     value = node.inputs[0]
-    return "" if value is None else value.name or ""
+    if value is None:
+        raise ValueError(f"{node.name} has no input")
+    return value
+
+
+def input_name(node: ir.Node) -> str:
+    """Return the name of the tensor that a product multiplies with its weight."""
+    return input_of(node).name or ""
 
 
 def is_transposed(node: ir.Node) -> bool:
-    """Whether the weight lies as (N, K)."""
+    """Whether the weight is stored as (N, K)."""
     return bool(node.attributes.get_int("transB", 0))
 
 
-class Weights:
-    """INT8 weights of a graph and their scales, each stored once however many nodes share it.
+class Int8Weights:
+    """INT8 weights of a graph and their scales; nodes that share a weight share its INT8 form.
 
-    The values are computed when they are written, one weight at a time.
+    The values are computed when the file is written, one weight at a time.
     """
 
-    def __init__(self, graph: ir.Graph, names: Names) -> None:
+    def __init__(self, graph: ir.Graph, names: UniqueNames) -> None:
         self._graph, self._names = graph, names
-        self._made: dict[tuple[str, bool, bool], tuple[ir.Value, ir.Value]] = {}
+        self._converted: dict[tuple[str, bool, bool], tuple[ir.Value, ir.Value]] = {}
 
     def of(self, node: ir.Node, *, as_columns: bool) -> tuple[ir.Value, ir.Value]:
-        """The INT8 weight of a product, and its scales float32 (N,).
+        """Return the INT8 weight of a planned node, and its scales float32 (N,).
 
         Args:
             node: A planned node.
-            as_columns: Whether the weight has to lie as (K, N); else it lies as it did.
+            as_columns: Whether to store the weight as (K, N); by default as it was stored.
 
         Raises:
             ArtifactError: A weight is not finite.
         """
-        weight = weight_of(node)
-        if weight is None or weight.const_value is None:
-            raise ValueError(f"{node.name} has no constant weight")
-        transposed = is_transposed(node)
-        key = (weight.name or "", transposed, transposed and not as_columns)
-        if key not in self._made:
-            self._made[key] = self._make(weight.name or "", weight.const_value, *key[1:])
-        return self._made[key]
+        weight, transposed = weight_of(node), is_transposed(node)
+        name, tensor = (weight.name or "" if weight else ""), constant_of(weight)
+        key = (name, transposed, transposed and not as_columns)
+        if key not in self._converted:
+            self._converted[key] = self._convert(name, tensor, *key[1:])
+        return self._converted[key]
 
-    def _make(
+    def _convert(
         self, name: str, tensor: ir.TensorProtocol, transposed: bool, as_rows: bool
     ) -> tuple[ir.Value, ir.Value]:
         def columns() -> Float32:
@@ -144,65 +151,17 @@ class Weights:
             scales = channel_scales(columns())
         except ValueError as error:
             raise ArtifactError(
-                f"weight {name!r} cannot be INT8: {error}; export sound weights"
+                f"weight {name!r} cannot be INT8: {error}",
+                hint="export weights that are all finite",
             ) from error
 
         def values() -> Int8:
-            found = to_int8(columns(), scales)
-            return np.ascontiguousarray(found.T if as_rows else found)
+            integers = to_int8(columns(), scales)
+            return np.ascontiguousarray(integers.T if as_rows else integers)
 
-        rows, count = columns().shape
-        shape = ir.Shape((count, rows) if as_rows else (rows, count))
-        return (
-            lazy_initializer(self._graph, self._names(f"{name}_int8"), ir.DataType.INT8, shape,
-                             values),
-            initializer(self._graph, self._names(f"{name}_scale"), scales),
-        )  # fmt: skip
-
-
-def lazy_initializer(
-    graph: ir.Graph,
-    name: str,
-    dtype: ir.DataType,
-    shape: ir.Shape,
-    values: Callable[[], Int8 | Float32],
-) -> ir.Value:
-    """Add a constant that is computed when it is written."""
-    tensor = ir.LazyTensor(lambda: ir.Tensor(values(), name=name), dtype, shape, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def initializer(graph: ir.Graph, name: str, array: Int8 | Float32) -> ir.Value:
-    """Add a constant."""
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def drop_unread(graph: ir.Graph, values: Iterable[ir.Value]) -> None:
-    """Remove those of the constants that no node reads any more."""
-    for value in values:
-        if not value.uses() and not value.is_graph_output():
-            graph.initializers.pop(value.name or "", None)
-
-
-class Names:
-    """Gives names that no node or tensor of a graph has: `name`, else `name_2`, ..."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self._taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        for node in graph:
-            self._taken |= {node.name, *(value.name for value in node.outputs)}
-
-    def __call__(self, name: str) -> str:
-        """A free name, taken from now on."""
-        found, number = name, 2
-        while found in self._taken:
-            found, number = f"{name}_{number}", number + 1
-        self._taken.add(found)
-        return found
+        k, n = columns().shape
+        shape = ir.Shape((n, k) if as_rows else (k, n))
+        weight = add_lazy_constant(
+            self._graph, self._names(f"{name}_int8"), ir.DataType.INT8, shape, values
+        )
+        return weight, add_constant(self._graph, self._names(f"{name}_scale"), scales)

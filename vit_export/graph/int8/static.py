@@ -1,13 +1,14 @@
-"""ONNX to INT8 ONNX whose activations have fixed ranges, from calibration ("static").
+"""Convert an fp32 graph to static INT8: the ranges of activations are fixed by calibration.
 
-QuantizeLinear and DequantizeLinear stand around what is narrowed (QDQ), which ONNX Runtime and
-TensorRT both read: activations are INT8 with one scale per tensor and zero point 0, as TensorRT
-demands, weights INT8 per output channel. Only the inputs and weights of products with a constant
-matrix are quantised; everything else, their outputs included, stays float32.
+QuantizeLinear and DequantizeLinear (QDQ) mark what is quantised, in the form that ONNX Runtime and
+TensorRT both read. Activations are INT8 with one scale per tensor and zero point 0, as TensorRT
+demands; weights are INT8 per output channel. Only the inputs and weights of products with a
+constant matrix are quantised. All other tensors, the outputs of these products included, stay
+float32.
 
-ONNX Runtime computes a MatMul of this form in integers (`MatMulIntegerToFloat`). A Gemm it
-computes in float32 from the same dequantised numbers, since its integer kernel wants a bias of
-INT32, which TensorRT does not read: of a Vision Transformer that is the head alone.
+ONNX Runtime computes such a MatMul in integers (`MatMulIntegerToFloat`). It computes a Gemm in
+float32 from the dequantised numbers, since its integer kernel needs an INT32 bias, which TensorRT
+does not read. In a Vision Transformer only the head is a Gemm.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError
+from vit_export.graph.builder import (
+    UniqueNames,
+    add_constant,
+    insert_before,
+    remove_unread_constants,
+)
 from vit_export.graph.int8.select import (
-    Names,
+    Int8Weights,
     Plan,
-    Weights,
-    drop_unread,
-    initializer,
     input_name,
+    input_of,
     is_transposed,
     plan,
 )
 from vit_export.graph.int8.weights import LARGEST
 from vit_export.graph.io import save_graph
-from vit_export.graph.layers import layer_of, weight_of
+from vit_export.graph.layers import layer_of
 
 
 def to_int8_static(
@@ -48,81 +53,69 @@ def to_int8_static(
     Args:
         source: An .onnx file in float32.
         destination: File to write; its weights go to `destination` + `.data`.
-        thresholds: The largest magnitude that each of `planned_tensors` is given; what
-            lies beyond is clipped. `calibration.Ranges.threshold` finds them.
+        thresholds: Largest magnitude that INT8 represents, by name, of each of `planned_tensors`;
+            larger values are clipped. `Ranges.thresholds` computes them.
         keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
 
     Returns:
-        What was done; `quantised_nodes` of the written file must equal its `narrowed`.
+        Counts of converted nodes; `quantised_nodes` of the written file must equal `narrowed`.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, has no product to narrow, or a
-            tensor has no threshold, or none that is a positive number.
-        UsageError: A layer to keep is not among those planned.
+        ArtifactError: The source is damaged, is not float32, has no product to convert, or a
+            tensor has no finite threshold of at least 0.
+        UsageError: A layer to keep is not among the planned ones.
     """
-    found = plan(source, keep)
-    for node in found.narrowed:
+    planned = plan(source, keep)
+    for node in planned.narrowed:
         threshold = thresholds.get(input_name(node))
         if threshold is None or not (math.isfinite(threshold) and threshold >= 0):
             raise ArtifactError(
                 f"{source.name}: no usable range for {input_name(node)!r}, which "
-                f"{layer_of(node)} reads (found: {threshold}); calibrate this artifact itself"
+                f"{layer_of(node)} reads (got {threshold})",
+                hint="calibrate this artifact itself",
             )
-    _Static(found, thresholds).apply()
-    save_graph(found.model, destination)
-    return Conversion(recipe="static", planned=len(found.planned), narrowed=len(found.narrowed))
+    _Static(planned, thresholds).convert()
+    save_graph(planned.model, destination)
+    return Conversion(recipe="static", planned=len(planned.planned), narrowed=len(planned.narrowed))
 
 
 class _Static:
-    """One graph being converted, in place."""
+    """Conversion of one graph, in place."""
 
-    def __init__(self, found: Plan, thresholds: Mapping[str, float]) -> None:
-        self.graph, self.nodes, self.thresholds = found.model.graph, found.narrowed, thresholds
-        self.name = Names(self.graph)
-        self.weights = Weights(self.graph, self.name)
-        self.zero = initializer(self.graph, self.name("int8_zero"), np.zeros((), np.int8))
-        self.rounded: dict[ir.Value, ir.Value] = {}
-        self.dequantised: dict[ir.Value, ir.Value] = {}
+    def __init__(self, planned: Plan, thresholds: Mapping[str, float]) -> None:
+        self.graph, self.nodes = planned.model.graph, planned.narrowed
+        self.thresholds = thresholds
+        self.names = UniqueNames(self.graph)
+        self.weights = Int8Weights(self.graph, self.names)
+        self.zero = add_constant(self.graph, self.names("int8_zero"), np.zeros((), np.int8))
+        self.inputs: dict[ir.Value, ir.Value] = {}  # float32 tensors to their dequantised form
+        self.matrices: dict[ir.Value, ir.Value] = {}  # INT8 weights to their dequantised form
 
-    def apply(self) -> None:
-        """Quantise what every node of the plan reads."""
-        read = [value for node in self.nodes if (value := weight_of(node)) is not None]
+    def convert(self) -> None:
         for node in self.nodes:
-            x = node.inputs[0]
-            if x is None:
-                raise ValueError(f"{node.name} has no input")
+            x = input_of(node)
             weight, scales = self.weights.of(node, as_columns=False)
-            if x not in self.rounded:
-                self.rounded[x] = self._rounded(x, node)
-            if weight not in self.dequantised:
+            if x not in self.inputs:
+                self.inputs[x] = self._quantised_input(x, node)
+            if weight not in self.matrices:
                 axis = 0 if is_transposed(node) else 1
-                self.dequantised[weight] = self._before(
-                    node, "DequantizeLinear", [weight, scales], "weight", {"axis": axis}
+                self.matrices[weight] = self._insert(
+                    node, "DequantizeLinear", "weight", weight, scales, axis=axis
                 )
-            node.replace_input_with(0, self.rounded[x])
-            node.replace_input_with(1, self.dequantised[weight])
-        drop_unread(self.graph, read)
+            node.replace_input_with(0, self.inputs[x])
+            node.replace_input_with(1, self.matrices[weight])
+        remove_unread_constants(self.graph)
 
-    def _rounded(self, x: ir.Value, reader: ir.Node) -> ir.Value:
-        """An activation that went through INT8; made once, for all readers."""
-        threshold = self.thresholds[x.name or ""]
-        step = np.float32(threshold / LARGEST)
+    def _quantised_input(self, x: ir.Value, reader: ir.Node) -> ir.Value:
+        step = np.float32(self.thresholds[x.name or ""] / LARGEST)
         if step < np.finfo(np.float32).tiny:
             step = np.float32(1)  # a tensor of zeros
-        scale = initializer(self.graph, self.name(f"{x.name}_scale"), np.asarray(step))
-        quantised = self._before(reader, "QuantizeLinear", [x, scale, self.zero], "input")
-        return self._before(reader, "DequantizeLinear", [quantised, scale, self.zero], "input")
+        scale = add_constant(self.graph, self.names(f"{x.name}_scale"), np.asarray(step))
+        quantised = self._insert(reader, "QuantizeLinear", "input", x, scale, self.zero)
+        return self._insert(reader, "DequantizeLinear", "input", quantised, scale, self.zero)
 
-    def _before(
-        self,
-        node: ir.Node,
-        op_type: str,
-        inputs: list[ir.Value],
-        what: str,
-        attributes: dict[str, int] | None = None,
+    def _insert(
+        self, node: ir.Node, op_type: str, suffix: str, *inputs: ir.Value, **attributes: int
     ) -> ir.Value:
-        name = self.name(f"{layer_of(node)}/{op_type}_{what}")
-        made = ir.node(op_type, inputs, attributes, name=name)
-        made.outputs[0].name = name
-        self.graph.insert_before(node, made)
-        return made.outputs[0]
+        name = self.names(f"{layer_of(node)}/{op_type}_{suffix}")
+        return insert_before(self.graph, node, op_type, list(inputs), name, attributes)

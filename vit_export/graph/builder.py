@@ -1,0 +1,132 @@
+"""Changes of a graph that every conversion needs: constants, nodes, unique names, clean-up.
+
+onnx_ir's passes do what they can do. Three of them are worse here, and stay out:
+
+- `RemoveUnusedNodesPass` would also remove `features` where only `tokens` are a graph output; the
+  gate measures `features` in every artifact.
+- `NameFixPass` numbers nodes, but weights need the name of their module.
+- `ShapeInferencePass` logs a failed inference and goes on with unknown types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+
+class UniqueNames:
+    """Names that no node or tensor of a graph has yet: `name`, else `name_2`, `name_3`, ..."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+        for node in graph:
+            self._taken |= {node.name, *(value.name for value in node.outputs)}
+
+    def __call__(self, name: str) -> str:
+        """Return a free name and reserve it."""
+        free, number = name, 2
+        while free in self._taken:
+            free, number = f"{name}_{number}", number + 1
+        self._taken.add(free)
+        return free
+
+
+def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Add an initializer."""
+    tensor = ir.Tensor(array, name=name)
+    return _register(graph, tensor, tensor.shape)
+
+
+def add_lazy_constant(
+    graph: ir.Graph,
+    name: str,
+    dtype: ir.DataType,
+    shape: ir.Shape,
+    compute: Callable[[], NDArray[Any]],
+) -> ir.Value:
+    """Add an initializer whose values are computed when the file is written, and not kept."""
+    return _register(graph, lazy_tensor(name, dtype, shape, compute), shape)
+
+
+def lazy_tensor(
+    name: str, dtype: ir.DataType, shape: ir.Shape, compute: Callable[[], NDArray[Any]]
+) -> ir.LazyTensor:
+    """Return a tensor whose values are computed when the file is written, and not kept."""
+    return ir.LazyTensor(
+        lambda: ir.Tensor(compute(), dtype=dtype, name=name), dtype, shape, name=name
+    )
+
+
+def _register(graph: ir.Graph, tensor: ir.TensorProtocol, shape: Any) -> ir.Value:
+    value = ir.Value(
+        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol:
+    """Return the tensor of an initializer; ValueError for any other value."""
+    if value is None or value.const_value is None:
+        raise ValueError(f"{value.name if value is not None else 'the input'} is not a constant")
+    return value.const_value
+
+
+def insert_before(
+    graph: ir.Graph,
+    node: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value],
+    name: str,
+    attributes: Mapping[str, int] | None = None,
+) -> ir.Value:
+    """Insert a node of one output in front of another; node and output have the same name."""
+    new = ir.node(op_type, inputs, attributes, name=name)
+    new.outputs[0].name = name
+    graph.insert_before(node, new)
+    return new.outputs[0]
+
+
+def insert_cast(
+    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, *, op_name: str = "Cast"
+) -> ir.Value:
+    """Insert a Cast behind the node that computes a value, or at the start for a graph input.
+
+    The node is called `name/op_name`.
+
+    Returns:
+        The output of the Cast, called `name`; the readers of the value stay as they are.
+    """
+    out = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+    cast = ir.node("Cast", [value], {"to": dtype.value}, outputs=[out], name=f"{name}/{op_name}")
+    producer = value.producer()
+    if producer is not None:
+        graph.insert_after(producer, cast)
+    else:
+        graph.insert_before(graph[0], cast)
+    return out
+
+
+def remove_unread_constants(graph: ir.Graph) -> None:
+    """Remove the initializers that no node reads and that are no graph output, in place."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def clear_origin(model: ir.Model) -> None:
+    """Remove metadata and documentation, which hold source paths and stack traces, in place."""
+    ClearMetadataAndDocStringPass()(model)  # of nodes and graphs; not of the model and its values
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+        for value in (*graph.inputs, *values.values()):
+            value.metadata_props.clear()
+            value.doc_string = None
+    model.metadata_props.clear()
+    model.doc_string = None
