@@ -124,7 +124,7 @@ def test_a_refusal_counts_only_where_the_provider_loads_otherwise(tmp_path, monk
         monkeypatch.setitem(cuda.PROVIDER_NEEDS, provider, lambda: None)
     with pytest.raises(FailedError, match="it ran on 'cpu' without a GPU"):
         cuda.refusal(tmp_path, "cpu")
-    with pytest.raises(FailedError, match="does not load with the GPU in sight"):
+    with pytest.raises(FailedError, match="does not load with a visible GPU"):
         cuda.refusal(tmp_path, "cuda")
 
     def loaded(provider, **environment):
