@@ -99,6 +99,8 @@ def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     attributes = dict(field.metadata["attributes"])
     if annotation == "bool":
         attributes["is_flag"] = True
+        if str(field.type) != "bool":
+            attributes["default"] = None  # not given, rather than off
     elif annotation.startswith("tuple"):
         attributes["multiple"] = True
     elif "type" not in attributes:
