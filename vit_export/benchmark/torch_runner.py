@@ -17,7 +17,6 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.model.vit import VisionTransformer, create_model
-from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 PROVIDERS = ("cpu", "cuda")  # of those that artifacts have, what torch can run on
 
@@ -106,7 +105,7 @@ def torch_model(file: OnnxFile, weights: str | None, layout: str | None) -> Visi
         )
     config = manifest.vit_config(file.path.name)
     if weights is not None:
-        overrides = {name: getattr(config, name) for name in NOT_IN_A_CHECKPOINT}
+        overrides = config.not_in_a_checkpoint
         reset_head = manifest.weights.reset_head
         return load_checkpoint(
             weights, overrides=overrides, layout=layout, reset_head=reset_head
