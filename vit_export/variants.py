@@ -228,10 +228,10 @@ def _check_buildable(config: ViTConfig) -> None:
         )
     if config.embed_dim % config.num_heads:
         divisors = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
-        near = sorted(sorted(divisors, key=lambda n: abs(n - config.num_heads))[:4])
+        nearest_four = sorted(divisors, key=lambda n: abs(n - config.num_heads))[:4]
         raise ConfigError(
             f"embed_dim {config.embed_dim} is not divisible by num_heads {config.num_heads}; "
-            f"nearest numbers of heads that divide it: {', '.join(map(str, near))}"
+            f"nearest numbers of heads that divide it: {', '.join(map(str, sorted(nearest_four)))}"
         )
     for name in ("mlp_ratio", "norm_eps"):
         value = getattr(config, name)
