@@ -91,7 +91,7 @@ def recording(replays: bool):
         if options is not None:
             vit.runner.options = options
             if replays:
-                vit.runner._held = Replaying(vit.runner._held)
+                vit.runner._open_session = Replaying(vit.runner._open_session)
         return vit
 
     return load_recording
