@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -22,6 +23,14 @@ from vit_export.errors import UsageError
         ("l.json", "[1, 2]", ("1", "2")),
         ("l.json", '\ufeff["cat"]', ("cat",)),
         ("l.json", '{"1": "dog", "0": "cat"}', ("cat", "dog")),
+        ("l.json", '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}',
+         ("tench", "goldfish")),
+        ("l.json", '[["n01440764", "tench"], ["n01443537", "goldfish"]]', ("tench", "goldfish")),
+        ("l.json", '[{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}]', ("cat", "dog")),
+        ("l.json", '{"dog": 1, "cat": 0}', ("cat", "dog")),
+        ("config.json", '{"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}}',
+         ("cat", "dog")),
+        ("config.json", '{"model_type": "vit", "label2id": {"dog": 1, "cat": 0}}', ("cat", "dog")),
         ("l.json", json.dumps({str(i): f"n{i}" for i in range(12)}),
          tuple(f"n{i}" for i in range(12))),
     ],
@@ -34,15 +43,33 @@ def test_names_are_read_in_the_order_of_the_classes(tmp_path, name, text, labels
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "{", '"cat"', "3", "null", "[]", "{}", '{"0": "cat", "2": "dog"}', '{"1": "dog"}',
-     '{"cat": 0}'],
-)  # fmt: skip
-def test_json_of_another_kind_is_refused(tmp_path, text):
-    """A gap in the numbers too."""
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ('"cat"', 'found "cat"'),
+        ("3", "found 3"),
+        ("null", "found null"),
+        ("[]", r"found \[\]"),
+        ("{}", "it holds no names"),
+        ('{"0": "cat", "2": "dog"}', "class number 1 is missing"),
+        ('{"1": "dog"}', "class number 0 is missing"),
+        ('["tench", null]', "entry 1 is null, expected a name"),
+        ('{"0": "tench", "1": null}', "key '1' is null, expected a name"),
+        ('{"0": {"name": "tench"}}', "key '0' is "),
+        ('{"0": "cat", "00": "dog"}', "class number 0 comes twice"),
+        ('[{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}]', "class number 0 comes twice"),
+        ('[{"id": 0}]', "the name of entry 0 is null"),
+        ('[{"name": "cat"}]', "None is no class number"),
+        ('{"model_type": "vit", "depth": 3}', "'model_type' is no class number"),
+        ('{"id2label": ["cat"]}', r"found \[\"cat\"\]"),
+        ('[["a", "b", "c"]]', "entry 0 is "),
+    ],
+)
+def test_json_of_another_form_is_refused_with_the_entry(tmp_path, text, reason):
     path = tmp_path / "l.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"l\.json: expected a JSON list of names, or a mapping"):
+    with pytest.raises(UsageError, match=rf"l\.json: .*{reason}.*\nhint: expected one name per"):
         read_labels(path)
 
 
@@ -59,9 +86,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     """Absent, a folder, or no text."""
     odd = tmp_path / "odd.txt"
     odd.write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "none.txt", tmp_path, odd):
-        with pytest.raises(UsageError, match="cannot read the labels"):
-            read_labels(path)
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, reason in (
+        ("none.txt", "no such file of labels"),
+        (".", "is a folder, expected a file of labels"),
+        ("pipe.txt", "is a pipe, socket or device, expected a file of labels"),
+        ("odd.txt", "cannot be read as a file of labels"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            read_labels(tmp_path / name)
 
 
 def test_one_label_per_class_or_none():

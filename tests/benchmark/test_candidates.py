@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 
 import pytest
@@ -19,6 +20,14 @@ def test_each_artifact_is_a_candidate_on_each_provider_and_torch_comes_last(tiny
     assert [c.must_match for c in found] == [False, False, True]
     assert all(c.order["threads"] == 2 for c in found)
     assert found[0].file_bytes == tiny_export.path.stat().st_size
+
+
+def test_every_worker_module_has_a_main_function(tiny_export):
+    """Children start them by name."""
+    candidates = plan([tiny_export.path], against=["torch", "torch-compile"])
+    modules = {candidate.module for candidate in candidates}
+    assert modules == {"vit_export.benchmark.worker", "vit_export.benchmark.torch_worker"}
+    assert all(callable(importlib.import_module(name).main) for name in modules)
 
 
 def test_files_with_the_same_name_are_listed_by_path(tiny_export, tmp_path):

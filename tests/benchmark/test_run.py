@@ -133,7 +133,7 @@ def test_compiled_torch_has_the_same_weights(seeded):
 
 def test_torch_needs_a_checkpoint_where_no_seed_gave_the_weights(tiny_export):
     """And says where the weights came from."""
-    with pytest.raises(UsageError, match=r"given module.*--weights FILE"):
+    with pytest.raises(UsageError, match=r"given module(.|\n)*--weights FILE"):
         measure(plan([tiny_export.path], against=["torch"]), timing=QUICK)
 
 

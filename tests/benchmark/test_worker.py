@@ -1,4 +1,4 @@
-"""What a child feeds, runs and counts."""
+"""The worker that loads and times a candidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.benchmark import worker as stopwatch_module
+from vit_export.benchmark import worker
 from vit_export.benchmark.worker import Stopwatch, load_artifact, peak_rss_bytes, random_feeds
 from vit_export.errors import ArtifactError
 from vit_export.runtime import load
@@ -23,7 +23,7 @@ from vit_export.runtime import load
 
 @dataclass
 class Recorded:
-    """A model that keeps what it is given."""
+    """A model that records its inputs."""
 
     inputs: tuple[TensorSpec, ...]
     manifest: Manifest | None = None
@@ -34,13 +34,13 @@ class Recorded:
         self.seen: list[dict[str, Any]] = []
 
     def run(self, feeds):
-        """One class; nothing is computed."""
+        """Return one class per image, without computing."""
         self.seen.append(feeds)
         return {"logits": np.zeros((len(next(iter(feeds.values()))), 1), np.float32)}
 
 
 def test_inputs_have_the_dtype_and_shape_that_the_model_takes():
-    """float16 is given float16, bytes are given bytes."""
+    """For float16 and for bytes too."""
     model = Recorded((TensorSpec("x", "float16", ("n", 3, 8, 4)), TensorSpec("m", "uint8", ("n",))))
     feeds = random_feeds(model, 5)
     assert {name: (x.dtype.name, x.shape) for name, x in feeds.items()} == {
@@ -48,17 +48,17 @@ def test_inputs_have_the_dtype_and_shape_that_the_model_takes():
     }  # fmt: skip
 
 
-def test_a_size_that_nobody_says_is_an_error(tiny_export):
-    """A manifest says it for dynamic height and width; any other dimension is unknown."""
+def test_a_dynamic_size_comes_from_the_manifest_or_is_an_error(tiny_export):
+    """Height and width only; any other dynamic dimension is unknown."""
     dynamic = (TensorSpec("x", "float32", ("n", 3, "height", "width")),)
     known = Recorded(dynamic, manifest=tiny_export.manifest)
     assert random_feeds(known, 2)["x"].shape == (2, 3, 32, 32)
-    with pytest.raises(ArtifactError, match="how large 'height' is"):
+    with pytest.raises(ArtifactError, match="the size of 'height'"):
         random_feeds(Recorded(dynamic), 2)
 
 
-def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
-    """So that one wrong size does not lose the right one."""
+def test_a_model_with_a_fixed_batch_is_loaded_with_it_and_timed_at_no_other():
+    """A wrong batch size is an error of that size alone."""
     model = Recorded((TensorSpec("x", "float32", (4, 2)),))
     stopwatch = Stopwatch(lambda order: model)
     stopwatch.load({"batch": 1})
@@ -67,8 +67,8 @@ def test_a_fixed_model_is_loaded_at_its_own_batch_and_timed_at_no_other():
         stopwatch.warm({"batch": 1, "seconds": 0})
 
 
-def test_an_order_is_passed_on_whole(monkeypatch):
-    """To the function of its kind of file; nothing else is set."""
+def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
+    """Its load time is not that of the check; other files have no such option."""
     model = Recorded(())
     calls = []
 
@@ -79,18 +79,18 @@ def test_an_order_is_passed_on_whole(monkeypatch):
 
     for function in ("load", "load_engine"):
         monkeypatch.setattr(f"vit_export.benchmark.worker.{function}", record(function))
-    common = {"provider": "auto", "threads": 2}
-    for path, allow_host_code in (("x.onnx", False), ("x.engine", True)):
-        order = {"path": path, "allow_host_code": allow_host_code, **common}
-        assert load_artifact(order) is model
+    onnx = {"path": "x.onnx", "provider": "auto", "threads": 2, "allow_host_code": False}
+    engine = {"path": "x.engine", "provider": "auto", "threads": None, "allow_host_code": True}
+    assert load_artifact(onnx) is load_artifact(engine) is model
     assert calls == [
-        ("load", "x.onnx", common),
-        ("load_engine", "x.engine", {"provider": "auto", "allow_host_code": True}),
-    ]
+        ("load", "x.onnx", {"provider": "auto", "threads": 2}),
+        ("load_engine", "x.engine",
+         {"provider": "auto", "trusted": True, "allow_host_code": True}),
+    ]  # fmt: skip
 
 
 def test_the_first_run_of_a_turn_is_not_counted():
-    """Other candidates had the caches until then."""
+    """Other candidates have filled the caches before it."""
     model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
     stopwatch = Stopwatch(lambda order: model)
     stopwatch.load({"batch": 3})
@@ -101,7 +101,7 @@ def test_the_first_run_of_a_turn_is_not_counted():
 
 
 def test_a_turn_lasts_a_time_and_not_a_number_of_runs():
-    """At least one run; many where they are short."""
+    """One long run, or many short ones."""
     model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
     stopwatch = Stopwatch(lambda order: model)
     stopwatch.load({"batch": 3})
@@ -112,8 +112,8 @@ def test_a_turn_lasts_a_time_and_not_a_number_of_runs():
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
-def test_the_distance_is_that_of_all_golden_samples(tiny_export, batch):
-    """Whatever batches they are run in."""
+def test_the_distance_is_measured_over_all_golden_samples(tiny_export, batch):
+    """In batches of any size."""
     stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
     stopwatch.load({"batch": batch})
     found = stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
@@ -123,7 +123,7 @@ def test_the_distance_is_that_of_all_golden_samples(tiny_export, batch):
 
 
 def test_a_golden_file_of_another_model_is_an_error(tiny_export, tmp_path):
-    """Its outputs bear other names."""
+    """Its outputs have other names."""
     golden = Golden.read(tiny_export.golden)
     other = Golden(
         images=golden.images, outputs={"depth": golden.outputs["logits"]}, e32={"depth": 1e-6}
@@ -136,7 +136,7 @@ def test_a_golden_file_of_another_model_is_an_error(tiny_export, tmp_path):
 
 
 def test_samples_are_run_in_batches_of_the_size_that_is_timed(tiny_export):
-    """Filled up where there are fewer of them: rows of dynamic INT8 depend on their neighbours."""
+    """The last batch is filled up: the rows of dynamic INT8 depend on each other."""
     runner = load(tiny_export.path, provider="cpu").runner
     stopwatch = Stopwatch(lambda order: runner)
     stopwatch.load({"batch": 1})
@@ -148,17 +148,17 @@ def test_samples_are_run_in_batches_of_the_size_that_is_timed(tiny_export):
     assert sizes == [3, 3, 3, 20]
 
 
-def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
-    """Windows has neither a /proc nor Python's resource module; all else works there."""
-    monkeypatch.setattr(stopwatch_module, "STATUS", Path("/none"))
-    monkeypatch.setattr(stopwatch_module, "resource", None)
+def test_peak_memory_is_unknown_where_the_system_does_not_report_it(monkeypatch):
+    """Windows has neither /proc nor the module resource; the worker can still be imported."""
+    monkeypatch.setattr(worker, "STATUS", Path("/none"))
+    monkeypatch.setattr(worker, "resource", None)
     assert peak_rss_bytes() is None
     code = "import sys; sys.modules['resource'] = None; import vit_export.benchmark.worker"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_peak_memory_is_this_programs_own():
-    """Grows with what is taken; a child's does not begin with its parent's."""
+def test_peak_memory_is_that_of_this_process_alone():
+    """It grows with an array, and a child does not start at its parent's peak."""
     before = peak_rss_bytes()
     ballast = np.ones(300_000_000, np.uint8)
     assert peak_rss_bytes() >= max(before, 300_000_000)

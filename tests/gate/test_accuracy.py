@@ -1,4 +1,4 @@
-"""Classes on real images: found, labelled where they can be, compared row by row."""
+"""Top-1 classes on real images, and their labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
-from vit_export.gate.accuracy import BATCH, RealImages, compare, read_images, top1
+from vit_export.gate.accuracy import BATCH, RealImages, compare_classes, read_images, top1
 from vit_export.images.prepare import prepare_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -28,8 +28,7 @@ def pictures(folder: Path, names: list[str]) -> None:
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
 
 
-def test_a_folder_of_classes_has_labels_only_if_all_are_classes_of_the_artifact(tmp_path):
-    """One stranger, and the folder is just images."""
+def test_a_folder_has_labels_only_if_every_subfolder_is_a_class_of_the_artifact(tmp_path):
     pictures(tmp_path, ["dog/1.png", "cat/2.png", "cat/3.png"])
     found = read_images(tmp_path, PREPROCESS, ["cat", "dog"])
     assert found.targets.tolist() == [0, 0, 1]
@@ -39,9 +38,20 @@ def test_a_folder_of_classes_has_labels_only_if_all_are_classes_of_the_artifact(
     assert read_images(tmp_path, PREPROCESS, ["cat", "dog"]).targets is None
 
 
+def test_a_folder_with_the_name_of_two_classes_is_refused(tmp_path):
+    """ImageNet has two classes "crane": their images would count as wrong."""
+    labels = ["cat", "crane", "dog", "crane"]
+    pictures(tmp_path, ["cat/1.png", "dog/2.png"])
+    assert read_images(tmp_path, PREPROCESS, labels).targets.tolist() == [0, 2]
+    pictures(tmp_path, ["crane/3.png"])
+    with pytest.raises(DataError, match=r"crane: classes 1 and 3 are both called 'crane'"):
+        read_images(tmp_path, PREPROCESS, labels)
+    (tmp_path / "crane").rename(tmp_path / "birds")
+    assert read_images(tmp_path, PREPROCESS, labels).targets is None
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_digits_csv_has_labels_where_it_has_that_column(tmp_path, labelled):
-    """As Kaggle's train.csv and test.csv."""
     header = (["label"] if labelled else []) + [f"pixel{i}" for i in range(784)]
     rows = [([digit] if labelled else []) + [digit * 20] * 784 for digit in (3, 1)]
     path = tmp_path / "digits.csv"
@@ -54,15 +64,13 @@ def test_a_digits_csv_has_labels_where_it_has_that_column(tmp_path, labelled):
 
 
 def test_no_images_are_an_error(tmp_path):
-    """An empty folder agrees on everything."""
     with pytest.raises(DataError, match="holds no images"):
         read_images(tmp_path, PREPROCESS, ())
     with pytest.raises(DataError, match="no such file"):
         read_images(tmp_path / "none.csv", GREY, ())
 
 
-def test_top1_is_the_runners_own_at_any_batch(tiny_export):
-    """More images than a batch, and a rest."""
+def test_top1_is_the_same_at_any_batch_size(tiny_export):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH + 5, 32, 32, 3), dtype=np.uint8)
     runner = OrtRunner(tiny_export.path, provider="cpu")
@@ -74,12 +82,11 @@ def test_top1_is_the_runners_own_at_any_batch(tiny_export):
 
 
 def test_agreement_and_drop_are_shares_and_points():
-    """Without labels there is no accuracy, and no drop."""
     reference, found = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
-    plain = compare(found, reference, None)
+    plain = compare_classes(found, reference, None)
     assert plain.agreement == 0.75
     assert plain.drop is None
-    labelled = compare(found, reference, np.array([0, 1, 1, 3]))
+    labelled = compare_classes(found, reference, np.array([0, 1, 1, 3]))
     assert labelled.drop == 25.0
     assert str(labelled) == (
         "4 real images: top-1 agrees on 75.00 %, 50.00 % right (fp32: 75.00 %)"
@@ -87,7 +94,6 @@ def test_agreement_and_drop_are_shares_and_points():
 
 
 def test_some_images_are_spread_over_all_of_them():
-    """First and last among them, targets with their images."""
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     few = RealImages("x", images, np.arange(100)).some(5)
     assert few.images.ravel().tolist() == few.targets.tolist() == [0, 25, 50, 74, 99]

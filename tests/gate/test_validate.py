@@ -1,4 +1,4 @@
-"""The gate refuses a damaged artifact by what it computes, and takes a good one however saved."""
+"""The gate refuses a damaged artifact, and passes a good one whichever tool saved it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,37 @@ from onnx import numpy_helper
 from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError, GateError
 from vit_export.gate.validate import Comparison, compare
-from vit_export.model.vit import VisionTransformer
-from vit_export.pipeline.export import ExportResult, export
+from vit_export.pipeline.export import ExportResult
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
-Damage = Callable[[onnx.ModelProto], None]
+Change = Callable[[onnx.ModelProto], None]
+
+
+def compare_changed(source: ExportResult, path: Path, change: Change) -> Comparison:
+    """Apply a change to a copy of an artifact, saved by onnx, and run the gate on it."""
+    model = onnx.load(source.path)
+    change(model)
+    onnx.save(model, path)
+    return compare(OrtRunner(path, provider="cpu"), Golden.read(source.golden))
 
 
 @pytest.fixture
-def gate(tiny_export: ExportResult, tmp_path: Path) -> Callable[[Damage], Comparison]:
-    """Applies a change to a copy of the tiny artifact, saved by onnx, and runs the gate on it."""
+def gate(tiny_export: ExportResult, tmp_path: Path) -> Callable[[Change], Comparison]:
+    """Runs the gate on a changed copy of the tiny artifact."""
+    return lambda change: compare_changed(tiny_export, tmp_path / "changed.onnx", change)
 
-    def run(change: Damage) -> Comparison:
-        model = onnx.load(tiny_export.path)
-        change(model)
-        path = tmp_path / "changed.onnx"
-        onnx.save(model, path)
-        return compare(OrtRunner(path, provider="cpu"), Golden.read(tiny_export.golden))
 
-    return run
+@pytest.fixture
+def two_outputs(exported: Callable[..., ExportResult]) -> ExportResult:
+    """The tiny model with a second output."""
+    return exported(settings=ExportSettings(outputs=("logits", "tokens")))
+
+
+@pytest.fixture
+def gate_of_two(two_outputs: ExportResult, tmp_path: Path) -> Callable[[Change], Comparison]:
+    """Runs the gate on a changed copy of the artifact with two outputs."""
+    return lambda change: compare_changed(two_outputs, tmp_path / "changed.onnx", change)
 
 
 def edit(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -44,19 +55,23 @@ def edit(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.nd
     tensor.CopyFrom(numpy_helper.from_array(values, name))
 
 
-def bypass(model: onnx.ModelProto, node_name: str, data_input: int = 0) -> None:
-    """Remove a node, passing one of its inputs on."""
-    node = next(n for n in model.graph.node if n.output[0] == node_name)
-    kept = node.input[data_input]
+def bypass(model: onnx.ModelProto, output: str) -> None:
+    """Remove a node; its first input replaces its output."""
+    node = next(n for n in model.graph.node if n.output[0] == output)
     model.graph.node.remove(node)
     for other in model.graph.node:
         for i, name in enumerate(other.input):
-            if name == node_name:
-                other.input[i] = kept
+            if name == output:
+                other.input[i] = node.input[0]
+
+
+def scale_logits(model: onnx.ModelProto, factor: float) -> None:
+    """Multiply the logits by a factor."""
+    edit(model, "head.weight", lambda values: values * np.float32(factor))
+    edit(model, "head.bias", lambda values: values * np.float32(factor))
 
 
 def test_an_untouched_file_saved_again_by_another_tool_passes(gate):
-    """Bytes differ, what is computed does not."""
     comparison = gate(lambda model: None)
     assert comparison.passed, comparison.stage.reason
     assert comparison.stage.batches == (1, 2, 3, 8)
@@ -64,8 +79,6 @@ def test_an_untouched_file_saved_again_by_another_tool_passes(gate):
 
 
 def test_a_file_simplified_again_by_another_tool_passes(gate):
-    """Node names and layout may change."""
-
     def again(model: onnx.ModelProto) -> None:
         simplified, _ = onnxsim.simplify(model)
         model.CopyFrom(simplified)
@@ -79,7 +92,6 @@ def test_a_file_simplified_again_by_another_tool_passes(gate):
      "head.weight"],
 )  # fmt: skip
 def test_a_weight_matrix_off_by_one_percent_is_refused(gate, weight):
-    """Every weight counts, from the first to the last."""
     comparison = gate(lambda model: edit(model, weight, lambda values: values * np.float32(1.01)))
     assert not comparison.passed
     with pytest.raises(GateError, match="allowed"):
@@ -87,18 +99,15 @@ def test_a_weight_matrix_off_by_one_percent_is_refused(gate, weight):
 
 
 @pytest.mark.parametrize(
-    ("node", "data_input"),
-    [("blocks.0.attn.qkv/Add", 0), ("blocks.1.mlp.fc1/Add", 0), ("blocks.2.norm1", 0)],
+    "node", ["blocks.0.attn.qkv/Add", "blocks.1.mlp.fc1/Add", "blocks.2.norm1"]
 )
-def test_a_dropped_bias_or_layernorm_is_refused(gate, tiny_export, node, data_input):
-    """What adds little still adds."""
+def test_a_dropped_bias_or_layernorm_is_refused(gate, tiny_export, node):
     names = {o for n in onnx.load(tiny_export.path).graph.node for o in n.output}
     full = next(name for name in sorted(names) if name.startswith(node))
-    assert not gate(lambda model: bypass(model, full, data_input)).passed
+    assert not gate(lambda model: bypass(model, full)).passed
 
 
 def test_the_first_block_that_diverges_is_named(gate):
-    """Blocks before the damage are within their tolerance, the damaged one is not."""
     comparison = gate(
         lambda model: edit(model, "blocks.1.mlp.fc1.weight", lambda v: v * np.float32(1.5))
     )
@@ -107,14 +116,11 @@ def test_the_first_block_that_diverges_is_named(gate):
 
 
 def test_damage_behind_the_last_block_is_located_there(gate):
-    """The head is no block."""
     comparison = gate(lambda model: edit(model, "head.bias", lambda v: v + np.float32(0.1)))
     assert "behind the last" in comparison.stage.reason
 
 
 def test_nan_in_a_weight_is_refused_and_located(gate):
-    """NaN compares false with everything; it must not pass for that."""
-
     def poison(values: np.ndarray) -> np.ndarray:
         values.flat[0] = np.nan
         return values
@@ -126,8 +132,6 @@ def test_nan_in_a_weight_is_refused_and_located(gate):
 
 
 def test_a_batch_fixed_to_one_is_refused(gate):
-    """The manifest promises a dynamic batch."""
-
     def fix(model: onnx.ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
 
@@ -136,24 +140,70 @@ def test_a_batch_fixed_to_one_is_refused(gate):
     assert "batch 2" in comparison.stage.reason
 
 
-def test_a_zero_head_does_not_hide_a_broken_body(make_model, tmp_path):
-    """Features are gated although they are no output."""
-    model: VisionTransformer = make_model()
-    model.head.weight.data.zero_()
-    model.head.bias.data.zero_()
-    result = export(model, tmp_path / "zero.onnx")
-    damaged = onnx.load(result.path)
-    edit(damaged, "blocks.0.mlp.fc1.weight", lambda v: v * np.float32(1.2))
-    onnx.save(damaged, result.path)
-    comparison = compare(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
+def test_a_zero_head_does_not_hide_a_broken_body(tiny_export, tmp_path):
+    def change(model: onnx.ModelProto) -> None:
+        scale_logits(model, 0.0)
+        edit(model, "blocks.0.mlp.fc1.weight", lambda v: v * np.float32(1.2))
+        onnx.save(model, tmp_path / "changed.onnx")
+
+    golden = Golden.read(tiny_export.golden)
+    zeros = {**golden.outputs, "logits": np.zeros_like(golden.outputs["logits"])}
+    change(onnx.load(tiny_export.path))
+    comparison = compare(
+        OrtRunner(tmp_path / "changed.onnx", provider="cpu"),
+        dataclasses.replace(golden, outputs=zeros, e32={**golden.e32, "logits": 0.0}),
+    )
     assert not comparison.passed
-    assert comparison.stage.max_abs == 0  # the logits see nothing
+    assert comparison.stage.max_abs == 0  # the logits are right
     assert "features" in comparison.stage.reason
 
 
-def test_rows_that_depend_on_their_neighbours_are_refused(gate):
-    """Each row minus a thousandth of the batch's mean: batch 1 differs from batch 8."""
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_int8_outputs_wrong_by_a_factor_are_refused(tiny_export, tmp_path, precision):
+    """Cosine similarity cannot detect them."""
 
+    def compare_scaled(factor: float) -> Comparison:
+        path = tmp_path / "scaled.onnx"
+        model = onnx.load(tiny_export.path)
+        scale_logits(model, factor)
+        onnx.save(model, path)
+        manifest = tiny_export.manifest.replace(precision=precision)
+        golden = Golden.read(tiny_export.golden)
+        return compare(OrtRunner(path, provider="cpu"), golden, manifest=manifest)
+
+    assert compare_scaled(1.015).passed
+    for factor, shown in ((1.03, "1.0300"), (0.97, "0.9700")):
+        comparison = compare_scaled(factor)
+        assert not comparison.passed
+        assert comparison.stage.cosine > 0.999999
+        assert f"logits: its values are {shown} times those" in comparison.stage.reasons[0]
+        assert "allowed 0.98 to 1.02" in comparison.stage.reasons[0]
+        assert not all(m.passed for m in comparison.stage.measurements)
+
+
+def test_blocks_that_cannot_be_measured_are_reported_as_such(gate, monkeypatch):
+    expose = OrtRunner.expose
+
+    def fail_for_blocks(runner: OrtRunner, names: list[str]) -> OrtRunner:
+        if "blocks.0" in names:
+            raise ArtifactError("out of memory", hint="buy more")
+        return expose(runner, names)
+
+    monkeypatch.setattr(OrtRunner, "expose", fail_for_blocks)
+    comparison = gate(lambda model: scale_logits(model, 1.1))
+    assert comparison.stage.reasons[-1] == "the blocks could not be measured: out of memory"
+    assert comparison.blocks == ()
+    assert not any("no tensor" in reason for reason in comparison.stage.reasons)
+
+
+def test_each_reason_is_kept_apart(gate):
+    """A reason may contain any character; the file also holds them as one text."""
+    stage = gate(lambda model: scale_logits(model, 1.1)).stage
+    assert len(stage.reasons) > 1
+    assert stage.reason == "; ".join(stage.reasons)
+
+
+def test_rows_that_depend_on_their_neighbours_are_refused(gate):
     def mix(model: onnx.ModelProto) -> None:
         last = model.graph.node[-1]
         name = last.output[0]
@@ -174,29 +224,28 @@ def test_rows_that_depend_on_their_neighbours_are_refused(gate):
 
 
 def test_swapped_classes_are_refused(gate):
-    """The same numbers at other places."""
     comparison = gate(lambda model: edit(model, "head.bias", lambda v: v[::-1].copy()))
     assert not comparison.passed
 
 
 def test_wrong_normalisation_in_the_manifest_is_refused(tiny_export):
-    """Normalising the golden images is part of the check."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     other = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    preprocess = runner.manifest.preprocess.__class__(size=(32, 32), **other)
+    preprocess = runner.manifest.preprocess.replace(other)
     assert not compare(runner, Golden.read(tiny_export.golden), preprocess=preprocess).passed
 
 
-def test_a_golden_file_of_another_model_is_named_as_such(tiny_export, make_model, tmp_path):
-    """Other input size: an error, not a bad number."""
-    other = export(make_model(img_size=48), tmp_path / "other.onnx")
-    with pytest.raises(ArtifactError, match="another model"):
-        compare(OrtRunner(tiny_export.path, provider="cpu"), Golden.read(other.golden))
+@pytest.mark.parametrize(
+    ("shape", "found"), [((8, 48, 48, 3), r"\(8, 3, 48, 48\)"), ((8, 32, 32, 1), "1")]
+)
+def test_a_golden_file_of_another_model_is_refused(tiny_export, shape, found):
+    golden = Golden.read(tiny_export.golden)
+    other = dataclasses.replace(golden, images=np.zeros(shape, np.uint8))
+    with pytest.raises(ArtifactError, match=rf"golden .* {found}: (it|the golden file) belongs"):
+        compare(OrtRunner(tiny_export.path, provider="cpu"), other)
 
 
-def test_a_graph_without_the_features_tensor_says_that_it_was_not_measured(gate):
-    """Renaming is allowed, but not silent."""
-
+def test_a_missing_features_tensor_is_noted_as_not_measured(gate):
     def rename(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -209,8 +258,7 @@ def test_a_graph_without_the_features_tensor_says_that_it_was_not_measured(gate)
     assert any("features" in note for note in comparison.stage.notes)
 
 
-def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
-    """As the gate is defined: max(4 * e32, 1e-6 * max|y64|), over all samples."""
+def test_the_tolerance_is_four_times_the_error_of_torch_float32(tiny_export):
     golden = Golden.read(tiny_export.golden)
     largest = float(np.abs(golden.outputs["logits"]).max())
     expected = max(4 * golden.e32["logits"], 1e-6 * largest)
@@ -218,21 +266,16 @@ def test_the_tolerance_is_four_times_what_torch_rounds(tiny_export):
     assert 0 < golden.e32["logits"] < 1e-4 * largest
 
 
-def test_an_output_that_the_manifest_promises_and_the_graph_lost_is_refused(make_model, tmp_path):
-    """What is left may be right; the caller of the lost one is not served."""
-    result = export(
-        make_model(), tmp_path / "two.onnx", settings=ExportSettings(outputs=("tokens", "logits"))
-    )
-    model = onnx.load(result.path)
-    model.graph.output.remove(next(o for o in model.graph.output if o.name == "logits"))
-    onnx.save(model, result.path)
-    comparison = compare(OrtRunner(result.path, provider="cpu"), Golden.read(result.golden))
+def test_an_output_that_the_manifest_promises_and_the_graph_lacks_is_refused(gate_of_two):
+    def remove(model: onnx.ModelProto) -> None:
+        model.graph.output.remove(next(o for o in model.graph.output if o.name == "logits"))
+
+    comparison = gate_of_two(remove)
     assert not comparison.passed
     assert "logits: promised by the manifest" in comparison.stage.reason
 
 
 def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
-    """Whoever writes 1e9 there would let any graph pass."""
     golden = Golden.read(tiny_export.golden)
     loose = dataclasses.replace(golden, e32={"logits": 1e9, "features": golden.e32["features"]})
     comparison = compare(OrtRunner(tiny_export.path, provider="cpu"), loose)
@@ -240,29 +283,21 @@ def test_a_golden_file_with_a_loose_baseline_is_refused(tiny_export):
     assert "lets anything pass" in comparison.stage.reason
 
 
-def test_a_golden_file_without_features_does_not_pass_our_own_models(tiny_export):
-    """The body would be unmeasured."""
+def test_a_golden_file_without_features_does_not_pass_a_named_variant(tiny_export):
     golden = Golden.read(tiny_export.golden)
     logits = dataclasses.replace(golden, outputs={"logits": golden.outputs["logits"]})
     comparison = compare(OrtRunner(tiny_export.path, provider="cpu"), logits)
     assert "lacks the features" in comparison.stage.reason
 
 
-def test_blocks_come_before_the_tokens_they_make(make_model, tmp_path):
-    """So that damage in the first block is not called damage of the last tensor."""
-    result = export(
-        make_model(),
-        tmp_path / "tokens.onnx",
-        settings=ExportSettings(outputs=("logits", "tokens")),
-    )
-    assert Golden.read(result.golden).blocks.names == (
+def test_blocks_come_before_the_tokens_they_make(two_outputs):
+    assert Golden.read(two_outputs.golden).blocks.names == (
         "blocks.0", "blocks.1", "blocks.2", "tokens"
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("batches", [(1, 2, 3, 5, 16), (4, 6), (2,)])
-def test_the_batch_sizes_of_a_profile_are_those_that_are_run(tiny_export, batches):
-    """An engine serves some only; rows are compared across all of them."""
+def test_the_given_batch_sizes_are_run(tiny_export, batches):
     runner = OrtRunner(tiny_export.path, provider="cpu")
     stage = compare(runner, Golden.read(tiny_export.golden), batches=batches).stage
     assert stage.passed, stage.reason

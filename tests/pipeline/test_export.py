@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,9 +31,13 @@ from vit_export.errors import (
     UsageError,
 )
 from vit_export.graph import simplify as simplify_stage
+from vit_export.pipeline.activation import choose_activation
 from vit_export.pipeline.export import export
+from vit_export.pipeline.record import record_golden
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
+from vit_export.pipeline.source import load_source
 from vit_export.pipeline.validate import validate
+from vit_export.progress import silent
 from vit_export.runtime import load
 
 
@@ -79,7 +85,9 @@ def test_the_manifest_says_everything_that_a_device_needs(tiny_export):
 
 SCRIPT = """
 import sys
+from vit_export.pipeline.activation import choose_activation
 from vit_export.pipeline.export import export
+from vit_export.pipeline.record import record_golden
 export("mnist", sys.argv[1], overrides={"depth": 2, "embed_dim": 32, "num_heads": 2})
 """
 
@@ -207,6 +215,40 @@ def test_anybodys_module_goes_through_the_same_gate(tmp_path):
     assert [spec.name for spec in result.manifest.outputs] == ["scores", "pooled"]
     assert result.manifest.blocks == ("layers.0", "layers.1", "layers.2")
     assert result.manifest.preprocess.mean == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "settings", "activation", "note"),
+    [
+        (nn.Identity(), {}, "softmax", ""),
+        (nn.Softmax(1), {}, "none", "ends? in a softmax"),
+        (nn.Sigmoid(), {}, "none", "ends? in a sigmoid"),
+        (nn.Softmax(1), {"activation": "softmax"}, "softmax", ""),
+    ],
+)
+def test_a_module_that_computes_probabilities_is_found_out(last, settings, activation, note):
+    """A second softmax would flatten them; the option decides where it is given."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 5), last)
+    given = ExportSettings(overrides={"img_size": 8}, **settings)
+    loaded = load_source(module, settings=given)
+    found, notes = choose_activation(loaded, record_golden(loaded, None, silent), given)
+    assert found == activation
+    assert re.search(note, " ".join(notes))
+    assert bool(notes) == bool(note)
+
+
+def test_scores_of_a_multi_label_checkpoint_are_sigmoids(make_model, tmp_path):
+    """As `problem_type` in its config.json says."""
+    save_checkpoint(make_model(), tmp_path / "model.safetensors")
+    loaded = dataclasses.replace(
+        load_source(None, weights=tmp_path / "model.safetensors"), activation="sigmoid"
+    )
+    golden = record_golden(loaded, None, silent)
+    activation, notes = choose_activation(loaded, golden, ExportSettings())
+    assert activation == "sigmoid"
+    assert "sigmoid" in notes[0]
+    assert choose_activation(loaded, golden, ExportSettings(activation="none")) == ("none", ())
 
 
 class DrawsNoise(nn.Module):

@@ -1,57 +1,123 @@
-"""Class names, as people keep them: a text file of lines, or JSON."""
+"""Class names, from a text file or from JSON."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from vit_export.artifact.open_file import read_text
 from vit_export.errors import UsageError
+
+FORMS = (
+    "one name per line; or JSON: a list of names, a mapping from class number to name (or to a "
+    "list of identifier and name, as of ImageNet), a list of objects with id and name, or a "
+    "config.json with id2label or label2id"
+)
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read class names.
 
     Args:
-        path: One name a line, or JSON: a list, or a mapping from class number to name as in
-            `id2label`.
+        path: One name per line; or, in a file that ends in `.json`, any form of `parse_labels`.
 
     Raises:
-        UsageError: The file cannot be read, or class numbers are missing.
+        UsageError: The file cannot be read, has another form, or lacks a class number.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # editors may write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}") from error
-    if path.suffix == ".json":
-        return _from_json(path, text)
+    text = read_text(path, what="file of labels", error=UsageError)
+    if path.suffix.lower() == ".json":
+        try:
+            return parse_labels(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{path}: cannot be read as labels: {error}", hint=f"expected {FORMS}"
+            ) from error
     names = tuple(line.strip() for line in text.splitlines())
     while names and not names[-1]:
         names = names[:-1]
     if not names:
-        raise UsageError(f"{path}: holds no labels; expected one name a line, or JSON")
+        raise UsageError(f"{path}: holds no labels", hint=f"expected {FORMS}")
     return names
 
 
-def _from_json(path: Path, text: str) -> tuple[str, ...]:
-    try:
-        data = json.loads(text)
-        if isinstance(data, dict):
-            numbered = {int(number): str(name) for number, name in data.items()}
-            data = [numbered[number] for number in range(len(numbered))]
-        if not isinstance(data, list) or not data:
-            raise TypeError(f"it is {text.strip()[:40]}")
-        return tuple(str(name) for name in data)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path}: expected a JSON list of names, or a mapping from every class number "
-            f"(0, 1, ...) to its name ({error!r})"
-        ) from error
+def parse_labels(data: Any) -> tuple[str, ...]:
+    """Return class names from parsed JSON.
+
+    Args:
+        data: `["tench", ...]`, `{"0": "tench", ...}`, `{"0": ["n01440764", "tench"], ...}`,
+            `[{"id": 0, "name": "tench"}, ...]`, or an object with `id2label` or `label2id`.
+
+    Raises:
+        ValueError: Naming the entry that is of another form, or the class number that is missing.
+    """
+    if isinstance(data, Mapping):
+        inner = (data[key] for key in ("id2label", "label2id") if data.get(key))
+        return _from_mapping(next(inner, data))
+    if not isinstance(data, list) or not data:
+        raise ValueError(f"found {_shown(data)}")
+    if all(isinstance(entry, Mapping) for entry in data):
+        return _in_order(
+            (entry.get("id"), _name(entry.get("name"), f"the name of entry {i}"))
+            for i, entry in enumerate(data)
+        )
+    if all(map(_is_number, data)):
+        return tuple(map(str, data))
+    return tuple(_name(value, f"entry {i}") for i, value in enumerate(data))
+
+
+def _from_mapping(data: Any) -> tuple[str, ...]:
+    """Read a mapping from class number to name, or from name to class number."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"found {_shown(data)}")
+    if not all(map(_is_number, data)) and all(map(_is_number, data.values())):
+        return _in_order((number, name) for name, number in data.items())
+    return _in_order((key, _name(value, f"key {key!r}")) for key, value in data.items())
+
+
+def _in_order(pairs: Iterable[tuple[Any, str]]) -> tuple[str, ...]:
+    """Names in the order of their class numbers, which must be 0, 1, 2, ... without a gap."""
+    by_number: dict[int, str] = {}
+    for number, name in pairs:
+        if not _is_number(number):
+            raise ValueError(f"{number!r} is no class number (name: {name!r})")
+        if int(number) in by_number:
+            raise ValueError(f"class number {int(number)} comes twice")
+        by_number[int(number)] = name
+    if not by_number:
+        raise ValueError("it holds no names")
+    for number in range(len(by_number)):
+        if number not in by_number:
+            raise ValueError(f"class number {number} is missing of {len(by_number)}")
+    return tuple(by_number[number] for number in range(len(by_number)))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a class number: an integer, or text of digits."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdigit()
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _name(value: Any, where: str) -> str:
+    """The name in an entry: text, or the second of two texts, after ImageNet's identifier."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        value = value[1]
+    if not isinstance(value, str):
+        raise ValueError(f"{where} is {_shown(value)}, expected a name")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def check_labels(labels: tuple[str, ...], num_classes: int) -> None:
-    """Refuse labels that are not one per class.
+    """Check that there is one label per class.
 
     Raises:
         UsageError: Naming both numbers.

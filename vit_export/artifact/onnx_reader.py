@@ -1,11 +1,12 @@
-"""An .onnx file read as bytes: no onnx, no torch, no copy of the weights.
+"""Read an .onnx file as bytes: without onnx or torch, and without copying the weights.
 
-It serves what a device needs: manifest, signature, missing external data, outputs of inner
-blocks.
+A device needs the manifest, the inputs and outputs, the names of missing weight files, and the
+outputs of inner blocks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -22,37 +23,49 @@ from vit_export.artifact.onnx_wire import (
     INPUT,
     IR_VERSION,
     METADATA,
+    MIN_EXTERNAL_BYTES,
     NODE,
     OPSET,
     OUTPUT,
     PRODUCER,
     PRODUCER_VERSION,
+    Field,
     Initializer,
     Node,
     WireError,
+    external_entries,
     fields,
     graph_fields,
     message,
     parse_initializer,
     parse_node,
     parse_value,
-    referring,
     text,
     without_data,
 )
+from vit_export.artifact.open_file import open_file
 from vit_export.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 24
+COPY_AGAIN = "copy the file again, or export the model again"
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an .onnx file holds, weights excepted.
+    """Contents of an .onnx file, without the weights.
 
     Attributes:
         path: The file.
+        size_bytes: Its size, external data excluded.
+        ir_version: Version of the ONNX format.
+        producer: Name and version of the tool that wrote it.
         opsets: Operator set version by domain; the default domain is `""`.
-        metadata: `metadata_props`, vit-export's manifest among them.
+        metadata: `metadata_props`, with vit-export's manifest.
+        graph_name: Name of the graph.
+        inputs: Graph inputs, initializers excluded.
+        outputs: Graph outputs.
+        nodes: Operators of the graph.
+        initializers: Constants of the graph, and where their bytes are.
     """
 
     path: Path
@@ -72,7 +85,7 @@ class OnnxFile:
         """Read everything but the weights.
 
         Raises:
-            ArtifactError: No such file, not an ONNX file, or a truncated one.
+            ArtifactError: No such file, no ONNX file, or a truncated one.
         """
         path = Path(path)
         with mapped(path) as buffer:
@@ -81,20 +94,20 @@ class OnnxFile:
             except (ValueError, KeyError, IndexError) as error:
                 if kind := _checkpoint_kind(buffer):
                     raise ArtifactError(
-                        f"{path}: not an ONNX file but a checkpoint ({kind}); export it first: "
-                        f"vit-export onnx --weights {path}"
+                        f"{path}: is a checkpoint ({kind}), expected an ONNX file",
+                        hint=f"export it first: vit-export onnx --weights {path}",
                     ) from error
                 raise ArtifactError(
-                    f"{path}: not an ONNX file, or a truncated one ({error}; "
-                    f"{len(buffer)} bytes); export or copy it again"
+                    f"{path}: not an ONNX file, or a truncated one ({error}; {len(buffer)} bytes)",
+                    hint=COPY_AGAIN,
                 ) from error
 
     @property
     def manifest(self) -> Manifest | None:
-        """What vit-export wrote into the file; `None` in a file of another tool.
+        """vit-export's manifest; `None` in a file of another tool.
 
         Raises:
-            ArtifactError: It is there, but damaged.
+            ArtifactError: It is damaged, or of a newer schema.
         """
         text = self.metadata.get(METADATA_KEY)
         return None if text is None else Manifest.from_json(text, source=self.path.name)
@@ -121,8 +134,22 @@ class OnnxFile:
         """Size of all raw weights."""
         return sum(max(t.nbytes, 0) for t in self.initializers)
 
+    @property
+    def weights_folder(self) -> Path:
+        """Folder above every file that holds weights, with symbolic links resolved.
+
+        ONNX Runtime refuses external data outside the folder that it is given.
+        """
+        files = (self.path, *self.external_files)
+        return Path(os.path.commonpath([os.path.dirname(os.path.realpath(f)) for f in files]))
+
+    @property
+    def has_linked_weights(self) -> bool:
+        """Whether symbolic links lead to weights outside the folder of the .onnx file itself."""
+        return self.weights_folder != Path(os.path.realpath(self.path)).parent
+
     def check_external_data(self) -> None:
-        """Refuse a file whose weights are missing or cut off.
+        """Check that every file of weights is there and complete.
 
         Raises:
             ArtifactError: Naming the file that is missing or too short.
@@ -130,8 +157,8 @@ class OnnxFile:
         for file in self.external_files:
             if not file.is_file():
                 raise ArtifactError(
-                    f"{self.path}: its weights lie in {file.name!r}, which is not beside it; "
-                    f"copy {file.name} into {self.path.parent}"
+                    f"{self.path}: its weights are in {file.name!r}, which is not beside it",
+                    hint=f"copy {file.name} into {self.path.parent}",
                 )
         for tensor in self.initializers:
             if tensor.location:
@@ -139,13 +166,13 @@ class OnnxFile:
                 needed = tensor.offset + max(tensor.nbytes, 0)
                 if file.stat().st_size < needed:
                     raise ArtifactError(
-                        f"{file}: holds {file.stat().st_size} bytes, but {tensor.name!r} of "
-                        f"{self.path.name} ends at byte {needed}; the file is truncated, "
-                        "copy it again"
+                        f"{file}: is truncated: it holds {file.stat().st_size} bytes, but "
+                        f"{tensor.name!r} of {self.path.name} ends at byte {needed}",
+                        hint=COPY_AGAIN,
                     )
 
     def check_certified(self) -> str:
-        """Refuse a file that is no longer the one that its manifest certifies.
+        """Check that graph and weights are those that the manifest certifies.
 
         Returns:
             Its `graph_sha256`.
@@ -153,43 +180,65 @@ class OnnxFile:
         Raises:
             ArtifactError: Graph or weights were changed after they were measured.
         """
-        found = self.graph_sha256()
+        actual = self.graph_sha256()
         certified = self.manifest.graph_sha256 if self.manifest is not None else ""
-        if found != certified:
+        if actual != certified:
             raise ArtifactError(
-                f"{self.path}: is not what its manifest certifies (graph_sha256 {found[:12]}, "
-                f"expected {certified[:12] or 'one'}): graph or weights were changed after they "
-                "were measured, or a copy is damaged; copy or export it again"
+                f"{self.path}: graph or weights were changed after they were measured, or the "
+                f"copy is damaged (graph_sha256 {actual[:12]}, the manifest certifies "
+                f"{certified[:12] or 'none'})",
+                hint=COPY_AGAIN,
             )
-        return found
+        return actual
 
     def expose(self, names: Collection[str], *, inline: bool = False) -> bytes:
         """Return the model with inner tensors as further graph outputs.
 
-        The weights stay where they are: inline ones are referred to as external data that
-        lies in the .onnx file itself. A runtime must be told the folder of the file.
+        The weights stay in their files: the model refers to them as external data, relative to
+        `weights_folder`, which a runtime needs to be given.
 
         Args:
-            names: Tensors to expose; those that are outputs already are left alone.
-            inline: Whether weights inside the file are copied instead, for a runtime that
-                cannot be told.
+            names: Tensors to expose; those that are outputs already stay as they are.
+            inline: Copy weights inside the file instead, for a runtime that takes no folder.
         """
         known = {spec.name for spec in self.outputs}
         extra = b"".join(
             message(OUTPUT, message(1, name.encode())) for name in names if name not in known
         )
+        locations = {"": self._location(self.path)} | {
+            name: self._location(self.path.parent / name)
+            for name in {tensor.location for tensor in self.initializers} - {""}
+        }
         with mapped(self.path) as buffer:
             model = [bytes(buffer[f.start : f.end]) for f in fields(buffer) if f.number != GRAPH]
+            tensors = iter(self.initializers)
             body = []
             for part in graph_fields(buffer):
-                if part.number == INITIALIZER and not inline:
-                    body.append(referring(buffer, part, self.path.name))
-                else:
-                    body.append(bytes(buffer[part.start : part.end]))
+                if part.number == INITIALIZER:
+                    tensor = next(tensors)
+                    if not (inline and not tensor.location):
+                        location = locations[tensor.location]
+                        body.append(self._relocated(buffer, part, tensor, location))
+                        continue
+                body.append(bytes(buffer[part.start : part.end]))
             return b"".join(model) + message(GRAPH, b"".join(body) + extra)
 
+    def _relocated(
+        self, buffer: memoryview, part: Field, tensor: Initializer, location: str
+    ) -> bytes:
+        """Return a tensor that refers to its data by a location; small data stays inside."""
+        small = not tensor.location and tensor.nbytes < MIN_EXTERNAL_BYTES
+        if small or location == tensor.location:
+            return bytes(buffer[part.start : part.end])
+        where = external_entries(location, tensor.offset, tensor.nbytes)
+        return message(INITIALIZER, without_data(buffer, part) + where)
+
+    def _location(self, file: Path) -> str:
+        """Path of a file relative to `weights_folder`."""
+        return Path(os.path.realpath(file)).relative_to(self.weights_folder).as_posix()
+
     def graph_sha256(self) -> str:
-        """Hash of the model without its metadata, wherever its weights are stored."""
+        """Return the hash of the model without its metadata, wherever its weights are stored."""
         digest = hashlib.sha256()
         with mapped(self.path) as buffer:
             for f in fields(buffer):
@@ -206,21 +255,21 @@ class OnnxFile:
         return digest.hexdigest()
 
     def chunks(self, buffer: memoryview, tensor: Initializer) -> Iterator[bytes]:
-        """The data of an initializer, piece by piece.
+        """Yield the data of an initializer, piece by piece.
 
         Args:
-            buffer: This file, as `mapped` gives it.
+            buffer: This file, from `mapped`.
             tensor: One of `initializers` that is stored raw.
 
         Raises:
-            ArtifactError: The file beside this one ends too early.
+            ArtifactError: The file of weights is missing, or ends too early.
         """
         if not tensor.location:
             end = tensor.offset + tensor.nbytes
             for at in range(tensor.offset, end, CHUNK_BYTES):
                 yield bytes(buffer[at : min(at + CHUNK_BYTES, end)])
             return
-        with (self.path.parent / tensor.location).open("rb") as stream:
+        with open_file(self.path.parent / tensor.location, what="file of weights") as stream:
             stream.seek(tensor.offset)
             left = tensor.nbytes
             while left:
@@ -231,31 +280,30 @@ class OnnxFile:
                 left -= len(chunk)
 
 
-class mapped:  # noqa: N801  (reads as a function)
-    """A read-only memory map of a file, released on leaving."""
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """Map a file into memory, read-only; the map is released on leaving.
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as stream:
-                if os.fstat(stream.fileno()).st_size == 0:
-                    raise ArtifactError(f"{path}: the file is empty; export or copy it again")
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file") from None
-        except OSError as error:
-            raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
-        self._view = memoryview(self._map)
-
-    def __enter__(self) -> memoryview:
-        return self._view
-
-    def __exit__(self, *_: object) -> None:
-        self._view.release()
-        self._map.close()
+    Raises:
+        ArtifactError: There is no such file, or it is empty or no regular file.
+    """
+    try:
+        with open_file(path) as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise ArtifactError(f"{path}: the file is empty", hint=COPY_AGAIN)
+            memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    view = memoryview(memory)
+    try:
+        yield view
+    finally:
+        view.release()
+        memory.close()
 
 
 def _checkpoint_kind(buffer: memoryview) -> str:
-    """The format of a file of weights, by its first bytes; empty for any other file."""
+    """Return the format of a checkpoint by its first bytes; empty for any other file."""
     start = bytes(buffer[:9])
     if start.startswith(b"PK\x03\x04"):
         return "a zip archive, as torch.save writes it"

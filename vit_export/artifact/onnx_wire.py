@@ -255,8 +255,10 @@ def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
-    """The fields of a TensorProto that say where its data lies."""
-    pairs = (("location", location), ("offset", str(offset)), ("length", str(nbytes)))
+    """Return the fields of a TensorProto that say where its data is; no length below 0."""
+    pairs = [("location", location), ("offset", str(offset))]
+    if nbytes >= 0:
+        pairs.append(("length", str(nbytes)))
     entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
     return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)
 
@@ -268,12 +270,3 @@ def without_data(buffer: memoryview, tensor: Field) -> bytes:
         for f in fields(buffer, tensor.value, tensor.end)
         if f.number not in (RAW_DATA, _EXTERNAL, _LOCATION)
     )
-
-
-def referring(buffer: memoryview, tensor: Field, file_name: str) -> bytes:
-    """A tensor whose raw data is referred to where it lies in the same file."""
-    for f in fields(buffer, tensor.value, tensor.end):
-        if f.number == RAW_DATA and f.end - f.value >= MIN_EXTERNAL_BYTES:
-            where = external_entries(file_name, f.value, f.end - f.value)
-            return message(INITIALIZER, without_data(buffer, tensor) + where)
-    return bytes(buffer[tensor.start : tensor.end])

@@ -1,19 +1,35 @@
-"""The child that runs torch itself, eager or compiled, beside the artifacts of a benchmark."""
+"""Child process that times torch, eager or compiled, with the model of an artifact."""
 
 from __future__ import annotations
 
-from vit_export.benchmark.torch_runner import TorchRunner
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.read import read_manifest
 from vit_export.benchmark.worker import serve
+from vit_export.checkpoint.load import load_checkpoint
+from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.child_process import Order
+from vit_export.model.vit import VisionTransformer, create_model
+from vit_export.runner import Outputs
+from vit_export.variants import NOT_IN_A_CHECKPOINT
+
+PROVIDERS = ("cpu", "cuda")  # of those of artifacts, the ones that torch has too
 
 
 def main() -> None:
-    """Serve the torch model of an artifact."""
+    """Answer the orders of a benchmark about the torch model of an artifact."""
     serve(load_torch)
 
 
 def load_torch(order: Order) -> TorchRunner:
-    """Build the model that an order names."""
+    """Load the model that an order describes."""
     return TorchRunner(
         order["path"],
         weights=order["weights"],
@@ -22,3 +38,110 @@ def load_torch(order: Order) -> TorchRunner:
         compiled=order["compiled"],
         threads=order["threads"],
     )
+
+
+class TorchRunner:
+    """Runs an artifact's model in torch, float32, as users of torch run it.
+
+    Attention is torch's fused `scaled_dot_product_attention`, as in the models of timm and Hugging
+    Face. TF32 stays off, as it is for the artifacts.
+
+    Args:
+        path: The artifact, `.onnx` or `.engine`; only its manifest is read.
+        weights: Checkpoint; not needed where the manifest has a seed.
+        layout: How the checkpoint names its tensors; recognised by default.
+        provider: `"cpu"`, `"cuda"` or `"auto"`.
+        compiled: Compile with `torch.compile`, once for each batch size.
+        threads: CPU threads of one run; by default torch's choice.
+
+    Raises:
+        ArtifactError: The artifact has no manifest, or one without a complete config.
+        UsageError: The weights came from a checkpoint, and none is given.
+        CheckpointError: The checkpoint does not fit.
+        ProviderError: torch cannot run there.
+    """
+
+    precision = "fp32"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | None = None,
+        layout: str | None = None,
+        provider: str = "auto",
+        compiled: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise ArtifactError(
+                f"{self.path.name}: has no vit-export manifest, so its architecture is unknown",
+                hint="leave --against out",
+            )
+        self.manifest: Manifest | None = manifest
+        self.inputs = tuple(
+            type(spec)(spec.name, "float32", spec.shape) for spec in manifest.inputs
+        )  # of an artifact that takes float16 too
+        self.provider = _resolve(provider)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False
+        model = _torch_model(self.path.name, manifest, weights, layout)
+        model.set_attention("op").to(self.provider)
+        self._forward: Callable[[Tensor], Tensor] = model
+        self._output = "logits" if model.config.num_classes else "features"
+        if compiled:
+            self._forward = torch.compile(model, dynamic=False)
+
+    def run(self, feeds: Mapping[str, Any]) -> Outputs:
+        """Compute the first output, float32 (B, K), of images (B, C, H, W), in host memory.
+
+        Raises:
+            ProviderError: torch or its compiler fails.
+        """
+        (images,) = feeds.values()
+        try:
+            with torch.inference_mode():
+                output = self._forward(torch.from_numpy(images).to(self.provider)).cpu()
+        except RuntimeError as error:  # the base class of the compiler's errors
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise ProviderError(
+                f"torch {torch.__version__} on {self.provider!r} fails: "
+                f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            ) from error
+        return {self._output: output.numpy()}
+
+
+def _torch_model(
+    name: str, manifest: Manifest, weights: str | None, layout: str | None
+) -> VisionTransformer:
+    """Build the model that an artifact was exported from."""
+    config = manifest.vit_config(name)
+    if weights is not None:
+        overrides = {field: getattr(config, field) for field in NOT_IN_A_CHECKPOINT}
+        reset_head = manifest.weights.reset_head
+        return load_checkpoint(
+            weights, overrides=overrides, layout=layout, reset_head=reset_head
+        ).model
+    if manifest.weights.seed is None:
+        raise UsageError(
+            f"--against torch: the weights of {name} came from {manifest.weights.source!r}",
+            hint="give them with --weights FILE",
+        )
+    return create_model(config, seed=manifest.weights.seed)
+
+
+def _resolve(provider: str) -> str:
+    if provider not in (*PROVIDERS, "auto"):
+        raise ProviderError(
+            f"torch does not run on {provider!r}: expected one of {', '.join(PROVIDERS)}"
+        )
+    if provider == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(
+            f"torch {torch.__version__} finds no usable GPU", hint="see: vit-export doctor"
+        )
+    return provider

@@ -1,8 +1,7 @@
-"""The child that runs one candidate of a benchmark, and nothing beside it.
+"""Child process that loads, checks and times one candidate of a benchmark.
 
-A result counts when it lies in host memory: `run` copies it back from a GPU, so that a GPU's
-time is not the time of a launch. Inputs come from host memory as well, and are checked as in
-any other call of `run`.
+A run is timed from inputs in host memory to results in host memory: `run` copies results back from
+a GPU, so its time is more than that of a launch. Inputs are checked as in any other call of `run`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.trace import golden_feeds
 from vit_export.host.child_process import Answer, Order, answer_orders
-from vit_export.runner import Runnable, batch_rows
+from vit_export.runner import Runnable, batch_rows, fixed_batch
 from vit_export.runtime import load, load_engine
 
 try:
@@ -30,26 +29,34 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
-STATUS = Path("/proc/self/status")  # of Linux
-LEAST_WARM_RUNS = 3
+STATUS = Path("/proc/self/status")  # Linux only
+MIN_WARM_RUNS = 3
 SPATIAL = {"height": 0, "width": 1}  # names of dynamic dimensions -> place in a size
 Feeds = dict[str, Any]
 
 
 def main() -> None:
-    """Serve an artifact."""
+    """Answer the orders of a benchmark about an artifact."""
     serve(load_artifact)
 
 
 def load_artifact(order: Order) -> Runnable:
-    """Load what an order names."""
-    if order["allow_host_code"]:
-        return load_engine(order["path"], provider=order["provider"], allow_host_code=True).runner
-    return load(order["path"], provider=order["provider"], threads=order["threads"]).runner
+    """Load the artifact that an order describes.
+
+    An engine's golden check is skipped: it is not part of loading it again, and the benchmark
+    measures the distance itself.
+    """
+    path, provider = order["path"], order["provider"]
+    if Path(path).suffix == ".engine":
+        allow_host_code = order["allow_host_code"]
+        return load_engine(
+            path, provider=provider, trusted=True, allow_host_code=allow_host_code
+        ).runner
+    return load(path, provider=provider, threads=order["threads"]).runner
 
 
 def serve(load_candidate: Callable[[Order], Runnable]) -> None:
-    """Answer the orders of `benchmark` about one candidate."""
+    """Answer the orders of `benchmark.run` about one candidate."""
     stopwatch = Stopwatch(load_candidate)
     answer_orders(
         {
@@ -63,7 +70,7 @@ def serve(load_candidate: Callable[[Order], Runnable]) -> None:
 
 
 class Stopwatch:
-    """One candidate, loaded once, timed many times."""
+    """Times one candidate; each method answers an order."""
 
     def __init__(self, load_candidate: Callable[[Order], Runnable]) -> None:
         self._load_candidate = load_candidate
@@ -71,29 +78,28 @@ class Stopwatch:
         self._feeds: dict[int, Feeds] = {}
 
     def load(self, order: Order) -> Answer:
-        """Load the candidate and run it once, at the batch size given or its own."""
+        """Load the candidate and run it once, at the ordered batch size or the one it fixes."""
         self._runner = self._load_candidate(order)
         manifest = self._runner.manifest
-        fixed = self._runner.inputs[0].shape[0]
-        self._run(fixed if isinstance(fixed, int) else order["batch"])
+        self._run(fixed_batch(self._runner.inputs[0]) or order["batch"])
         precision = getattr(self._runner, "precision", manifest.precision if manifest else "")
         return {"provider": self._runner.provider, "precision": precision}
 
     def warm(self, order: Order) -> Answer:
-        """Run until the caches, clocks and thread pools have settled."""
-        self._times(order, least=LEAST_WARM_RUNS)
+        """Run until caches, clocks and thread pools have settled."""
+        self._times(order, min_runs=MIN_WARM_RUNS)
         return {}
 
     def time(self, order: Order) -> Answer:
-        """Time some runs, after one that is not counted: other candidates had the caches."""
+        """Time some runs, after an uncounted one: another candidate has filled the caches."""
         self._run(order["batch"])
-        return {"seconds": self._times(order, least=1)}
+        return {"seconds": self._times(order, min_runs=1)}
 
     def distance(self, order: Order) -> Answer:
-        """Measure the first output that the golden file knows over all of its samples.
+        """Measure the distance from the float64 reference over all golden samples.
 
-        They are run in batches of the size ordered, filled up from the first ones: rows of
-        dynamic INT8 depend on their neighbours.
+        The first output that the golden file holds is compared. Samples are run in batches of the
+        ordered size: in dynamic INT8 the rows of a batch depend on each other.
 
         Returns:
             `max_abs` (`None` where it is not finite), the `tolerance` of its precision (`None`
@@ -127,11 +133,11 @@ class Stopwatch:
         tolerance = result.reference.tolerance
         return {"max_abs": result.max_abs, "tolerance": tolerance, "accepted": result.accepted}
 
-    def _times(self, order: Order, *, least: int) -> list[float]:
-        """Seconds of each run, until those ordered have passed."""
+    def _times(self, order: Order, *, min_runs: int) -> list[float]:
+        """Run for the ordered time; return the seconds of each run."""
         end = time.perf_counter() + order["seconds"]
         times: list[float] = []
-        while len(times) < least or time.perf_counter() < end:
+        while len(times) < min_runs or time.perf_counter() < end:
             times.append(self._seconds(order["batch"]))
         return times
 
@@ -151,11 +157,11 @@ class Stopwatch:
 
 
 def random_feeds(runner: Runnable, batch: int) -> Feeds:
-    """Inputs of the dtypes and shapes that a model takes: what they show costs no time.
+    """Return random inputs of the dtypes and shapes that a model takes.
 
     Raises:
-        ArtifactError: The model fixes another batch size, or does not say how large a dynamic
-            dimension is.
+        ArtifactError: The model fixes another batch size, or has a dynamic dimension of unknown
+            size.
     """
     generator = np.random.default_rng(0)
     size = runner.manifest.preprocess.size if runner.manifest and runner.manifest.preprocess else ()
@@ -168,13 +174,13 @@ def _random(
     first, *rest = spec.shape
     if isinstance(first, int) and first != batch:
         raise ArtifactError(
-            f"takes batches of {first} only, asked for was {batch}: --batch {first} measures it, "
-            "and an export without --batch takes any"
+            f"takes batches of {first} only, not of {batch}",
+            hint=f"time it with --batch {first}, or export it without --batch",
         )
     shape = [batch]
     for dim in rest:
         if isinstance(dim, str) and not (size and dim in SPATIAL):
-            raise ArtifactError(f"cannot be timed: nothing says how large {dim!r} is in {spec}")
+            raise ArtifactError(f"cannot be timed: the size of {dim!r} in {spec} is unknown")
         shape.append(size[SPATIAL[dim]] if isinstance(dim, str) else dim)
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iub":
@@ -183,12 +189,11 @@ def _random(
 
 
 def peak_rss_bytes() -> int | None:
-    """Largest resident memory of this process so far, interpreter and libraries included.
+    """Return the largest resident memory of this process so far, in bytes.
 
-    `None` where the system does not tell.
-
-    On Linux VmHWM, which begins with this program: `ru_maxrss` begins with a copy of the
-    parent's, so that the child of a large process looks large (seen: 310 MB for one of 9 MB).
+    It includes the interpreter and libraries; `None` where the system does not report it. On Linux
+    it is VmHWM: `ru_maxrss` of a child starts at its parent's memory (measured: 310 MB for a
+    process of 9 MB).
     """
     if STATUS.exists():
         fields: Mapping[str, str] = dict(

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from vit_export.artifact.manifest import Preprocess, Weights
+from vit_export.artifact.manifest import Activation, Preprocess, Weights
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
 from vit_export.checkpoint.hub import fetch
@@ -77,7 +77,7 @@ class Loaded:
     model: VisionTransformer
     config: ViTConfig
     preprocess: Preprocess
-    activation: str
+    activation: Activation
     labels: tuple[str, ...]
     report: LoadReport
     weights: Weights

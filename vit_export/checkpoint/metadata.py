@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from vit_export.artifact.manifest import Activation
 from vit_export.errors import CheckpointError
 from vit_export.variants import VARIANTS
 
@@ -26,7 +27,10 @@ ACTIVATIONS = {
     "gelu_tanh": "gelu_tanh",
 }
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-OUTPUT_ACTIVATIONS = {"multi_label_classification": "sigmoid", "regression": "none"}
+OUTPUT_ACTIVATIONS: dict[str, Activation] = {
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
 MODULE_HINT = "export the module itself with --module package.module:factory"
 
 SizePx = int | tuple[int, int]
@@ -47,7 +51,7 @@ class Metadata:
 
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     crop_mode: str = "center"
-    activation: str = "softmax"
+    activation: Activation = "softmax"
     labels: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 

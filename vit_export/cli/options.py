@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.cli.option_groups import option, option_group
+from vit_export.cli.option_fields import (
+    OUTPUT,
+    PRECISION,
+    PREPARATION,
+    RUN,
+    SOURCE,
+    SectionOption,
+    option,
+)
 from vit_export.errors import UsageError
 from vit_export.variants import CHOICES, IDENTITY
 
@@ -16,120 +24,135 @@ if TYPE_CHECKING:  # these import numpy, and --help must not
     from vit_export.artifact.manifest import Preprocess
     from vit_export.quantization.settings import QuantizeSettings
 
-SOURCE, PREPARATION, GRAPH = "Source", "Image preparation", "Graph"
-PRECISION, RUN, OUTPUT = "Precision", "Run", "Output"
-SEED = click.IntRange(0, 2**63 - 1)
+json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPUT, is_flag=True,
+                           help="End with one JSON object on standard output.")  # fmt: skip
 
-json_option = option(
-    "--json", "as_json", group=OUTPUT, is_flag=True,
-    help="End with one JSON object on standard output.",
-)  # fmt: skip
-golden_option = option(
-    "--golden", group=SOURCE, metavar="FILE",
-    help="Golden file; by default NAME.golden.npz beside the artifact.",
-)  # fmt: skip
-layout_option = option(
-    "--layout", group=SOURCE, help="Naming scheme of the checkpoint; recognised by default."
-)
-reset_head_option = option(
-    "--reset-head", group=SOURCE, is_flag=True,
-    help="Replace the head with a zero-initialised one, for a different number of classes.",
-)  # fmt: skip
-img_size_option = option(
-    "--img-size", group=SOURCE, metavar="PX", help="e.g. 384, or 224x160 (height x width)."
-)
-set_option = option(
-    "--set", "sets", group=SOURCE, multiple=True, metavar="FIELD=VALUE",
-    help="Change any other config field.",
-)  # fmt: skip
-labels_option = option(
-    "--labels", group=OUTPUT, metavar="FILE", help="Class names: one a line, or JSON."
-)
-external_data_option = option(
-    "--external-data", group=OUTPUT, is_flag=True,
-    help="Store weights beside the file; above 2 GiB they always are.",
-)  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The network, and the weights it starts from."""
+
+    variant: str | None = option(SOURCE, "e.g. b16; `vit-export variants` lists them.",
+                                 metavar="NAME")  # fmt: skip
+    weights: str | None = option(SOURCE, "Checkpoint: a file, a folder, hub, or hf:owner/name.",
+                                 metavar="FILE")  # fmt: skip
+    layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
+    reset_head: bool = option(
+        SOURCE, "Replace the head with a zero-initialised one, for a different number of classes."
+    )
+    img_size: str | None = option(SOURCE, "e.g. 384, or 224x160 (height x width).", metavar="PX")
+    sets: tuple[str, ...] = option(SOURCE, "Change any other config field.", names=["--set"],
+                                   metavar="FIELD=VALUE")  # fmt: skip
+
+    def overrides(self, **named: Any) -> dict[str, Any]:
+        """Return the config fields that --set, --img-size and other options change.
+
+        Args:
+            named: Values of options of their own, by field; `None` where one was not given.
+
+        Raises:
+            UsageError: A text is not `field=value`, or a field is given twice or cannot be set.
+        """
+        own = given(img_size=self.img_size, **named)
+        fields: dict[str, Any] = {}
+        for pair in self.sets:
+            name, equals, value = (part.strip() for part in pair.partition("="))
+            if not equals:
+                raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
+            if name in IDENTITY:
+                raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
+            if name in fields:
+                raise UsageError(f"--set {name} is given twice")
+            if name in own:
+                raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+            fields[name] = value
+        return fields | own
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str
-    trust_host_code: bool
-
-
-provider_options = option_group(
-    "run", ProviderOptions,
-    option("--provider", group=RUN, default="auto", show_default=True,
-           help="cpu, cuda, tensorrt, tensorrt-rtx, or auto for the best one here."),
-    option("--trust-host-code", group=RUN, is_flag=True,
-           help="Let a version-compatible engine run the code it contains."),
-)  # fmt: skip
+    provider: str = option(RUN, "cpu, cuda, tensorrt, tensorrt-rtx, or auto for the best one here.",
+                           default="auto")  # fmt: skip
+    trust_host_code: bool = option(
+        RUN, "Let a version-compatible engine run the code that it contains."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images are prepared, where the user says so."""
+    """How images are prepared; `None` where an option was not given."""
 
-    mean: str | None
-    std: str | None
-    crop_pct: float | None
-    interpolation: str | None
+    mean: str | None = option(
+        PREPARATION, "Subtracted from pixels in [0, 1]; one number counts for every channel.",
+        metavar="R,G,B",
+    )  # fmt: skip
+    std: str | None = option(PREPARATION, "Divides pixels after that.", metavar="R,G,B")
+    crop_pct: float | None = option(PREPARATION, "Side of the crop / short side of the image.")
+    interpolation: str | None = option(PREPARATION, choices=CHOICES["interpolation"])
 
-    def changes(self) -> dict[str, Any]:
+    def preparation(self) -> dict[str, Any]:
         """Return the fields of a `Preprocess` that were given."""
-        return given(**vars(self))
+        return given(mean=self.mean, std=self.std, crop_pct=self.crop_pct,
+                     interpolation=self.interpolation)  # fmt: skip
 
-    def for_artifact(self, path: str) -> Preprocess | None:
-        """Return the preparation for an artifact; `None` to take the file's own.
+    def preprocess_of(self, artifact: str) -> Preprocess | None:
+        """Return the preparation of an artifact with the given fields; `None` if there are none.
 
         Raises:
-            UsageError: The file says nothing, and mean or std were not given either.
+            UsageError: The file does not say how to prepare images, and mean or std is not given.
         """
-        if not self.changes():
+        changes = self.preparation()
+        if not changes:
             return None
         from vit_export.artifact.read import read_preprocess
 
-        return read_preprocess(path, self.changes())
-
-
-preparation_options = option_group(
-    "preparation", PreparationOptions,
-    option("--mean", group=PREPARATION, metavar="R,G,B",
-           help="Subtracted from pixels in [0, 1]; one number counts for every channel."),
-    option("--std", group=PREPARATION, metavar="R,G,B", help="Divides pixels after that."),
-    option("--crop-pct", group=PREPARATION, type=float,
-           help="Side of the crop / short side of the resized image."),
-    option("--interpolation", group=PREPARATION, type=click.Choice(CHOICES["interpolation"])),
-)  # fmt: skip
+        return read_preprocess(artifact, changes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    fp16_recipe: str | None
-    fp16_io: bool | None
-    calibration: str | None
-    calibration_method: str | None
-    percentile: float | None
-    smooth: float | None
-    max_drop: float | None
-    budget: float | None
+    precision: str = option(PRECISION, choices=["fp16", "bf16", "int8", "int8-static"],
+                            required=True)  # fmt: skip
+    fp16_recipe: str | None = option(
+        PRECISION, "mixed (default) keeps the residual stream and the norms in fp32.",
+        choices=["mixed", "all"],
+    )  # fmt: skip
+    fp16_io: bool | None = option(PRECISION, "Make the input and the outputs float16 too.")
+    calibration: str | None = option(
+        PRECISION, "Images to measure activation ranges on: a folder or a digits CSV.",
+        metavar="PATH",
+    )  # fmt: skip
+    calibration_method: str | None = option(
+        PRECISION, "How a range becomes an INT8 threshold; percentile by default.",
+        choices=["percentile", "entropy", "max"],
+    )  # fmt: skip
+    percentile: float | None = option(
+        PRECISION, "Of absolute values that a threshold covers; 99.99 by default."
+    )
+    smooth: float | None = option(PRECISION, "SmoothQuant strength before int8, e.g. 0.5.",
+                                  metavar="ALPHA")  # fmt: skip
+    max_drop: float | None = option(PRECISION, "Top-1 accuracy on --images that may be lost.",
+                                    metavar="POINTS")  # fmt: skip
+    budget: float | None = option(
+        PRECISION, "Share of the weights that may stay fp32; a third by default.", metavar="SHARE"
+    )
 
-    def check_none_given(self) -> None:
-        """Raise UsageError when an option was given, for an artifact that stays fp32."""
-        for name in given(**vars(self)):
-            raise UsageError(f"--{name.replace('_', '-')} is for a narrower --precision than fp32")
+    def check_stays_fp32(self) -> None:
+        """Raise UsageError when an option of a narrower precision was given."""
+        for field in PrecisionOptions.__dataclass_fields__:
+            if field != "precision" and getattr(self, field) is not None:
+                raise UsageError(
+                    f"--{field.replace('_', '-')} is for a narrower --precision than fp32"
+                )
 
-    def settings(
-        self, precision: str, *, images: str | None, explain: bool = False
-    ) -> QuantizeSettings:
+    def quantize_settings(self, *, images: str | None, explain: bool = False) -> QuantizeSettings:
         """Return the settings of a conversion.
 
         Args:
-            precision: The narrower precision.
             images: Real images to compare classes on.
             explain: Measure every block even when the gate passes at once.
         """
@@ -146,29 +169,22 @@ class PrecisionOptions:
             max_drop=self.max_drop,
             budget=self.budget,
         )
-        return QuantizeSettings(precision=precision, explain=explain, **changes)
+        return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 
 
-precision_options = option_group(
-    "conversion", PrecisionOptions,
-    option("--fp16-recipe", group=PRECISION, type=click.Choice(["mixed", "all"]),
-           help="mixed (default) keeps the residual stream and the norms in fp32."),
-    option("--fp16-io", group=PRECISION, is_flag=True, default=None,
-           help="Make the input and the outputs float16 too."),
-    option("--calibration", group=PRECISION, metavar="PATH",
-           help="Images to measure activation ranges on: a folder or a digits CSV."),
-    option("--calibration-method", group=PRECISION,
-           type=click.Choice(["percentile", "entropy", "max"]),
-           help="How a range becomes an INT8 threshold; percentile by default."),
-    option("--percentile", group=PRECISION, type=float,
-           help="Of absolute values that a threshold covers; 99.99 by default."),
-    option("--smooth", group=PRECISION, type=float, metavar="ALPHA",
-           help="SmoothQuant strength before int8, e.g. 0.5."),
-    option("--max-drop", group=PRECISION, type=float, metavar="POINTS",
-           help="Top-1 accuracy on --images that may be lost."),
-    option("--budget", group=PRECISION, type=float, metavar="SHARE",
-           help="Share of the weights that may stay fp32; a third by default."),
-)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class LabelsOption:
+    """Where class names come from."""
+
+    labels: str | None = option(OUTPUT, "Class names: one a line, or JSON.", metavar="FILE")
+
+    def class_names(self) -> tuple[str, ...]:
+        """Read the class names; none where no file was given."""
+        if self.labels is None:
+            return ()
+        from vit_export.artifact.labels import read_labels
+
+        return read_labels(self.labels)
 
 
 def path_of(text: str | None) -> Path | None:
@@ -184,38 +200,3 @@ def given(**values: Any) -> dict[str, Any]:
 def comma_separated(text: str) -> list[str]:
     """Split an option's text at commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def overrides(sets: tuple[str, ...], **named: Any) -> dict[str, Any]:
-    """Return the config fields that --set and options of their own change.
-
-    Args:
-        sets: The texts `field=value` of --set.
-        named: Values of options of their own, by field; `None` where one was not given.
-
-    Raises:
-        UsageError: A text is not `field=value`, or a field is given twice or cannot be set.
-    """
-    own = given(**named)
-    fields: dict[str, Any] = {}
-    for pair in sets:
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
-        if name in fields:
-            raise UsageError(f"--set {name} is given twice")
-        if name in IDENTITY:
-            raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
-        fields[name] = value
-    for name in own.keys() & fields.keys():
-        raise UsageError(f"{name} is given twice: with --set and with an option of its own")
-    return fields | own
-
-
-def labels_of(path: str | None) -> tuple[str, ...]:
-    """Read the class names in a file; none where no file was given."""
-    if path is None:
-        return ()
-    from vit_export.artifact.labels import read_labels
-
-    return read_labels(path)

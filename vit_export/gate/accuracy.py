@@ -1,6 +1,6 @@
-"""Real images: how often a narrower artifact names another class than the fp32 one.
+"""Real images: how often a converted artifact predicts another class than the fp32 one.
 
-numpy and a runner only. Images are decoded batch by batch, so a folder may be of any size.
+Images are decoded batch by batch, so a folder may be of any size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RealImages:
     """Images to measure on.
 
     Attributes:
-        source: Base name of where they came from.
+        source: Name of their folder or file.
         images: Files, or uint8 (S, H, W, C) at the model's size.
         targets: Class numbers int64 (S,); `None` where the images have no labels.
     """
@@ -42,7 +42,7 @@ class RealImages:
         return len(self.images)
 
     def some(self, most: int) -> RealImages:
-        """At most so many of them, spread evenly."""
+        """Return at most `most` of the images, spread evenly."""
         if len(self) <= most:
             return self
         chosen = np.linspace(0, len(self) - 1, most).round().astype(int)
@@ -56,13 +56,13 @@ class RealImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Two artifacts on the same real images.
+    """Top-1 classes of a converted artifact and of the fp32 one on the same real images.
 
     Attributes:
-        images: How many.
-        agreement: Share of them with the same top-1 class.
-        top1: Share that the artifact names right; `None` without labels.
-        reference_top1: Share that the fp32 artifact names right.
+        images: Number of images.
+        agreement: Share of images with the same top-1 class.
+        top1: Top-1 accuracy of the converted artifact; `None` without labels.
+        reference_top1: Top-1 accuracy of the fp32 artifact; `None` without labels.
     """
 
     images: int
@@ -86,26 +86,41 @@ class Accuracy:
 
 
 def read_images(path: Path, preprocess: Preprocess, labels: Sequence[str]) -> RealImages:
-    """Find images in a folder or a digits CSV.
+    """Read images from a folder or a digits CSV.
 
-    They have labels in a CSV that has a `label` column, and in a folder whose every image lies
-    in a subfolder that is called as one of the artifact's classes.
+    They have labels in a CSV with a `label` column, and in a folder where every image is in a
+    subfolder named like one of the artifact's classes.
+
+    Args:
+        path: The folder or CSV file.
+        preprocess: How images are prepared.
+        labels: Class names of the artifact.
 
     Raises:
-        DataError: There are none, or they cannot be read.
+        DataError: There are no images, they cannot be read, or a subfolder has the name of two
+            classes.
     """
     if path.suffix.lower() == ".csv":
         return _read_csv(path, preprocess)
     files = image_files(path)
+    folders = [file.relative_to(path).parts[0] for file in files]
+    if not set(folders) <= set(labels):
+        return RealImages(path.name, files)
     number = {label: i for i, label in enumerate(labels)}
-    classes = [file.relative_to(path).parts[0] for file in files]
-    labelled = all(name in number for name in classes)
-    targets = np.array([number[name] for name in classes], dtype=np.int64) if labelled else None
-    return RealImages(path.name, files, targets)
+    for name in sorted(set(folders)):
+        if labels.count(name) > 1:  # ImageNet has two classes "crane"
+            first, second = [i for i, label in enumerate(labels) if label == name][:2]
+            raise DataError(
+                f"{path / name}: classes {first} and {second} are both called {name!r}, so the "
+                "class of these images is ambiguous",
+                hint="export the model with unique --labels, or rename the folder so that it is "
+                "no class: the images are then compared without labels",
+            )
+    return RealImages(path.name, files, np.array([number[name] for name in folders], np.int64))
 
 
 def gives_classes(logits: TensorSpec) -> bool:
-    """Whether an output is (batch, classes) of at least two classes."""
+    """Whether an output has the shape (batch, classes), with at least two classes."""
     return len(logits.shape) == 2 and logits.shape[1] != 1
 
 
@@ -119,14 +134,14 @@ def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
         has_label = stream.readline().partition(",")[0].strip() == LABEL
     if not has_label:
         return RealImages(path.name, read_unlabelled_digits(path, decode=decode))
-    found = read_digits(path, decode=decode)
-    return RealImages(path.name, found.images, found.targets)
+    digits = read_digits(path, decode=decode)
+    return RealImages(path.name, digits.images, digits.targets)
 
 
 def top1(
     runner: Runner, images: RealImages, preprocess: Preprocess, *, progress: Progress = silent
 ) -> NDArray[np.int64]:
-    """The likeliest class of every image, int64 (S,); -1 where a logit is not finite."""
+    """Return the top-1 class of every image, int64 (S,); -1 where a logit is not finite."""
     spec = runner.inputs[0]
     size = fixed_batch(spec) or BATCH
     classes = []
@@ -139,12 +154,16 @@ def top1(
     return np.concatenate(classes).astype(np.int64)
 
 
-def compare(
-    found: NDArray[np.int64], reference: NDArray[np.int64], targets: NDArray[np.int64] | None
+def compare_classes(
+    classes: NDArray[np.int64], reference: NDArray[np.int64], targets: NDArray[np.int64] | None
 ) -> Accuracy:
-    """Agreement of two artifacts' classes, and their accuracy where there are labels."""
-    shares = {} if targets is None else {
-        "top1": float((found == targets).mean()),
-        "reference_top1": float((reference == targets).mean()),
-    }  # fmt: skip
-    return Accuracy(images=len(found), agreement=float((found == reference).mean()), **shares)
+    """Return how far the classes of two artifacts agree, and their accuracy where known."""
+    agreement = float((classes == reference).mean())
+    if targets is None:
+        return Accuracy(images=len(classes), agreement=agreement)
+    return Accuracy(
+        images=len(classes),
+        agreement=agreement,
+        top1=float((classes == targets).mean()),
+        reference_top1=float((reference == targets).mean()),
+    )

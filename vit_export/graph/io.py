@@ -30,7 +30,7 @@ def open_graph(path: Path) -> ir.Model:
     file.check_external_data()
     proto = onnx.load_model_from_string(file.expose(()))
     model = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
-    ir.external_data.set_base_dir(model.graph, path.parent)
+    ir.external_data.set_base_dir(model.graph, file.weights_folder)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     for node in model.graph.all_nodes():
         if any(attribute.type in _GRAPH_ATTRIBUTES for attribute in node.attributes.values()):

@@ -32,6 +32,7 @@ from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.activation import choose_activation
 from vit_export.pipeline.quantize import QuantizeResult, quantize
 from vit_export.pipeline.record import record_golden
 from vit_export.pipeline.settings import ExportSettings
@@ -128,6 +129,7 @@ def export(
         golden = record_golden(loaded, settings.images, progress)
         if "logits" in golden.outputs:
             check_labels(loaded.labels, golden.outputs["logits"].shape[-1])
+        activation, activation_notes = choose_activation(loaded, golden, settings)
         golden_file = folder / golden_path(path).name
         golden.write(golden_file)
         check_golden_not_shared(path, golden_file)
@@ -140,6 +142,7 @@ def export(
             raw, folder / path.name, golden, manifest, settings, progress
         )
         manifest = manifest.replace(
+            activation=activation,
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(comparison.stage for comparison in comparisons),
@@ -171,7 +174,7 @@ def export(
         converted=converted,
         seconds=time.monotonic() - started,
         report=report,
-        notes=_notes(settings),
+        notes=(*_notes(settings), *activation_notes),
     )
 
 

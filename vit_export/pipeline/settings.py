@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_export.artifact.manifest import Preprocess
-from vit_export.errors import UsageError
+from vit_export.artifact.manifest import ACTIVATIONS, Activation, Preprocess
+from vit_export.errors import UsageError, nearest
 from vit_export.quantization.settings import QuantizeSettings
 
 
@@ -30,6 +30,8 @@ class ExportSettings:
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
         labels: Class names.
         preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
+        activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
+            the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
         images: Folder of images to measure on, besides the synthetic golden images.
         simplify: Simplify the graph.
         external_data: Store the weights beside the file; above 2 GiB they always are.
@@ -37,7 +39,7 @@ class ExportSettings:
             fp32 artifact is not kept.
 
     Raises:
-        UsageError: On construction, when the batch size is below 1.
+        UsageError: On construction, for a batch size below 1 or an unknown activation.
     """
 
     layout: str | None = None
@@ -51,6 +53,7 @@ class ExportSettings:
     outputs: Sequence[str] = ("logits",)
     labels: Sequence[str] = ()
     preprocess: Mapping[str, Any] = field(default_factory=dict)
+    activation: Activation | None = None
     images: str | os.PathLike[str] | None = None
     simplify: bool = True
     external_data: bool = False
@@ -59,6 +62,11 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise UsageError(
+                f"unknown activation {self.activation!r}{nearest(self.activation, ACTIVATIONS)} "
+                f"(known: {', '.join(ACTIVATIONS)})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

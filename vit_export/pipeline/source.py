@@ -16,6 +16,7 @@ from vit_export.artifact.labels import check_labels
 from vit_export.artifact.manifest import (
     PIXEL_VALUES,
     PREPROCESS_FIELDS,
+    Activation,
     Preprocess,
     TensorSpec,
     Weights,
@@ -46,6 +47,7 @@ class LoadedSource:
         weights: Where the weights came from.
         preprocess: How its images are prepared.
         labels: Class names.
+        activation: How logits become scores; `None` for a module, whose outputs show it.
         other_sizes: Further image sizes (height, width) to measure a model of dynamic size at.
         report: What became of every tensor of the checkpoint, where there was one.
         owned: The model was built here, so its weights can be freed after the export.
@@ -59,6 +61,7 @@ class LoadedSource:
     weights: Weights
     preprocess: Preprocess
     labels: tuple[str, ...]
+    activation: Activation | None = "softmax"
     other_sizes: tuple[tuple[int, int], ...] = ()
     report: LoadReport | None = None
     owned: bool = False
@@ -117,6 +120,7 @@ def _load_vision_transformer(
     settings: ExportSettings,
 ) -> LoadedSource:
     labels, report = tuple(settings.labels), None
+    activation: Activation = "softmax"
     if isinstance(source, VisionTransformer):
         if settings.overrides or weights is not None:
             raise UsageError("a model that is built already takes neither weights nor overrides")
@@ -134,6 +138,7 @@ def _load_vision_transformer(
         model, preprocess = loaded.model, loaded.preprocess
         origin = msgspec.structs.replace(loaded.weights, reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
+        activation = loaded.activation
     elif source is not None:
         model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
@@ -163,6 +168,7 @@ def _load_vision_transformer(
         weights=origin,
         preprocess=preprocess,
         labels=labels,
+        activation=activation,
         other_sizes=other_sizes,
         report=report,
         owned=not isinstance(source, nn.Module),
@@ -216,6 +222,7 @@ def _load_module(
         weights=Weights(source=f"module {kind.__module__}.{kind.__qualname__}"),
         preprocess=preprocess.replace(known | dict(settings.preprocess)),
         labels=tuple(settings.labels),
+        activation=None,
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.golden import read_arrays
 from vit_export.errors import ArtifactError
 from vit_export.quantization.settings import METHODS, PERCENTILE
 
 BINS = 2048  # as in TensorRT's entropy calibrator
 LEVELS = 128  # magnitudes that INT8 distinguishes
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 @dataclass(eq=False)
@@ -174,18 +173,13 @@ class Ranges:
         Raises:
             ArtifactError: No such file, or not a file of ranges.
         """
-        path, hint = Path(path), "calibrate again"
+        arrays = read_arrays(path, what="file of activation ranges")
         try:
-            with path.open("rb") as stream:  # numpy leaves it open when it fails
-                file = np.load(stream, allow_pickle=False)
-                if isinstance(file, np.ndarray):
-                    raise ValueError("it holds one array")
-                return cls._from_arrays({name: file[name] for name in file.files})
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file", hint=hint) from None
-        except _UNREADABLE as error:
+            return cls._from_arrays(arrays)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ArtifactError(
-                f"{path}: not a file of activation ranges, or damaged ({error})", hint=hint
+                f"{path}: not a file of activation ranges, or damaged ({error})",
+                hint="calibrate again",
             ) from error
 
     @classmethod

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Conversion, Manifest, Preprocess
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.gate.accuracy import Accuracy, RealImages, compare, top1
+from vit_export.gate.accuracy import Accuracy, RealImages, compare_classes, top1
 from vit_export.gate.distance import Measured, ratio, references
 from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.trace import golden_feeds
@@ -118,7 +118,7 @@ class TrialConverter:
             self._source_classes[len(images)] = top1(source, images, self._preprocess)
             source.release()
         classes = top1(runner, images, self._preprocess)
-        return compare(classes, self._source_classes[len(images)], images.targets)
+        return compare_classes(classes, self._source_classes[len(images)], images.targets)
 
     def file(self, stage: str) -> Path:
         """Return a path named after the source, so that messages name the user's file."""

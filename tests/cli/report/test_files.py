@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
+from click.testing import CliRunner
 
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli.commands.inspect import inspect
 from vit_export.cli.report.files import (
     golden_text,
     onnx_file_text,
     predictions_text,
+    ranges_text,
     variants_text,
 )
+from vit_export.quantization.activation_ranges import Ranges, TensorRange
 from vit_export.runtime import load
 from vit_export.variants import VARIANTS
 
@@ -25,6 +30,22 @@ def test_predictions_are_listed_by_image(tiny_export, photographs):
     assert lines[0] == "china.jpg"
     assert lines[1] == f"  {100 * top[0].score:6.2f} %  {top[0].label}"
     assert len(lines) == 3
+
+
+def test_activation_ranges_are_shown_by_tensor(tmp_path):
+    found = TensorRange(np.zeros(2, np.float32))
+    found.add(np.array([[-2.0, 0.5], [1.0, 4.0]], np.float32))
+    path = tmp_path / "x.ranges.npz"
+    Ranges(tensors={"blocks.0": found}, images=8).write(path)
+    text = ranges_text(path, Ranges.read(path))
+    assert "8 images" in text
+    assert text.splitlines()[-1].split() == ["blocks.0", "-2", "4", "4"]
+    done = CliRunner().invoke(inspect, [str(path), "--json"])
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "path": str(path),
+        "images": 8,
+        "tensors": {"blocks.0": {"smallest": -2.0, "largest": 4.0}},
+    }
 
 
 def test_every_variant_has_a_line():

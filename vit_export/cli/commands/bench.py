@@ -10,132 +10,77 @@ from typing import TYPE_CHECKING
 import click
 
 from vit_export.cli.console import emit, progress_bar
-from vit_export.cli.option_groups import GroupedCommand, option, option_group
-from vit_export.cli.options import (
-    OUTPUT,
-    RUN,
-    SOURCE,
-    comma_separated,
-    json_option,
-    layout_option,
-    path_of,
-)
+from vit_export.cli.option_fields import OUTPUT, RUN, SOURCE, TIMING, SectionCommand, option, takes
+from vit_export.cli.options import ProviderOptions, comma_separated, json_option, path_of
 from vit_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from vit_export.benchmark.candidates import Candidate
     from vit_export.benchmark.run import Row
     from vit_export.host.machine import Machine
 
-TIMING = "Timing"
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+SECONDS = click.FloatRange(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateOptions:
-    """What is timed beside the artifacts, and on what."""
+class BenchOptions(ProviderOptions):
+    """Options of `bench`."""
 
-    against: str
-    weights: str | None
-    layout: str | None
-    provider: str
-    threads: int | None
-    trust_host_code: bool
-
-    def candidates(self, artifacts: tuple[str, ...]) -> list[Candidate]:
-        """Return one candidate per artifact or rival, and provider."""
-        from vit_export.benchmark.candidates import plan
-
-        return plan(
-            artifacts,
-            providers=comma_separated(self.provider),
-            against=comma_separated(self.against),
-            weights=self.weights,
-            layout=self.layout,
-            threads=self.threads,
-            allow_host_code=self.trust_host_code,
-        )
-
-
-candidate_options = option_group(
-    "compared", CandidateOptions,
-    option("--against", group=SOURCE, default="", metavar="NAME,...",
-           help="torch, torch-compile: with the weights of the first artifact."),
-    option("--weights", group=SOURCE, metavar="FILE", help="The checkpoint, for --against."),
-    layout_option,
-    option("--provider", group=RUN, default="auto", show_default=True, metavar="NAME,...",
-           help="cpu, cuda, tensorrt, or auto."),
-    option("--threads", group=RUN, type=click.IntRange(min=1),
-           help="CPU threads of one run; by default each backend's choice."),
-    option("--trust-host-code", group=RUN, is_flag=True,
-           help="Let a version-compatible engine run the code it contains."),
-)  # fmt: skip
+    against: str = option(SOURCE, "torch, torch-compile: with the weights of the first artifact.",
+                          default="", metavar="NAME,...")  # fmt: skip
+    weights: str | None = option(SOURCE, "The checkpoint, for --against.", metavar="FILE")
+    layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
+    provider: str = option(RUN, "cpu, cuda, tensorrt, or auto.", default="auto",
+                           metavar="NAME,...")  # fmt: skip
+    threads: int | None = option(
+        RUN, "CPU threads of one run; by default each backend's choice.",
+        type=click.IntRange(min=1),
+    )  # fmt: skip
+    batch: str = option(TIMING, "Images in one run.", default="1", metavar="N,...")
+    rounds: int = option(TIMING, "How often each candidate has its turn.", default=10,
+                         type=click.IntRange(min=1))  # fmt: skip
+    min_time: float = option(TIMING, "Seconds timed per candidate and batch.", default=2.0,
+                             type=SECONDS)  # fmt: skip
+    warmup: float = option(TIMING, "Seconds of untimed runs before.", default=0.5, type=SECONDS)
+    timeout: float = option(TIMING, "Seconds to wait for a candidate's answer before giving it up.",
+                            default=600.0, type=click.FloatRange(min=1))  # fmt: skip
+    plot: str | None = option(OUTPUT, "Draw latency against error: .png, .svg or .pdf.",
+                              metavar="FILE")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingOptions:
-    """How long to time."""
-
-    batch: str
-    rounds: int
-    min_time: float
-    warmup: float
-    timeout: float
-
-
-timing_options = option_group(
-    "timing", TimingOptions,
-    option("--batch", group=TIMING, default="1", show_default=True, metavar="N,...",
-           help="Images in one run."),
-    option("--rounds", group=TIMING, default=10, show_default=True, type=click.IntRange(min=1),
-           help="How often each candidate has its turn."),
-    option("--min-time", group=TIMING, default=2.0, show_default=True,
-           type=click.FloatRange(min=0), help="Seconds timed per candidate and batch."),
-    option("--warmup", group=TIMING, default=0.5, show_default=True, type=click.FloatRange(min=0),
-           help="Seconds of untimed runs before."),
-    option("--timeout", group=TIMING, default=600.0, show_default=True,
-           type=click.FloatRange(min=1),
-           help="Seconds to wait for a candidate's answer before giving it up."),
-)  # fmt: skip
-
-
-@click.command(cls=GroupedCommand)
+@click.command(cls=SectionCommand)
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
-@candidate_options
-@timing_options
-@option("--plot", group=OUTPUT, metavar="FILE",
-        help="Draw latency against error: .png, .svg or .pdf.")  # fmt: skip
+@takes(BenchOptions)
 @json_option
-def bench(
-    artifacts: tuple[str, ...],
-    compared: CandidateOptions,
-    timing: TimingOptions,
-    plot: str | None,
-    as_json: bool,
-) -> None:
+def bench(artifacts: tuple[str, ...], options: BenchOptions, as_json: bool) -> None:
     """Time artifacts in turns, each in its own process: latency, memory, size, error."""
+    from vit_export.benchmark.candidates import plan
     from vit_export.benchmark.run import Timing, measure
     from vit_export.cli.report.benchmarks import benchmark_text
     from vit_export.cli.report.pictures import check_picture
     from vit_export.host.machine import this_machine
 
-    batches, threads, picture = _batches(timing.batch), compared.threads, path_of(plot)
+    batches, threads, picture = _batches(options.batch), options.threads, path_of(options.plot)
     if picture is not None:
         check_picture(picture)
-    candidates = compared.candidates(artifacts)
-    machine = this_machine([*PACKAGES, *(["torch"] if compared.against else [])])
+    candidates = plan(
+        artifacts,
+        providers=comma_separated(options.provider),
+        against=comma_separated(options.against),
+        weights=options.weights,
+        layout=options.layout,
+        threads=threads,
+        allow_host_code=options.trust_host_code,
+    )
+    machine = this_machine([*PACKAGES, *(["torch"] if options.against else [])])
+    timing = Timing(
+        rounds=options.rounds,
+        min_time_s=options.min_time,
+        warmup_s=options.warmup,
+        timeout_s=options.timeout,
+    )
     with progress_bar() as progress:
-        rows = measure(
-            candidates,
-            batches,
-            timing=Timing(
-                rounds=timing.rounds,
-                min_time_s=timing.min_time,
-                warmup_s=timing.warmup,
-                timeout_s=timing.timeout,
-            ),
-            progress=progress,
-        )
+        rows = measure(candidates, batches, timing=timing, progress=progress)
     machine = machine.after(threads)
     text, failures = benchmark_text(machine, threads, rows), _failures(rows)
     if picture is not None:

@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
-from vit_export.cli.option_groups import GroupedCommand, option, option_group
-from vit_export.cli.options import OUTPUT, PRECISION, json_option, path_of
+from vit_export.cli.option_fields import (
+    BUILD,
+    OUTPUT,
+    PRECISION,
+    TARGET,
+    WEIGHTS,
+    SectionCommand,
+    option,
+    takes,
+)
+from vit_export.cli.options import json_option, path_of
 
 if TYPE_CHECKING:
     from vit_export.engine.options import BuildOptions
 
-TARGET, BUILD, WEIGHTS = "Target", "Build", "Weights"
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What to build."""
+    """Options of `engine`."""
 
-    backend: str
-    precision: str
-    batch: tuple[str, ...]
-    compute_capability: tuple[str, ...]
-    hardware_compatibility: str
-    version_compatible: bool
-    workspace_mib: int | None
-    timing_cache: str | None
-    builder_level: int | None
-    weight_streaming: bool
-    refit: bool
-    strip: bool
+    precision: str = option(
+        PRECISION, "fp16, bf16, fp32 or int8; fp16 and bf16 are made from an fp32 artifact.",
+        default="fp16",
+    )  # fmt: skip
+    backend: str = option(TARGET, "tensorrt or tensorrt-rtx.", default="tensorrt")
+    batch: tuple[str, ...] = option(TARGET, "Once per optimization profile; 1:8:32 by default.",
+                                    metavar="MIN:OPT:MAX")  # fmt: skip
+    compute_capability: tuple[str, ...] = option(
+        TARGET, "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.",
+        metavar="X.Y",
+    )  # fmt: skip
+    hardware_compatibility: str = option(
+        TARGET, "none, ampere-plus or same-compute-capability.", default="none"
+    )
+    version_compatible: bool = option(TARGET, "Let later TensorRT versions run the engine.")
+    workspace_mib: int | None = option(BUILD, "Scratch memory limit of one layer.")
+    timing_cache: str | None = option(BUILD, "Timings of earlier builds; builds share it.",
+                                      metavar="FILE")  # fmt: skip
+    builder_level: int | None = option(BUILD, "0 to 5: how long to search for fast kernels.")
+    weight_streaming: bool = option(WEIGHTS, "Let weights stay in host memory.")
+    refit: bool = option(WEIGHTS, "Let weights be replaced later.")
+    strip: bool = option(WEIGHTS, "Leave weights out; they are read from the .onnx at load.")
+    print_trtexec: str | None = option(
+        OUTPUT, "Print the trtexec line of the same build for TensorRT 10 or 11; build nothing.",
+        is_flag=False, flag_value="", metavar="[VERSION]",
+    )  # fmt: skip
+    output: str | None = option(OUTPUT, "By default NAME.<precision>.engine",
+                                names=["-o", "--output"], metavar="PATH")  # fmt: skip
 
     def settings(self) -> BuildOptions:
-        """Return the settings of a build."""
+        """Return the settings of the build."""
         from vit_export.engine.options import BuildOptions
         from vit_export.engine.profiles import parse
 
@@ -55,59 +79,18 @@ class EngineOptions:
         )
 
 
-engine_options = option_group(
-    "options", EngineOptions,
-    option("--precision", group=PRECISION, default="fp16", show_default=True,
-           help="fp16, bf16, fp32 or int8; fp16 and bf16 are made from an fp32 artifact."),
-    option("--backend", group=TARGET, default="tensorrt", show_default=True,
-           help="tensorrt or tensorrt-rtx."),
-    option("--batch", group=TARGET, multiple=True, metavar="MIN:OPT:MAX",
-           help="Once per optimization profile; 1:8:32 by default."),
-    option("--compute-capability", group=TARGET, multiple=True, metavar="X.Y",
-           help="e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU."),
-    option("--hardware-compatibility", group=TARGET, default="none", show_default=True,
-           help="none, ampere-plus or same-compute-capability."),
-    option("--version-compatible", group=TARGET, is_flag=True,
-           help="Let later TensorRT versions run the engine."),
-    option("--workspace-mib", group=BUILD, type=int, help="Scratch memory limit of one layer."),
-    option("--timing-cache", group=BUILD, metavar="FILE",
-           help="Timings of earlier builds; builds share and extend it."),
-    option("--builder-level", group=BUILD, type=int,
-           help="0 to 5: how long to search for fast kernels."),
-    option("--weight-streaming", group=WEIGHTS, is_flag=True,
-           help="Let weights stay in host memory."),
-    option("--refit", group=WEIGHTS, is_flag=True, help="Let weights be replaced later."),
-    option("--strip", group=WEIGHTS, is_flag=True,
-           help="Leave weights out; they are read from the .onnx at load."),
-)  # fmt: skip
-
-
-@click.command(cls=GroupedCommand)
+@click.command(cls=SectionCommand)
 @click.argument("artifact")
-@engine_options
-@option("--print-trtexec", "trtexec", group=OUTPUT, is_flag=False, flag_value="",
-        metavar="[VERSION]",
-        help="Print the trtexec line of the same build for TensorRT 10 or 11, and build nothing.",
-)  # fmt: skip
-@option("-o", "--output", group=OUTPUT, metavar="PATH",
-        help="By default NAME.<precision>.engine")  # fmt: skip
+@takes(EngineOptions)
 @json_option
-def engine(
-    artifact: str,
-    options: EngineOptions,
-    trtexec: str | None,
-    output: str | None,
-    as_json: bool,
-) -> None:
+def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
-    from pathlib import Path
-
     from vit_export.cli.report.engines import engine_text
     from vit_export.pipeline.engine import make_engine, planned_trtexec
 
-    settings = options.settings()
-    if trtexec is not None:
-        line = planned_trtexec(Path(artifact), path_of(output), settings, trtexec)
+    settings, output = options.settings(), path_of(options.output)
+    if options.print_trtexec is not None:
+        line = planned_trtexec(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
     with progress_bar() as progress:

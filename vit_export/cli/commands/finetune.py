@@ -10,155 +10,98 @@ from typing import TYPE_CHECKING
 import click
 
 from vit_export.cli.console import emit, progress_bar, what_remains
-from vit_export.cli.option_groups import GroupedCommand, option, option_group
-from vit_export.cli.options import (
+from vit_export.cli.option_fields import (
+    AUGMENTATION,
     OUTPUT,
+    RECIPE,
     RUN,
     SOURCE,
-    given,
-    img_size_option,
-    json_option,
-    layout_option,
-    overrides,
-    path_of,
-    reset_head_option,
-    set_option,
+    SectionCommand,
+    option,
+    takes,
 )
+from vit_export.cli.options import CheckpointOptions, given, json_option, path_of
 
 if TYPE_CHECKING:
     from vit_export.training.loop import TrainingResult
-    from vit_export.training.recipe import Recipe
-
-RECIPE, AUGMENTATION = "Recipe", "Augmentation and regularisation"
+    from vit_export.training.run import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartOptions:
-    """What to train."""
+class FinetuneOptions(CheckpointOptions):
+    """Options of `finetune`; `None` where a hyperparameter was not given."""
 
-    variant: str | None
-    weights: str | None
-    layout: str | None
-    reset_head: bool
-    img_size: str | None
-    sets: tuple[str, ...]
+    data: str = option(SOURCE, "A folder per class, train/ and val/ with these, or a digits CSV.",
+                       required=True, metavar="PATH")  # fmt: skip
+    variant: str | None = option(SOURCE, "Optional with --weights.", metavar="NAME")
+    weights: str | None = option(SOURCE, "Start from this checkpoint instead of random weights.",
+                                 metavar="FILE")  # fmt: skip
+    epochs: int | None = option(RECIPE)
+    batch_size: int | None = option(RECIPE)
+    optimizer: str | None = option(RECIPE, choices=["adamw", "adam"])
+    learning_rate: float | None = option(RECIPE, "Peak learning rate, after the warm-up.")
+    warmup_epochs: float | None = option(RECIPE)
+    weight_decay: float | None = option(RECIPE)
+    clip_grad_norm: float | None = option(RECIPE)
+    validation_fraction: float | None = option(
+        RECIPE, "Share of every class held out, where there is no val/ folder."
+    )
+    patience: int | None = option(RECIPE, "Stop after this many epochs without a better one.")
+    seed: int | None = option(RECIPE)
+    label_smoothing: float | None = option(AUGMENTATION)
+    drop_path_rate: float | None = option(AUGMENTATION, "Stochastic depth of the last block.")
+    rotation_degrees: float | None = option(AUGMENTATION, "Largest random rotation.")
+    shift: float | None = option(AUGMENTATION, "Largest random shift, as a share of the side.")
+    device: str = option(RUN, "cpu, cuda, or auto.", default="auto")
+    resume: bool = option(RUN, "Resume an interrupted run.")
+    predict: str | None = option(OUTPUT, "Classify this CSV, and write ImageId,Label.",
+                                 metavar="CSV")  # fmt: skip
+    output: str | None = option(
+        OUTPUT, "By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
+        names=["-o", "--output"], metavar="PATH",
+    )  # fmt: skip
 
-
-start_options = option_group(
-    "start", StartOptions,
-    option("--variant", group=SOURCE, metavar="NAME", help="Optional with --weights."),
-    option("--weights", group=SOURCE, metavar="FILE",
-           help="Start from this checkpoint instead of random weights."),
-    layout_option,
-    reset_head_option,
-    img_size_option,
-    set_option,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
-    """Hyperparameters; `None` where an option was not given."""
-
-    epochs: int | None
-    batch_size: int | None
-    optimizer: str | None
-    learning_rate: float | None
-    warmup_epochs: float | None
-    weight_decay: float | None
-    clip_grad_norm: float | None
-    validation_fraction: float | None
-    patience: int | None
-    seed: int | None
-    label_smoothing: float | None
-    rotation_degrees: float | None
-    shift: float | None
-
-    def recipe(self) -> Recipe:
-        """Return the recipe with the options that were given."""
+    def settings(self) -> FinetuneSettings:
+        """Return the settings of the training."""
         from vit_export.training.recipe import Recipe
+        from vit_export.training.run import FinetuneSettings
 
-        return Recipe(**given(**vars(self)))
-
-
-recipe_options = option_group(
-    "hyperparameters", RecipeOptions,
-    option("--epochs", group=RECIPE, type=int),
-    option("--batch-size", group=RECIPE, type=int),
-    option("--optimizer", group=RECIPE, type=click.Choice(["adamw", "adam"])),
-    option("--learning-rate", group=RECIPE, type=float,
-           help="Peak learning rate, after the warm-up."),
-    option("--warmup-epochs", group=RECIPE, type=float),
-    option("--weight-decay", group=RECIPE, type=float),
-    option("--clip-grad-norm", group=RECIPE, type=float),
-    option("--validation-fraction", group=RECIPE, type=float,
-           help="Share of every class held out, where there is no val/ folder."),
-    option("--patience", group=RECIPE, type=int,
-           help="Stop after this many epochs without a better one."),
-    option("--seed", group=RECIPE, type=int),
-    option("--label-smoothing", group=AUGMENTATION, type=float),
-    option("--rotation-degrees", group=AUGMENTATION, type=float, help="Largest random rotation."),
-    option("--shift", group=AUGMENTATION, type=float,
-           help="Largest random shift, as a share of the side."),
-)  # fmt: skip
+        recipe = given(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+        return FinetuneSettings(
+            variant=self.variant,
+            weights=self.weights,
+            layout=self.layout,
+            overrides=self.overrides(drop_path_rate=self.drop_path_rate),
+            reset_head=self.reset_head,
+            recipe=Recipe(**recipe),
+            device=self.device,
+            resume=self.resume,
+            predict=path_of(self.predict),
+        )
 
 
-@click.command(cls=GroupedCommand)
-@option("--data", group=SOURCE, required=True, metavar="PATH",
-        help="A folder per class, train/ and val/ with these, or a digits CSV.")  # fmt: skip
-@start_options
-@recipe_options
-@option("--drop-path-rate", group=AUGMENTATION, type=float,
-        help="Stochastic depth of the last block.")  # fmt: skip
-@option("--device", group=RUN, default="auto", show_default=True, help="cpu, cuda, or auto.")
-@option("--resume", group=RUN, is_flag=True, help="Resume an interrupted run.")
-@option("--predict", group=OUTPUT, metavar="CSV",
-        help="Classify this CSV, and write ImageId,Label.")  # fmt: skip
-@option("-o", "--output", group=OUTPUT, metavar="PATH",
-        help="By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
-)  # fmt: skip
+@click.command(cls=SectionCommand)
+@takes(FinetuneOptions)
 @json_option
-def finetune(
-    data: str,
-    start: StartOptions,
-    hyperparameters: RecipeOptions,
-    drop_path_rate: float | None,
-    device: str,
-    resume: bool,
-    predict: str | None,
-    output: str | None,
-    as_json: bool,
-) -> None:
+def finetune(options: FinetuneOptions, as_json: bool) -> None:
     """Train a variant, or a checkpoint, on labelled images."""
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
-    from vit_export.training.run import FinetuneSettings
     from vit_export.training.run import finetune as train
 
-    changes = overrides(start.sets, img_size=start.img_size, drop_path_rate=drop_path_rate)
-    settings = FinetuneSettings(
-        variant=start.variant,
-        weights=start.weights,
-        layout=start.layout,
-        overrides=changes,
-        reset_head=start.reset_head,
-        recipe=hyperparameters.recipe(),
-        device=device,
-        resume=resume,
-        predict=path_of(predict),
-    )
-    path = path_of(output) or settings.default_output()
+    settings = options.settings()
+    path = path_of(options.output) or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()
 
     def remains() -> str:
         state = files.state
-        if state.is_file() and (resume or state.stat().st_mtime >= started):
+        if state.is_file() and (options.resume or state.stat().st_mtime >= started):
             return f"{state} holds the finished epochs, resume with --resume"
         return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
         result = train(
-            Path(data),
+            Path(options.data),
             path,
             settings=settings,
             progress=progress,
@@ -166,7 +109,7 @@ def finetune(
         )
     training = result.training
     problem = _draw_curve(training)
-    answer = {
+    data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
         "best": training.best,
         "history": training.history,
@@ -175,7 +118,7 @@ def finetune(
         "report": result.report,
         "ignored": result.ignored,
     }
-    emit(as_json, answer, training_text(result, no_curve=problem))
+    emit(as_json, data, training_text(result, no_curve=problem))
 
 
 def _draw_curve(training: TrainingResult) -> str:

@@ -7,16 +7,18 @@ from pathlib import Path
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.option_groups import GroupedCommand
+from vit_export.cli.option_fields import SectionCommand
 from vit_export.cli.options import json_option
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=SectionCommand)
 @click.argument("path")
 @json_option
 def inspect(path: str, as_json: bool) -> None:
-    """Show what is in an ONNX, engine or golden file."""
-    if path.endswith(".npz"):
+    """Show what is in an ONNX, engine or golden file, or in a file of activation ranges."""
+    if path.endswith(".ranges.npz"):
+        _ranges(path, as_json)
+    elif path.endswith(".npz"):
         _golden(path, as_json)
     elif path.endswith(".engine"):
         _engine(path, as_json)
@@ -31,6 +33,18 @@ def _golden(path: str, as_json: bool) -> None:
     golden = Golden.read(path)
     data = {"path": path, "samples": golden.samples, "e32": golden.e32}
     emit(as_json, data, golden_text(Path(path), golden))
+
+
+def _ranges(path: str, as_json: bool) -> None:
+    from vit_export.cli.report.files import ranges_text
+    from vit_export.quantization.activation_ranges import Ranges
+
+    ranges = Ranges.read(path)
+    tensors = {
+        name: {"smallest": r.smallest, "largest": r.largest} for name, r in ranges.tensors.items()
+    }
+    data = {"path": path, "images": ranges.images, "tensors": tensors}
+    emit(as_json, data, ranges_text(Path(path), ranges))
 
 
 def _engine(path: str, as_json: bool) -> None:

@@ -2,68 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
-from vit_export.cli.option_groups import GroupedCommand, option
-from vit_export.cli.options import (
-    OUTPUT,
-    PRECISION,
-    PrecisionOptions,
-    external_data_option,
-    golden_option,
-    json_option,
-    precision_options,
-)
+from vit_export.cli.option_fields import OUTPUT, PRECISION, SOURCE, SectionCommand, option, takes
+from vit_export.cli.options import PrecisionOptions, json_option
 
 if TYPE_CHECKING:
     from vit_export.pipeline.quantize import QuantizeResult
 
 
-@click.command(cls=GroupedCommand)
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(PrecisionOptions):
+    """Options of `quantize`."""
+
+    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.",
+                                metavar="FILE")  # fmt: skip
+    images: str | None = option(
+        PRECISION, "Real images to compare classes on: a folder or a digits CSV.", metavar="PATH"
+    )
+    explain: bool = option(
+        OUTPUT, "Show the error of each block, as a table and NAME.sensitivity.png."
+    )
+    external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
+    output: str | None = option(OUTPUT, "By default NAME.<precision>.onnx",
+                                names=["-o", "--output"], metavar="PATH")  # fmt: skip
+
+
+@click.command(cls=SectionCommand)
 @click.argument("artifact")
-@golden_option
-@option("--precision", group=PRECISION, required=True,
-        type=click.Choice(["fp16", "bf16", "int8", "int8-static"]))  # fmt: skip
-@precision_options
-@option("--images", group=PRECISION, metavar="PATH",
-        help="Real images to compare classes on: a folder or a digits CSV.")  # fmt: skip
-@option("--explain", group=OUTPUT, is_flag=True,
-        help="Show the error of each block, as a table and NAME.sensitivity.png.")  # fmt: skip
-@external_data_option
-@option("-o", "--output", group=OUTPUT, metavar="PATH", help="By default NAME.<precision>.onnx")
+@takes(QuantizeOptions)
 @json_option
-def quantize(
-    artifact: str,
-    golden: str | None,
-    precision: str,
-    conversion: PrecisionOptions,
-    images: str | None,
-    explain: bool,
-    external_data: bool,
-    output: str | None,
-    as_json: bool,
-) -> None:
+def quantize(artifact: str, options: QuantizeOptions, as_json: bool) -> None:
     """Convert an fp32 artifact; layers stay fp32 where the gate needs it."""
     from vit_export.cli.report.conversions import quantize_text
     from vit_export.cli.report.pictures import check_matplotlib
     from vit_export.pipeline.quantize import quantize as convert
 
-    if explain:
+    if options.explain:
         check_matplotlib()
     with progress_bar() as progress:
         result = convert(
             artifact,
-            output,
-            settings=conversion.settings(precision, images=images, explain=explain),
-            golden=golden,
-            external_data=external_data,
+            options.output,
+            settings=options.quantize_settings(images=options.images, explain=options.explain),
+            golden=options.golden,
+            external_data=options.external_data,
             progress=progress,
         )
-    picture = _draw(result) if explain and result.blocks else None
+    picture = _draw(result) if options.explain and result.blocks else None
     data = {
         "path": result.path,
         "golden": result.golden,

@@ -2,71 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
-from vit_export.cli.option_groups import GroupedCommand, option
-from vit_export.cli.options import (
-    OUTPUT,
-    SOURCE,
-    PreparationOptions,
-    ProviderOptions,
-    golden_option,
-    json_option,
-    layout_option,
-    path_of,
-    preparation_options,
-    provider_options,
-)
+from vit_export.cli.option_fields import OUTPUT, SOURCE, SectionCommand, option, takes
+from vit_export.cli.options import PreparationOptions, ProviderOptions, json_option, path_of
 
 if TYPE_CHECKING:
     from vit_export.gate.validate import Comparison
 
 
-@click.command(cls=GroupedCommand)
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions(ProviderOptions, PreparationOptions):
+    """Options of `validate`."""
+
+    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.",
+                                metavar="FILE")  # fmt: skip
+    weights: str | None = option(
+        SOURCE, "Compute the float64 reference again from this checkpoint.", metavar="FILE"
+    )
+    layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
+    trace: bool = option(OUTPUT, "Show the error of every block, as a table and a picture.")
+    plot: str | None = option(OUTPUT, "The picture: .png, .svg or .pdf; by default NAME.trace.png",
+                              metavar="FILE")  # fmt: skip
+
+
+@click.command(cls=SectionCommand)
 @click.argument("artifact")
-@golden_option
-@option("--weights", group=SOURCE, metavar="FILE",
-        help="Compute the float64 reference again from this checkpoint.")  # fmt: skip
-@layout_option
-@preparation_options
-@provider_options
-@option("--trace", group=OUTPUT, is_flag=True,
-        help="Show the error of every block, as a table and a picture.")  # fmt: skip
-@option("--plot", group=OUTPUT, metavar="FILE",
-        help="The picture: .png, .svg or .pdf; by default NAME.trace.png")  # fmt: skip
+@takes(ValidateOptions)
 @json_option
-def validate(
-    artifact: str,
-    golden: str | None,
-    weights: str | None,
-    layout: str | None,
-    preparation: PreparationOptions,
-    run: ProviderOptions,
-    trace: bool,
-    plot: str | None,
-    as_json: bool,
-) -> None:
+def validate(artifact: str, options: ValidateOptions, as_json: bool) -> None:
     """Run the gate again on an artifact; needs numpy and onnxruntime only."""
     from vit_export.cli.report.gates import comparison_text
     from vit_export.cli.report.pictures import check_picture
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
-    picture = path_of(plot)
+    picture = path_of(options.plot)
     if picture is not None:
         check_picture(picture)
     settings = ValidateSettings(
-        golden=golden,
-        weights=weights,
-        layout=layout,
-        provider=run.provider,
-        allow_host_code=run.trust_host_code,
-        preprocess=preparation.for_artifact(artifact),
-        trace=trace or picture is not None,
+        golden=options.golden,
+        weights=options.weights,
+        layout=options.layout,
+        provider=options.provider,
+        allow_host_code=options.trust_host_code,
+        preprocess=options.preprocess_of(artifact),
+        trace=options.trace or picture is not None,
     )
     with progress_bar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.option_groups import GroupedCommand
+from vit_export.cli.option_fields import SectionCommand
 from vit_export.cli.options import json_option
 from vit_export.variants import VARIANTS
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=SectionCommand)
 @json_option
 def variants(as_json: bool) -> None:
     """List the architectures that can be exported by name."""

@@ -10,6 +10,7 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli.report.gates import VERDICT, certificate_text
 from vit_export.cli.report.tables import pairs, size, table
+from vit_export.quantization.activation_ranges import Ranges
 from vit_export.runtime.model import Prediction
 from vit_export.variants import ViTConfig
 
@@ -83,6 +84,17 @@ def _labels_text(labels: Sequence[str]) -> str:
     if not labels:
         return "none in the file"
     return f"{len(labels)}: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
+
+
+def ranges_text(path: Path, ranges: Ranges) -> str:
+    """Return the range of each activation tensor, and the magnitude that calibration clips at."""
+    headers = ("tensor", "smallest", "largest", "99.99 % of magnitudes below")
+    rows = [
+        (name, found.smallest, found.largest, found.percentile(99.99))
+        for name, found in ranges.tensors.items()
+    ]
+    about = [("activation ranges", str(path)), ("measured on", f"{ranges.images} images")]
+    return "\n".join([pairs(about), "", table(headers, rows)])
 
 
 def golden_text(path: Path, golden: Golden) -> str:

@@ -111,8 +111,8 @@ def _session(
         entries |= options.session_entries()
     model: str | bytes = str(file.path)
     mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES
-    if (exposed or mapped) and REFERS_TO_FOLDER:
-        folder = str(file.path.parent.resolve())
+    if (exposed or mapped or file.has_linked_weights) and REFERS_TO_FOLDER:
+        folder = str(file.weights_folder)
         entries["session.model_external_initializers_file_folder_path"] = folder
         model = file.expose(exposed)
     elif exposed:

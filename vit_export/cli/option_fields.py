@@ -1,0 +1,107 @@
+"""Options of a command as fields of a dataclass, which `--help` lists by section.
+
+Not cloup: importing it takes longer than importing click, and `--help` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+SOURCE, PREPARATION, GRAPH, PRECISION = "Source", "Image preparation", "Graph", "Precision"
+TARGET, BUILD, WEIGHTS = "Target", "Build", "Weights"
+RECIPE, AUGMENTATION, TIMING = "Recipe", "Augmentation and regularisation", "Timing"
+RUN, OUTPUT, OTHER = "Run", "Output", "Other options"
+SECTIONS = (SOURCE, PREPARATION, GRAPH, PRECISION, TARGET, BUILD, WEIGHTS, RECIPE, AUGMENTATION,
+            TIMING, RUN, OUTPUT, OTHER)  # fmt: skip
+_TYPES = {"str": str, "int": int, "float": float}
+
+
+class SectionOption(click.Option):
+    """An option that `--help` lists in a section."""
+
+    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command whose `--help` lists its options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections that have options."""
+        rows: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None and isinstance(parameter, click.Option):
+                rows[getattr(parameter, "section", OTHER)].append(row)
+        for section in filter(rows.get, SECTIONS):
+            with formatter.section(section):
+                formatter.write_dl(rows[section])
+
+
+def option(
+    section: str,
+    help: str = "",
+    *,
+    names: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    default: Any = None,
+    **attributes: Any,
+) -> Any:
+    """Declare a field of a dataclass as an option.
+
+    The field's name is the option's: `crop_pct` is `--crop-pct`. Its annotation says whether it
+    is a number, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
+
+    Args:
+        section: Section of `--help`.
+        help: A short sentence.
+        names: The option's names, where they differ from the field's.
+        choices: The only values it takes.
+        default: Value without the option; `--help` shows it.
+        **attributes: Further arguments of `click.Option`.
+    """
+    attributes |= {"section": section, "help": help}
+    if default is not None:
+        attributes |= {"default": default, "show_default": default != ""}
+    if choices:
+        attributes["type"] = click.Choice(choices)
+    return dataclasses.field(metadata={"names": tuple(names), "attributes": attributes})
+
+
+def takes(kind: type) -> Callable[[Function], Function]:
+    """Give a command the options that are the fields of a dataclass, as its argument `options`."""
+    fields = dataclasses.fields(kind)
+
+    def decorate(command: Function) -> Function:
+        @functools.wraps(command)
+        def collected(*args: Any, **values: Any) -> Any:
+            options = kind(**{field.name: values.pop(field.name) for field in fields})
+            return command(*args, options=options, **values)
+
+        declared: Any = collected
+        for field in reversed(fields):
+            declared = _click_option(field)(declared)
+        return declared  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
+    annotation = str(field.type).removesuffix(" | None")
+    attributes = dict(field.metadata["attributes"])
+    if annotation == "bool":
+        attributes["is_flag"] = True
+    elif annotation.startswith("tuple"):
+        attributes["multiple"] = True
+    elif "type" not in attributes:
+        attributes["type"] = _TYPES[annotation]
+    names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
+    return click.option(*names, field.name, cls=SectionOption, **attributes)
