@@ -18,9 +18,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "export": "vit_export.pipeline.export:export",
     "quantize": "vit_export.pipeline.quantize:quantize",
-    "build_engine": "vit_export.pipeline.engine:make_engine",
+    "build_engine": "vit_export.pipeline.engine:build_engine",
     "validate": "vit_export.pipeline.validate:validate",
     "load": "vit_export.runtime:load",
+    "EngineSettings": "vit_export.engine.settings:EngineSettings",
     "ExportSettings": "vit_export.pipeline.settings:ExportSettings",
     "QuantizeSettings": "vit_export.quantization.settings:QuantizeSettings",
     "ValidateSettings": "vit_export.pipeline.settings:ValidateSettings",

@@ -19,7 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from vit_export.checkpoint.hub import Fetched, fetch
+from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.model.vit import create_model
@@ -28,7 +28,7 @@ from vit_export.variants import ViTConfig, get_variant
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import json
-from vit_export.checkpoint.hub import Fetched, fetch
+from vit_export.checkpoint.hub import Location, fetch
 from vit_export.errors import VitExportError
 from vit_export.variants import get_variant
 results = {{}}
@@ -280,7 +280,7 @@ def test_the_source_in_the_report_is_the_name_of_the_repository(
 ) -> None:
     """Not the name of the file in the cache."""
     path = repositories["someone/hf"] / "model.safetensors"
-    fetched = Fetched(path=path, name="someone/hf@1234", stem="hf")
+    fetched = Location(path=path, name="someone/hf@1234", stem="hf")
     monkeypatch.setattr("vit_export.checkpoint.load.fetch", lambda *_, **__: fetched)
     loaded = load_checkpoint("hf:someone/hf")
     assert (loaded.weights.source, loaded.config.variant) == ("someone/hf@1234", "hf")

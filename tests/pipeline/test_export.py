@@ -126,10 +126,9 @@ def test_every_option_of_the_model_exports_and_passes(fields, make_model, tmp_pa
     assert not {"Shape", "Expand", "Gather", "ConstantOfShape"} & set(operators)
 
 
-def test_attention_as_one_operator(make_model, tmp_path):
+def test_attention_as_one_operator(exported, make_model, tmp_path):
     """Opset 23 has a node for it; one per block."""
-    result = export(make_model(), tmp_path / "op.onnx", settings=ExportSettings(attention="op"))
-    file = OnnxFile.read(result.path)
+    file = OnnxFile.read(exported(settings=ExportSettings(attention="op")).path)
     assert file.opsets[""] == 23
     assert file.op_counts["Attention"] == 3
     with pytest.raises(UsageError, match="needs --opset 23"):

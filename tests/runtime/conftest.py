@@ -177,17 +177,15 @@ def engine_path(
     )
     enums = SimpleNamespace(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=1))
     backend = Backend(name="tensorrt", trt=enums, version="11.4.0.106",
-                      logger=SimpleNamespace(listeners=[]))  # fmt: skip
+                      logger=SimpleNamespace(collectors=[]))  # fmt: skip
 
     def load(backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
-        manifest = sidecar.manifest
-        return Plan(backend=backend, runtime=None, engine=native, inputs=manifest.inputs,
-                    outputs=manifest.outputs, sidecar=sidecar)  # fmt: skip
+        return Plan(backend=backend, runtime=None, engine=native, sidecar=sidecar)
 
     gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
-    monkeypatch.setattr(trt, "current_gpu", lambda: gpu)
+    monkeypatch.setattr(trt, "current_gpu", lambda ordinal: gpu)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
-    monkeypatch.setattr(trt, "check_plan_undamaged", lambda path, sidecar: None)
+    monkeypatch.setattr(trt, "check_plan_file", lambda path, sidecar: None)
     monkeypatch.setattr(Plan, "load", load)
     path = tmp_path / "tiny.engine"
     make_sidecar().write(sidecar_path(path))

@@ -13,7 +13,7 @@ from vit_export.checkpoint.layouts.rules import Layout
 from vit_export.checkpoint.metadata import CONFIG, PROCESSOR, Metadata
 from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.variants import IDENTITY, VARIANTS, ViTConfig
+from vit_export.variants import IDENTITY, VARIANTS, ViTConfig, parse_field
 
 PREPARATION = ("mean", "std", "crop_pct", "interpolation")
 # fields that tensors show beyond doubt, so that no other claim may contradict them
@@ -219,16 +219,14 @@ def resolve(
 
 def _settings(overrides: Mapping[str, Any], decided: Set[str]) -> list[Claim]:
     """The user's claims; a decisive one is converted to the type of its field."""
-    claims = []
-    plain = ViTConfig(variant="", num_heads=1, img_size=1, patch_size=1)
-    companions = {"patch_size": "img_size", "num_heads": "embed_dim"}  # one must divide the other
-    for name, value in overrides.items():
-        if name in decided:
-            changed = plain.replace({name: value, companions.get(name, name): value})
-            claims.append(Claim(name, getattr(changed, name), USER, True))
-        elif name not in WANTED:
-            claims.append(Claim(name, value, USER))
-    return claims
+    plain = ViTConfig(variant="")
+    return [
+        Claim(name, parse_field(name, value, getattr(plain, name)), USER, True)
+        if name in decided
+        else Claim(name, value, USER)
+        for name, value in overrides.items()
+        if name not in WANTED
+    ]
 
 
 def _claims_of(config: ViTConfig, source: str, decisive: Set[str]) -> list[Claim]:

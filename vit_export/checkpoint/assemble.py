@@ -5,36 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from vit_export.checkpoint.layouts.rules import Binding, Step
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
 from vit_export.model.pos_embed import resample_pos_embed
-from vit_export.model.vit import VisionTransformer
+from vit_export.model.vit import VisionTransformer, sincos_pos_embed
 from vit_export.variants import ViTConfig
 
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Create layers with shapes but without memory, and draw no random numbers."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros):
-            options["device"] = "meta"
-        return func(*args, **options)
-
-
 def blank_model(config: ViTConfig) -> VisionTransformer:
-    """Build a model in evaluation mode whose layers have shapes but no data."""
-    with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
-        return VisionTransformer(config).eval()
+    """Build a model in evaluation mode whose parameters have shapes but no data."""
+    with torch.device("meta"):
+        model = VisionTransformer(config).eval()
+    if config.pos_embed == "sincos":  # computed, not loaded
+        model.pos_embed = sincos_pos_embed(config)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

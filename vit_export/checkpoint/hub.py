@@ -23,13 +23,13 @@ REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """A downloaded repository.
+class Location:
+    """Path of weights, and their name without the folders of this machine.
 
     Attributes:
-        path: The weights file, in the cache.
-        name: `owner/name@commit`.
-        stem: Name of the repository alone.
+        path: The weights file or folder.
+        name: Base name, or `owner/name@commit` of a repository.
+        stem: Name for a model that is no variant.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Fetched:
     stem: str
 
 
-def fetch(source: str, *, variant: ViTConfig | None) -> Fetched:
+def fetch(source: str, *, variant: ViTConfig | None) -> Location:
     """Download weights and the JSON files beside them, unless they are in the cache.
 
     The environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT,
@@ -81,7 +81,7 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Fetched:
         raise CheckpointError(
             f"{repository} holds no weights: expected one of {', '.join(WEIGHTS)}"
         )
-    return Fetched(
+    return Location(
         path=path,
         name=f"{repository}@{path.parent.name}",
         stem=repository.rpartition("/")[2],

@@ -18,7 +18,7 @@ import msgspec
 from vit_export.artifact.manifest import Activation, Preprocess, Weights
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
-from vit_export.checkpoint.hub import fetch
+from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, Step, bind, unsupported_parts
 from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
@@ -88,25 +88,22 @@ class Plan:
     """How the tensors of a file become a model, found without reading their data.
 
     Attributes:
+        layout: Name of the layout.
+        metadata: Contents of the files beside the weights.
+        labels: Class names of the file's model.
         architecture: The model that the file was saved from.
         config: The model wanted: the same, or with another image size or head.
         steps: Tensors to load.
         unused: Names in the file that are not loaded.
     """
 
+    layout: str
+    metadata: Metadata
+    labels: tuple[str, ...]
     architecture: Architecture
     config: ViTConfig
     steps: tuple[Step, ...]
     unused: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Path of the weights, and their name without the folders of this machine."""
-
-    path: Path
-    name: str
-    stem: str  # name of a model that is no variant
 
 
 def load_checkpoint(
@@ -143,28 +140,20 @@ def load_checkpoint(
     ViTConfig(variant="").replace({k: v for k, v in overrides.items() if k not in fields})
     located = _locate(source, known)
     file = open_tensors(located.path)
-    chosen, binding = _bind(file, layout)
-    metadata = read_metadata(file.path.parent, layout=chosen.name)
     plan = plan_load(
         file,
-        layout=chosen,
-        binding=binding,
-        metadata=metadata,
-        variant=known,
         overrides=overrides,
+        layout=layout,
+        variant=known,
         reset_head=reset_head,
         stem=located.stem,
     )
     model, account = assemble(
         file, plan.steps, source_config=plan.architecture.config, config=plan.config
     )
-    labels, about_labels = _labels(
-        read_config(file)[1] or metadata.labels,
-        plan.config,
-        head_kept=any(step.target == "head.weight" for step in plan.steps),
-    )
+    labels, about_labels = _labels(plan)
     report = LoadReport(
-        layout=chosen.name,
+        layout=plan.layout,
         source=located.name,
         sha256=file.sha256(),
         used=tuple(account.used),
@@ -174,31 +163,32 @@ def load_checkpoint(
         inferred=plan.architecture.inferred,
         assumed={**plan.architecture.assumed, **about_labels, **file.notes},
     )
-    changes = [*account.changes, *([f"unused: {', '.join(plan.unused)}"] if plan.unused else [])]
+    unused = [f"unused: {', '.join(plan.unused)}"] if plan.unused else []
+    preprocess = Preprocess.of(plan.config)
     return Loaded(
         model=model,
         config=plan.config,
-        preprocess=msgspec.structs.replace(
-            Preprocess.of(plan.config), crop_mode=metadata.crop_mode
-        ),
-        activation=metadata.activation,
+        preprocess=msgspec.structs.replace(preprocess, crop_mode=plan.metadata.crop_mode),
+        activation=plan.metadata.activation,
         labels=labels,
         report=report,
         weights=Weights(
-            source=located.name, layout=chosen.name, sha256=report.sha256, changes=tuple(changes)
+            source=located.name,
+            layout=plan.layout,
+            sha256=report.sha256,
+            changes=(*account.changes, *unused),
         ),
     )
 
 
-def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> _Source:
+def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
     text = os.fspath(source)
     if text == "hub" or text.startswith("hf:"):
-        fetched = fetch(text, variant=variant)
-        return _Source(path=fetched.path, name=fetched.name, stem=fetched.stem)
+        return fetch(text, variant=variant)
     path = Path(text)
     name = path.resolve().name
     stem = name.removesuffix(INDEX_SUFFIX)
-    return _Source(path=path, name=name, stem=stem if path.is_dir() else Path(stem).stem)
+    return Location(path=path, name=name, stem=stem if path.is_dir() else Path(stem).stem)
 
 
 def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
@@ -239,41 +229,30 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
 def plan_load(
     file: TensorFile,
     *,
-    layout: Layout,
-    binding: Binding,
-    metadata: Metadata,
-    variant: ViTConfig | None = None,
     overrides: Mapping[str, Any],
+    layout: str | None = None,
+    variant: ViTConfig | None = None,
     reset_head: bool = False,
     stem: str = "model",
 ) -> Plan:
-    """Find architecture and conversions, and check every shape; reads no tensor data.
+    """Find out how to load a file, and check all shapes, without reading tensor data.
 
-    Args:
-        file: The weights.
-        layout: Their layout.
-        binding: The layout applied to the names in the file.
-        metadata: Contents of the files beside the weights.
-        variant: As in `load_checkpoint`, looked up.
-        overrides: As in `load_checkpoint`.
-        reset_head: As in `load_checkpoint`.
-        stem: Name of a model that is no variant.
-
-    Raises:
-        CheckpointError: Something does not fit.
+    Arguments and errors are those of `load_checkpoint`; `stem` names a model that is no variant.
     """
     source = str(file.path)
+    chosen, binding = _bind(file, layout)
+    metadata = read_metadata(file.path.parent, layout=chosen.name)
     shapes = convert_shapes(file, binding)
-    own, _ = read_config(file)
+    own, own_labels = read_config(file)
     _check_positions(shapes, own, overrides, source=source)
     architecture = resolve(
         shapes.converted,
-        layout=layout,
+        layout=chosen,
         metadata=metadata,
         own=own,
         variant=variant,
         overrides=overrides,
-        num_heads=_heads_from_shapes(file, layout),
+        num_heads=_heads_from_shapes(file, chosen),
         source=source,
         stem=stem,
     )
@@ -284,6 +263,9 @@ def plan_load(
     if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
         dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
     return Plan(
+        layout=chosen.name,
+        metadata=metadata,
+        labels=own_labels or metadata.labels,
         architecture=architecture,
         config=config,
         steps=tuple(step for step in binding.steps if step.target not in dropped),
@@ -325,16 +307,14 @@ def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
     return None
 
 
-def _labels(
-    labels: tuple[str, ...], config: ViTConfig, *, head_kept: bool
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def _labels(plan: Plan) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels where they fit the head, and a note for the report where they do not."""
-    if not labels or not head_kept:
+    classes = plan.config.num_classes
+    if not plan.labels or not any(step.target == "head.weight" for step in plan.steps):
         return (), {}
-    if len(labels) != config.num_classes:
-        note = f"none: {len(labels)} were given, the head has {config.num_classes} classes"
-        return (), {"labels": note}
-    return labels, {}
+    if len(plan.labels) == classes:
+        return plan.labels, {}
+    return (), {"labels": f"none: {len(plan.labels)} were given, the head has {classes} classes"}
 
 
 def _choose_head(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vit_export.errors import CheckpointError
-from vit_export.variants import ViTConfig
+from vit_export.variants import parse_field
 
 SizePx = int | tuple[int, int]
 
@@ -46,20 +46,15 @@ def trained_size(
     positions = pos_embed.shape[1]
     patches = positions - num_prefix_tokens
     for origin, size in sizes.items():
-        height, width = _image_hw(size)
+        size = parse_field("img_size", size or 0, 0)
+        height, width = size if isinstance(size, tuple) else (size, size)
         fits = height % patch_size == width % patch_size == 0
         if fits and height * width == patches * patch_size**2:
-            return (height if height == width else (height, width)), origin
+            return size, origin
     side = math.isqrt(patches)
     if side * side == patches:
         return side * patch_size, ""
     raise _unknown_size(positions, patches, patch_size, source)
-
-
-def _image_hw(size: Any) -> tuple[int, int]:
-    if size is None:
-        return 0, 0
-    return ViTConfig(variant="", img_size=1, patch_size=1).replace({"img_size": size}).image_hw
 
 
 def _unknown_size(positions: int, patches: int, patch: int, source: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""A long build that shows where it is, and that Ctrl-C stops."""
+"""Progress of a build, and stopping it with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,32 +14,29 @@ POLL_S = 0.1  # how soon the waiting thread notices Ctrl-C
 
 
 class Phases:
-    """How far a build is, of the nested phases that TensorRT reports.
-
-    TensorRT opens a phase of n steps, and within a step perhaps another phase.
-    """
+    """The nested phases that TensorRT reports: a phase has steps, a step may contain a phase."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[str | None, int, int]] = {}  # parent, done, total
         self._furthest = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins."""
+        """Begin a phase."""
         self._open[name] = (parent, 0, max(steps, 1))
 
     def step(self, name: str, index: int) -> None:
-        """A step of a phase is done; the first has index 0."""
+        """Complete a step of a phase; the first has index 0."""
         if name in self._open:
             parent, _, total = self._open[name]
             self._open[name] = (parent, min(index + 1, total), total)
 
     def finish(self, name: str) -> None:
-        """A phase ends."""
+        """End a phase."""
         self._open.pop(name, None)
 
     @property
     def share(self) -> float:
-        """Share of the build that is done, 0 to 1, as far as TensorRT tells; it never falls."""
+        """Share of the build that is done, 0 to 1; it never falls."""
         inner = 0.0
         for parent, done, total in reversed(self._open.values()):
             inner = min((done + inner) / total, 1.0)
@@ -50,16 +47,16 @@ class Phases:
 
 
 def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) -> Any:
-    """An `IProgressMonitor` that tells `progress`, and stops the build once `cancelled` is set.
+    """Return an `IProgressMonitor` that calls `progress`, and stops the build on `cancelled`.
 
-    What `progress` raises stops the build too; TensorRT would call it a cancellation, so it is
-    kept as `failure`.
+    An exception of `progress` stops the build too. TensorRT reports that as a cancellation, so
+    the exception is kept as `failure`.
     """
     trt = backend.trt
     phases, lock = Phases(), threading.Lock()
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Called by TensorRT from whichever thread it works in."""
+        """Called by TensorRT from any of its threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -79,7 +76,7 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
                 share = phases.share
             try:
                 progress("build the engine", round(100 * share), 100)
-            except Exception as error:  # noqa: BLE001  (the caller of the build raises it)
+            except Exception as error:  # noqa: BLE001  (`build_plan` raises it again)
                 self.failure = error
                 return False
             return not cancelled.is_set()
@@ -88,11 +85,11 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
 
 
 def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
-    """Run a build in a thread of its own, so that this one can hear Ctrl-C.
+    """Run a build in another thread, so that this thread receives Ctrl-C.
 
     Python handles signals between bytecodes of the main thread, and a build is one call. On an
     interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
-    the interrupt goes on its way.
+    then the interrupt is raised.
 
     Returns:
         What the build returned.

@@ -79,7 +79,7 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
         return load(path, provider=provider).runner, BATCHES
     from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
 
-    engine = open_engine(path, provider=provider, check=False, allow_host_code=allow_host_code)
+    engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
 
 

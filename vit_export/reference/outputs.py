@@ -1,4 +1,4 @@
-"""Named outputs of any module: what it returns, and what leaves its inner modules."""
+"""Named outputs of any module, and of its encoder blocks (taps)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ OUTPUTS = ("logits", FEATURES, "tokens")
 
 
 class Outputs(nn.Module):
-    """A module whose forward returns its outputs, then the taps, in a fixed order.
+    """A module whose forward returns a tuple: the outputs, then the results of its taps.
 
     Args:
-        module: Any module of tensors.
-        names: Outputs to give, in order.
-        read: Turns what `module` returns into outputs by name.
-        taps: Inner modules whose result is given as well, e.g. `"blocks.0"`.
-        call: What to call instead of the module itself.
+        module: Any module that returns tensors.
+        names: Outputs to return, in order.
+        read: Turns the result of `module` into outputs by name.
+        taps: Inner modules whose results are returned as well, e.g. `"blocks.0"`.
+        call: Called instead of the module itself.
 
     Attributes:
-        keep_tap: What to keep of a tapped result; all of it by default.
-        fixed_batch: The only batch size that the module takes; `None` where it takes any.
+        keep_tap: Applied to the result of a tap; returns all of it by default.
+        fixed_batch: The only batch size that the module takes; None where it takes any.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Outputs(nn.Module):
         return (*self.names, *self.taps)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs and the taps."""
+        """Return the outputs and the results of the taps."""
         with _tapped(self.module, self.taps, self.keep_tap) as tapped:
-            found = self._read((self._call or self.module)(*inputs))
-        return (*(found[name] for name in self.names), *(tapped[tap] for tap in self.taps))
+            outputs = self._read((self._call or self.module)(*inputs))
+        return (*(outputs[name] for name in self.names), *(tapped[tap] for tap in self.taps))
 
 
 def whole(x: Tensor) -> Tensor:
-    """Keep all of a tapped result."""
+    """Return all of a tap's result."""
     return x
 
 
@@ -91,10 +91,10 @@ def _tapped(
 
 
 def vit_outputs(model: VisionTransformer, names: Sequence[str] = ("logits",)) -> Outputs:
-    """The outputs of our own model: those asked for, the features, and every block.
+    """Wrap our own model: the outputs named, its features, and every block as a tap.
 
     Raises:
-        UsageError: No such output, or logits of a model without a head.
+        UsageError: There is no output of that name.
     """
     for name in names:
         if name not in OUTPUTS:
@@ -113,11 +113,10 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = ("logits",)) ->
 
 
 def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
-    """The outputs of anybody's module, found by calling it once.
+    """Wrap any module, after calling it once to find its outputs and blocks.
 
-    A tensor is `logits`; a mapping keeps its names; a sequence is `logits`, `output_1`, ...
-    The blocks are the members of its longest list of modules of one class, as far as they are
-    called and give tensors (B, ...).
+    A tensor is named `logits`, a sequence `logits`, `output_1`, ...; a mapping keeps its names.
+    The taps are those members of `find_blocks` that are called and return tensors (B, ...).
 
     Raises:
         ExportError: The call fails, or returns something else than tensors.
@@ -139,7 +138,7 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
         raise ExportError(
             f"{name} cannot be exported: {error}", hint="wrap it in a module that returns tensors"
         ) from error
-    # a block that is never called, or that puts the batch elsewhere, cannot be compared by row
+    # blocks that are never called, or have no batch axis in front, cannot be compared row by row
     rows = len(inputs[0])
     taps = [tap for tap in taps if tap in tapped and tapped[tap].shape[:1] == (rows,)]
     return Outputs(module, names=tuple(outputs), read=read_outputs, taps=taps)
@@ -155,10 +154,10 @@ def describe_error(error: Exception) -> str:
 
 
 def read_outputs(result: Any) -> dict[str, Tensor]:
-    """Name what a module returned.
+    """Name the tensors that a module returned.
 
     Raises:
-        TypeError: Something in it is no tensor.
+        TypeError: It returned something else.
     """
     if isinstance(result, Tensor):
         return {"logits": result}
@@ -176,7 +175,7 @@ def read_outputs(result: Any) -> dict[str, Tensor]:
 
 
 def find_blocks(module: nn.Module) -> list[str]:
-    """Names of the encoder blocks: the longest list of at least two modules of one class."""
+    """Names of the encoder blocks: the longest list of two or more modules of one class."""
     best: list[str] = []
     for name, child in module.named_modules():
         if isinstance(child, nn.ModuleList | nn.Sequential):

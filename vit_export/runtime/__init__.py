@@ -102,6 +102,7 @@ def load_engine(
     path: str | os.PathLike[str],
     *,
     provider: str = "auto",
+    device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
     allow_host_code: bool = False,
@@ -113,6 +114,7 @@ def load_engine(
     Args:
         path: The `.engine` file, with its sidecar.
         provider: `"tensorrt"` or `"tensorrt-rtx"`, which must be the engine's own; or `"auto"`.
+        device: Number of the GPU; by default the one that the calling thread uses.
         rebuild: Build the engine again from its .onnx file if the TensorRT version or the GPU
             differ.
         trusted: Skip the golden check at first load.
@@ -144,8 +146,9 @@ def load_engine(
     runner = open_engine(
         Path(path),
         provider=provider,
+        device=device,
         rebuild=rebuild,
-        check=not trusted,
+        trusted=trusted,
         allow_host_code=allow_host_code,
     )
     return Model(runner, preprocess=preprocess, labels=labels)

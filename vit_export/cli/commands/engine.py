@@ -22,7 +22,7 @@ from vit_export.cli.option_fields import (
 from vit_export.cli.options import json_option, path_of
 
 if TYPE_CHECKING:
-    from vit_export.engine.options import BuildOptions
+    from vit_export.engine.settings import EngineSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +58,15 @@ class EngineOptions:
     output: str | None = option(OUTPUT, "By default NAME.<precision>.engine",
                                 names=["-o", "--output"], metavar="PATH")  # fmt: skip
 
-    def settings(self) -> BuildOptions:
+    def settings(self) -> EngineSettings:
         """Return the settings of the build."""
-        from vit_export.engine.options import BuildOptions
-        from vit_export.engine.profiles import parse
+        from vit_export.engine.profiles import parse_range
+        from vit_export.engine.settings import EngineSettings
 
-        return BuildOptions(
+        return EngineSettings(
             backend=self.backend,
             precision=self.precision,
-            batches=tuple(parse(text) for text in self.batch),
+            batches=tuple(parse_range(text) for text in self.batch),
             compute_capabilities=self.compute_capability,
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
@@ -86,15 +86,15 @@ class EngineOptions:
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from vit_export.cli.report.engines import engine_text
-    from vit_export.pipeline.engine import make_engine, planned_trtexec
+    from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     settings, output = options.settings(), path_of(options.output)
     if options.print_trtexec is not None:
-        line = planned_trtexec(Path(artifact), output, settings, options.print_trtexec)
+        line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
     with progress_bar() as progress:
-        result = make_engine(artifact, output, options=settings, progress=progress)
+        result = build_engine(artifact, output, settings=settings, progress=progress)
     data = {
         "path": result.path,
         "golden": result.golden,

@@ -50,10 +50,10 @@ def _ranges(path: str, as_json: bool) -> None:
 def _engine(path: str, as_json: bool) -> None:
     from vit_export.artifact.engine_sidecar import Sidecar
     from vit_export.cli.report.engines import engine_file_text
-    from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
+    from vit_export.runtime.tensorrt.plan import check_plan_file
 
     sidecar = Sidecar.read(path)
-    check_plan_undamaged(Path(path), sidecar)
+    check_plan_file(Path(path), sidecar)
     emit(as_json, {"path": path, "sidecar": sidecar}, engine_file_text(Path(path), sidecar))
 
 

@@ -1,0 +1,72 @@
+"""Arrays of .npz archives, as torch tensors; pickled Python objects are not read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vit_export.errors import CheckpointError
+
+BFLOAT16 = np.dtype("V2")  # numpy lacks bfloat16, and keeps two raw bytes
+
+
+def npz_shapes(path: Path) -> dict[str, Tensor]:
+    """Return meta tensors by name, from the arrays' headers.
+
+    Raises:
+        CheckpointError: The archive is damaged, or holds something else than plain arrays.
+    """
+    tensors = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as data:
+                    shape, dtype = _header(data)
+                name = member.filename.removesuffix(".npy")
+                tensors[name] = torch.empty(shape, dtype=_torch_dtype(dtype), device="meta")
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"array {name!r} is shorter than its shape {shape}")
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or not an archive of plain arrays: {error}"
+        ) from error
+    return tensors
+
+
+def read_npz(path: Path, name: str) -> Tensor:
+    """Read one array.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            array = arrays[name]
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{path}: array {name!r} cannot be read: {error}") from error
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.asarray(array, order="C"))
+
+
+def _header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    old = np.lib.format.read_magic(member) == (1, 0)
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    if dtype.hasobject:
+        raise ValueError("it holds pickled Python objects, which are not read")
+    if dtype == BFLOAT16:
+        return torch.bfloat16
+    return torch.from_numpy(np.empty(0, dtype)).dtype
