@@ -99,6 +99,8 @@ def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     attributes = dict(field.metadata["attributes"])
     if annotation == "bool":
         attributes["is_flag"] = True
+        if annotation != str(field.type):
+            attributes["default"] = None  # click's own default is False
     elif annotation.startswith("tuple"):
         attributes["multiple"] = True
     elif "type" not in attributes:
