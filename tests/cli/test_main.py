@@ -186,7 +186,7 @@ WRONG = [
     (2, ["onnx", "--variant", "mnist", "--module", "a:b"], "stands alone"),
     (1, ["onnx", "--variant", "mnist", "-o", "/proc/none/m.onnx"], "no folder"),
     (2, ["onnx", "--variant", "mnist", "-o", "m.pt"], "must end in .onnx"),
-    (2, ["onnx", "--variant", "mnist", "--labels", "missing.txt"], "cannot read the labels"),
+    (2, ["onnx", "--variant", "mnist", "--labels", "missing.txt"], "no such file of labels"),
     (1, ["onnx", "--weights", "missing.safetensors"], "missing.safetensors"),
     (1, ["validate", "missing.onnx"], "no such file"),
     (1, ["predict", "missing.onnx", "a.jpg"], "no such file"),
