@@ -66,7 +66,6 @@ manifests = st.builds(
 
 @given(manifests)
 def test_any_manifest_comes_back_from_json_as_it_was(manifest):
-    """Tuples, labels in any script, missing parts."""
     assert Manifest.from_json(manifest.to_json(), source="x") == manifest
 
 
@@ -85,18 +84,15 @@ def plain(**changes: object) -> Manifest:
 
 
 def test_equal_manifests_give_equal_text():
-    """A part of what makes two exports byte-identical."""
     assert plain().to_json() == plain().to_json()
     assert "\n" not in plain().to_json()
 
 
-def test_labels_in_other_scripts_are_stored_as_they_are():
-    """Not as escapes: other tools show them."""
+def test_labels_are_stored_without_ascii_escapes():
     assert "猫" in plain(labels=("猫", "犬")).to_json()
 
 
 def test_a_manifest_of_the_real_export_comes_back(tiny_export):
-    """With its certificate."""
     manifest = tiny_export.manifest
     back = Manifest.from_json(manifest.to_json(), source="x")
     assert back == manifest
@@ -105,7 +101,6 @@ def test_a_manifest_of_the_real_export_comes_back(tiny_export):
 
 
 def test_a_newer_schema_is_refused_with_what_to_do():
-    """Rather than misread."""
     data = {**json.loads(plain().to_json()), "schema_version": SCHEMA_VERSION + 1}
     with pytest.raises(
         ArtifactError, match=r"model\.onnx.*schema version 2.*\nhint: pip install -U"
@@ -113,8 +108,7 @@ def test_a_newer_schema_is_refused_with_what_to_do():
         Manifest.from_json(json.dumps(data), source="model.onnx")
 
 
-def test_a_field_of_a_later_release_is_passed_over():
-    """Within one schema version, fields may be added."""
+def test_unknown_fields_are_ignored_at_every_depth():
     data = {**json.loads(plain().to_json()), "later": 1}
     assert Manifest.from_json(json.dumps(data), source="x") == plain()
 
@@ -152,14 +146,12 @@ ODD_PREPARATIONS = [
         json.dumps({**json.loads(plain().to_json()), "certificate": [{"hop": "x"}]}),
     ],
 )  # fmt: skip
-def test_a_damaged_manifest_is_named_with_its_file(damaged):
-    """And the user is told to export again."""
+def test_a_damaged_manifest_is_an_error_that_names_the_file(damaged):
     with pytest.raises(ArtifactError, match=r"m\.onnx: its metadata key 'vit_export' is damaged"):
         Manifest.from_json(damaged, source="m.onnx")
 
 
-def test_plain_keys_are_those_that_other_tools_read():
-    """`names` is a Python dict that a literal reader takes."""
+def test_plain_metadata_keys_are_those_of_ultralytics():
     metadata = plain().metadata()
     assert list(metadata)[-1] == METADATA_KEY
     assert metadata["task"] == "classify"
@@ -169,13 +161,11 @@ def test_plain_keys_are_those_that_other_tools_read():
     assert Manifest.from_json(metadata[METADATA_KEY], source="x") == plain()
 
 
-def test_plain_keys_are_left_out_where_nothing_is_known():
-    """A module that takes no pictures."""
+def test_plain_metadata_keys_are_left_out_where_unknown():
     assert set(plain(labels=(), preprocess=None, inputs=()).metadata()) == {"task", METADATA_KEY}
 
 
-def test_a_fixed_batch_is_told():
-    """Other tools allocate by it."""
+def test_a_fixed_batch_is_in_the_plain_metadata():
     inputs = (TensorSpec("pixel_values", "float32", (4, 3, 32, 32)),)
     assert plain(inputs=inputs).metadata()["batch"] == "4"
 
@@ -188,8 +178,7 @@ def stage(passed: bool | None) -> Stage:
     )  # fmt: skip
 
 
-def test_the_last_hop_decides_whether_it_passed():
-    """An empty certificate says nothing."""
+def test_the_last_stage_decides_whether_an_artifact_passed():
     assert plain().passed is None
     assert plain(certificate=(stage(False), stage(True))).passed is True
     assert plain(certificate=(stage(True), stage(False))).passed is False
@@ -197,15 +186,13 @@ def test_the_last_hop_decides_whether_it_passed():
 
 
 def test_a_changed_copy_leaves_the_original():
-    """Manifests are frozen."""
     first = plain()
     assert first.replace(graph_sha256="ab").graph_sha256 == "ab"
     assert first.graph_sha256 == ""
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, "L"), (3, "RGB"), (4, "")])
-def test_preparation_follows_the_config(channels, color):
-    """Height first."""
+def test_the_image_preparation_follows_the_config(channels, color):
     config = get_variant("ti16", in_chans=channels, img_size="32x64", interpolation="lanczos")
     preprocess = Preprocess.of(config)
     assert preprocess.size == (32, 64)
@@ -215,8 +202,7 @@ def test_preparation_follows_the_config(channels, color):
     assert math.isclose(preprocess.crop_pct, 0.9)
 
 
-def test_a_spec_reads_as_people_write_it():
-    """For messages."""
+def test_a_tensor_spec_is_shown_with_dtype_and_shape():
     spec = TensorSpec("x", "float32", ("batch_size", 3))
     assert str(spec) == "x: float32 (batch_size, 3)"
     assert spec.dynamic == ("batch_size",)

@@ -11,10 +11,7 @@ from vit_export.errors import OutputError
 
 
 @pytest.mark.parametrize(("own", "other"), [("b.onnx", "b.engine"), ("b.engine", "b.onnx")])
-def test_artifacts_of_one_stem_keep_the_golden_file_that_they_share(
-    tmp_path: Path, own: str, other: str
-) -> None:
-    """It may be replaced by its like, or where nobody else is measured with it."""
+def test_a_shared_golden_file_is_not_replaced(tmp_path: Path, own: str, other: str) -> None:
     place, golden = tmp_path / "b.golden.npz", tmp_path / "source.golden.npz"
     golden.write_bytes(b"truth")
     check_golden_not_shared(tmp_path / own, golden)
@@ -28,7 +25,6 @@ def test_artifacts_of_one_stem_keep_the_golden_file_that_they_share(
 
 
 def test_a_folder_under_the_name_of_the_golden_file_is_refused(tmp_path: Path) -> None:
-    """Before any work is done."""
     (tmp_path / "b.golden.npz").mkdir()
     with pytest.raises(OutputError, match=r"b\.golden\.npz: it is a folder"):
         check_output_name(tmp_path / "b.onnx")

@@ -28,7 +28,6 @@ def foreign(tiny_export, tmp_path):
 
 
 def test_the_size_is_that_of_the_input(foreign):
-    """Height first; defaults elsewhere."""
     changes = {"mean": "0.1,0.2,0.3", "std": "1,2,3"}
     found = read_preprocess(foreign(["n", 3, 32, 48]), changes)
     assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
@@ -45,14 +44,12 @@ def test_the_size_is_that_of_the_input(foreign):
      ({"std": "1,1,1"}, "prepared, and mean cannot be guessed\nhint: give --mean as")],
 )  # fmt: skip
 def test_mean_and_std_are_not_guessed(foreign, changes, missing):
-    """A model fed with others gives other classes, and nobody would know why."""
     with pytest.raises(UsageError, match=rf"foreign\.onnx: .*{missing}"):
         read_preprocess(foreign(["n", 3, 32, 32]), changes)
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "")])
-def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
-    """Grey, or something else that only arrays can be."""
+def test_the_channels_are_those_of_the_input(foreign, channels, color):
     stats = ",".join(["0.5"] * channels)
     found = read_preprocess(foreign([1, channels, 30, 31]), {"mean": stats, "std": stats})
     assert found.color == color
@@ -60,8 +57,7 @@ def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
     assert len(found.mean) == len(found.std) == channels
 
 
-def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
-    """A file of ours."""
+def test_settings_of_the_manifest_stay_unless_changed(tiny_export):
     known = tiny_export.manifest.preprocess
     assert read_preprocess(tiny_export.path, {}) == known
     changed = read_preprocess(tiny_export.path, {"interpolation": "bilinear"})
@@ -72,7 +68,6 @@ def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
     "shape", [["n", 3], ["n", 3, "h", "w"], ["n", "c", 32, 32], [1, 3, None, 32]]
 )
 def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
-    """With what the file takes."""
     with pytest.raises(UsageError, match=r"foreign\.onnx: takes \(.*expected images"):
         read_preprocess(foreign(shape), {})
 
@@ -83,7 +78,6 @@ def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
      ({"interpolation": "bicubik"}, "bicubic"), ({"crop_pct": "2"}, "must lie in")],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused(foreign, changes, reason):
-    """As for a variant."""
     given = {"mean": "0,0,0", "std": "1,1,1", **changes}
     with pytest.raises(ConfigError, match=reason):
         read_preprocess(foreign(["n", 3, 32, 32]), given)

@@ -14,8 +14,7 @@ from vit_export.artifact.publish import publish, staging
 from vit_export.errors import GateError, OutputError
 
 
-def test_the_folder_lies_beside_the_output_and_is_gone_afterwards(tmp_path):
-    """On the same disk, so that moving is renaming."""
+def test_the_staging_folder_is_beside_the_output_and_is_removed(tmp_path):
     with staging(tmp_path / "m.onnx") as folder:
         assert folder.parent == tmp_path
         assert folder.name.startswith(".m.onnx.")
@@ -24,9 +23,7 @@ def test_the_folder_lies_beside_the_output_and_is_gone_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize("error", [GateError("no"), KeyboardInterrupt(), ValueError("bug")])
-def test_the_folder_is_gone_after_a_failure_which_stays_what_it_was(tmp_path, error):
-    """An interrupt included."""
-
+def test_the_staging_folder_is_removed_after_a_failure(tmp_path, error):
     def work() -> None:
         with staging(tmp_path / "m.onnx") as folder:
             (folder / "half").write_text("x")
@@ -38,7 +35,6 @@ def test_the_folder_is_gone_after_a_failure_which_stays_what_it_was(tmp_path, er
 
 
 def test_a_full_disk_is_an_error_of_the_output(tmp_path):
-    """The one file system error that users meet while writing."""
     with (
         pytest.raises(OutputError, match=r"m\.onnx: No space left on device; nothing was left"),
         staging(tmp_path / "m.onnx"),
@@ -48,7 +44,6 @@ def test_a_full_disk_is_an_error_of_the_output(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path):
-    """A folder, a folder that is not there, a file as folder."""
     (tmp_path / "file").touch()
     for output, reason in (
         (tmp_path, "it is a folder"),
@@ -60,7 +55,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 
 
 def test_a_bare_name_is_written_into_the_current_folder(tmp_path, monkeypatch):
-    """As the command line gives it."""
     monkeypatch.chdir(tmp_path)
     with staging(Path("m.onnx")) as folder:
         (folder / "m.onnx").write_text("new")
@@ -69,7 +63,6 @@ def test_a_bare_name_is_written_into_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_publishing_replaces_all_files(tmp_path):
-    """And leaves nothing of the old ones."""
     (tmp_path / "a").write_text("old")
     with staging(tmp_path / "b") as folder:
         for name in "ab":
@@ -80,8 +73,7 @@ def test_publishing_replaces_all_files(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
-def test_publishing_all_or_none(tmp_path, monkeypatch, failing, error):
-    """Whichever file cannot be moved, the old ones come back and no new one stays."""
+def test_all_files_are_published_or_none(tmp_path, monkeypatch, failing, error):
     (tmp_path / "a").write_text("old a")
     (tmp_path / "c").write_text("old c")
     replace = os.replace
@@ -106,7 +98,6 @@ def test_publishing_all_or_none(tmp_path, monkeypatch, failing, error):
 
 
 def test_an_interrupt_at_any_line_of_publishing_leaves_the_old_files(tmp_path):
-    """Of those that were there, the only copy is never in danger."""
     old = {"a": "old a", "c": "old c"}
     for name, content in old.items():
         (tmp_path / name).write_text(content)
@@ -165,8 +156,7 @@ with staging.staging(folder / "b") as stage:
 
 
 @pytest.mark.parametrize("moves", [1, 2])
-def test_a_killed_process_leaves_a_whole_file_under_each_name(tmp_path, moves):
-    """Nothing can be cleaned up then, so no step may leave a gap."""
+def test_a_killed_process_leaves_a_complete_file_under_each_name(tmp_path, moves):
     for name in "ab":
         (tmp_path / name).write_text("old")
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(moves)]
@@ -176,9 +166,7 @@ def test_a_killed_process_leaves_a_whole_file_under_each_name(tmp_path, moves):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_what_is_put_back_is_the_file_itself(tmp_path, monkeypatch, links):
-    """A link stays a link, to whatever it pointed; disks without hard links are served too."""
-
+def test_replaced_files_are_restored_with_their_links(tmp_path, monkeypatch, links):
     def refuse(*_paths: Path, follow_symlinks: bool) -> None:
         raise OSError(1, "Operation not permitted")
 

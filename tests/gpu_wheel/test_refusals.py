@@ -57,7 +57,7 @@ def test_cuda_is_refused_with_the_library_that_is_missing(artifact, options, cap
     """In one error, and nothing is printed beside it."""
     with pytest.raises(ProviderError) as caught:
         load(artifact, provider="cuda", options=options)
-    assert "provider 'cuda' was asked for, but ONNX Runtime fell back to CPU" in str(caught.value)
+    assert "provider 'cuda' was requested, but ONNX Runtime fell back to CPU" in str(caught.value)
     assert "(libcublasLt.so.13: cannot open shared object file" in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -93,7 +93,7 @@ def test_the_rtx_plugin_is_refused_with_the_library_that_is_missing(artifact, py
 def test_the_rtx_plugin_is_refused_where_it_finds_no_gpu(artifact, python, empty_driver):
     """Loaded and registered, with a driver that has no device."""
     message = python(REFUSED, artifact, "tensorrt-rtx", libraries=empty_driver)
-    assert "the plugin is loaded and finds no GPU that it supports" in message
+    assert "the plugin finds no GPU that it supports" in message
 
 
 def test_the_rtx_plugin_is_refused_with_what_cuda_says(artifact, python, empty_libraries):
@@ -149,7 +149,7 @@ def test_predict_tells_what_auto_passed_over(artifact, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     done = run("predict", artifact, tmp_path / "x.png")
     assert done.returncode == 0, done.stderr
-    assert "provider: cpu\nnot cuda: provider 'cuda' was asked for" in done.stdout
+    assert "provider: cpu\nnot cuda: provider 'cuda' was requested" in done.stdout
 
 
 def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():

@@ -29,7 +29,7 @@ def test_parity_on_a_provider_that_does_not_start_has_failed(only):
     """With the refusal as the reason."""
     outcome = only("cuda parity edge fp32")
     assert outcome["status"] == "FAILED"
-    assert "provider 'cuda' was asked for, but ONNX Runtime fell back" in outcome["why"]
+    assert "provider 'cuda' was requested, but ONNX Runtime fell back" in outcome["why"]
     assert "libcublasLt.so.13" in outcome["why"]
 
 

@@ -16,7 +16,7 @@ def test_the_products_of_a_variant_are_counted_as_torch_counts_them(variant):
     from gpu_checks.speed import flops_per_image
 
     config = get_variant(variant).replace({"depth": 2})
-    model = create_model(config)
+    model = create_model(config).set_attention("decomposed")  # the counter knows its operators
     x = torch.zeros(1, config.in_chans, *config.image_hw)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(x)

@@ -19,6 +19,7 @@ from vit_export.errors import ArtifactError, ConfigError, UsageError
 from vit_export.variants import (
     HALF,
     NOT_IN_A_CHECKPOINT,
+    PREPARATION,
     ViTConfig,
     check_preparation,
     parse_field,
@@ -42,7 +43,6 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
-PREPROCESS_FIELDS = ("mean", "std", "crop_pct", "interpolation")  # those that a user may set
 
 Shape = tuple[int | str, ...]
 
@@ -152,7 +152,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         """
         check_preprocess_fields(changes)
         channels = len(self.mean)
-        values: dict[str, Any] = {name: getattr(self, name) for name in PREPROCESS_FIELDS}
+        values: dict[str, Any] = {name: getattr(self, name) for name in PREPARATION}
         for name, value in changes.items():
             values[name] = parse_field(name, value, values[name])
         for name in ("mean", "std"):
@@ -163,10 +163,10 @@ class Preprocess(Struct, frozen=True, kw_only=True):
 
 def check_preprocess_fields(changes: Iterable[str]) -> None:
     """Raise UsageError for a field of the image preparation that cannot be set."""
-    if unknown := sorted(set(changes) - set(PREPROCESS_FIELDS)):
+    if unknown := sorted(set(changes) - set(PREPARATION)):
         raise UsageError(
             f"cannot change {', '.join(unknown)} of the image preparation: only "
-            f"{', '.join(PREPROCESS_FIELDS)}"
+            f"{', '.join(PREPARATION)}"
         )
 
 

@@ -18,7 +18,6 @@ from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.child_process import Order
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.runner import Outputs
-from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 PROVIDERS = ("cpu", "cuda")  # of those of artifacts, the ones that torch has too
 
@@ -120,7 +119,7 @@ def _torch_model(
     """Build the model that an artifact was exported from."""
     config = manifest.vit_config(name)
     if weights is not None:
-        overrides = {field: getattr(config, field) for field in NOT_IN_A_CHECKPOINT}
+        overrides = config.not_in_a_checkpoint
         reset_head = manifest.weights.reset_head
         return load_checkpoint(
             weights, overrides=overrides, layout=layout, reset_head=reset_head

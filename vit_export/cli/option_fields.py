@@ -95,10 +95,13 @@ def takes(kind: type) -> Callable[[Function], Function]:
 
 
 def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
-    annotation = str(field.type).removesuffix(" | None")
+    declared = str(field.type)
+    annotation = declared.removesuffix(" | None")
     attributes = dict(field.metadata["attributes"])
     if annotation == "bool":
         attributes["is_flag"] = True
+        if annotation != declared:
+            attributes["default"] = None  # click's own is False
     elif annotation.startswith("tuple"):
         attributes["multiple"] = True
     elif "type" not in attributes:

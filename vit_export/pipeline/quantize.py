@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -292,12 +293,8 @@ def _check_budget(
             f"{failed}: to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would "
             f"have to stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons}); "
             "nothing was written",
-            hint=f"allow it with --budget {_rounded_up(share):g}",
+            hint=f"allow it with --budget {math.ceil(100 * share) / 100:g}",
         )
-
-
-def _rounded_up(share: float) -> float:
-    return min(1.0, -(-share * 100 // 1) / 100)
 
 
 def _size_bytes(file: OnnxFile) -> int:

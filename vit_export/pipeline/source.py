@@ -15,7 +15,6 @@ from torch import nn
 from vit_export.artifact.labels import check_labels
 from vit_export.artifact.manifest import (
     PIXEL_VALUES,
-    PREPROCESS_FIELDS,
     Activation,
     Preprocess,
     TensorSpec,
@@ -29,7 +28,7 @@ from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
-from vit_export.variants import ViTConfig, get_variant, parse_field
+from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
@@ -208,7 +207,7 @@ def _load_module(
     size = parse_field("img_size", settings.overrides.get("img_size", (height, width)), 224)
     image_hw = (size, size) if isinstance(size, int) else size
     preprocess = Preprocess.for_images(channels, image_hw)
-    known = {name: timm[name] for name in PREPROCESS_FIELDS if timm.get(name)}
+    known = {name: timm[name] for name in PREPARATION if timm.get(name)}
     inputs = (_image_input(settings.batch, channels, image_hw),)
     outputs = module_outputs(module.eval(), [example_input(spec) for spec in inputs])
     outputs.fixed_batch = settings.batch

@@ -13,16 +13,15 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import FEATURES, LOGITS, Preprocess
+from vit_export.artifact.manifest import FEATURES, LOGITS, Activation, Preprocess
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.runner import Runner
+from vit_export.runner import Runner, fixed_batch, run_filled
 from vit_export.runtime.checks import check_range
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
-Compute = Callable[[NDArray[np.float32]], NDArray[Any]]  # pixel_values (B, C, H, W) -> (B, ...)
 Result = TypeVar("Result")
 
 
@@ -72,7 +71,7 @@ class Model:
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
         self.labels = tuple(labels if labels is not None else manifest.labels if manifest else ())
-        self.activation: str = getattr(manifest, "activation", "softmax")
+        self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None
         self._closed = False
@@ -189,11 +188,11 @@ class Model:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: expected a whole number, at least 1")
         self._check_classifies()
-        for row in self._each_row(images, self.run):
+        for row in self._each_row(images, self.runner, self.runner.outputs[0].name):
             if isinstance(row, ImageError):
                 yield row
                 continue
-            scores = ACTIVATIONS[self.activation](row.astype(np.float64))
+            scores = SCORES[self.activation](row.astype(np.float64))
             order = np.argsort(-scores, kind="stable")[:top]
             yield [Prediction(int(i), self._label(int(i)), float(scores[i])) for i in order]
 
@@ -203,7 +202,8 @@ class Model:
         Raises:
             ImageError, DataError, GateError, ArtifactError: As `classify`.
         """
-        return np.stack(self._all(self._each_row(images, self.run), images)).astype(np.float64)
+        rows = self._each_row(images, self.runner, self.runner.outputs[0].name)
+        return np.stack(self._all(rows, images)).astype(np.float64)
 
     def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
         """Compute the features of images: what the head reads.
@@ -220,29 +220,28 @@ class Model:
                 images.
             ImageError, DataError, GateError: As `classify`.
         """
-        runner = self._runner_with_features()
-        name = self.runner.inputs[0].name
-
-        def compute(pixel_values: NDArray[np.float32]) -> NDArray[Any]:
-            return runner.run({name: pixel_values})[FEATURES]
-
-        rows = np.stack(self._all(self._each_row(images, compute), images)).astype(np.float32)
+        rows = self._each_row(images, self._runner_with_features(), FEATURES)
+        features = np.stack(self._all(rows, images)).astype(np.float32)
         if normalize:
-            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            rows /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        return rows
+            lengths = np.linalg.norm(features, axis=1, keepdims=True)
+            features /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        return features
 
-    def _each_row(self, images: Images, compute: Compute) -> Iterator[NDArray[Any] | ImageError]:
-        """Prepare and compute images in batches; yield the row of each, or why it is unreadable."""
+    def _each_row(
+        self, images: Images, runner: Runner, output: str
+    ) -> Iterator[NDArray[Any] | ImageError]:
+        """Prepare and run images in batches; yield the output's row of each, or its error."""
         preprocess = self._needed_preprocess()
-        prepared = (_prepared(image, preprocess) for image in iterate_images(images))
+        spec = runner.inputs[0]
+        prepared = (_prepare(image, preprocess) for image in iterate_images(images))
         index = 0
-        while batch := list(islice(prepared, self._batch_size)):
+        while batch := list(islice(prepared, fixed_batch(spec) or MAX_BATCH)):
             readable = [item.pixels for item in batch if item.pixels is not None]
             rows: Iterator[NDArray[Any]] = iter(())
             if readable:
                 self._check_open()
-                rows = iter(self._run_filled(normalize(np.stack(readable), preprocess), compute))
+                pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
+                rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
             for item in batch:
                 if item.error is not None:
                     yield item.error
@@ -251,15 +250,6 @@ class Model:
                 else:
                     raise self._not_finite(f"image {index}{item.name}")
                 index += 1
-
-    def _run_filled(self, pixel_values: NDArray[np.float32], compute: Compute) -> NDArray[Any]:
-        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
-        spec = self.runner.inputs[0]
-        size = spec.shape[0]
-        missing = size - len(pixel_values) if isinstance(size, int) else 0
-        filled = np.pad(pixel_values, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        half = spec.dtype == "float16"
-        return compute(filled.astype(np.float16) if half else filled)[: len(pixel_values)]
 
     @staticmethod
     def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
@@ -329,11 +319,6 @@ class Model:
             )
         return self.preprocess
 
-    @property
-    def _batch_size(self) -> int:
-        shape = self.runner.inputs[0].shape
-        return shape[0] if shape and isinstance(shape[0], int) else MAX_BATCH
-
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities along the last axis."""
@@ -347,7 +332,7 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0.0, -logits))
 
 
-ACTIVATIONS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "softmax": softmax,
     "sigmoid": sigmoid,
     "none": lambda logits: logits,
@@ -363,7 +348,7 @@ class _Prepared:
     error: ImageError | None = None
 
 
-def _prepared(image: ImageSource, preprocess: Preprocess) -> _Prepared:
+def _prepare(image: ImageSource, preprocess: Preprocess) -> _Prepared:
     name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
     try:
         return _Prepared(name, pixels=resize_and_crop(image, preprocess))
