@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vit_export.artifact.golden import Golden, find_golden, golden_path
-from vit_export.artifact.manifest import LOGITS, Conversion, Kept, Manifest
+from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
     check_golden_not_shared,
@@ -21,6 +22,7 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
 from vit_export.gate.validate import Comparison
@@ -292,12 +294,8 @@ def _check_budget(
             f"{failed}: to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would "
             f"have to stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons}); "
             "nothing was written",
-            hint=f"allow it with --budget {_rounded_up(share):g}",
+            hint=f"allow it with --budget {math.ceil(100 * share) / 100:g}",
         )
-
-
-def _rounded_up(share: float) -> float:
-    return min(1.0, -(-share * 100 // 1) / 100)
 
 
 def _size_bytes(file: OnnxFile) -> int:
