@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.option_fields import (
     OUTPUT,
     PRECISION,
@@ -115,7 +116,7 @@ class PreparationOptions:
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    precision: str = option(PRECISION, choices=["fp16", "bf16", "int8", "int8-static"],
+    precision: str = option(PRECISION, choices=PRECISIONS[1:],
                             required=True)  # fmt: skip
     fp16_recipe: str | None = option(
         PRECISION, "mixed (default) keeps the residual stream and the norms in fp32.",

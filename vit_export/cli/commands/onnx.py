@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.artifact.vocabulary import LOGITS, PRECISIONS
 from vit_export.cli.console import emit, progress_bar
 from vit_export.cli.option_fields import (
     GRAPH,
@@ -29,7 +30,7 @@ from vit_export.errors import UsageError
 from vit_export.variants import get_variant
 
 if TYPE_CHECKING:
-    from vit_export.artifact.manifest import Activation
+    from vit_export.artifact.vocabulary import Activation
     from vit_export.pipeline.settings import ExportSettings
     from vit_export.quantization.settings import QuantizeSettings
 
@@ -46,14 +47,14 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
     opset: int | None = option(GRAPH, "20 by default, 23 with --attention op.")
     attention: str = option(GRAPH, "op makes one Attention node per block.", default="decomposed",
                             choices=["decomposed", "op"])  # fmt: skip
-    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default="logits")
+    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default=LOGITS)
     no_simplify: bool = option(GRAPH, "Leave the graph as torch exports it.")
     activation: Activation | None = option(
         GRAPH, "How logits become scores; found out by default.",
         choices=["softmax", "sigmoid", "none"],
     )  # fmt: skip
     precision: str = option(PRECISION, default="fp32",
-                            choices=["fp32", "fp16", "bf16", "int8", "int8-static"])  # fmt: skip
+                            choices=PRECISIONS)  # fmt: skip
     images: str | None = option(PRECISION, "Measure on these images as well.", metavar="DIR")
     external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
     output: str | None = option(OUTPUT, "By default ./<variant>.onnx", names=["-o", "--output"],
