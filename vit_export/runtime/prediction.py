@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Activation
+from vit_export.artifact.vocabulary import Activation
 
 
 @dataclass(frozen=True)
