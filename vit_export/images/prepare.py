@@ -177,13 +177,12 @@ def _check_possible(preprocess: Preprocess) -> None:
     """Raise ImageError for a preparation that this version does not implement."""
     channels = _CHANNELS.get(preprocess.color, len(preprocess.mean))
     possible = {
-        "size": len(preprocess.size) == 2 and min(preprocess.size) > 0,
-        "crop_pct": 0 < preprocess.crop_pct < math.inf,
+        "crop_pct": preprocess.crop_pct > 0,
         "interpolation": preprocess.interpolation in _INTERPOLATIONS,
         "color": preprocess.color in (*_CHANNELS, ""),
         "crop_mode": preprocess.crop_mode in ("center", "squash"),
         "mean": len(preprocess.mean) == channels,
-        "std": len(preprocess.std) == channels and all(preprocess.std),
+        "std": all(preprocess.std),
     }
     for field, holds in possible.items():
         if not holds:
