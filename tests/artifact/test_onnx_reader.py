@@ -264,7 +264,7 @@ def test_a_checkpoint_is_recognised_and_the_export_command_suggested(tmp_path):
     for name, kind in (("zip.pth", "zip archive"), ("pickle.pth", "pickle"),
                        ("w.safetensors", "safetensors")):  # fmt: skip
         path = tmp_path / name
-        told = rf"is a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
+        told = rf"but a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
         with pytest.raises(ArtifactError, match=told):
             OnnxFile.read(path)
 

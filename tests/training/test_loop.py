@@ -26,7 +26,7 @@ from vit_export.errors import (
 from vit_export.images.dataset import LabelledImages
 from vit_export.model.vit import VisionTransformer
 from vit_export.training import loop
-from vit_export.training.history import EpochRecord
+from vit_export.training.epoch_record import EpochRecord
 from vit_export.training.loop import EpochProgress, TrainingResult, train
 from vit_export.training.predict import predict_logits
 from vit_export.training.recipe import Recipe, initial_model

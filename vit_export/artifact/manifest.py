@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
 from vit_export.artifact.typed_json import decode, encode
+from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import ArtifactError, ConfigError, UsageError
 from vit_export.variants import (
     HALF,
@@ -28,18 +29,6 @@ from vit_export.variants import (
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "vit_export"
-
-# names of graph inputs and outputs
-PIXEL_VALUES = "pixel_values"
-LOGITS = "logits"
-FEATURES = "features"  # what the head reads; a tensor of that name is in every exported variant
-TOKENS = "tokens"
-
-HALF_PRECISIONS = ("fp16", "bf16")
-INT8_PRECISIONS = ("int8", "int8-static")  # scales of activations: found at run time, or fixed
-PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)
-Activation = Literal["softmax", "sigmoid", "none"]  # from logits to scores
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
@@ -237,17 +226,15 @@ class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
     @classmethod
     def unmeasured(cls, name: str, *, provider: str, samples: int, reason: str) -> Stage:
         """Return the line of an artifact that cannot run on this machine."""
+        unknown: dict[str, Any] = dict.fromkeys(
+            ("baseline_max_abs", "max_abs", "tolerance", "cosine", "top1_agreement", "row_max_abs")
+        )
         return cls(
             name=name,
             provider=provider,
             samples=samples,
             batches=(),
-            baseline_max_abs=None,
-            max_abs=None,
-            tolerance=None,
-            cosine=None,
-            top1_agreement=None,
-            row_max_abs=None,
+            **unknown,
             passed=None,
             reasons=(reason,),
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.read import read_manifest
+from vit_export.artifact.vocabulary import FEATURES, LOGITS
 from vit_export.benchmark.worker import serve
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
@@ -90,7 +91,7 @@ class TorchRunner:
         model = _torch_model(self.path.name, manifest, weights, layout)
         model.set_attention("op").to(self.provider)
         self._forward: Callable[[Tensor], Tensor] = model
-        self._output = "logits" if model.config.num_classes else "features"
+        self._output = LOGITS if model.config.num_classes else FEATURES
         if compiled:
             self._forward = torch.compile(model, dynamic=False)
 

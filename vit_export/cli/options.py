@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.option_fields import (
     OUTPUT,
     PRECISION,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # these import numpy, and --help must not
     from vit_export.artifact.manifest import Preprocess
     from vit_export.quantization.settings import QuantizeSettings
 
-NARROW = ("fp16", "bf16", "int8", "int8-static")
 json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPUT, is_flag=True,
                            help="End with one JSON object on standard output.")  # fmt: skip
 
@@ -111,7 +111,7 @@ class PreparationOptions:
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    precision: str = option(PRECISION, choices=NARROW, required=True)
+    precision: str = option(PRECISION, choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
         PRECISION, "mixed (default) keeps residual stream and norms fp32.", choices=["mixed", "all"]
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.manifest import Manifest
 from vit_export.errors import EngineError
-from vit_export.runtime.tensorrt.backend import DTYPES, Backend
+from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
 
 SHOWN_ERRORS = 3  # of the parser
 
@@ -82,26 +82,16 @@ def allow_plain_attention(backend: Backend, network: Network) -> None:
 def check_signature(network: Network, manifest: Manifest, name: str) -> None:
     """Raise EngineError unless inputs and outputs are those of the manifest."""
     definition = network.definition
-    inputs = [_spec(definition.get_input(index)) for index in range(definition.num_inputs)]
-    outputs = [_spec(definition.get_output(index)) for index in range(definition.num_outputs)]
-    for kind, found, expected in (
+    inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
+    outputs = [definition.get_output(index) for index in range(definition.num_outputs)]
+    for kind, tensors, expected in (
         ("inputs", inputs, manifest.inputs),
         ("outputs", outputs, manifest.outputs),
     ):
-        if found != [_without_names(spec) for spec in expected]:
+        found = [tensor_spec(t.name, t.dtype, tuple(t.shape)) for t in tensors]
+        if found != [without_names(spec) for spec in expected]:
             raise EngineError(
                 f"{name}: TensorRT reads the {kind} {'; '.join(map(str, found))}, its manifest "
                 f"has {'; '.join(map(str, expected))}",
                 hint="export the file again",
             )
-
-
-def _spec(tensor: Any) -> TensorSpec:
-    shape = tuple("?" if size < 0 else int(size) for size in tuple(tensor.shape))
-    return TensorSpec(str(tensor.name), DTYPES.get(tensor.dtype.name, tensor.dtype.name), shape)
-
-
-def _without_names(spec: TensorSpec) -> TensorSpec:
-    """Replace the name of a dynamic dimension by `"?"`, as TensorRT has none."""
-    shape = tuple("?" if isinstance(size, str) else size for size in spec.shape)
-    return TensorSpec(spec.name, spec.dtype, shape)

@@ -20,7 +20,7 @@ HARDWARE_COMPATIBILITY = {  # our name -> TensorRT's, trtexec's
 }
 BUILDER_LEVELS = range(6)
 MAX_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
-FLAGS = ("version_compatible", "weight_streaming", "refit", "strip")  # fields that are switches
+MACHINE_FIELDS = ("compute_capabilities", "timing_cache")  # which a rebuild elsewhere leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +111,15 @@ class EngineSettings:
         return values
 
     def arguments(self) -> tuple[str, ...]:
-        """Return command line arguments for the same build on the GPU of another machine.
-
-        The timing cache is left out: it is a file of the machine of this build.
-        """
+        """Return command line arguments for the same build on the GPU of another machine."""
         words = ["--backend", self.backend, "--precision", self.precision]
-        for batch_range in self.batches:
-            words += ["--batch", range_text(batch_range)]
-        if self.workspace_mib is not None:
-            words += ["--workspace-mib", str(self.workspace_mib)]
-        if self.builder_level is not None:
-            words += ["--builder-level", str(self.builder_level)]
-        if self.hardware_compatibility != "none":
-            words += ["--hardware-compatibility", self.hardware_compatibility]
-        words += ["--" + flag.replace("_", "-") for flag in FLAGS if getattr(self, flag)]
+        for name, value in self.changed().items():
+            if name in ("backend", "precision", *MACHINE_FIELDS):
+                continue
+            option = "--batch" if name == "batches" else "--" + name.replace("_", "-")
+            if value is True:
+                words.append(option)
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += [word for one in values for word in (option, str(one))]
         return tuple(words)

@@ -24,6 +24,7 @@ from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
+from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import BuiltPlan, build_plan
 from vit_export.engine.profiles import profiles_of
 from vit_export.engine.proof import check_engine, inspect_engine
@@ -38,7 +39,7 @@ from vit_export.progress import Progress, silent
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
-CONVERTED = ("fp16", "bf16")  # made from an fp32 artifact before the build
+CONVERTED = HALF_PRECISIONS  # made from an fp32 artifact before the build
 ARTIFACT_PRECISION = {"int8": "int8-static"}  # an engine's precision -> the manifest's name for it
 ENGINE_PRECISION = {artifact: engine for engine, artifact in ARTIFACT_PRECISION.items()}
 

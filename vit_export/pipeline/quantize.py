@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vit_export.artifact.golden import Golden, find_golden, golden_path
-from vit_export.artifact.manifest import LOGITS, Conversion, Kept, Manifest
+from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
     check_golden_not_shared,
@@ -22,6 +22,7 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
 from vit_export.gate.validate import Comparison

@@ -13,14 +13,8 @@ import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import (
-    PIXEL_VALUES,
-    Activation,
-    Preprocess,
-    TensorSpec,
-    Weights,
-    check_preprocess_fields,
-)
+from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights, check_preprocess_fields
+from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
@@ -148,7 +142,7 @@ def _load_vision_transformer(
             hint="give --variant NAME, --weights FILE or --module PKG:NAME",
         )
     config = model.config
-    if config.num_classes == 0 and "logits" in settings.outputs and len(settings.outputs) > 1:
+    if config.num_classes == 0 and LOGITS in settings.outputs and len(settings.outputs) > 1:
         raise UsageError("--outputs names logits, but a model without classes has none")
     check_labels(labels, config.num_classes)
     model.set_attention(settings.attention)
@@ -251,7 +245,7 @@ def _check_module_settings(
             "--attention is for named variants",
             hint="call F.scaled_dot_product_attention in the module, and export with --opset 23",
         )
-    if tuple(settings.outputs) != ("logits",):
+    if tuple(settings.outputs) != (LOGITS,):
         raise UsageError(
             "--outputs is for named variants: a module is exported with the outputs it returns"
         )

@@ -7,14 +7,16 @@
     model.embed(["a.jpg", "b.jpg"])         # float32 (2, D)
     model(pixel_values)                     # {"logits": float32 (B, num_classes)}
 
-ONNX Runtime and TensorRT are imported when a file is loaded.
+numpy, ONNX Runtime and TensorRT are imported when a file is loaded.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import (
@@ -26,13 +28,15 @@ from vit_export.errors import (
     UsageError,
     VitExportError,
 )
-from vit_export.runtime.model import Model, Prediction
-from vit_export.runtime.onnxruntime.options import (
-    CudaOptions,
-    ProviderOptions,
-    TensorrtOptions,
-    TensorrtRtxOptions,
-)
+
+if TYPE_CHECKING:
+    from vit_export.runtime.model import Model, Prediction
+    from vit_export.runtime.onnxruntime.options import (
+        CudaOptions,
+        ProviderOptions,
+        TensorrtOptions,
+        TensorrtRtxOptions,
+    )
 
 __all__ = [
     "ArtifactError",
@@ -51,6 +55,22 @@ __all__ = [
     "load",
     "load_engine",
 ]
+
+_MODULES = {  # of names that are imported when they are first used
+    "Model": "vit_export.runtime.model",
+    "Prediction": "vit_export.runtime.model",
+    "CudaOptions": "vit_export.runtime.onnxruntime.options",
+    "TensorrtOptions": "vit_export.runtime.onnxruntime.options",
+    "TensorrtRtxOptions": "vit_export.runtime.onnxruntime.options",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def load(
@@ -79,6 +99,8 @@ def load(
         ProviderError: The backend is not installed, or the requested provider is not active.
         UsageError: Unknown provider, or options that do not fit the provider or the model.
     """
+    from vit_export.runtime.model import Model
+
     if Path(path).suffix == ".engine":
         for name, value in (("options", options), ("threads", threads)):
             if value is not None:
@@ -130,6 +152,8 @@ def load_engine(
         ProviderError: TensorRT is not installed, or the engine cannot run here.
         UsageError: Not an `.engine` file.
     """
+    from vit_export.runtime.model import Model
+
     if Path(path).suffix != ".engine":
         raise UsageError(
             f"{path}: not an .engine file",

@@ -25,11 +25,10 @@ from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
 from vit_export.model.vit import VisionTransformer
 from vit_export.training.augment import rotate_and_shift
+from vit_export.training.epoch_record import EpochRecord, best_of
 from vit_export.training.history import (
-    EpochRecord,
     TrainingFiles,
     TrainingState,
-    best_of,
     load_state,
     save_state,
     write_history,

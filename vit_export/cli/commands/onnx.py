@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, PRECISIONS, Activation
 from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import (
     GRAPH,
@@ -18,7 +19,6 @@ from vit_export.cli.option_fields import (
     takes,
 )
 from vit_export.cli.options import (
-    NARROW,
     CheckpointOptions,
     LabelsOption,
     PrecisionOptions,
@@ -30,7 +30,6 @@ from vit_export.errors import UsageError
 from vit_export.variants import get_variant
 
 if TYPE_CHECKING:
-    from vit_export.artifact.manifest import Activation
     from vit_export.pipeline.settings import ExportSettings
     from vit_export.quantization.settings import QuantizeSettings
 
@@ -48,12 +47,12 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
     attention: str = option(
         GRAPH, "op: an Attention node per block", default="decomposed", choices=["decomposed", "op"]
     )
-    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default="logits")
+    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default=LOGITS)
     no_simplify: bool = option(GRAPH, "Leave the graph as torch exports it.")
     activation: Activation | None = option(
-        GRAPH, "How logits become scores.", choices=["softmax", "sigmoid", "none"]
+        GRAPH, "How logits become scores; detected by default.", choices=ACTIVATIONS
     )
-    precision: str = option(PRECISION, default="fp32", choices=["fp32", *NARROW])
+    precision: str = option(PRECISION, default="fp32", choices=PRECISIONS)
     images: str | None = option(PRECISION, "Measure on these images as well.", "DIR")
     external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
     output: str | None = option(OUTPUT, "By default ./<variant>.onnx", "PATH", short="-o")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from packaging.version import Version
 
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError, UsageError, nearest
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -101,6 +102,18 @@ def load_backend(name: str) -> Backend:
             f"{name} {version} is too old: {OLDEST[name]} is the first that works", hint=install
         )
     return Backend(name=name, trt=trt, version=version, logger=_logger(trt))
+
+
+def tensor_spec(name: str, dtype: Any, shape: Sequence[int]) -> TensorSpec:
+    """Describe a tensor of TensorRT; a dynamic dimension is `"?"`."""
+    sizes = tuple("?" if size < 0 else int(size) for size in shape)
+    return TensorSpec(str(name), DTYPES.get(dtype.name, dtype.name), sizes)
+
+
+def without_names(spec: TensorSpec) -> TensorSpec:
+    """Replace the names of dynamic dimensions, which TensorRT does not keep, by `"?"`."""
+    sizes = tuple("?" if isinstance(size, str) else size for size in spec.shape)
+    return TensorSpec(spec.name, spec.dtype, sizes)
 
 
 def _logger(trt: Any) -> Any:

@@ -12,10 +12,9 @@ from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.runtime.tensorrt.backend import DTYPES, Backend
+from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
 
 AMPERE = Version("8.0")  # the oldest compute capability of an "ampere-plus" engine
-Tensors = dict[str, tuple[str, str, tuple[int, ...]]]  # name -> "input" or "output", dtype, shape
 
 
 class IncompatibleEngineError(ProviderError):
@@ -206,18 +205,17 @@ class Plan:
 
     def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
-        expected: Tensors = {
-            spec.name: (
-                mode,
-                spec.dtype,
-                tuple(-1 if isinstance(size, str) else size for size in spec.shape),
-            )
-            for mode, specs in (("input", self.inputs), ("output", self.outputs))
-            for spec in specs
-        }
+        engine, input_mode = self.engine, self.backend.trt.TensorIOMode.INPUT
+        tensors: dict[bool, set[TensorSpec]] = {True: set(), False: set()}  # by "is an input"
+        for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+            is_input = engine.get_tensor_mode(name) == input_mode
+            dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
+            tensors[is_input].add(tensor_spec(name, dtype, shape))
+        expected = {True: set(map(without_names, self.inputs)),
+                    False: set(map(without_names, self.outputs))}  # fmt: skip
         profiles = [
             {
-                name: tuple(map(tuple, self.engine.get_tensor_profile_shape(name, index)))
+                name: tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
                 for name in profile
             }
             for index, profile in enumerate(self.sidecar.profiles)
@@ -226,26 +224,17 @@ class Plan:
             {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
             for profile in self.sidecar.profiles
         ]
-        tensors = _tensors(self.backend, self.engine)
         if tensors != expected or profiles != expected_profiles:
             raise ArtifactError(
-                f"{path.name}: the engine has the tensors {tensors} and the profiles {profiles}, "
-                f"its sidecar describes {expected} and {expected_profiles}: the files belong to "
-                "two engines"
+                f"{path.name}: the engine has the inputs {_listed(tensors[True])}, outputs "
+                f"{_listed(tensors[False])} and profiles {profiles}; its sidecar describes "
+                f"{_listed(expected[True])}, {_listed(expected[False])} and {expected_profiles}: "
+                "the files belong to two engines"
             )
 
 
-def _tensors(backend: Backend, engine: Any) -> Tensors:
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    input_mode = backend.trt.TensorIOMode.INPUT
-    return {
-        name: (
-            "input" if engine.get_tensor_mode(name) == input_mode else "output",
-            DTYPES.get(engine.get_tensor_dtype(name).name, "?"),
-            tuple(max(size, -1) for size in engine.get_tensor_shape(name)),
-        )
-        for name in names
-    }
+def _listed(specs: set[TensorSpec]) -> str:
+    return "; ".join(sorted(map(str, specs)))
 
 
 def _refit(backend: Backend, engine: Any, source: Path) -> None:
