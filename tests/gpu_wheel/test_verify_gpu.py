@@ -37,7 +37,7 @@ def test_a_refusal_says_nothing_where_the_provider_never_loads(only):
     """It is refused here with and without CUDA_VISIBLE_DEVICES."""
     outcome = only("refusal without a visible GPU: cuda")
     assert outcome["status"] == "FAILED"
-    assert outcome["why"].startswith("it does not load with the GPU in sight")
+    assert outcome["why"].startswith("it does not load with a visible GPU")
     assert "libcublasLt.so.13" in outcome["why"]
 
 

@@ -267,7 +267,7 @@ def test_a_source_that_was_changed_after_its_gate_is_refused(
         lambda: build_engine(source, settings=settings()),
         lambda: quantize(source, settings=QuantizeSettings(precision="fp16")),
     ):
-        with pytest.raises(ArtifactError, match=r"tiny\.onnx: is not what its manifest certifies"):
+        with pytest.raises(ArtifactError, match=r"tiny\.onnx: .*changed after"):
             attempt()
 
 
@@ -402,7 +402,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_build(
         with pytest.raises(OutputError, match=rf"{name}: it is a folder"):
             build_engine(source, engine, settings=settings())
         (tmp_path / name).rmdir()
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is a folder"):
         build_engine(".", settings=settings())
 
 

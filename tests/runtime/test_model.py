@@ -6,6 +6,7 @@ import io
 import shutil
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -26,7 +27,10 @@ from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Model, Prediction, sigmoid, softmax
+from vit_export.runtime.model import MAX_BATCH, Model
+from vit_export.runtime.prediction import Prediction, sigmoid, softmax
+
+EDGE = Path(__file__).parents[1] / "edge" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +265,16 @@ def test_embed_computes_the_features_of_torch(vit, make_model, photographs):
     )
     assert vit.embed(photographs[0]).shape == (1, 32)
     assert list(vit(x.numpy())) == ["logits"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
+def test_artifacts_of_every_precision_embed(photographs, precision):
+    """In float32, and nearly as the fp32 artifact."""
+    with load(EDGE / "edge.onnx") as wide, load(EDGE / f"edge.{precision}.onnx") as narrow:
+        reference = wide.embed(photographs, normalize=True)
+        features = narrow.embed(photographs, normalize=True)
+    assert features.dtype == np.float32
+    assert (np.sum(features * reference, axis=1) > 0.99).all()
 
 
 def test_an_artifact_without_features_does_not_embed(vit, photographs, monkeypatch):

@@ -28,7 +28,8 @@ FILES = [
 # What an object is called in these files -> its class; "" is the module.
 OWNERS = {
     "trt": "", "builder": "Builder", "config": "IBuilderConfig", "definition": "INetworkDefinition",
-    "parser": "OnnxParser", "layer": "ILayer", "made": "IOptimizationProfile",
+    "parser": "OnnxParser", "layer": "ILayer",
+    "optimization_profile": "IOptimizationProfile",
     "plan": "IHostMemory",
     "engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
     "runtime": "Runtime", "inspector": "EngineInspector", "cache": "ITimingCache",
@@ -36,8 +37,8 @@ OWNERS = {
     "severity": "ILogger",
 }  # fmt: skip
 OURS = {  # attributes of objects of ours that bear one of those names
-    "made": {"address", "shape"}, "plan": {"backend", "engine", "inputs", "outputs", "sidecar",
-    "_check_other_signature"}, "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
+    "plan": {"backend", "engine", "inputs", "outputs", "sidecar", "_check_signature"},
+    "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
     "layer": {"get", "attention"}, "parser": {"refit_from_file"},
 }  # fmt: skip
 ELSEWHERE = {  # of which class those are that the names above hide

@@ -54,7 +54,7 @@ def test_a_candidate_that_computes_something_else_has_no_speed(tmp_path):
 
     model = speed._model(torch, "mnist")
     wrong = {1: model, 2: lambda x: torch.randn(len(x), 10)}
-    with pytest.raises(FailedError, match="computes something else at batch 2: cosine"):
+    with pytest.raises(FailedError, match="outputs differ at batch 2: cosine"):
         speed._time(torch, "mnist", wrong.__getitem__)
 
 

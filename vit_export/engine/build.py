@@ -160,10 +160,10 @@ def _config(
     trt = backend.trt
     config = network.builder.create_builder_config()
     for shapes_by_name in profiles:
-        profile = network.builder.create_optimization_profile()
+        optimization_profile = network.builder.create_optimization_profile()
         for name, shapes in shapes_by_name.items():
-            profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
-        if config.add_optimization_profile(profile) < 0:
+            optimization_profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+        if config.add_optimization_profile(optimization_profile) < 0:
             raise EngineError(f"{backend.name} refuses the profile {dict(shapes_by_name)}")
     config.clear_flag(trt.BuilderFlag.TF32)  # it has 10 bits of mantissa instead of 23
     for field, flag in BUILDER_FLAGS.items():

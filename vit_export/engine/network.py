@@ -88,7 +88,7 @@ def check_signature(network: Network, manifest: Manifest, name: str) -> None:
         ("inputs", inputs, manifest.inputs),
         ("outputs", outputs, manifest.outputs),
     ):
-        found = [tensor_spec(t.name, t.dtype, tuple(t.shape)) for t in tensors]
+        found = [tensor_spec(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
         if found != [without_names(spec) for spec in expected]:
             raise EngineError(
                 f"{name}: TensorRT reads the {kind} {'; '.join(map(str, found))}, its manifest "

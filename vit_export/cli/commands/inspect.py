@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import emit
+from vit_export.cli.console import attributes, emit
 from vit_export.cli.option_fields import SectionCommand
 from vit_export.cli.options import json_option
 
@@ -63,17 +63,8 @@ def _onnx(path: str, as_json: bool) -> None:
 
     file = OnnxFile.read(path)
     file.check_external_data()
-    data = {
-        "path": file.path,
-        "size_bytes": file.size_bytes,
-        "producer": file.producer,
-        "ir_version": file.ir_version,
-        "opsets": file.opsets,
-        "inputs": file.inputs,
-        "outputs": file.outputs,
-        "weights_bytes": file.weights_bytes,
-        "external_files": file.external_files,
-        "op_counts": file.op_counts,
-        "manifest": file.manifest,
-    }
-    emit(as_json, data, onnx_file_text(file))
+    names = (
+        "path size_bytes producer ir_version opsets inputs outputs weights_bytes external_files "
+        "op_counts manifest"
+    )
+    emit(as_json, attributes(file, names), onnx_file_text(file))

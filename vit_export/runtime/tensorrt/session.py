@@ -160,8 +160,8 @@ class Session:
                 owner = DeviceBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
             results[spec.name] = DeviceTensor(owner.address, shape, spec.dtype, ordinal, owner)
         addresses = (
-            *((name, tensor.address, tensor.shape) for name, tensor in views.items()),
-            *((name, tensor.address, tensor.shape) for name, tensor in results.items()),
+            *((name, view.address, view.shape) for name, view in views.items()),
+            *((name, result.address, result.shape) for name, result in results.items()),
         )
         self._enqueue(addresses, profile)
         self.stream.synchronize()
