@@ -1,4 +1,4 @@
-"""For a file of another tool the user says how images are prepared; the rest the file says."""
+"""Manifest and image preparation of any artifact."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import msgspec
 import onnx
 import pytest
 
+from vit_export.artifact.engine_sidecar import sidecar_path
 from vit_export.artifact.manifest import Preprocess
-from vit_export.artifact.read import read_preprocess
+from vit_export.artifact.read import read_manifest, read_preprocess
 from vit_export.errors import ConfigError, UsageError
 
 
@@ -62,6 +63,14 @@ def test_settings_of_the_manifest_stay_unless_changed(tiny_export):
     assert read_preprocess(tiny_export.path, {}) == known
     changed = read_preprocess(tiny_export.path, {"interpolation": "bilinear"})
     assert changed == msgspec.structs.replace(known, interpolation="bilinear")
+
+
+def test_the_settings_of_an_engine_are_those_of_its_sidecar(tmp_path, make_sidecar):
+    engine, sidecar = tmp_path / "x.engine", make_sidecar()
+    known = Preprocess(size=(32, 32), crop_pct=1.0)
+    sidecar.replace(manifest=sidecar.manifest.replace(preprocess=known)).write(sidecar_path(engine))
+    assert read_manifest(engine).preprocess == known
+    assert read_preprocess(engine, {"crop_pct": "0.5"}) == known.replace({"crop_pct": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,14 @@ from vit_export.errors import (
 )
 
 if TYPE_CHECKING:
-    from vit_export.runtime.model import Model, Prediction
+    from vit_export.runtime.model import Model
     from vit_export.runtime.onnxruntime.options import (
         CudaOptions,
         ProviderOptions,
         TensorrtOptions,
         TensorrtRtxOptions,
     )
+    from vit_export.runtime.prediction import Prediction
 
 __all__ = [
     "ArtifactError",
@@ -58,7 +59,7 @@ __all__ = [
 
 _MODULES = {  # of names that are imported when they are first used
     "Model": "vit_export.runtime.model",
-    "Prediction": "vit_export.runtime.model",
+    "Prediction": "vit_export.runtime.prediction",
     "CudaOptions": "vit_export.runtime.onnxruntime.options",
     "TensorrtOptions": "vit_export.runtime.onnxruntime.options",
     "TensorrtRtxOptions": "vit_export.runtime.onnxruntime.options",
@@ -89,7 +90,7 @@ def load(
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
             that is really active. `Model.provider` names the one that was chosen.
         options: Options of an NVIDIA provider; their class names the provider too.
-        preprocess: How images are prepared; by default what the file's manifest says.
+        preprocess: How images are prepared; by default as in the file's manifest.
         labels: Class names; by default those of the manifest.
         threads: CPU threads of one run of an `.onnx` file; by default the backend's choice.
 
@@ -142,7 +143,7 @@ def load_engine(
         trusted: Skip the golden check at first load.
         allow_host_code: Let a version-compatible engine run the code it contains, on the CPU and
             with the rights of this process.
-        preprocess: How images are prepared; by default what the sidecar says.
+        preprocess: How images are prepared; by default as in the sidecar.
         labels: Class names; by default those of the sidecar.
 
     Raises:

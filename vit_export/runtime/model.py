@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -21,25 +21,10 @@ from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
 from vit_export.runner import Runner, fixed_batch, run_filled
 from vit_export.runtime.checks import check_range
+from vit_export.runtime.prediction import Prediction, predict
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class of an image, with its score.
-
-    Attributes:
-        index: Class number.
-        label: Class name; `"class 7"` where the artifact carries no labels.
-        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
-            (each label for itself); the model's own output where it is `"none"`.
-    """
-
-    index: int
-    label: str
-    score: float
 
 
 class Model:
@@ -56,7 +41,7 @@ class Model:
     Attributes:
         runner: What runs the artifact.
         manifest: What vit-export wrote into it; `None` in a file of another tool.
-        preprocess: How images are prepared; `None` where neither the file nor the caller says.
+        preprocess: How images are prepared; `None` where neither file nor caller gives it.
         labels: Class names; may be empty.
         activation: What turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
     """
@@ -155,8 +140,8 @@ class Model:
         """Classify one image, or many.
 
         Args:
-            images: One image or many; see the class. Type checkers take a string or an array for
-                one image; `[folder]` and `list(batch)` tell them otherwise.
+            images: One image or many; see the class. To a type checker, a string or an array is
+                one image: write `[folder]`, `[pattern]` or `list(batch)` for many.
             top: How many classes to return, best first.
 
         Returns:
@@ -166,10 +151,10 @@ class Model:
             ImageError: An image cannot be read, or there is none.
             DataError: A folder or pattern holds no images.
             GateError: The model computes NaN or infinity for an image.
-            ArtifactError: The file does not say how to prepare images, or has no logits.
+            ArtifactError: The file has no logits, or no image preparation.
         """
-        found = self._all(self.classify_each(images, top=top), images)
-        return found[0] if is_one_image(images) else found
+        predictions = self._all(self.classify_each(images, top=top), images)
+        return predictions[0] if is_one_image(images) else predictions
 
     def classify_each(
         self, images: Images, *, top: int = 5
@@ -192,10 +177,8 @@ class Model:
         for row in self._each_row(images, self.runner, self.runner.outputs[0].name):
             if isinstance(row, ImageError):
                 yield row
-                continue
-            scores = SCORES[self.activation](row.astype(np.float64))
-            order = np.argsort(-scores, kind="stable")[:top]
-            yield [Prediction(int(i), self._label(int(i)), float(scores[i])) for i in order]
+            else:
+                yield predict(row, activation=self.activation, labels=self.labels, top=top)
 
     def logits(self, images: Images) -> NDArray[np.float64]:
         """Prepare images and compute their logits, float64 (B, num_classes).
@@ -217,8 +200,7 @@ class Model:
             float32 (B, D); one image gives one row.
 
         Raises:
-            ArtifactError: The artifact has no tensor `features`, or does not say how to prepare
-                images.
+            ArtifactError: The artifact has no tensor `features`, or no image preparation.
             ImageError, DataError, GateError: As `classify`.
         """
         rows = self._each_row(images, self._runner_with_features(), FEATURES)
@@ -254,20 +236,20 @@ class Model:
 
     @staticmethod
     def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
-        """All results; raise the first error, with the image's place where there are several."""
-        found: list[Result] = []
+        """Return all results, or raise the first error with the number of its image."""
+        collected: list[Result] = []
         for result in results:
             if isinstance(result, ImageError):
                 if is_one_image(images):
                     raise result
-                raise ImageError(f"image {len(found)}: {result.message}", hint=result.hint)
-            found.append(result)
-        if not found:
+                raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
+            collected.append(result)
+        if not collected:
             raise ImageError("no images were given, expected at least one")
-        return found
+        return collected
 
     def _runner_with_features(self) -> Runner:
-        """A runner that gives `features`; where they are no output, of a session of its own."""
+        """Return a runner with the output `features`: the model's own, or a second session."""
         self._check_open()
         with self._lock:
             if self._with_features is None:
@@ -306,14 +288,10 @@ class Model:
             f"{self.provider}",
         )
 
-    def _label(self, index: int) -> str:
-        return self.labels[index] if index < len(self.labels) else f"class {index}"
-
     def _needed_preprocess(self) -> Preprocess:
         if self.preprocess is None:
             raise ArtifactError(
-                f"{self.runner.path.name}: the file does not say how to prepare an image (it has "
-                "no vit-export manifest)",
+                f"{self.runner.path.name}: has no image preparation (no vit-export manifest)",
                 hint="give --mean, --std, --crop-pct and --interpolation, or load(..., "
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
@@ -321,28 +299,9 @@ class Model:
         return self.preprocess
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability of each label by itself; it does not overflow."""
-    return np.exp(-np.logaddexp(0.0, -logits))
-
-
-SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": lambda logits: logits,
-}
-
-
 @dataclass(frozen=True)
 class _Prepared:
-    """An image at the model's size, or why there is none, and its name for an error."""
+    """An image at the model's size, or the error of one that cannot be read; its name."""
 
     name: str
     pixels: Pixels | None = None

@@ -205,8 +205,9 @@ def test_threads_share_a_session(runner):
 
 @pytest.mark.parametrize("external_name", ["", "w.data"])
 def test_inner_tensors_can_be_exposed(tiny_export, runner, tmp_path, external_name):
-    """With weights in the file or beside it."""
-    path = tmp_path / "m.onnx"
+    """With weights in the file or beside it, in a folder of any name."""
+    path = tmp_path / "мои модели 模型" / "m.onnx"
+    path.parent.mkdir()
     source = OnnxFile.read(tiny_export.path)
     pack(source, path, metadata={}, outputs=["logits"], external_name=external_name)
     exposed = OrtRunner(path, provider="cpu", threads=1).expose(["blocks.0", "features"])

@@ -85,7 +85,7 @@ def check_wheel_usable(provider: str) -> None:
             f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())})",
             hint=f"install the GPU build: {_gpu_install()}",
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `cause` says it
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `cause` reports it
         ort.preload_dlls()  # the CUDA libraries of wheels
     if provider == "tensorrt":
         load_tensorrt()

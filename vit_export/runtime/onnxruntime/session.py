@@ -77,7 +77,7 @@ def create_session(request: SessionRequest) -> ort.InferenceSession:
 
 
 def add_manifest(context_file: Path, file: OnnxFile, provider: str) -> None:
-    """Add the model's manifest to its context file, so that it says how to prepare images.
+    """Add the model's manifest to its context file, so that images can be prepared for it.
 
     Raises:
         ProviderError: The provider did not write the file.
@@ -85,7 +85,7 @@ def add_manifest(context_file: Path, file: OnnxFile, provider: str) -> None:
     if not context_file.is_file():
         raise ProviderError(
             f"provider {provider!r} built its engine but did not write {context_file.name}, "
-            "which ep_context asks for"
+            "the file of ep_context"
         )
     stamp(context_file, file.metadata)
 
