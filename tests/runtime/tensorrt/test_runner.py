@@ -106,10 +106,10 @@ def test_a_deleted_runner_frees_its_memory(trt_runner: TrtRunner, cuda: Any) -> 
     for _ in range(3):
         runner.run({"pixel_values": X})
     result = runner.run_on_device({"pixel_values": OnGpu(X)})
-    assert {kind for kind, _ in cuda.held.values()} == {"buffer", "pinned", "stream", "graph"}
+    assert {kind for kind, _ in cuda.allocated.values()} == {"buffer", "pinned", "stream", "graph"}
     del runner, result
     gc.collect()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
 
 
 def test_a_released_runner_frees_its_memory_and_loads_again(
@@ -117,7 +117,7 @@ def test_a_released_runner_frees_its_memory_and_loads_again(
 ) -> None:
     trt_runner.run({"pixel_values": X})
     trt_runner.release()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
     np.testing.assert_allclose(trt_runner.run({"pixel_values": X})["logits"], LOGITS, rtol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_the_least_recently_used_graph_is_dropped(trt_runner: TrtRunner, cuda: A
         for _ in range(2):
             trt_runner.run({"pixel_values": X[:batch]})
     trt_runner.run({"pixel_values": np.concatenate([X, X])})
-    kinds = [kind for kind, _ in cuda.held.values()]
+    kinds = [kind for kind, _ in cuda.allocated.values()]
     assert kinds.count("graph") == MAX_GRAPHS - 1
 
 
@@ -135,7 +135,7 @@ def test_a_thread_that_ended_has_freed_its_memory(trt_runner: TrtRunner, cuda: A
         thread = threading.Thread(target=trt_runner.run, args=({"pixel_values": X},))
         thread.start()
         thread.join()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
 
 
 def test_a_release_frees_the_sessions_of_running_threads(trt_runner: TrtRunner, cuda: Any) -> None:
@@ -152,20 +152,20 @@ def test_a_release_frees_the_sessions_of_running_threads(trt_runner: TrtRunner, 
     thread.start()
     assert ran.wait(10)
     trt_runner.release()
-    held = dict(cuda.held)
+    after_release = dict(cuda.allocated)
     released.set()
     thread.join()
-    assert held == {}
+    assert after_release == {}
     np.testing.assert_allclose(results[0], LOGITS, rtol=1e-5)
 
 
 def test_a_failed_allocation_frees_the_others(trt_runner: TrtRunner, cuda: Any) -> None:
-    for room in range(6):
-        cuda.room = room
+    for allocations in range(6):
+        cuda.allocations_left = allocations
         with pytest.raises(ProviderError, match=r"cuda(Malloc|StreamCreate)\w* failed"):
             trt_runner.run({"pixel_values": X})
-        assert cuda.held == {}
-    cuda.room = 6
+        assert cuda.allocated == {}
+    cuda.allocations_left = 6
     trt_runner.run({"pixel_values": X})
 
 
@@ -195,9 +195,9 @@ def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
     assert cuda.runs == [1, 1, 1]
     assert after == [0]
     assert cuda.current == 0
-    assert {gpu for _, gpu in cuda.held.values()} == {1}
+    assert {gpu for _, gpu in cuda.allocated.values()} == {1}
     runner.release()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
 
 
 ONE = [BatchRange(1, 8, 32)]

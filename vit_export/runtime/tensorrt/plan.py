@@ -154,12 +154,12 @@ class Plan:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine takes."""
+        """The engine's inputs."""
         return self.sidecar.manifest.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine gives."""
+        """The engine's outputs."""
         return self.sidecar.manifest.outputs
 
     @classmethod
