@@ -17,20 +17,17 @@ TREE = [
 
 
 def test_every_error_is_caught_by_the_base():
-    """One `except` is enough for a user's program."""
     assert len(TREE) > 10
     assert all(issubclass(error, VitExportError) for error in TREE)
 
 
 @pytest.mark.parametrize("error", TREE)
-def test_only_a_request_that_cannot_be_met_exits_with_2(error):
-    """Everything else failed on the way and exits with 1."""
+def test_only_usage_errors_exit_with_2(error):
     assert error.exit_code == (2 if issubclass(error, UsageError) else 1)
 
 
 @pytest.mark.parametrize("error", TREE)
-def test_every_error_is_named_in_the_tree_of_the_docstring(error):
-    """The module's docstring is the overview."""
+def test_every_error_is_in_the_tree_of_the_docstring(error):
     assert error.__name__ in errors.__doc__
 
 
@@ -43,13 +40,11 @@ def test_every_error_is_named_in_the_tree_of_the_docstring(error):
         ("", ""),
     ],
 )
-def test_the_nearest_known_word_is_offered_whatever_its_case(word, clause):
-    """Nothing is offered where nothing comes near."""
+def test_the_nearest_known_word_is_suggested_in_any_case(word, clause):
     assert nearest(word, ["bicubic", "bilinear", "lanczos"]) == clause
 
 
-def test_no_more_words_are_offered_than_asked_for():
-    """The nearest come first."""
+def test_at_most_the_given_number_of_words_is_suggested():
     known = [f"vit_base_patch{n}_224" for n in (16, 14, 32, 8)]
     clause = nearest("vit_base_patch16_22", known, most=2)
     assert clause.startswith("; did you mean 'vit_base_patch16_224' or ")
@@ -57,12 +52,10 @@ def test_no_more_words_are_offered_than_asked_for():
 
 
 def test_known_words_may_come_from_a_generator():
-    """They are looked through twice."""
     assert "lanczos" in nearest("LANCZOS", (word for word in ("lanczos",)))
 
 
-def test_the_hint_stands_on_a_line_of_its_own():
-    """The way out is found at a glance, also after a process boundary."""
+def test_the_hint_is_on_its_own_line():
     error = UsageError("opset 17: torch exports 18 to 25", hint="--opset 20")
     assert str(error) == "opset 17: torch exports 18 to 25\nhint: --opset 20"
     assert str(UsageError("plain")) == "plain"

@@ -17,8 +17,7 @@ from vit_export.variants import ALIASES, IDENTITY, VARIANTS, ViTConfig, get_vari
 FULL = list(VARIANTS)
 
 
-def test_there_are_twenty_variants_each_with_an_alias_of_its_own():
-    """Names and aliases never stand for two things."""
+def test_there_are_twenty_variants_with_one_alias_each():
     assert len(VARIANTS) == len(ALIASES) == 20
     assert not set(VARIANTS) & set(ALIASES)
     assert all(config.variant == name for name, config in VARIANTS.items())
@@ -26,7 +25,6 @@ def test_there_are_twenty_variants_each_with_an_alias_of_its_own():
 
 @pytest.mark.parametrize("name", FULL)
 def test_a_name_and_its_alias_give_the_same_config(name):
-    """Both spellings of the table."""
     config = get_variant(name)
     assert config.variant == name
     assert get_variant(config.alias) is not None
@@ -34,8 +32,7 @@ def test_a_name_and_its_alias_give_the_same_config(name):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_number_of_parameters_is_that_of_the_module(name):
-    """The table needs no torch to tell it."""
+def test_num_params_of_every_variant_is_that_of_the_module(name):
     with torch.device("meta"):
         model = VisionTransformer(VARIANTS[name])
     assert sum(p.numel() for p in model.parameters()) == VARIANTS[name].num_params
@@ -52,15 +49,13 @@ def test_the_number_of_parameters_is_that_of_the_module(name):
         {"img_size": (64, 32), "in_chans": 1, "mlp_ratio": 2.5},
     ],
 )
-def test_the_number_of_parameters_follows_every_field(tiny_config, overrides):
-    """Counted from the config as from the module."""
+def test_num_params_follows_every_field(tiny_config, overrides):
     config = tiny_config.replace(overrides)
     count = sum(p.numel() for p in VisionTransformer(config).parameters())
     assert config.num_params == count
 
 
 def test_a_config_cannot_be_changed():
-    """The table is shared by everybody."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         VARIANTS["vit_mnist_28"].depth = 3
     assert hash(VARIANTS["vit_mnist_28"]) == hash(get_variant("mnist"))
@@ -86,14 +81,12 @@ def test_a_config_cannot_be_changed():
     ],
 )
 def test_an_override_is_read_as_the_type_of_its_field(name, value, read):
-    """The command line hands over strings."""
     found = getattr(get_variant("ti16", **{name: value}), name)
     assert found == read
     assert type(found) is type(read)
 
 
-def test_grey_images_get_the_average_of_the_statistics():
-    """Unless they are given too."""
+def test_mean_and_std_of_another_number_of_channels_are_averages():
     config = get_variant("deit_ti", in_chans="1")
     assert config.mean == (pytest.approx((0.485 + 0.456 + 0.406) / 3),)
     assert len(config.std) == 1
@@ -107,9 +100,9 @@ REFUSED = [
     ({"in_chans": 0}, "in_chans=0: must be at least 1"),
     ({"embed_dim": 0}, "embed_dim=0: must be at least 1"),
     ({"num_heads": 0}, "num_heads=0: must be at least 1"),
-    ({"num_classes": -1}, "num_classes=-1: must not be negative"),
-    ({"representation_size": -2}, "representation_size=-2: must not be negative"),
-    ({"read_token": -1}, "read_token=-1: must not be negative"),
+    ({"num_classes": -1}, "num_classes=-1: must be at least 0"),
+    ({"representation_size": -2}, "representation_size=-2: must be at least 0"),
+    ({"read_token": -1}, "read_token=-1: must be at least 0"),
     ({"img_size": 230}, "image height 230 px is not a multiple of patch_size 16; "
      "nearest sizes that are: 224, 240"),
     ({"img_size": "224x100"}, "image width 100 px is not a multiple"),
@@ -117,11 +110,11 @@ REFUSED = [
     ({"img_size": 10}, "nearest sizes that are: 16"),
     ({"num_heads": 5}, "embed_dim 192 is not divisible by num_heads 5; nearest numbers of heads "
      "that divide it: 2, 3, 4, 6"),
-    ({"mlp_ratio": 0.001}, "leaves the MLP without a hidden layer"),
-    ({"mlp_ratio": "nan"}, "mlp_ratio=nan: must be finite"),
-    ({"mlp_ratio": math.inf}, "mlp_ratio=inf: must be finite"),
+    ({"mlp_ratio": 0.001}, "the MLP would have no hidden layer"),
+    ({"mlp_ratio": "nan"}, "mlp_ratio=nan: must be positive and finite"),
+    ({"mlp_ratio": math.inf}, "mlp_ratio=inf: must be positive and finite"),
     ({"mean": (0.1, math.nan, 0.1)}, "must be finite"),
-    ({"norm_eps": math.inf}, "must be finite"),
+    ({"norm_eps": math.inf}, "must be positive and finite"),
     ({"norm_eps": 0}, "norm_eps=0.0: must be positive"),
     ({"read_token": 197}, "read_token=197: the sequence has 197 tokens"),
     ({"pos_embed": "sincos", "embed_dim": 6, "num_heads": 1}, "embed_dim divisible by 4"),
@@ -156,8 +149,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("overrides", "reason"), REFUSED, ids=[str(overrides) for overrides, _ in REFUSED]
 )
-def test_what_cannot_be_built_is_refused_with_the_reason(overrides, reason):
-    """Before torch sees it."""
+def test_an_impossible_config_is_refused_with_the_reason(overrides, reason):
     with pytest.raises(ConfigError, match=re.escape(reason)):
         get_variant("ti16", **overrides)
 
@@ -168,22 +160,19 @@ def test_what_cannot_be_built_is_refused_with_the_reason(overrides, reason):
      ("ViT_Base_Patch16_224", "'vit_base_patch16_224'"), ("deit_small", "deit_s")],
 )  # fmt: skip
 def test_an_unknown_variant_offers_the_nearest_names(name, offered):
-    """And says how to list them."""
     with pytest.raises(UnknownVariantError, match=re.escape(repr(name))) as caught:
         get_variant(name)
     assert offered in str(caught.value)
     assert "vit-export variants" in str(caught.value)
 
 
-def test_a_name_like_no_other_offers_nothing():
-    """Rather than a wild guess."""
+def test_a_name_unlike_any_variant_gets_no_suggestion():
     with pytest.raises(UnknownVariantError) as caught:
         get_variant("")
     assert "did you mean" not in str(caught.value)
 
 
 def test_sizes_follow_from_the_fields():
-    """Height and width are not mixed up."""
     config = ViTConfig(variant="x", img_size=(64, 32), distilled=True, mlp_ratio=2.5)
     assert config.image_hw == (64, 32)
     assert config.grid_hw == (4, 2)
@@ -194,8 +183,7 @@ def test_sizes_follow_from_the_fields():
     assert config.replace({"distilled": False, "representation_size": 7}).num_features == 7
 
 
-def test_the_fields_that_name_a_network_shape_nothing():
-    """Two configs that differ in these alone are the same network."""
+def test_identity_fields_do_not_change_the_network():
     config = VARIANTS["vit_mnist_28"]
     renamed = config.replace(dict.fromkeys(IDENTITY, "other"))
     assert all(getattr(renamed, name) == "other" for name in IDENTITY)

@@ -6,8 +6,8 @@
     model = vit_export.load("b16.onnx")
     model.classify("cat.jpg", top=5)
 
-Importing the package loads nothing else: each function loads its module when it is first used.
-`__init__.pyi` declares the types. `vit_export.runtime` needs numpy and onnxruntime only.
+Importing the package loads nothing else: a name is imported from its module when it is first
+used, and `__init__.pyi` declares the types. `vit_export.runtime` needs neither torch nor onnx.
 """
 
 import importlib
@@ -15,25 +15,25 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "export": "vit_export.pipeline.export:export",
-    "quantize": "vit_export.pipeline.quantize:quantize",
-    "build_engine": "vit_export.pipeline.engine:make_engine",
-    "validate": "vit_export.pipeline.validate:validate",
-    "load": "vit_export.runtime:load",
-    "ExportSettings": "vit_export.pipeline.settings:ExportSettings",
-    "QuantizeSettings": "vit_export.quantization.settings:QuantizeSettings",
-    "ValidateSettings": "vit_export.pipeline.settings:ValidateSettings",
+_MODULES = {
+    "export": "vit_export.pipeline.export",
+    "quantize": "vit_export.pipeline.quantize",
+    "build_engine": "vit_export.pipeline.engine",
+    "validate": "vit_export.pipeline.validate",
+    "load": "vit_export.runtime",
+    "EngineSettings": "vit_export.engine.settings",
+    "ExportSettings": "vit_export.pipeline.settings",
+    "QuantizeSettings": "vit_export.quantization.settings",
+    "ValidateSettings": "vit_export.pipeline.settings",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public function from its module."""
-    if name not in _HOMES:
+    """Import a public name from its module."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

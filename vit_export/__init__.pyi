@@ -1,4 +1,5 @@
-from vit_export.pipeline.engine import make_engine as build_engine
+from vit_export.engine.settings import EngineSettings
+from vit_export.pipeline.engine import build_engine
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import quantize
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
@@ -7,6 +8,7 @@ from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import load
 
 __all__ = [
+    "EngineSettings",
     "ExportSettings",
     "QuantizeSettings",
     "ValidateSettings",

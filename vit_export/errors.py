@@ -1,24 +1,24 @@
-"""Every error that a user can meet.
+"""Errors that vit-export raises on purpose.
 
     VitExportError              exit status 1
     ├── UsageError              exit status 2: the request itself cannot be met
-    │   ├── UnknownVariantError   no variant of that name
+    │   ├── UnknownVariantError   no variant has that name
     │   └── ConfigError           an architecture that cannot be built
-    ├── CheckpointError         a weights file cannot be read, or does not fit the model
+    ├── CheckpointError         a checkpoint cannot be read, or does not fit the model
     ├── DataError               training or calibration data cannot be used
-    ├── ExportError             torch could not express the module as ONNX
+    ├── ExportError             torch could not export the module to ONNX
     ├── SimplifyError           the simplifier failed
-    ├── EngineError             TensorRT built no engine, or another than was asked for
-    ├── ArtifactError           an .onnx, .npz or manifest is damaged, incomplete or foreign
-    ├── BenchmarkError          a candidate of a benchmark crashed, or computes something else
-    ├── GateError               an artifact computes something other than its torch model
-    ├── ProviderError           what was asked to run the model is not what would run it
+    ├── EngineError             TensorRT did not build the engine that was requested
+    ├── ArtifactError           an artifact, golden file or sidecar is damaged or incomplete
+    ├── BenchmarkError          a candidate of a benchmark crashed, or has wrong outputs
+    ├── GateError               an artifact does not compute what its torch model computes
+    ├── ProviderError           the requested execution provider cannot run the model
     ├── InputError              a tensor does not fit the model's input
     ├── ImageError              an image cannot be read or used
-    └── OutputError             a result cannot be written where it was asked for
+    └── OutputError             an output file cannot be written
 
-A message says what was done, what was found and what was expected, in that order; its hint says
-what to do. Programming mistakes stay `TypeError` and `ValueError`.
+A message states what was done, what was found and what was expected; the hint states what to do.
+Programming mistakes stay `TypeError` and `ValueError`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class VitExportError(Exception):
 
     Attributes:
         message: What was done, what was found, and what was expected.
-        hint: What to do about it; empty where the message says it all. `str(error)` ends with it,
-            on a line of its own.
+        hint: What to do about it; may be empty. `str(error)` ends with it, on its own line.
         exit_code: Exit status of a command that fails with this error.
     """
 
@@ -49,21 +48,21 @@ class VitExportError(Exception):
 
 
 class UsageError(VitExportError):
-    """The request cannot be met, whatever the files hold."""
+    """The request itself is wrong, whatever the files hold."""
 
     exit_code = 2
 
 
 class UnknownVariantError(UsageError):
-    """No variant has this name; the message offers the nearest ones."""
+    """No variant has this name; the message suggests the nearest names."""
 
 
 class ConfigError(UsageError):
-    """The architecture asked for cannot be built, e.g. a width not divisible by the heads."""
+    """The architecture cannot be built, e.g. a width not divisible by the number of heads."""
 
 
 class CheckpointError(VitExportError):
-    """A weights file cannot be read, or its tensors do not fit the model."""
+    """A checkpoint cannot be read, or its tensors do not fit the model."""
 
 
 class DataError(VitExportError):
@@ -71,7 +70,7 @@ class DataError(VitExportError):
 
 
 class ExportError(VitExportError):
-    """torch could not express the module as an ONNX graph."""
+    """torch could not export the module to an ONNX graph."""
 
 
 class SimplifyError(VitExportError):
@@ -79,15 +78,15 @@ class SimplifyError(VitExportError):
 
 
 class EngineError(VitExportError):
-    """TensorRT could not build an engine, or built another than was asked for."""
+    """TensorRT could not build an engine, or built one of another precision."""
 
 
 class ArtifactError(VitExportError):
-    """An artifact is damaged, incomplete, or lacks what vit-export writes into it."""
+    """An artifact, golden file or sidecar is damaged or incomplete."""
 
 
 class BenchmarkError(VitExportError):
-    """A candidate of a benchmark crashed, or does not compute what it is compared by."""
+    """A candidate of a benchmark crashed, or its outputs are wrong."""
 
 
 class GateError(VitExportError):
@@ -95,7 +94,7 @@ class GateError(VitExportError):
 
 
 class ProviderError(VitExportError):
-    """The execution provider asked for would not be the one that runs the model."""
+    """The requested execution provider cannot run the model, or would not run all of it."""
 
 
 class InputError(VitExportError):
@@ -107,19 +106,19 @@ class ImageError(VitExportError):
 
 
 class OutputError(VitExportError):
-    """A result cannot be written where it was asked for."""
+    """An output file cannot be written."""
 
 
 def nearest(word: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return a clause that offers the known words nearest to a mistyped one.
+    """Return a clause that suggests the known words nearest to a mistyped one.
 
     Args:
-        word: What was typed.
-        known: The words that would have been understood.
-        most: How many to offer at most.
+        word: The mistyped word.
+        known: The valid words.
+        most: Largest number of suggestions.
 
     Returns:
-        `"; did you mean 'a' or 'b'?"`, or an empty string when nothing comes near.
+        `"; did you mean 'a' or 'b'?"`, or an empty string when no word is near.
     """
     candidates = list(known)
     close = difflib.get_close_matches(word, candidates, n=most, cutoff=0.5)

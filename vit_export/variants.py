@@ -1,4 +1,4 @@
-"""The architectures known by name: one frozen config each, in one table.
+"""Named variants: one frozen config per architecture, in one table.
 
 Sizes are those of Table 1 of "An Image Is Worth 16x16 Words" (arXiv 2010.11929) and of
 Table 1 of "Training data-efficient image transformers" (arXiv 2012.12877). Field and
@@ -18,15 +18,27 @@ from vit_export.errors import ConfigError, UnknownVariantError, nearest
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NOT_IN_A_CHECKPOINT = (  # config fields that its tensors do not show, or that an export changes
+NOT_IN_A_CHECKPOINT = (  # fields that its tensors do not show, or that an export may change
     *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
     *("norm_eps", "act_layer"),
 )
+PREPARATION = ("mean", "std", "crop_pct", "interpolation")  # fields of the image preparation
+IDENTITY = ("variant", "alias", "hub")  # fields that name the variant; users cannot set them
+CHOICES = {
+    "global_pool": ("token", "avg"),
+    "pos_embed": ("learned", "sincos", "none"),
+    "act_layer": ("gelu", "gelu_tanh"),
+    "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
+}
+_AT_LEAST = {
+    ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"): 1,
+    ("num_classes", "representation_size", "read_token"): 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """One Vision Transformer: its architecture, and how its images are prepared.
+    """Architecture and image preparation of one Vision Transformer.
 
     Raises:
         ConfigError: On construction, when no such network can be built.
@@ -66,7 +78,7 @@ class ViTConfig:
     hub: str = ""  # Hugging Face repository of pretrained weights
 
     def __post_init__(self) -> None:
-        _check_impossible(self)
+        _check_buildable(self)
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -75,13 +87,13 @@ class ViTConfig:
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Number of patches down and across."""
+        """Rows and columns of patches."""
         height, width = self.image_hw
         return height // self.patch_size, width // self.patch_size
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, and DeiT's distillation token."""
+        """Number of tokens before the patches: class token, and DeiT's distillation token."""
         return 2 if self.distilled else 1
 
     @property
@@ -97,7 +109,7 @@ class ViTConfig:
 
     @property
     def num_features(self) -> int:
-        """Width of the features that the head reads."""
+        """Width of the features, the input of the head."""
         return self.representation_size or self.embed_dim
 
     @property
@@ -113,6 +125,11 @@ class ViTConfig:
         tokens = self.num_prefix_tokens * dim
         return patch + tokens + positions + self.depth * block + 2 * dim + pre_logits + heads
 
+    @property
+    def not_in_a_checkpoint(self) -> dict[str, Any]:
+        """The fields to pass along when the weights are loaded from a checkpoint again."""
+        return {name: getattr(self, name) for name in NOT_IN_A_CHECKPOINT}
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the fields."""
@@ -122,12 +139,12 @@ class ViTConfig:
         """Return a copy with some fields changed.
 
         Args:
-            overrides: Field name to value; a string is read as the field's type
-                (`"8"`, `"true"`, `"224x160"`, `"0.5,0.5,0.5"`).
+            overrides: Field name to value. A string is converted to the field's type
+                (`"8"`, `"true"`, `"224x160"`, `"0.5,0.5,0.5"`); a single number for mean or std
+                counts for every channel.
 
         Raises:
-            ConfigError: An unknown field, a value that cannot be read, or a network that
-                cannot be built.
+            ConfigError: An unknown field, an unreadable value, or a network that cannot be built.
         """
         known = self.names()
         values: dict[str, Any] = {}
@@ -195,73 +212,59 @@ def _parse_size(value: Any) -> int | tuple[int, int]:
     return sizes[0] if len(sizes) == 1 or sizes[0] == sizes[1] else (sizes[0], sizes[1])
 
 
-def _check_impossible(config: ViTConfig) -> None:
+def _check_buildable(config: ViTConfig) -> None:
     """Raise ConfigError with the reason when no network has this config."""
-    for name in ("mlp_ratio", "norm_eps"):
-        if not math.isfinite(getattr(config, name)):
-            raise ConfigError(f"{name}={getattr(config, name)}: must be finite")
-    for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)}: must be at least 1")
-    for name in ("num_classes", "representation_size", "read_token"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
+    for names, least in _AT_LEAST.items():
+        for name in names:
+            value = getattr(config, name)
+            _require(value >= least, f"{name}={value}: must be at least {least}")
     for axis, size in zip(("height", "width"), config.image_hw, strict=True):
-        if size < 1 or size % config.patch_size:
-            below = size // config.patch_size * config.patch_size
-            fits = [s for s in (below, below + config.patch_size) if s > 0]
-            raise ConfigError(
-                f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
-                f"nearest sizes that are: {', '.join(map(str, fits))}"
-            )
+        below = size // config.patch_size * config.patch_size
+        near = ", ".join(str(s) for s in (below, below + config.patch_size) if s > 0)
+        _require(
+            size >= 1 and size == below,
+            f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
+            f"nearest sizes that are: {near}",
+        )
     if config.embed_dim % config.num_heads:
-        fits = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
-        close = sorted(sorted(fits, key=lambda n: abs(n - config.num_heads))[:4])
+        divisors = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
+        nearest_four = sorted(divisors, key=lambda n: abs(n - config.num_heads))[:4]
         raise ConfigError(
             f"embed_dim {config.embed_dim} is not divisible by num_heads {config.num_heads}; "
-            f"nearest numbers of heads that divide it: {', '.join(map(str, close))}"
+            f"nearest numbers of heads that divide it: {', '.join(map(str, sorted(nearest_four)))}"
         )
-    if config.mlp_dim < 1:
-        raise ConfigError(f"mlp_ratio={config.mlp_ratio}: leaves the MLP without a hidden layer")
-    if config.read_token >= config.num_tokens:
-        raise ConfigError(
-            f"read_token={config.read_token}: the sequence has {config.num_tokens} tokens"
+    for name in ("mlp_ratio", "norm_eps"):
+        value = getattr(config, name)
+        _require(0 < value < math.inf, f"{name}={value}: must be positive and finite")
+    _require(
+        config.mlp_dim >= 1, f"mlp_ratio={config.mlp_ratio}: the MLP would have no hidden layer"
+    )
+    _require(
+        config.read_token < config.num_tokens,
+        f"read_token={config.read_token}: the sequence has {config.num_tokens} tokens",
+    )
+    _require(
+        config.pos_embed != "sincos" or config.embed_dim % 4 == 0,
+        "pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for each axis), "
+        f"not {config.embed_dim}",
+    )
+    if config.distilled:
+        _require(
+            config.global_pool == "token" and config.read_token == 0,
+            "a distilled model reads its class and distillation tokens: it needs "
+            "global_pool='token' and read_token=0",
         )
-    if config.pos_embed == "sincos" and config.embed_dim % 4:
-        raise ConfigError(
-            f"pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for "
-            f"each axis), not {config.embed_dim}"
+        _require(
+            config.representation_size == 0,
+            "a distilled model has no pre-logits layer: set representation_size=0",
         )
-    if config.distilled and (config.global_pool != "token" or config.read_token):
-        raise ConfigError(
-            "a distilled model reads its class and distillation tokens: it takes "
-            "global_pool='token' and read_token=0 only"
-        )
-    if config.distilled and config.representation_size:
-        raise ConfigError("a distilled model has no pre-logits layer: set representation_size=0")
     for name in ("global_pool", "pos_embed", "act_layer"):
         _check_choice(name, getattr(config, name))
-    check_preparation(
-        channels=config.in_chans,
-        mean=config.mean,
-        std=config.std,
-        crop_pct=config.crop_pct,
-        interpolation=config.interpolation,
-    )
     for name in ("drop_rate", "drop_path_rate"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)}: must lie in [0, 1)")
-    if not config.norm_eps > 0:
-        raise ConfigError(f"norm_eps={config.norm_eps}: must be positive")
-
-
-IDENTITY = ("variant", "alias", "hub")  # which variant it is; not for users to set
-CHOICES = {
-    "global_pool": ("token", "avg"),
-    "pos_embed": ("learned", "sincos", "none"),
-    "act_layer": ("gelu", "gelu_tanh"),
-    "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
-}
+        value = getattr(config, name)
+        _require(0 <= value < 1, f"{name}={value}: must lie in [0, 1)")
+    preparation = {name: getattr(config, name) for name in PREPARATION}
+    check_preparation(channels=config.in_chans, **preparation)
 
 
 def check_preparation(
@@ -274,23 +277,26 @@ def check_preparation(
 ) -> None:
     """Raise ConfigError with the reason when no image can be prepared by these values."""
     for name, values in (("mean", mean), ("std", std)):
-        if not all(map(math.isfinite, values)):
-            raise ConfigError(f"{name}={values}: must be finite")
-        if len(values) != channels:
-            raise ConfigError(f"{name} has {len(values)} values for in_chans={channels}")
-    if not all(value > 0 for value in std):
-        raise ConfigError(f"std={std}: every value must be positive")
-    if not 0 < crop_pct <= 1:
-        raise ConfigError(f"crop_pct={crop_pct}: must lie in (0, 1]")
+        _require(all(map(math.isfinite, values)), f"{name}={values}: must be finite")
+        _require(
+            len(values) == channels, f"{name} has {len(values)} values for in_chans={channels}"
+        )
+    _require(all(value > 0 for value in std), f"std={std}: every value must be positive")
+    _require(0 < crop_pct <= 1, f"crop_pct={crop_pct}: must lie in (0, 1]")
     _check_choice("interpolation", interpolation)
 
 
 def _check_choice(name: str, value: str) -> None:
-    if value not in CHOICES[name]:
-        raise ConfigError(
-            f"{name}={value!r}: expected one of {', '.join(CHOICES[name])}"
-            f"{nearest(value, CHOICES[name])}"
-        )
+    choices = CHOICES[name]
+    _require(
+        value in choices,
+        f"{name}={value!r}: expected one of {', '.join(choices)}{nearest(value, choices)}",
+    )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
 
 
 def _vit(variant: str, alias: str, **fields: Any) -> ViTConfig:
@@ -344,7 +350,7 @@ ALIASES: dict[str, str] = {row.alias: row.variant for row in _ROWS}
 
 
 def get_variant(name: str, **overrides: Any) -> ViTConfig:
-    """Return the config of a variant, with some of its fields overridden.
+    """Return the config of a variant, with some fields changed.
 
     Args:
         name: Full name or alias, e.g. `"vit_base_patch16_224"` or `"b16"`.
@@ -352,12 +358,12 @@ def get_variant(name: str, **overrides: Any) -> ViTConfig:
 
     Raises:
         UnknownVariantError: No such variant; the message offers the nearest names.
-        ConfigError: An override that cannot work.
+        ConfigError: An unknown field, or a network that cannot be built.
     """
     full = ALIASES.get(name, name)
     if full not in VARIANTS:
         raise UnknownVariantError(
-            f"unknown variant {name!r}{nearest(name, [*VARIANTS, *ALIASES])} "
-            "(`vit-export variants` lists them all)"
+            f"unknown variant {name!r}{nearest(name, [*VARIANTS, *ALIASES])}",
+            hint="`vit-export variants` lists all variants",
         )
     return VARIANTS[full].replace(overrides)

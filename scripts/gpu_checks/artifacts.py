@@ -1,4 +1,4 @@
-"""Artifacts to look at, made by the command line when a check first needs them."""
+"""Artifacts for the checks, made by the command line when a check first needs them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ EXPORT = ("torch", "onnx", "onnxscript", "onnxsim", "safetensors")
 
 
 def command(*arguments: str | Path) -> dict[str, Any]:
-    """The JSON object of a `vit-export` command.
+    """Run a `vit-export` command and return its JSON object.
 
     Raises:
-        FailedError: It ended with another status than 0; with its error.
+        FailedError: The exit status was not 0.
     """
     line = [sys.executable, "-m", "vit_export", *map(str, arguments), "--json"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     answer: dict[str, Any] = json.loads(last) if last.startswith("{") else {}
     if done.returncode:
-        said = answer.get("error") or (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise FailedError(f"vit-export {' '.join(map(str, arguments))}: {said}")
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        message = answer.get("error") or last_line
+        raise FailedError(f"vit-export {' '.join(map(str, arguments))}: {message}")
     return answer
 
 
 def exported(folder: Path, variant: str, precision: str = "fp32") -> Path:
-    """An artifact of a variant with random weights of seed 0; made once per folder.
+    """Return an artifact of a variant with random weights of seed 0; made once per folder.
 
     Raises:
-        NotRunError: What makes it is not installed.
-        FailedError: It did not pass its own gate.
+        NotRunError: A package that exports or quantizes is not installed.
+        FailedError: The artifact did not pass its gate.
     """
     name = f"{variant}.onnx" if precision == "fp32" else f"{variant}.{precision}.onnx"
     if variant == "edge" and (IN_REPOSITORY / name).exists():
@@ -57,20 +58,20 @@ def exported(folder: Path, variant: str, precision: str = "fp32") -> Path:
 
 
 def validated(artifact: Path, provider: str) -> dict[str, Any]:
-    """The gate on a provider, in numbers.
+    """Run the gate on a provider and return its figures.
 
     Raises:
-        FailedError: It did not pass, or something else ran the artifact.
+        FailedError: The gate did not pass, or another provider ran the artifact.
     """
     return gate_numbers(command("validate", artifact, "--provider", provider), provider)
 
 
 def gate_numbers(answer: dict[str, Any], provider: str) -> dict[str, Any]:
-    """What the gate measured, from the JSON of `vit-export validate`."""
-    hop = answer["hop"]
-    if hop["passed"] is not True:
-        raise FailedError(f"the gate did not pass: {hop['reason']}")
-    if hop["provider"] != provider:
-        raise FailedError(f"ran on {hop['provider']!r}, and {provider!r} was asked for")
+    """Return the gate's figures from the JSON of `vit-export validate`."""
+    stage = answer["hop"]
+    if stage["passed"] is not True:
+        raise FailedError(f"the gate did not pass: {stage['reason']}")
+    if stage["provider"] != provider:
+        raise FailedError(f"{stage['provider']!r} ran the artifact, expected {provider!r}")
     names = ("max_abs", "tolerance", "cosine", "batches")
-    return {name: hop[name] for name in names if hop.get(name) is not None}
+    return {name: stage[name] for name in names if stage.get(name) is not None}

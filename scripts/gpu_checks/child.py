@@ -1,7 +1,7 @@
-"""One check in a process of its own: whatever becomes of that, here it is an outcome.
+"""Runs one check in a child process; a crash or a hang there is an outcome here.
 
-The child answers by a file, so that what libraries print is no answer. It leads a process group,
-which ends with it: a command that it started would go on under every later speed.
+The child writes its outcome to a file, since libraries print to its standard output. It leads a
+process group that is killed with it: a command left running would slow down later checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gpu_checks.outcome import FAILED, NOT_RUN, STATUSES, Check, Outcome
 
-NO_TIME = "the minutes are used up (--minutes)"
+NO_TIME = "no time is left (--minutes)"
 
 
 def run_one(check: Check, command: Sequence[str], folder: Path, left_s: float) -> Outcome:
@@ -28,16 +28,16 @@ def run_one(check: Check, command: Sequence[str], folder: Path, left_s: float) -
     Args:
         check: The check.
         command: Runs it, and writes the answer to the file after `--answer`.
-        folder: Where the answer is put.
-        left_s: Time left to all checks; where it ends this one early, nothing is known.
+        folder: Folder of the answer file.
+        left_s: Time left for all checks; a check that it cuts short is not run, not failed.
     """
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        status = _ended([*command, "--answer", str(answer)], said, min(left_s, check.timeout_s))
-        said.seek(0)
-        last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        status = _ended([*command, "--answer", str(answer)], log, min(left_s, check.timeout_s))
+        log.seek(0)
+        last = (log.read().strip().splitlines() or ["no message"])[-1]
     seconds = time.monotonic() - start
     if status is None and left_s < check.timeout_s:
         return Outcome(check.name, NOT_RUN, f"ended after {seconds:.0f} s: {NO_TIME}",
@@ -51,10 +51,10 @@ def run_one(check: Check, command: Sequence[str], folder: Path, left_s: float) -
     return dataclasses.replace(_read(answer, check), seconds=seconds)
 
 
-def _ended(command: Sequence[str], said: object, limit_s: float) -> int | None:
-    """Exit status of a command, `None` past its time; its whole group is ended in any case."""
+def _ended(command: Sequence[str], log: object, limit_s: float) -> int | None:
+    """Return the exit status of a command, `None` after a timeout; its process group is killed."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -68,7 +68,7 @@ def _ended(command: Sequence[str], said: object, limit_s: float) -> int | None:
 
 
 def _read(answer: Path, check: Check) -> Outcome:
-    """The outcome in an answer file; one that cannot be read is a failure."""
+    """Return the outcome in an answer file; a file that cannot be read is a failure."""
     try:
         outcome = Outcome(**json.loads(answer.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -8,13 +8,10 @@ from gpu_checks.outcome import expect
 
 
 def optimised(artifact: Path, provider: str, destination: Path) -> Path:
-    """The graph that ONNX Runtime really runs an artifact as.
-
-    Which provider gets a node is settled, and recorded, before the copies are put in; the graph
-    is dumped after that.
+    """Write the graph that ONNX Runtime runs for an artifact, copies included.
 
     Raises:
-        FailedError: Something else than the provider would run it.
+        FailedError: Another provider would run it.
     """
     import onnxruntime as ort
 
@@ -27,16 +24,16 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
         settings = chosen.provider_options(OnnxFile.read(artifact), ort.__version__)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(destination)
-    options.log_severity_level = 3  # a dump for one kind of machine only is what is wanted
-    wanted = PROVIDERS[provider]
-    session = ort.InferenceSession(str(artifact), options, providers=[(wanted, settings)])
+    options.log_severity_level = 3  # no warning that the dump is for this machine only
+    name = PROVIDERS[provider]
+    session = ort.InferenceSession(str(artifact), options, providers=[(name, settings)])
     active = session.get_providers()[0]
-    expect(active == wanted, f"the graph that was dumped is that of {active}")
+    expect(active == name, f"the dumped graph is that of {active}, expected {name}")
     return destination
 
 
 def copies_in(graph: Path) -> int:
-    """Nodes of a dumped graph that copy between host and device."""
+    """Return how many nodes of a dumped graph copy between host and device."""
     from vit_export.artifact.onnx_reader import OnnxFile
 
     counts = OnnxFile.read(graph).op_counts

@@ -1,4 +1,4 @@
-"""Checks of ONNX Runtime's CUDA provider, and of what holds for every provider."""
+"""Checks of ONNX Runtime's CUDA provider, and checks that every provider has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpu_checks.outcome import FailedError, NotRunError, expect
 
 DEVICE = "cuda"
 GRAPH_SIZES = (1, 2, 8)  # of the batches that are recorded
-NO_KERNEL = "have no kernel on"  # in what vit-export says of a provider that lacks operators
+NO_KERNEL = "have no kernel on"  # part of the error for a provider that lacks operators
 LOAD = """
 import json, sys
 from vit_export.errors import ProviderError
@@ -30,7 +30,7 @@ except ProviderError as error:
 
 
 def doctor(folder: Path) -> dict[str, Any]:
-    """Nothing is broken on this machine, as far as `vit-export doctor` can tell."""
+    """Check that `vit-export doctor` finds no fault."""
     need("numpy", "click", "onnxruntime")
     from vit_export.host.doctor.examine import examine
 
@@ -41,14 +41,14 @@ def doctor(folder: Path) -> dict[str, Any]:
 
 
 def parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
-    """The gate on a provider: float64 truth, batches 1, 2, 3 and 8, rows permuted and alone."""
+    """Run the gate on a provider: float64 reference, batches 1, 2, 3 and 8, row test."""
     PROVIDER_NEEDS[provider]()
     need_kernels_for(precision)
     return validated(exported(folder, variant, precision), provider)
 
 
 def integer_parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
-    """The gate on a provider that need not know every integer operator, and then refuses."""
+    """Run the gate on a provider that may lack integer operators; the check is then not run."""
     try:
         return parity(folder, provider, variant, precision)
     except FailedError as error:
@@ -58,20 +58,20 @@ def integer_parity(folder: Path, provider: str, variant: str, precision: str) ->
 
 
 def refusal(folder: Path, provider: str) -> dict[str, Any]:
-    """A provider that loads is refused where CUDA shows no GPU, not replaced by the CPU."""
+    """Check that without a visible GPU a provider is an error, and not replaced by the CPU."""
     PROVIDER_NEEDS[provider]()
-    seen = _loaded(provider)
+    with_gpu = _loaded(provider)
     expect(
-        seen.get("provider") == provider,
-        f"it does not load with the GPU in sight, so a refusal without means nothing: {seen}",
+        with_gpu.get("provider") == provider,
+        f"it does not load with a visible GPU, so an error without one proves nothing: {with_gpu}",
     )
-    unseen = _loaded(provider, CUDA_VISIBLE_DEVICES="-1")
-    expect("error" in unseen, f"it ran on {unseen.get('provider')!r} without a GPU")
-    return {"refused with": unseen["error"]}
+    without_gpu = _loaded(provider, CUDA_VISIBLE_DEVICES="-1")
+    expect("error" in without_gpu, f"it ran on {without_gpu.get('provider')!r} without a GPU")
+    return {"refused with": without_gpu["error"]}
 
 
 def _loaded(provider: str, **environment: str) -> dict[str, str]:
-    """What loads the edge artifact in a process of its own, or why nothing does."""
+    """Load the edge artifact in a process of its own; return its provider or its error."""
     child = subprocess.run(
         [sys.executable, "-c", LOAD, str(EDGE), provider],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -83,7 +83,7 @@ def _loaded(provider: str, **environment: str) -> dict[str, str]:
 
 
 def io_binding(folder: Path) -> dict[str, Any]:
-    """A tensor of torch on the GPU is read where it lies, and the result stays on the GPU."""
+    """Check that a torch tensor on the GPU is read without a copy, and the result stays there."""
     PROVIDER_NEEDS["cuda"]()
     need("torch")
     import numpy as np
@@ -111,7 +111,7 @@ def io_binding(folder: Path) -> dict[str, Any]:
 
 
 def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
-    """Graphs are recorded, replayed, and compute what plain runs do, at batch sizes in turn."""
+    """Check that CUDA graphs are recorded and replayed, with the results of plain runs."""
     PROVIDER_NEEDS["cuda"]()
     import numpy as np
 
@@ -147,10 +147,10 @@ def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
 
 
 def _replayed(runner: Any) -> int:
-    """How many batch sizes are really replayed.
+    """Return how many batch sizes are really replayed.
 
-    A replay writes to the addresses that were recorded. So a run under a graph's number that
-    binds buffers of its own leaves those as they are; a plain run would write to them.
+    A replay writes to the recorded addresses. A run with a graph's number that binds other buffers
+    therefore leaves these unchanged; a plain run would write to them.
     """
     import numpy as np
     import onnxruntime as ort

@@ -1,4 +1,4 @@
-"""What has to be there before a check can say anything; where it is not, the check is not run."""
+"""Requirements of the checks; a check whose requirement is missing is not run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BF16_CAPABILITY = (8, 0)  # Ampere
 
 
 def need(*modules: str) -> None:
-    """Raise NotRunError unless all of these can be found; nothing is imported."""
+    """Raise NotRunError unless all of these modules are installed; imports none of them."""
     lacking = [name for name in modules if importlib.util.find_spec(name) is None]
     if lacking:
         raise NotRunError(f"not installed: {', '.join(lacking)}")
@@ -35,7 +35,7 @@ def need_tensorrt_provider() -> None:
 
 
 def need_rtx_plugin() -> None:
-    """Raise NotRunError unless the plugin is installed and the GPU is one of its own."""
+    """Raise NotRunError unless the plugin is installed and supports the GPU."""
     need("numpy", "onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx")
     need_rtx_gpu()
 
@@ -61,7 +61,7 @@ def need_rtx_gpu() -> None:
 
 
 def need_kernels_for(precision: str) -> None:
-    """Raise NotRunError where the GPU is too old for a precision; an unknown one is tried."""
+    """Raise NotRunError where the GPU is too old for a precision; an unknown GPU is tried."""
     if precision == "bf16" and (0, 0) < gpu_capability() < BF16_CAPABILITY:
         raise NotRunError(
             f"BF16 needs compute capability {_shown(BF16_CAPABILITY)}, and the GPU here has "
@@ -70,7 +70,7 @@ def need_kernels_for(precision: str) -> None:
 
 
 def gpu_capability() -> tuple[int, int]:
-    """Compute capability of the first GPU; (0, 0) where it is not known."""
+    """Return the compute capability of the first GPU; (0, 0) where it is unknown."""
     from vit_export.host.doctor.gpu import capability, check_gpu
 
     return capability(check_gpu(())[0])

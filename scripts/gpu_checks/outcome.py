@@ -1,4 +1,4 @@
-"""What a check says: passed, FAILED, or not run and why. Standard library only."""
+"""Outcome of a check: passed, FAILED, or not run, and why. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ PASSED, FAILED, NOT_RUN = STATUSES = "passed", "FAILED", "not run"
 
 
 class NotRunError(Exception):
-    """Something that the check needs is not there; the message says what."""
+    """A requirement of the check is missing; the message names it."""
 
 
 class FailedError(Exception):
-    """The check ran, and found what must not be."""
+    """The check ran and found a fault."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check.
+    """Outcome of one check.
 
     Attributes:
         name: e.g. `"cuda parity b16 fp16"`.
         status: `PASSED`, `FAILED` or `NOT_RUN`.
-        why: The reason of the last two.
-        measured: What was measured, by name; units stand in the names.
-        seconds: How long it took.
+        why: The reason, unless it passed.
+        measured: Figures by name; the names contain the units.
+        seconds: Duration.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Outcome:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return JSON values."""
         return dataclasses.asdict(self)
 
 
@@ -50,9 +50,9 @@ class Check:
         name: Unique.
         function: Takes the working folder and `arguments`.
         arguments: e.g. the variant and the precision.
-        timeout_s: After which the process is ended and the check has failed.
+        timeout_s: Time after which the process is killed and the check has failed.
         runs_artifact: Whether it passes only when an artifact ran on the GPU.
-        after: A check that must have passed in the same run; this one looks at what it made.
+        after: A check of the same run that must have passed, because this one uses its files.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Check:
     after: str = ""
 
     def run(self, folder: Path) -> Outcome:
-        """Run it here; what it raises beyond `NotRunError` and `FailedError` ends the process."""
+        """Run it in this process; other errors than NotRunError and FailedError are not caught."""
         try:
             return Outcome(self.name, PASSED, measured=self.function(folder, *self.arguments))
         except NotRunError as error:

@@ -1,4 +1,4 @@
-"""Which checks there are, in the order in which they run."""
+"""All checks, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPILE_S = 420  # torch tries out kernels for two batch sizes
 
 
 def checks(variants: Sequence[str] = VARIANTS) -> list[Check]:
-    """Everything that needs an NVIDIA GPU; what is short and tells most comes first."""
+    """Return all checks; short and telling ones first."""
     return [
         Check("doctor finds no fault", cuda.doctor),
         *(
@@ -42,7 +42,7 @@ def checks(variants: Sequence[str] = VARIANTS) -> list[Check]:
 
 
 def _small() -> Iterator[Check]:
-    """What the smallest artifact shows."""
+    """Return the checks of the smallest artifact."""
     yield from (_parity("cuda", "edge", precision) for precision in FLOATS)
     yield Check("cuda IO binding without copies", cuda.io_binding, runs_artifact=True)
     yield Check("cuda graph edge", cuda.cuda_graph, ("edge",), runs_artifact=True)
@@ -65,7 +65,7 @@ def _parity(provider: str, variant: str, precision: str, timeout_s: int = 120) -
 
 
 def _engines() -> Iterator[Check]:
-    """Engines in every precision of the smallest artifact, and the one that is timed."""
+    """Return engine builds: every precision of the smallest artifact, and the timed engine."""
     for backend in BACKENDS:
         for variant, precision in (
             ("edge", "fp32"), ("edge", "bf16"), ("edge", "int8"), (SPEED_VARIANT, "fp16"),
@@ -81,7 +81,7 @@ def _engine_name(backend: str, variant: str, precision: str) -> str:
 
 
 def _speeds(variant: str) -> Iterator[Check]:
-    """The ways to run one model in float16; compiling takes longest and comes last."""
+    """Return the timings of one model in float16; torch.compile takes longest and comes last."""
     yield Check(f"speed torch eager {variant} fp16", speed.torch_eager, (variant,))
     for provider in ("cuda", "tensorrt"):
         yield Check(

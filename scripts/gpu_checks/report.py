@@ -1,4 +1,4 @@
-"""The report: a table on the terminal, JSON and Markdown in files."""
+"""The report as a table for the terminal, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ SPEED = "speed "
 
 
 def exit_status(outcomes: Sequence[Outcome], checks: Sequence[Check]) -> int:
-    """0 only when an artifact ran on the GPU, and everything that ran passed."""
+    """Return 0 only when an artifact ran on the GPU and everything that ran passed."""
     if any(outcome.status == FAILED for outcome in outcomes):
         return SOMETHING_FAILED
-    ours = {check.name for check in checks if check.runs_artifact}
-    ran = any(outcome.status == PASSED and outcome.name in ours for outcome in outcomes)
+    names = {check.name for check in checks if check.runs_artifact}
+    ran = any(outcome.status == PASSED and outcome.name in names for outcome in outcomes)
     return DONE if ran else NOTHING_RAN
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many of each, in one line."""
-    found = Counter(outcome.status for outcome in outcomes)
-    return ", ".join(f"{found[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
+    """Return the number of checks of each status, in one line."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    return ", ".join(f"{counts[status]} {status}" for status in (PASSED, FAILED, NOT_RUN))
 
 
 def peak_tflops(outcomes: Sequence[Outcome]) -> float | None:
-    """The measured peak; `None` where it was not measured."""
+    """Return the measured peak; `None` where it was not measured."""
     values = (outcome.measured.get("peak_tflops") for outcome in outcomes)
     return next((value for value in values if value is not None), None)
 
 
 def to_text(outcomes: Sequence[Outcome]) -> str:
-    """Name, result, and what was measured or why not."""
+    """Return a line per check: name, status, and figures or the reason."""
     width = max(len(outcome.name) for outcome in outcomes)
     lines = [
         f"{outcome.name.ljust(width)}  {outcome.status.ljust(len(NOT_RUN))}  {_detail(outcome)}"
@@ -46,7 +46,7 @@ def to_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def to_markdown(machine: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """The machine, the speeds, and every check."""
+    """Return a page: the machine, the speeds, and every check."""
     lines = ["# GPU report", "", f"{summary(outcomes)}.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     if speeds := _speeds(outcomes):
@@ -59,7 +59,7 @@ def to_markdown(machine: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 
 def write(folder: Path, machine: dict[str, Any], outcomes: Sequence[Outcome]) -> list[Path]:
-    """Write `report.json` and `report.md`; the files are returned."""
+    """Write `report.json` and `report.md`; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {
         "machine": machine,

@@ -1,6 +1,6 @@
-"""How fast the ways to run a model are on this GPU, and against its measured peak.
+"""Speed of the ways to run a model on this GPU, and the share of its measured peak.
 
-Everything is timed alike: tensors lie on the GPU before and after, every run is waited for.
+All are timed in the same way: tensors are on the GPU before and after, and every run is awaited.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gpu_checks.tensorrt import engine_path
 DEVICE = "cuda"
 BATCHES = (1, 64)
 PEAK_SIZE = 8192  # rows and columns of the two float16 matrices
-SMALLEST_COSINE = 0.999  # a candidate that computes something else has no speed
+SMALLEST_COSINE = 0.999  # below it, a candidate computes something else and is not timed
 WARMUP_RUNS, TIMED_RUNS, TIMED_S = 10, 20, 2.0
 
 Run = Callable[[Any], Any]
 
 
 def flops_per_image(config: Any) -> int:
-    """Multiplications and additions of the matrix products of one image.
+    """Return the floating-point operations of one image's matrix products.
 
-    "Scaling Vision Transformers" (arXiv 2106.04560) and others count the same: two for each
-    element of a product; normalisation, activation and softmax are left out.
+    A multiply-add counts as two, as in "Scaling Vision Transformers" (arXiv 2106.04560);
+    normalisation, activation and softmax are left out.
     """
     n, d, hidden = config.num_tokens, config.embed_dim, config.mlp_dim
     rows, columns = config.grid_hw
@@ -41,7 +41,7 @@ def flops_per_image(config: Any) -> int:
 
 
 def matmul_peak(folder: Path) -> dict[str, Any]:
-    """The fastest float16 product that torch does here, of two square matrices."""
+    """Time torch's float16 product of two large square matrices."""
     torch = _torch()
     a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=DEVICE, dtype=torch.float16) for _ in range(2))
     ms = _median_ms(torch, lambda: a @ b)
@@ -49,19 +49,19 @@ def matmul_peak(folder: Path) -> dict[str, Any]:
 
 
 def torch_eager(folder: Path, variant: str) -> dict[str, Any]:
-    """The torch module in float16, with torch's own fused attention."""
+    """Time the torch module in float16, with torch's fused attention."""
     torch = _torch()
     model = _model(torch, variant).half()
     return _time(torch, variant, lambda _: lambda x: model(x.half()), half_input=True)
 
 
 def torch_compiled(folder: Path, variant: str) -> dict[str, Any]:
-    """The same through `torch.compile(mode="max-autotune-no-cudagraphs")`, once per batch size."""
+    """Time it with `torch.compile(mode="max-autotune-no-cudagraphs")`, once per batch size."""
     torch = _torch()
     model = _model(torch, variant).half()
 
     def compiled(size: int) -> Run:
-        torch.compiler.reset()  # kernels of one size are no good for another, and it would share
+        torch.compiler.reset()  # otherwise kernels of one batch size are reused for another
         fast = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
         return lambda x: fast(x.half())
 
@@ -69,7 +69,7 @@ def torch_compiled(folder: Path, variant: str) -> dict[str, Any]:
 
 
 def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
-    """The FP16 artifact in ONNX Runtime."""
+    """Time the FP16 artifact in ONNX Runtime."""
     torch = _torch()
     PROVIDER_NEEDS[provider]()
     from vit_export.runtime import load
@@ -82,7 +82,7 @@ def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
 
 
 def engine(folder: Path, variant: str, backend: str) -> dict[str, Any]:
-    """The FP16 engine that the check before has built."""
+    """Time the FP16 engine that an earlier check has built."""
     torch = _torch()
     path = engine_path(folder, backend, variant, "fp16")
     if not path.exists():
@@ -117,19 +117,19 @@ def _on_device(torch: Any, runner: Any) -> Run:
 def _time(
     torch: Any, variant: str, run_of: Callable[[int], Run], *, half_input: bool = False
 ) -> dict[str, Any]:
-    """Time a candidate at every batch size, and compare what it computes there.
+    """Time a candidate at every batch size, and compare its outputs with torch's.
 
     Args:
         torch: The module.
-        variant: What it is a model of.
-        run_of: From a batch size to what runs images of it.
-        half_input: Whether images are float16 before the time is taken.
+        variant: The model's variant.
+        run_of: Returns, for a batch size, a function that runs a batch.
+        half_input: Whether images are converted to float16 before they are timed.
     """
     from vit_export.variants import get_variant
 
     config = get_variant(variant)
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False  # the yardstick is float32; products have no TF32
+    torch.backends.cudnn.allow_tf32 = False  # the baseline is float32; products use no TF32
     images = torch.randn(BATCHES[-1], config.in_chans, *config.image_hw, device=DEVICE)
     measured: dict[str, Any] = {}
     cosines: list[float] = []
@@ -142,7 +142,7 @@ def _time(
             cosines.append(found.min().item())
             expect(
                 cosines[-1] >= SMALLEST_COSINE,
-                f"it computes something else at batch {size}: cosine {cosines[-1]:.6f}",
+                f"its outputs differ at batch {size}: cosine {cosines[-1]:.6f}",
             )
             ms = _median_ms(torch, lambda run=run, x=x: run(x))
             measured[f"batch_{size}_ms"] = ms

@@ -1,4 +1,4 @@
-"""Checks of TensorRT: inside ONNX Runtime, as a plugin, and as engines of its own."""
+"""Checks of TensorRT: as a provider of ONNX Runtime, as a plugin, and as engines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gpu_checks.needs import BACKEND_NEEDS, PROVIDER_NEEDS, need, need_kernels_f
 from gpu_checks.outcome import FailedError, expect
 
 BATCHES = (1, 8, 64)
-CACHED_SHARE = 0.5  # of the time of a build, within which a cached engine has to start
-NARROWED = ("fp16", "bf16")  # precisions of engines that are made of an fp32 artifact on the way
-SOURCE = {"int8": "int8-static"}  # and what those of others are made of
+CACHED_SHARE = 0.5  # of the time of a build, in which a cached engine must start
+NARROWED = ("fp16", "bf16")  # precisions whose engines are built from an fp32 artifact
+SOURCE = {"int8": "int8-static"}  # other precisions: the artifact they are built from
 
 
 def engine_cache(folder: Path) -> dict[str, Any]:
-    """A cached engine starts sooner, and one of other weights under the same name is not taken."""
+    """Check that a cached engine starts sooner, and is not used for other weights."""
     PROVIDER_NEEDS["tensorrt"]()
     import numpy as np
 
@@ -37,7 +37,9 @@ def engine_cache(folder: Path) -> dict[str, Any]:
     shutil.rmtree(cache, ignore_errors=True)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     profile = (1, 2, 8)
-    load(EDGE, options=TensorrtOptions(profile=profile)).run(x)  # libraries are loaded after that
+    load(EDGE, options=TensorrtOptions(profile=profile)).run(
+        x
+    )  # loads libraries, untimed
     results, seconds, plans = [], [], []
     for path in (EDGE, EDGE, other):
         start = time.perf_counter()
@@ -51,14 +53,14 @@ def engine_cache(folder: Path) -> dict[str, Any]:
         seconds[1] <= CACHED_SHARE * seconds[0],
         f"the second load took {seconds[1]:.2f} s, the first {seconds[0]:.2f} s with its build",
     )
-    expect(np.array_equal(results[0], results[1]), "the cached engine computes something else")
+    expect(np.array_equal(results[0], results[1]), "the cached engine gives other outputs")
     shift = float(np.abs(results[2] - results[0] - 1).max())
     expect(shift <= 1e-3, f"the engine of other weights was taken ({shift:.3g} off)")
     return {"first_s": seconds[0], "cached_s": seconds[1]}
 
 
 def ep_context(folder: Path, provider: str) -> dict[str, Any]:
-    """A dumped context loads, computes the same, and says how to prepare an image."""
+    """Check that a dumped context loads, gives the same outputs, and keeps the manifest."""
     PROVIDER_NEEDS[provider]()
     import numpy as np
 
@@ -74,13 +76,13 @@ def ep_context(folder: Path, provider: str) -> dict[str, Any]:
     loaded = load(path, provider=provider)
     end = time.perf_counter()
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    expect(np.array_equal(built.run(x), loaded.run(x)), "the context computes something else")
+    expect(np.array_equal(built.run(x), loaded.run(x)), "the context gives other outputs")
     expect(loaded.preprocess == built.preprocess, "the context lost the manifest")
     return {"build_s": middle - start, "load_s": end - middle}
 
 
 def engine(folder: Path, backend: str, variant: str, precision: str) -> dict[str, Any]:
-    """An engine is built from an artifact, passes its gate, and passes it again loaded."""
+    """Check that an engine is built from an artifact, and passes its gate, also when loaded."""
     BACKEND_NEEDS[backend]()
     need_kernels_for(precision)
     if precision in NARROWED:
@@ -94,14 +96,14 @@ def engine(folder: Path, backend: str, variant: str, precision: str) -> dict[str
     )  # fmt: skip
     if answer["passed"] is not True:
         raise FailedError(f"the engine was not measured: {answer.get('reason')}")
-    hop = command("validate", path)["hop"]
-    expect(hop["passed"] is True, f"the gate did not pass: {hop['reason']}")
+    stage = command("validate", path)["hop"]
+    expect(stage["passed"] is True, f"the gate did not pass: {stage['reason']}")
     return {
         "build_s": answer["seconds"], "size_bytes": answer["size_bytes"],
-        "max_abs": hop["max_abs"], "tolerance": hop["tolerance"],
+        "max_abs": stage["max_abs"], "tolerance": stage["tolerance"],
     }  # fmt: skip
 
 
 def engine_path(folder: Path, backend: str, variant: str, precision: str) -> Path:
-    """Where `engine` leaves the engine for the check of its speed."""
+    """Return the path of an engine that `engine` builds."""
     return folder / f"{variant}.{precision}.{backend}.engine"

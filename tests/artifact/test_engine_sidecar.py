@@ -17,7 +17,6 @@ MakeSidecar = Callable[..., Sidecar]
 
 
 def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path, make_sidecar: MakeSidecar) -> None:
-    """Manifest, profiles, GPU and checks."""
     engine = tmp_path / "x.engine"
     make_sidecar().write(sidecar_path(engine))
     assert Sidecar.read(engine) == make_sidecar()
@@ -25,7 +24,6 @@ def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path, make_sidecar: Ma
 
 
 def test_an_engine_without_a_sidecar_says_what_is_missing(tmp_path: Path) -> None:
-    """One line, with the way out."""
     with pytest.raises(
         ArtifactError, match=r"x.engine.json is not beside it\nhint: .*vit-export engine"
     ):
@@ -37,7 +35,6 @@ def test_an_engine_without_a_sidecar_says_what_is_missing(tmp_path: Path) -> Non
     ["", "[]", "{}", '{"schema_version": 1}', "null", '{"schema_version": "new"}', "\0"],
 )
 def test_a_damaged_sidecar_is_one_error(tmp_path: Path, text: str) -> None:
-    """Whatever is wrong with it."""
     sidecar_path(tmp_path / "x.engine").write_text(text)
     with pytest.raises(ArtifactError, match="damaged"):
         Sidecar.read(tmp_path / "x.engine")
@@ -47,7 +44,6 @@ def test_a_damaged_sidecar_is_one_error(tmp_path: Path, text: str) -> None:
 def test_a_sidecar_without_a_field_is_one_error(
     tmp_path: Path, name: str, make_sidecar: MakeSidecar
 ) -> None:
-    """Each that a device needs."""
     data = json.loads(make_sidecar().to_json())
     del data[name]
     sidecar_path(tmp_path / "x.engine").write_text(json.dumps(data))
@@ -72,7 +68,6 @@ def test_a_sidecar_without_a_field_is_one_error(
 def test_a_field_of_another_type_is_one_error(
     tmp_path: Path, make_sidecar: MakeSidecar, place: tuple[Any, ...], value: Any
 ) -> None:
-    """Told when it is read, not when it is used."""
     data = json.loads(make_sidecar().to_json())
     holder = data
     for key in place[:-1]:
@@ -83,10 +78,9 @@ def test_a_field_of_another_type_is_one_error(
         Sidecar.read(tmp_path / "x.engine")
 
 
-def test_writers_do_not_meet_in_a_temporary_file(
+def test_concurrent_writers_use_separate_temporary_files(
     tmp_path: Path, make_sidecar: MakeSidecar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one comes and goes while the first has not renamed its file yet."""
     path = sidecar_path(tmp_path / "x.engine")
     replace = os.replace
 
@@ -106,7 +100,6 @@ def test_writers_do_not_meet_in_a_temporary_file(
 def test_the_source_is_found_from_the_engines_folder(
     tmp_path: Path, make_sidecar: MakeSidecar
 ) -> None:
-    """Also where the folder is a link; and a copy beside the engine will do."""
     models, engines = tmp_path / "models", tmp_path / "deep" / "engines"
     models.mkdir()
     engines.mkdir(parents=True)
@@ -125,7 +118,6 @@ def test_the_source_is_found_from_the_engines_folder(
 
 
 def test_a_sidecar_of_a_newer_schema_says_so(tmp_path: Path, make_sidecar: MakeSidecar) -> None:
-    """An older vit-export must not guess."""
     text = make_sidecar(schema_version=2).to_json()
     sidecar_path(tmp_path / "x.engine").write_text(text)
     with pytest.raises(
@@ -134,16 +126,14 @@ def test_a_sidecar_of_a_newer_schema_says_so(tmp_path: Path, make_sidecar: MakeS
         Sidecar.read(tmp_path / "x.engine")
 
 
-def test_the_rebuild_command_can_be_typed(make_sidecar: MakeSidecar) -> None:
-    """Names with blanks are quoted, and the folder is the engine's."""
+def test_the_rebuild_command_is_quoted_for_a_shell(make_sidecar: MakeSidecar) -> None:
     command = make_sidecar().rebuild_command(Path("out/x.engine"))
     assert command == (
         "vit-export engine 'out/my model.onnx' --backend tensorrt --precision fp16 -o out/x.engine"
     )
 
 
-def test_a_hash_is_that_of_the_whole_file(tmp_path: Path) -> None:
-    """By the standard test vector of SHA-256."""
+def test_file_sha256_matches_the_standard_test_vector(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert file_sha256(path).startswith("ba7816bf8f01cfea")

@@ -36,7 +36,6 @@ from vit_export.errors import UsageError
     ],
 )  # fmt: skip
 def test_names_are_read_in_the_order_of_the_classes(tmp_path, name, text, labels):
-    """From lines, a list, or `id2label`; a byte order mark is no part of a name."""
     path = tmp_path / name
     path.write_text(text, encoding="utf-8", newline="")
     assert read_labels(str(path)) == labels
@@ -75,7 +74,6 @@ def test_json_of_another_form_is_refused_with_the_entry(tmp_path, text, reason):
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_a_file_without_names_is_refused(tmp_path, text):
-    """Rather than no labels."""
     path = tmp_path / "l.txt"
     path.write_text(text)
     with pytest.raises(UsageError, match="holds no labels"):
@@ -83,7 +81,6 @@ def test_a_file_without_names_is_refused(tmp_path, text):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    """Absent, a folder, or no text."""
     odd = tmp_path / "odd.txt"
     odd.write_bytes(b"\xff\xfe\x00")
     os.mkfifo(tmp_path / "pipe.txt")
@@ -97,8 +94,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
             read_labels(tmp_path / name)
 
 
-def test_one_label_per_class_or_none():
-    """Both numbers are named."""
+def test_there_is_one_label_per_class_or_none():
     check_labels((), 10)
     check_labels(("a", "b"), 2)
     with pytest.raises(UsageError, match="2 labels for a model of 10 classes"):

@@ -56,7 +56,6 @@ LAYOUTS = ("inline", "cache", "dvc", "weights")
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_linked_artifact_runs_and_passes_its_gate(tiny_export, tmp_path, monkeypatch, layout):
-    """Also where the CPU maps its weights, as it does from 256 MB on."""
     path = linked_artifact(tiny_export, tmp_path / "app", layout)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     feeds = {"pixel_values": x}
@@ -78,7 +77,6 @@ def test_a_linked_artifact_is_converted(tiny_export, tmp_path, layout, precision
 
 
 def test_weights_without_a_length_are_found_behind_links(tiny_export, tmp_path):
-    """The length of external data may be left out."""
     path = linked_artifact(tiny_export, tmp_path / "app", "weights")
     file = OnnxFile.read(path)
     length = str(max(tensor.nbytes for tensor in file.initializers)).encode()

@@ -72,7 +72,6 @@ def signature(values) -> list[tuple[str, list[int | str]]]:
 
 @pytest.mark.parametrize("which", ["tiny", "foreign"])
 def test_a_file_is_read_as_onnx_reads_it(which, tiny_export, foreign):
-    """Signature, operator sets, operators, weights and metadata."""
     path = tiny_export.path if which == "tiny" else foreign
     model = onnx.load(path)
     file = OnnxFile.read(path)
@@ -98,8 +97,7 @@ def test_a_file_is_read_as_onnx_reads_it(which, tiny_export, foreign):
     ]
 
 
-def test_weights_lie_where_the_file_says(tiny_export):
-    """Offset and size of each, without reading them."""
+def test_the_bytes_of_a_weight_are_at_its_offset(tiny_export):
     file = OnnxFile.read(tiny_export.path)
     data = tiny_export.path.read_bytes()
     for proto, tensor in zip(
@@ -110,7 +108,6 @@ def test_weights_lie_where_the_file_says(tiny_export):
 
 
 def test_dtypes_of_inputs_and_outputs_have_numpys_names(foreign):
-    """A value without a type has none."""
     file = OnnxFile.read(foreign)
     assert file.inputs == (
         TensorSpec("x", "float32", ("batch", 3)),
@@ -122,7 +119,6 @@ def test_dtypes_of_inputs_and_outputs_have_numpys_names(foreign):
 
 
 def test_operators_are_counted_with_their_domain(foreign):
-    """Most frequent first; unnamed outputs are no tensors."""
     file = OnnxFile.read(foreign)
     assert file.op_counts == {
         "Relu": 3, "MatMul": 1, "Reshape": 1, "Dropout": 1, "com.microsoft::FusedGelu": 1,
@@ -133,7 +129,6 @@ def test_operators_are_counted_with_their_domain(foreign):
 
 
 def test_the_default_domain_has_one_name(tmp_path):
-    """Some tools spell it out."""
     model = foreign_model()
     model.opset_import[0].domain = "ai.onnx"
     path = tmp_path / "m.onnx"
@@ -142,12 +137,10 @@ def test_the_default_domain_has_one_name(tmp_path):
 
 
 def test_the_manifest_is_found(tiny_export):
-    """As it was written."""
     assert OnnxFile.read(str(tiny_export.path)).manifest == tiny_export.manifest
 
 
 def test_a_damaged_manifest_is_an_error(tmp_path):
-    """Not a file of another tool."""
     model = foreign_model()
     helper.set_model_props(model, {METADATA_KEY: "{"})
     path = tmp_path / "odd.onnx"
@@ -166,7 +159,6 @@ def read_or_refuse(path: Path, data: bytes) -> None:
 
 
 def test_a_file_cut_off_at_any_byte_is_read_or_refused(tiny_export, tmp_path):
-    """Two hundred places, close together near both ends."""
     data = tiny_export.path.read_bytes()
     size = len(data)
     places = {*range(60), *range(size - 60, size), *np.linspace(0, size, 90).astype(int)}
@@ -176,7 +168,6 @@ def test_a_file_cut_off_at_any_byte_is_read_or_refused(tiny_export, tmp_path):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_file_is_called_truncated(tiny_export, tmp_path, share):
-    """And the user is told to copy it again."""
     data = tiny_export.path.read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(data[: int(share * len(data))])
@@ -187,7 +178,6 @@ def test_a_truncated_file_is_called_truncated(tiny_export, tmp_path, share):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.binary(max_size=300))
 def test_random_bytes_are_refused(tmp_path, data):
-    """They are no ONNX file."""
     path = tmp_path / "random.onnx"
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match=r"random\.onnx"):
@@ -199,7 +189,6 @@ def test_random_bytes_are_refused(tmp_path, data):
 )
 @given(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 10**6), st.integers(0, 255))
 def test_a_file_with_changed_bytes_is_read_or_refused(tmp_path, at, byte, at2, byte2):
-    """Two bytes, anywhere in a small model with external data."""
     data = bytearray(EXTERNAL)
     data[at % len(data)] = byte
     data[at2 % len(data)] = byte2
@@ -220,8 +209,7 @@ EXTERNAL = external_model()
 
 
 @pytest.mark.parametrize(("key", "value"), [("offset", "ten"), ("length", "1e3"), ("offset", "")])
-def test_external_data_at_no_number_is_refused(tmp_path, key, value):
-    """The place of a weight must be a number."""
+def test_external_data_at_an_invalid_offset_is_refused(tmp_path, key, value):
     model = onnx.ModelProto.FromString(EXTERNAL)
     next(e for e in model.graph.initializer[-1].external_data if e.key == key).value = value
     path = tmp_path / "odd.onnx"
@@ -231,7 +219,6 @@ def test_external_data_at_no_number_is_refused(tmp_path, key, value):
 
 
 def test_missing_external_data_is_named_with_where_to_put_it(tmp_path):
-    """People copy the .onnx alone."""
     path = tmp_path / "m.onnx"
     path.write_bytes(EXTERNAL)
     file = OnnxFile.read(path)
@@ -241,7 +228,6 @@ def test_missing_external_data_is_named_with_where_to_put_it(tmp_path):
 
 
 def test_short_external_data_is_called_truncated(tmp_path):
-    """With the tensor that it cuts."""
     path = tmp_path / "m.onnx"
     path.write_bytes(EXTERNAL)
     (tmp_path / "w.data").write_bytes(bytes(31))
@@ -252,7 +238,6 @@ def test_short_external_data_is_called_truncated(tmp_path):
 
 
 def test_an_empty_file_is_called_empty(tmp_path):
-    """As a full disk leaves it."""
     path = tmp_path / "empty.onnx"
     path.touch()
     with pytest.raises(ArtifactError, match="the file is empty"):
@@ -260,7 +245,6 @@ def test_an_empty_file_is_called_empty(tmp_path):
 
 
 def test_a_file_that_is_not_there_and_a_folder_are_refused(tmp_path):
-    """Each in its own words."""
     with pytest.raises(ArtifactError, match="no such file"):
         OnnxFile.read(tmp_path / "none.onnx")
     with pytest.raises(ArtifactError, match="is a folder, expected a file"):
@@ -268,13 +252,11 @@ def test_a_file_that_is_not_there_and_a_folder_are_refused(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(photographs):
-    """A photograph, say."""
     with pytest.raises(ArtifactError, match="not an ONNX file"):
         OnnxFile.read(photographs[0])
 
 
-def test_a_checkpoint_is_called_one_with_the_command_that_takes_it(tmp_path):
-    """As torch and safetensors write it, now and formerly."""
+def test_a_checkpoint_is_recognised_and_the_export_command_suggested(tmp_path):
     weights = {"head.weight": torch.zeros(3, 2)}
     torch.save(weights, tmp_path / "zip.pth")
     torch.save(weights, tmp_path / "pickle.pth", _use_new_zipfile_serialization=False)
@@ -282,14 +264,13 @@ def test_a_checkpoint_is_called_one_with_the_command_that_takes_it(tmp_path):
     for name, kind in (("zip.pth", "zip archive"), ("pickle.pth", "pickle"),
                        ("w.safetensors", "safetensors")):  # fmt: skip
         path = tmp_path / name
-        told = rf"is a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
+        told = rf"but a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
         with pytest.raises(ArtifactError, match=told):
             OnnxFile.read(path)
 
 
 @pytest.mark.parametrize("start", [b"", b"\x80", b"PK", b"12345678{", b"\x80\x01", b"{}"])
-def test_what_only_resembles_a_checkpoint_is_not_called_one(tmp_path, start):
-    """Nobody is sent the wrong way."""
+def test_a_file_that_starts_like_a_checkpoint_is_not_called_one(tmp_path, start):
     path = tmp_path / "odd.onnx"
     path.write_bytes(start + b"\xff" * 20)
     with pytest.raises(ArtifactError, match="not an ONNX file, or a truncated one"):
@@ -298,7 +279,6 @@ def test_what_only_resembles_a_checkpoint_is_not_called_one(tmp_path, start):
 
 @pytest.mark.parametrize("external_name", ["", "m.onnx.data"])
 def test_inner_tensors_are_exposed_without_the_weights(tiny_export, tmp_path, external_name):
-    """The bytes are small, and what is computed is the same."""
     path = tmp_path / "m.onnx"
     source = OnnxFile.read(tiny_export.path)
     names = [spec.name for spec in source.outputs]
@@ -319,8 +299,7 @@ def test_inner_tensors_are_exposed_without_the_weights(tiny_export, tmp_path, ex
     assert block.shape == (2, 17, 32)
 
 
-def test_the_hash_leaves_nothing_out_but_the_metadata(tmp_path):
-    """Weights inside and beside, operators, names."""
+def test_the_hash_covers_everything_but_the_metadata(tmp_path):
     path = tmp_path / "m.onnx"
     (tmp_path / "w.data").write_bytes(bytes(32))
 
@@ -341,6 +320,5 @@ def test_the_hash_leaves_nothing_out_but_the_metadata(tmp_path):
 
 
 def test_counts_agree_with_onnx_on_the_tiny_export(tiny_export):
-    """A second look, by operator."""
     expected = Counter(node.op_type for node in onnx.load(tiny_export.path).graph.node)
     assert OnnxFile.read(tiny_export.path).op_counts == dict(expected)

@@ -50,7 +50,6 @@ def test_text_must_be_utf8(tmp_path: Path) -> None:
 def test_a_pipe_in_place_of_an_artifact_is_an_immediate_error(
     tmp_path: Path, name: str, read: Callable[[Path], object]
 ) -> None:
-    """Opening a pipe would wait for its writer for ever."""
     os.mkfifo(tmp_path / (f"{name}.json" if name.endswith(".engine") else name))
     with pytest.raises(ArtifactError, match="is a pipe, socket or device"):
         read(tmp_path / name)

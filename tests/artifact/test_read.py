@@ -1,4 +1,4 @@
-"""For a file of another tool the user says how images are prepared; the rest the file says."""
+"""Manifest and image preparation of any artifact."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import msgspec
 import onnx
 import pytest
 
+from vit_export.artifact.engine_sidecar import sidecar_path
 from vit_export.artifact.manifest import Preprocess
-from vit_export.artifact.read import read_preprocess
+from vit_export.artifact.read import read_manifest, read_preprocess
 from vit_export.errors import ConfigError, UsageError
 
 
@@ -28,7 +29,6 @@ def foreign(tiny_export, tmp_path):
 
 
 def test_the_size_is_that_of_the_input(foreign):
-    """Height first; defaults elsewhere."""
     changes = {"mean": "0.1,0.2,0.3", "std": "1,2,3"}
     found = read_preprocess(foreign(["n", 3, 32, 48]), changes)
     assert found == Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
@@ -45,14 +45,12 @@ def test_the_size_is_that_of_the_input(foreign):
      ({"std": "1,1,1"}, "prepared, and mean cannot be guessed\nhint: give --mean as")],
 )  # fmt: skip
 def test_mean_and_std_are_not_guessed(foreign, changes, missing):
-    """A model fed with others gives other classes, and nobody would know why."""
     with pytest.raises(UsageError, match=rf"foreign\.onnx: .*{missing}"):
         read_preprocess(foreign(["n", 3, 32, 32]), changes)
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, "L"), (4, "")])
-def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
-    """Grey, or something else that only arrays can be."""
+def test_the_channels_are_those_of_the_input(foreign, channels, color):
     stats = ",".join(["0.5"] * channels)
     found = read_preprocess(foreign([1, channels, 30, 31]), {"mean": stats, "std": stats})
     assert found.color == color
@@ -60,19 +58,25 @@ def test_the_number_of_channels_is_that_of_the_input(foreign, channels, color):
     assert len(found.mean) == len(found.std) == channels
 
 
-def test_what_the_manifest_says_stays_where_nothing_else_was_said(tiny_export):
-    """A file of ours."""
+def test_settings_of_the_manifest_stay_unless_changed(tiny_export):
     known = tiny_export.manifest.preprocess
     assert read_preprocess(tiny_export.path, {}) == known
     changed = read_preprocess(tiny_export.path, {"interpolation": "bilinear"})
     assert changed == msgspec.structs.replace(known, interpolation="bilinear")
 
 
+def test_the_settings_of_an_engine_are_those_of_its_sidecar(tmp_path, make_sidecar):
+    engine, sidecar = tmp_path / "x.engine", make_sidecar()
+    known = Preprocess(size=(32, 32), crop_pct=1.0)
+    sidecar.replace(manifest=sidecar.manifest.replace(preprocess=known)).write(sidecar_path(engine))
+    assert read_manifest(engine).preprocess == known
+    assert read_preprocess(engine, {"crop_pct": "0.5"}) == known.replace({"crop_pct": 0.5})
+
+
 @pytest.mark.parametrize(
     "shape", [["n", 3], ["n", 3, "h", "w"], ["n", "c", 32, 32], [1, 3, None, 32]]
 )
 def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
-    """With what the file takes."""
     with pytest.raises(UsageError, match=r"foreign\.onnx: takes \(.*expected images"):
         read_preprocess(foreign(shape), {})
 
@@ -83,7 +87,6 @@ def test_inputs_that_are_no_images_of_a_fixed_size_are_refused(foreign, shape):
      ({"interpolation": "bicubik"}, "bicubic"), ({"crop_pct": "2"}, "must lie in")],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused(foreign, changes, reason):
-    """As for a variant."""
     given = {"mean": "0,0,0", "std": "1,1,1", **changes}
     with pytest.raises(ConfigError, match=reason):
         read_preprocess(foreign(["n", 3, 32, 32]), given)

@@ -21,7 +21,10 @@ from vit_export.variants import VARIANTS
 REASONS = {
     "an excerpt", "installs packages", "needs an NVIDIA GPU", "needs the network", "takes minutes",
 }  # fmt: skip
-FAST = ("README.md", "docs/concepts/golden.md", "docs/concepts/manifest.md")
+FAST = (
+    *("README.md", "docs/concepts/gate.md", "docs/concepts/golden.md"),
+    *("docs/concepts/manifest.md", "docs/guides/runtime.md"),
+)
 WITH_BLOCKS = [page for page in PAGES if any(not block.reason for block in blocks(page))]
 PACKAGE = ROOT / "vit_export"
 

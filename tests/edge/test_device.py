@@ -46,14 +46,12 @@ def photograph(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx", "onnx_ir", "onnxsim", "safetensors"])
-def test_the_export_side_is_not_installed_here(package):
-    """Otherwise the other tests in this folder prove nothing."""
+def test_torch_and_onnx_are_not_installed_here(package):
     assert importlib.util.find_spec(package) is None
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_narrow_artifacts_run_and_pass_their_gate(artifact, precision):
-    """In ONNX Runtime of every age that is accepted, by their own limits."""
     narrow = artifact.with_name(f"edge.{precision}.onnx")
     done = run("validate", narrow, "--provider", "cpu", "--json")
     assert done.returncode == 0, done.stderr
@@ -63,8 +61,7 @@ def test_narrow_artifacts_run_and_pass_their_gate(artifact, precision):
     assert OnnxFile.read(narrow).manifest.precision == precision
 
 
-def test_predict_names_what_is_on_a_picture(artifact, photograph):
-    """From the manifest alone."""
+def test_predict_classifies_a_picture(artifact, photograph):
     done = run("predict", artifact, photograph, "--top", "3", "--json")
     assert done.returncode == 0, done.stderr
     (prediction,) = json.loads(done.stdout.splitlines()[-1])["predictions"]
@@ -74,7 +71,6 @@ def test_predict_names_what_is_on_a_picture(artifact, photograph):
 
 
 def test_validate_passes_the_artifact(artifact):
-    """Against what torch computed where it was made."""
     done = run("validate", artifact, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -83,7 +79,6 @@ def test_validate_passes_the_artifact(artifact):
 
 
 def test_inspect_shows_the_manifest(artifact):
-    """No backend is needed for it."""
     done = run("inspect", artifact)
     assert done.returncode == 0, done.stderr
     assert "vit_edge_test" in done.stdout
@@ -101,7 +96,6 @@ def damage(artifact: Path, weight: str, factor: float) -> None:
 
 
 def test_validate_refuses_a_damaged_weight_and_names_the_block(artifact):
-    """Inner tensors are exposed without the onnx package."""
     damage(artifact, "blocks.1.mlp.fc1.weight", 1.01)
     done = run("validate", artifact)
     assert done.returncode == 1
@@ -109,8 +103,7 @@ def test_validate_refuses_a_damaged_weight_and_names_the_block(artifact):
     assert "Traceback" not in done.stderr
 
 
-def test_a_validation_in_this_process_agrees(artifact):
-    """The Python door."""
+def test_the_gate_runs_in_python_too(artifact):
     runner = load(artifact, provider="cpu").runner
     golden = Golden.read(artifact.with_suffix(".golden.npz"))
     assert compare(runner, golden).passed
@@ -119,7 +112,6 @@ def test_a_validation_in_this_process_agrees(artifact):
 
 
 def test_export_says_what_to_install(tmp_path):
-    """Not a traceback."""
     done = run("onnx", "--variant", "mnist", "-o", tmp_path / "m.onnx")
     assert done.returncode == 1
     assert "pip install 'vit-export[export]'" in done.stderr
@@ -127,15 +119,13 @@ def test_export_says_what_to_install(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["variants", "doctor"])
-def test_the_other_commands_work_too(command):
-    """They tell, they need nothing."""
+def test_variants_and_doctor_run(command):
     done = run(command, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])
 
 
 def test_bench_measures_on_the_device(artifact):
-    """Time, memory and distance from golden; torch is missed in words where it is asked for."""
     quick = ("--rounds", "2", "--min-time", "0.02", "--warmup", "0", "--json")
     done = run("bench", artifact, "--batch", "1,2", *quick)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A file of timings that several builds share; with TensorRT-RTX's cache object, which is empty."""
+"""The timing cache that builds share, with the empty cache object of TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ for _ in range(40):
 
 @pytest.fixture
 def config() -> Any:
-    """A builder's config, and what must live as long."""
+    """A builder's configuration."""
     rtx = load_backend("tensorrt-rtx")
     builder = rtx.trt.Builder(rtx.logger)
     return builder.create_builder_config()
 
 
 def test_a_cache_is_saved_loaded_and_merged(config: Any, tmp_path: Path) -> None:
-    """The first build finds none."""
+    """The first build has no file to read."""
     path = tmp_path / "timings"
     load_cache(config, path)
     save_cache(config, path)
@@ -59,15 +59,14 @@ def test_processes_wait_for_each_other(tmp_path: Path) -> None:
     assert path.read_text() == "120"
 
 
-def test_a_lock_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
-    """Before anything is built."""
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "folder", tmp_path, Path()):
         with pytest.raises(OutputError, match="cannot lock"), locked(path):
             pass
 
 
-def test_the_key_names_what_a_cache_is_good_for() -> None:
-    """Version and GPU; TensorRT-RTX has no cache."""
+def test_the_key_names_version_and_gpu() -> None:
+    """TensorRT-RTX has no cache."""
     gpu = Gpu(name="NVIDIA L4", compute_capability="8.9")
     trt = Backend(name="tensorrt", trt=None, version="11.4.0.106", logger=None)
     assert cache_key(trt, gpu) == "tensorrt 11.4.0.106, NVIDIA L4 (compute capability 8.9)"

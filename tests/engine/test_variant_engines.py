@@ -1,4 +1,4 @@
-"""Every architecture that people run, as an FP16 engine for four kinds of GPU."""
+"""FP16 engines of common architectures for four kinds of GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.engine.build import Built, build_engine
-from vit_export.engine.options import BuildOptions
+from vit_export.engine.build import BuiltPlan, build_plan
+from vit_export.engine.settings import EngineSettings
 from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half
 from vit_export.graph.simplify import simplify
@@ -25,7 +25,7 @@ VARIANTS = ("mnist", "s16", "deit_b", "b16", "b32", "l16", "h14")
 
 
 def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
-    """Export with random weights, without the gate, which others test."""
+    """Export with random weights and without a gate."""
     loaded = load_source(variant)
     loaded.model.names, loaded.model.taps = loaded.outputs, ()
     exported = export_module(loaded.model, folder / "exported.onnx", loaded.inputs)
@@ -42,9 +42,9 @@ def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
     return path, manifest
 
 
-def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built:
-    """For all targets at once, with a dynamic batch size."""
-    options = BuildOptions(
+def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> BuiltPlan:
+    """Build for all targets at once, with a dynamic batch size."""
+    settings = EngineSettings(
         backend="tensorrt-rtx",
         precision=precision,
         compute_capabilities=TARGETS,
@@ -52,18 +52,18 @@ def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built
     )
     manifest = manifest.replace(precision=precision)
     rtx, file = load_backend("tensorrt-rtx"), OnnxFile.read(source)
-    return build_engine(rtx, file, manifest, plan, options)
+    return build_plan(rtx, file, manifest, plan, settings)
 
 
 def fused_attentions(plan: Path) -> int:
-    """Kernels of fused attention in a plan; its text is undocumented, so tests alone read it."""
+    """Count the kernels of fused attention in a plan, whose text is undocumented."""
     return len(re.findall(rb"(?<!\w)_gemm_mha_v2(?!\w)", plan.read_bytes()))
 
 
 @pytest.mark.slow  # four minutes together, of which h14 takes a third
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path: Path) -> None:
-    """And is not larger than FP16 weights and code allow, which the build itself checks."""
+    """The build itself checks its size."""
     fp32, manifest = fp32_graph(variant, tmp_path)
     half, plan = tmp_path / "fp16.onnx", tmp_path / "x.engine"
     to_half(fp32, half)
@@ -77,7 +77,7 @@ def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path
 
 @pytest.mark.slow  # a quarter of a minute
 def test_an_fp32_engine_holds_fp32_weights(tmp_path: Path) -> None:
-    """The compact model would show nothing: its kernels outweigh its weights."""
+    """In a smaller model the kernels outweigh the weights."""
     fp32, manifest = fp32_graph("b16", tmp_path)
     built = build(fp32, manifest, "fp32", tmp_path / "x.engine")
     assert set(built.product_types) == {"FLOAT"}

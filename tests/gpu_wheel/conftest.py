@@ -1,4 +1,4 @@
-"""The real wheels of NVIDIA's providers, and empty libraries in place of NVIDIA's own."""
+"""The real wheels of NVIDIA's providers, with empty libraries in place of NVIDIA's own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def package(name: str) -> Path:
 
 @pytest.fixture
 def artifact() -> Path:
-    """A small artifact of ours."""
+    """A small artifact of vit-export."""
     return ARTIFACT
 
 
@@ -55,10 +55,10 @@ def rtx_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def empty_libraries(tmp_path_factory, rtx_folder) -> Path:
-    """A folder of libraries that the real providers load with.
+    """A folder of libraries that the real providers can be loaded with.
 
-    Each has NVIDIA's name and defines every symbol that a provider asks of it, with its version;
-    the runtime counts two devices, and every other function returns "no device". So the
+    Each has NVIDIA's name and defines every symbol, with its version, that a provider needs of
+    it; the runtime counts two devices, and every other function returns "no device". So the
     providers' own code runs as far as it needs no GPU.
     """
     folder = tmp_path_factory.mktemp("empty")
@@ -91,7 +91,7 @@ def empty_libraries(tmp_path_factory, rtx_folder) -> Path:
 
 @pytest.fixture
 def empty_driver(empty_libraries, tmp_path) -> Path:
-    """The driver's libraries alone: it is there and has no device."""
+    """The driver's libraries alone: a driver without a device."""
     folder = tmp_path / "driver"
     folder.mkdir()
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
@@ -113,7 +113,7 @@ def _compile(folder: Path, soname: str, names: set[str]) -> None:
 
 @pytest.fixture
 def python():
-    """Runs code in a fresh interpreter, which may find more libraries and packages."""
+    """Runs code in a fresh interpreter, with more libraries and packages where given."""
 
     def run(code: str, *arguments: str | Path, libraries: Path | None = None,
             packages: Path | None = None) -> Any:  # fmt: skip
@@ -135,7 +135,7 @@ def python():
 
 @pytest.fixture
 def wheel(tmp_path):
-    """Lays the metadata of a distribution into a folder that `python` takes as `packages`."""
+    """Writes the metadata of a distribution into a folder, for `packages` of `python`."""
 
     def put(name: str, version: str) -> Path:
         info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"

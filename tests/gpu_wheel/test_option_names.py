@@ -1,4 +1,4 @@
-"""Every option that we pass is one that the real provider library reads, spelled as it reads it."""
+"""Every provider option of this package exists in the real provider library."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ except Exception as error:
 
 @pytest.fixture
 def add(python, empty_libraries):
-    """What the provider's own parser says of options."""
+    """The answer of the provider's own parser to options."""
     import json
 
     return lambda name, options: python(ADD, name, json.dumps(options), libraries=empty_libraries)
 
 
 @pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
-def test_the_parser_refuses_what_it_does_not_know(add, name):
+def test_the_parser_refuses_unknown_options(add, name):
     """Otherwise the tests below prove nothing."""
     assert add(name, {}) == "accepted"
     assert re.search(r"option: \"?nonsense", add(name, {"nonsense": "1"}))
@@ -40,8 +40,8 @@ def test_the_parser_refuses_what_it_does_not_know(add, name):
 def test_the_parsers_refuse_values_that_they_cannot_read(add):
     """Numbers for CUDA, words for TensorRT."""
     assert "use_tf32" in add("CUDAExecutionProvider", {"use_tf32": "maybe"})
-    said = add("TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"})
-    assert "should be 'True' or 'False'" in said
+    answer = add("TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"})
+    assert "should be 'True' or 'False'" in answer
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,13 @@ def test_the_parsers_refuse_values_that_they_cannot_read(add):
         CudaOptions(device_id=1, tf32=True, cuda_graph=True, memory_limit_bytes=2**33),
     ],
 )
-def test_cuda_reads_all_of_ours(add, artifact, options):
-    """Names and values."""
+def test_cuda_accepts_every_option(add, artifact, options):
     settings = options.provider_options(OnnxFile.read(artifact), "1")
     assert add("CUDAExecutionProvider", settings) == "accepted"
 
 
 @pytest.mark.parametrize("dump", [False, True])
-def test_tensorrt_reads_all_of_ours(add, artifact, tmp_path, dump):
-    """Names and values."""
+def test_tensorrt_accepts_every_option(add, artifact, tmp_path, dump):
     more = {"ep_context": tmp_path / "c.onnx"} if dump else {"engine_cache": tmp_path}
     options = TensorrtOptions(device_id=1, profile=(1, 2, 8), **more)
     settings = options.provider_options(OnnxFile.read(artifact), "1")
@@ -67,8 +65,8 @@ def test_tensorrt_reads_all_of_ours(add, artifact, tmp_path, dump):
     assert add("TensorrtExecutionProvider", settings) == "accepted"
 
 
-def test_the_rtx_plugins_header_lists_all_of_ours(artifact, rtx_folder, tmp_path):
-    """Its parser needs a device, so the header that the wheel brings is asked."""
+def test_the_rtx_plugins_header_lists_every_option(artifact, rtx_folder, tmp_path):
+    """Its parser needs a device, so the test reads the header in the wheel."""
     header = (rtx_folder / "tensorrt_rtx_provider_options.h").read_text()
     known = set(re.findall(r'constexpr const char\* k\w+ = "(\w+)"', header))
     options = TensorrtRtxOptions(profile=(1, 2, 8), runtime_cache=tmp_path / "cache")
@@ -80,7 +78,7 @@ def test_the_rtx_plugins_header_lists_all_of_ours(artifact, rtx_folder, tmp_path
         assert f"\0{name}\0".encode() in library
 
 
-def test_the_rtx_plugins_header_lists_the_gpus_that_doctor_knows(rtx_folder):
+def test_the_rtx_plugins_header_lists_the_gpus_of_doctor(rtx_folder):
     """Compute capabilities 8.6, 8.9, and all from 12.0 on."""
     header = (rtx_folder / "tensorrt_rtx_provider_options.h").read_text()
     (values,) = re.findall(r"kTargetSMValues\[\] = \{(.*?)\}", header)
@@ -89,7 +87,6 @@ def test_the_rtx_plugins_header_lists_the_gpus_that_doctor_knows(rtx_folder):
 
 
 def test_the_wheel_is_linked_with_cuda_13_and_tensorrt_10():
-    """What `doctor` and the errors say is read from here."""
     assert "libcudart.so.13" in provider_libraries("CUDAExecutionProvider")
     assert "libcuda.so.1" in provider_libraries("CUDAExecutionProvider")
     assert {"libnvinfer.so.10", "libcudnn.so.9"} <= set(

@@ -1,4 +1,4 @@
-"""Without a GPU the real GPU wheel runs nothing on it, and says so; it would not by itself."""
+"""Without a GPU every provider of the real GPU wheel is refused, with the reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(*arguments) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_this_is_the_real_wheel_and_it_alone():
+def test_only_the_real_gpu_wheel_is_installed():
     """Otherwise the tests in this folder prove nothing."""
     assert installed_wheels() == ("onnxruntime-gpu",)
     assert importlib.metadata.version("onnxruntime-gpu") == onnxruntime.__version__
@@ -46,7 +46,7 @@ def test_this_is_the_real_wheel_and_it_alone():
 
 
 def test_onnxruntime_itself_falls_back_without_an_error(artifact, capfd):
-    """What all of this is against."""
+    """This package turns it into an error."""
     session = onnxruntime.InferenceSession(artifact, providers=["CUDAExecutionProvider"])
     assert session.get_providers() == ["CPUExecutionProvider"]
     capfd.readouterr()
@@ -54,17 +54,17 @@ def test_onnxruntime_itself_falls_back_without_an_error(artifact, capfd):
 
 @pytest.mark.parametrize("options", [None, CudaOptions(cuda_graph=True), CudaOptions(tf32=True)])
 def test_cuda_is_refused_with_the_library_that_is_missing(artifact, options, capfd):
-    """In one error, and nothing is printed beside it."""
+    """Nothing is printed."""
     with pytest.raises(ProviderError) as caught:
         load(artifact, provider="cuda", options=options)
-    assert "provider 'cuda' was asked for, but ONNX Runtime fell back to CPU" in str(caught.value)
+    assert "provider 'cuda' was requested, but ONNX Runtime fell back to CPU" in str(caught.value)
     assert "(libcublasLt.so.13: cannot open shared object file" in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("options", [None, TensorrtOptions(profile=(1, 2, 8))])
-def test_tensorrt_is_refused_and_the_major_version_that_it_needs_is_named(artifact, options, capfd):
-    """Read off the wheel's library; none is installed here."""
+def test_tensorrt_is_refused_with_the_major_version_that_it_needs(artifact, options, capfd):
+    """By the libraries of the wheel."""
     with pytest.raises(ProviderError) as caught:
         load(artifact, provider="tensorrt", options=options)
     message = str(caught.value)
@@ -77,41 +77,39 @@ def test_tensorrt_is_refused_and_the_major_version_that_it_needs_is_named(artifa
     assert capfd.readouterr() == ("", "")
 
 
-def test_tensorrt_11_is_named_as_what_it_is(artifact, python, wheel):
-    """The newest TensorRT is the one that does not work here."""
+def test_an_installed_tensorrt_11_is_named(artifact, python, wheel):
+    """The provider needs TensorRT 10."""
     folder = wheel("tensorrt-cu13", "11.4.0.106")
     message = python(REFUSED, artifact, "tensorrt", packages=folder)
     assert "linked with TensorRT 10 (libnvinfer.so.10) and TensorRT 11.4.0.106 is" in message
 
 
 def test_the_rtx_plugin_is_refused_with_the_library_that_is_missing(artifact, python):
-    """It is installed; the driver is not."""
+    """The plugin is installed, the driver is not."""
     message = python(REFUSED, artifact, "tensorrt-rtx")
     assert "its plugin cannot be loaded (libcuda.so.1: cannot open shared object" in message
 
 
 def test_the_rtx_plugin_is_refused_where_it_finds_no_gpu(artifact, python, empty_driver):
-    """Loaded and registered, with a driver that has no device."""
+    """Loaded and registered with a driver that has no device."""
     message = python(REFUSED, artifact, "tensorrt-rtx", libraries=empty_driver)
-    assert "the plugin is loaded and finds no GPU that it supports" in message
+    assert "the plugin finds no GPU that it supports" in message
 
 
-def test_the_rtx_plugin_is_refused_with_what_cuda_says(artifact, python, empty_libraries):
+def test_the_rtx_plugin_is_refused_with_the_error_of_cuda(artifact, python, empty_libraries):
     """The runtime counts devices and fails at the first."""
     message = python(REFUSED, artifact, "tensorrt-rtx", libraries=empty_libraries)
     assert "its plugin cannot be loaded (11 : EP_FAIL : CUDA error: an empty library" in message
 
 
 def test_both_wheels_are_refused_by_every_nvidia_provider(artifact, python, wheel):
-    """Whatever happens to be imported."""
     folder = wheel("onnxruntime", "1.32.0")
     for provider in ("cuda", "tensorrt", "tensorrt-rtx"):
         message = python(REFUSED, artifact, provider, packages=folder)
         assert "onnxruntime and onnxruntime-gpu are both installed and overwrite" in message
 
 
-def test_auto_runs_on_the_cpu_and_says_why(artifact, capfd):
-    """With the same words as the refusal."""
+def test_auto_runs_on_the_cpu_and_keeps_the_reason(artifact, capfd):
     vit = load(artifact)
     assert vit.provider == "cpu"
     assert "libcublasLt.so.13: cannot open" in vit.runner.rejected["cuda"]
@@ -121,7 +119,6 @@ def test_auto_runs_on_the_cpu_and_says_why(artifact, capfd):
 
 
 def test_the_gate_passes_on_the_cpu_of_this_wheel(artifact):
-    """It is an ordinary runtime otherwise."""
     golden = Golden.read(artifact.with_suffix(".golden.npz"))
     assert compare(load(artifact, provider="cpu").runner, golden).passed
 
@@ -129,7 +126,6 @@ def test_the_gate_passes_on_the_cpu_of_this_wheel(artifact):
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("command", ["predict", "validate"])
 def test_a_command_ends_with_the_reason_and_status_1(artifact, tmp_path, command, provider):
-    """No prediction, no traceback."""
     picture = tmp_path / "x.png"
     from PIL import Image
 
@@ -142,18 +138,16 @@ def test_a_command_ends_with_the_reason_and_status_1(artifact, tmp_path, command
     assert "Traceback" not in done.stderr
 
 
-def test_predict_tells_what_auto_passed_over(artifact, tmp_path):
-    """Under the predictions."""
+def test_predict_prints_the_providers_that_auto_rejected(artifact, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
     done = run("predict", artifact, tmp_path / "x.png")
     assert done.returncode == 0, done.stderr
-    assert "provider: cpu\nnot cuda: provider 'cuda' was asked for" in done.stdout
+    assert "provider: cpu\nnot cuda: provider 'cuda' was requested" in done.stdout
 
 
 def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():
-    """Nothing is broken: there is no GPU to use."""
     done = run("doctor", "--json", "--strict")
     assert done.returncode == 0, done.stdout
     found = json.loads(done.stdout.splitlines()[-1])
@@ -169,7 +163,7 @@ def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():
 
 
 def test_doctor_finds_both_wheels_beside_the_real_one(python, wheel):
-    """By the module that they both bring."""
+    """By the module that both contain."""
     code = (
         "import json; from vit_export.host.doctor.examine import examine; "
         "print(json.dumps(examine().to_dict()['faults']))"
@@ -180,7 +174,7 @@ def test_doctor_finds_both_wheels_beside_the_real_one(python, wheel):
 
 
 def test_tensorrt_is_found_where_its_wheel_puts_it(python, empty_libraries, tmp_path):
-    """The loader looks there only once the library is loaded."""
+    """The dynamic loader does not search there."""
     (tmp_path / "tensorrt_libs").mkdir()
     for name in ("libnvinfer.so.10", "libnvonnxparser.so.10"):
         (tmp_path / "tensorrt_libs" / name).write_bytes((empty_libraries / name).read_bytes())

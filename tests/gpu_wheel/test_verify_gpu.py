@@ -1,4 +1,4 @@
-"""scripts/verify_gpu with the real GPU wheel: what cannot run on a GPU is never called passed."""
+"""scripts/verify_gpu with the real GPU wheel: a check that cannot run on a GPU never passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "verify_gpu"
 
 @pytest.fixture
 def only(tmp_path):
-    """What becomes of one check, run as the script runs it on a machine with a GPU."""
+    """Runs one check as the script does on a machine with a GPU, and returns its outcome."""
 
     def run(name: str) -> dict:
         command = [sys.executable, SCRIPT, "--only", name, "--folder", tmp_path]
@@ -25,19 +25,18 @@ def only(tmp_path):
     return run
 
 
-def test_parity_on_a_provider_that_does_not_start_has_failed(only):
-    """With the refusal as the reason."""
+def test_parity_fails_on_a_provider_that_does_not_start(only):
     outcome = only("cuda parity edge fp32")
     assert outcome["status"] == "FAILED"
-    assert "provider 'cuda' was asked for, but ONNX Runtime fell back" in outcome["why"]
+    assert "provider 'cuda' was requested, but ONNX Runtime fell back" in outcome["why"]
     assert "libcublasLt.so.13" in outcome["why"]
 
 
-def test_a_refusal_says_nothing_where_the_provider_never_loads(only):
+def test_a_refusal_proves_nothing_where_the_provider_never_loads(only):
     """It is refused here with and without CUDA_VISIBLE_DEVICES."""
     outcome = only("refusal without a visible GPU: cuda")
     assert outcome["status"] == "FAILED"
-    assert outcome["why"].startswith("it does not load with the GPU in sight")
+    assert outcome["why"].startswith("it does not load with a visible GPU")
     assert "libcublasLt.so.13" in outcome["why"]
 
 
@@ -52,15 +51,13 @@ def test_a_refusal_says_nothing_where_the_provider_never_loads(only):
         ("cuda parity ti16 fp32", "not installed: torch, onnx, onnxscript, onnxsim, safetensors"),
     ],
 )
-def test_what_is_missing_is_named(only, name, why):
-    """Not run, and why."""
+def test_a_check_that_is_not_run_has_its_reason(only, name, why):
     outcome = only(name)
     assert outcome["status"] == "not run"
     assert why in outcome["why"]
 
 
-def test_doctor_is_asked_too(only):
-    """Nothing is broken on this machine."""
+def test_doctor_finds_no_fault_here(only):
     outcome = only("doctor finds no fault")
     assert outcome["status"] == "passed"
     assert "run on the CPU" in outcome["measured"]["can"]

@@ -20,20 +20,21 @@ from vit_export.model.vit import VisionTransformer
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import load_source
 
-KINDS = {  # fields of the config, settings of the export, products with a constant matrix
-    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 2}, 14),
+# fields of a config of one block, settings of the export, products with a constant matrix
+KINDS = {
+    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 2}, 6),
     "pre_logits": (
         {"representation_size": 16, "act_layer": "gelu_tanh"},
         {"opset": 18, "external_data": True},
-        14,
+        6,
     ),
     "not simplified": (
         {"global_pool": "avg"},
         {"simplify": False, "outputs": ("logits", "features", "tokens")},
-        13,
+        5,
     ),
-    "no head": ({"num_classes": 0}, {"attention": "op"}, 12),
-    "dynamic size": ({}, {"dynamic_size": True}, 13),
+    "no head": ({"num_classes": 0}, {"attention": "op"}, 4),
+    "dynamic size": ({}, {"dynamic_size": True}, 5),
 }
 
 
@@ -60,7 +61,7 @@ def test_every_kind_of_artifact_is_converted_whole(
 ):
     """Types are right by onnx's own inference, every product is converted, outputs stay near."""
     source = tmp_path / "fp32.onnx"
-    write_artifact(make_model(**fields), ExportSettings(**settings), source)
+    write_artifact(make_model(depth=1, **fields), ExportSettings(**settings), source)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     expected = run_ort(source, x)
     path = tmp_path / "converted.onnx"
@@ -73,7 +74,7 @@ def test_every_kind_of_artifact_is_converted_whole(
         for y, wanted in zip(run_ort(path, x), expected, strict=True):
             assert np.abs(y - wanted).max() < 1e-2 * np.abs(wanted).max()
         names = {value.name for value in model.graph.value_info}
-        assert {"blocks.0", "blocks.1", "blocks.2"} <= names  # a trace looks for them
+        assert "blocks.0" in names  # a trace looks for it
     assert len(plan(source).planned) == products
     to_int8_dynamic(source, path)
     assert quantised_nodes(OnnxFile.read(path)) == products

@@ -294,7 +294,7 @@ def test_an_unusable_image_in_a_batch_is_named() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"interpolation": "box"}, {"color": "BGR"}, {"crop_mode": "border"}, {"crop_pct": 0.0},
-     {"size": (0, 16)}, {"mean": (0.5,)}, {"std": (0.5, 0.0, 0.5)}],
+     {"mean": (0.5,), "std": (0.5,)}, {"std": (0.5, 0.0, 0.5)}],
 )  # fmt: skip
 def test_an_unknown_preparation_is_refused(change: dict[str, Any]) -> None:
     """The message names the field."""

@@ -1,4 +1,4 @@
-"""What a request names becomes a model with named outputs, or the request is refused."""
+"""A source becomes a model with named outputs, or is refused with the reason."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_variant_becomes_a_model_with_random_weights_that_says_so():
     assert not loaded.model.training
 
 
-def test_a_model_that_is_built_is_taken_as_it_is(make_model):
-    """Its weights are not touched."""
+def test_a_given_model_keeps_its_weights(make_model):
+    """It is exported in evaluation mode."""
     model = make_model()
     before = model.head.weight.clone()
     loaded = ask(model.train(), batch=4, outputs=("tokens", "logits"))
@@ -66,7 +66,7 @@ def test_image_preparation_can_be_changed_and_is_checked(make_model):
 
 
 class Net(nn.Module):
-    """Somebody's module."""
+    """A user's module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class Net(nn.Module):
         return self.conv(x).mean((2, 3)), x
 
 
-def test_anybodys_module_takes_images_of_the_size_that_was_said():
-    """It has no other fields."""
+def test_a_users_module_takes_images_of_the_given_size():
+    """Its config has no fields."""
     loaded = ask(Net(), overrides={"img_size": "24x16"})
     assert loaded.inputs[0].shape == ("batch_size", 3, 24, 16)
     assert loaded.outputs == ("logits", "output_1")
@@ -87,7 +87,7 @@ def test_anybodys_module_takes_images_of_the_size_that_was_said():
     assert loaded.preprocess.size == (24, 16)
 
 
-def test_what_timm_says_about_a_module_is_taken_over():
+def test_a_module_made_by_timm_brings_its_image_preparation():
     """Input size and normalisation."""
     net = Net()
     net.default_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
@@ -180,7 +180,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("fields", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
-def test_a_request_that_cannot_be_met_is_refused(fields, reason):
+def test_settings_that_do_not_fit_the_source_are_refused(fields, reason):
     """Before anything is exported."""
     with pytest.raises(UsageError, match=reason):
         ask(**fields)
@@ -237,7 +237,7 @@ def test_a_factory_of_the_current_folder_is_called(factories):
         ("their_models:wrong", "gave a str, expected an nn.Module"),
     ],
 )
-def test_a_factory_that_gives_no_module_is_refused(factories, spec, reason):
-    """With what was found."""
+def test_a_factory_that_returns_no_module_is_refused(factories, spec, reason):
+    """The message names what was found."""
     with pytest.raises(UsageError, match=reason):
         build_module(spec)

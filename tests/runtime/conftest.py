@@ -1,4 +1,4 @@
-"""A CUDA runtime that lends the host's memory and keeps the books, and an engine that adds up."""
+"""A fake CUDA runtime on host memory that counts allocations, and a fake engine that adds."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class FakeCuda:
     """Two GPUs whose memory is the host's.
 
     Attributes:
-        held: Everything that was not given back: handle -> (kind, GPU).
-        room: How many more things can be made.
-        runs: GPU that the thread worked on, of every run of the engine.
+        allocated: Everything that was not freed: handle -> (kind, GPU).
+        allocations_left: How many more allocations succeed.
+        runs: The GPU of every run of the engine.
     """
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[str, int]] = {}
-        self.room = 1000
+        self.allocated: dict[int, tuple[str, int]] = {}
+        self.allocations_left = 1000
         self.runs: list[int] = []
         self._memory: dict[int, Any] = {}
         self._of_thread = threading.local()
@@ -47,20 +47,20 @@ class FakeCuda:
 
     @property
     def current(self) -> int:
-        """The GPU of this thread; CUDA's begins with 0."""
+        """The GPU of this thread; 0 in a new thread."""
         return getattr(self._of_thread, "gpu", 0)
 
     def _make(self, kind: str, nbytes: int) -> tuple[Any, int | None]:
-        if self.room == 0:
+        if self.allocations_left == 0:
             return OUT_OF_MEMORY, None
-        self.room -= 1
+        self.allocations_left -= 1
         memory = ctypes.create_string_buffer(max(nbytes, 1))
         address = ctypes.addressof(memory)
-        self._memory[address], self.held[address] = memory, (kind, self.current)
+        self._memory[address], self.allocated[address] = memory, (kind, self.current)
         return SUCCESS, address
 
     def _free(self, kind: str, handle: int) -> tuple[Any]:
-        assert self.held.pop(handle) == (kind, self.current)
+        assert self.allocated.pop(handle) == (kind, self.current)
         del self._memory[handle]
         return (SUCCESS,)
 
@@ -116,7 +116,7 @@ class FakeCuda:
 
 
 class FakeContext:
-    """Writes to logit i of an image the sum of its pixels, plus i."""
+    """Computes as logit i of an image the sum of its pixels, plus i."""
 
     def __init__(self, cuda: FakeCuda) -> None:
         self._cuda = cuda
@@ -124,10 +124,10 @@ class FakeContext:
         self._addresses: dict[str, int] = {}
 
     def set_device_memory(self, address: int, nbytes: int) -> None:
-        assert self._cuda.held[address] == ("buffer", self._cuda.current)
+        assert self._cuda.allocated[address] == ("buffer", self._cuda.current)
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        return profile == 0 and stream in self._cuda.held
+        return profile == 0 and stream in self._cuda.allocated
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shape = shape
@@ -154,14 +154,14 @@ def _floats(address: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """In place of NVIDIA's runtime; what a test makes is gone when it ends."""
+    """The fake in place of NVIDIA's runtime; checks that each test frees what it allocates."""
     fake = FakeCuda()
     monkeypatch.setattr(device, "cudart", fake)
-    gc.freeze()  # what there is already need not be looked through
+    gc.freeze()  # existing objects need no search
     yield fake
     gc.collect()
     gc.unfreeze()
-    assert fake.held == {}
+    assert fake.allocated == {}
 
 
 @pytest.fixture
@@ -171,23 +171,21 @@ def engine_path(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """An engine of the tiny model for batches of 1 to 32, that the fake runtime runs."""
+    """An engine of the tiny model for batches of 1 to 32 on the fake runtime."""
     native = SimpleNamespace(
         device_memory_size_v2=16, create_execution_context=lambda strategy: FakeContext(cuda)
     )
     enums = SimpleNamespace(ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=1))
     backend = Backend(name="tensorrt", trt=enums, version="11.4.0.106",
-                      logger=SimpleNamespace(listeners=[]))  # fmt: skip
+                      logger=SimpleNamespace(collectors=[]))  # fmt: skip
 
     def load(backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
-        manifest = sidecar.manifest
-        return Plan(backend=backend, runtime=None, engine=native, inputs=manifest.inputs,
-                    outputs=manifest.outputs, sidecar=sidecar)  # fmt: skip
+        return Plan(backend=backend, runtime=None, engine=native, sidecar=sidecar)
 
     gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
-    monkeypatch.setattr(trt, "current_gpu", lambda: gpu)
+    monkeypatch.setattr(trt, "current_gpu", lambda ordinal: gpu)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
-    monkeypatch.setattr(trt, "check_plan_undamaged", lambda path, sidecar: None)
+    monkeypatch.setattr(trt, "check_plan_file", lambda path, sidecar: None)
     monkeypatch.setattr(Plan, "load", load)
     path = tmp_path / "tiny.engine"
     make_sidecar().write(sidecar_path(path))

@@ -1,4 +1,4 @@
-"""Who measures an engine, and where that is remembered."""
+"""When an engine is measured, and where that is recorded."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vit_export.artifact.engine_sidecar import Check, Gpu, Sidecar, sidecar_path
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, EngineError, GateError
 from vit_export.pipeline.export import ExportResult
-from vit_export.runtime import engine_check as enginecheck
+from vit_export.runtime import engine_check
 from vit_export.runtime.engine_check import needs_check, open_engine, rebuild_engine, remember
 
 MakeSidecar = Callable[..., Sidecar]
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 OTHER = Gpu(name="NVIDIA L40S", compute_capability="8.9", driver="13.0")
-VERSION = "11.4.0.106"  # that `make_sidecar` speaks of
+VERSION = "11.4.0.106"  # of `make_sidecar`
 
 
 def check(plan_sha256: str, gpu: Gpu = L4, version: str = VERSION) -> Check:
-    """What is passed, or would be."""
+    """A check of an engine."""
     return Check(gpu=gpu, plan_sha256=plan_sha256, version=version)
 
 
 def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
-    """The same engine, measured where it was built."""
+    """Return the sidecar of an engine that was measured where it was built."""
     (stage,) = sidecar.manifest.certificate
     measured = stage.replace(passed=passed, reasons=("NaN",))
     return sidecar.replace(manifest=sidecar.manifest.replace(certificate=(measured,)))
@@ -37,7 +37,7 @@ def certified(sidecar: Sidecar, passed: bool) -> Sidecar:
 def test_an_engine_is_measured_once_per_gpu_plan_and_version(
     make_sidecar: MakeSidecar, tmp_path: Path
 ) -> None:
-    """The sidecar remembers it, also for the next process."""
+    """The sidecar records it, also for the next process."""
     engine, plan, other = tmp_path / "x.engine", "11" * 32, "22" * 32
     fresh = make_sidecar(checks=(), plan_sha256=plan)
     fresh.write(sidecar_path(engine))
@@ -51,10 +51,10 @@ def test_an_engine_is_measured_once_per_gpu_plan_and_version(
     assert needs_check(again.replace(plan_sha256=other), check(other))
 
 
-def test_where_the_sidecar_cannot_be_written_the_process_remembers(
+def test_without_write_access_the_process_remembers_the_check(
     make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a device whose disk is read-only."""
+    """As on a device with a read-only disk."""
 
     def write(_sidecar: Sidecar, path: Path) -> None:
         raise OSError(30, "Read-only file system", str(path))
@@ -69,8 +69,8 @@ def test_where_the_sidecar_cannot_be_written_the_process_remembers(
     assert needs_check(fresh, check(plan, OTHER))
 
 
-def test_what_others_wrote_meanwhile_stays(make_sidecar: MakeSidecar, tmp_path: Path) -> None:
-    """A check on another GPU; and the sidecar of an engine that was replaced."""
+def test_what_other_processes_wrote_stays(make_sidecar: MakeSidecar, tmp_path: Path) -> None:
+    """A check on another GPU, and the sidecar of a newer engine."""
     engine, plan, newer = tmp_path / "x.engine", "44" * 32, "55" * 32
     make_sidecar(checks=(check(plan, OTHER),), plan_sha256=plan).write(sidecar_path(engine))
     remember(engine, check(plan))
@@ -84,7 +84,7 @@ def test_what_others_wrote_meanwhile_stays(make_sidecar: MakeSidecar, tmp_path: 
 def test_an_engine_that_passed_is_not_measured_again_where_it_was_built(
     make_sidecar: MakeSidecar,
 ) -> None:
-    """But on another GPU or version it is; and one that failed is never run."""
+    """On another GPU or version it is; an engine that failed is never run."""
     plan = "66" * 32
     passed = certified(make_sidecar(checks=(), plan_sha256=plan), passed=True)
     assert not needs_check(passed, check(plan))
@@ -94,25 +94,25 @@ def test_an_engine_that_passed_is_not_measured_again_where_it_was_built(
         needs_check(certified(passed, passed=False), check(plan))
 
 
-def test_a_rebuild_that_fails_says_why(
+def test_a_failed_rebuild_has_the_reason_of_the_build(
     make_sidecar: MakeSidecar, tiny_export: ExportResult, tmp_path: Path
 ) -> None:
-    """With the command, run in another process; here the source lacks its golden file."""
+    """Here the .onnx file has no golden file."""
     engine, source = tmp_path / "x.engine", tmp_path / "my model.onnx"
     shutil.copy(tiny_export.path, source)
     sha256 = OnnxFile.read(source).graph_sha256()
     make_sidecar(source_sha256=sha256).write(sidecar_path(engine))
-    with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.golden.npz beside it"):
+    with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.golden.npz"):
         rebuild_engine(engine)
 
 
 def test_an_engine_is_not_rebuilt_as_another_model(
     make_sidecar: MakeSidecar, tiny_export: ExportResult, tmp_path: Path
 ) -> None:
-    """Its source was exported again, or is not there."""
+    """Its .onnx file was exported again, or is missing."""
     engine = tmp_path / "x.engine"
     make_sidecar().write(sidecar_path(engine))
-    with pytest.raises(ArtifactError, match=r"built from is not there .*my model.onnx"):
+    with pytest.raises(ArtifactError, match=r"built from is missing .*my model.onnx"):
         rebuild_engine(engine)
     shutil.copy(tiny_export.path, tmp_path / "my model.onnx")
     with pytest.raises(ArtifactError, match=r"is not the file that x.engine was built from"):
@@ -120,10 +120,10 @@ def test_an_engine_is_not_rebuilt_as_another_model(
 
 
 @pytest.mark.parametrize("passed", [None, False])
-def test_an_engine_that_is_refused_holds_nothing(
+def test_an_engine_that_fails_its_check_is_released(
     make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: bool | None
 ) -> None:
-    """Whether it fails here or failed where it was built; the error may live on."""
+    """Whether it fails here or failed where it was built."""
     sidecar = make_sidecar(checks=(), plan_sha256="44" * 32)
     released: list[str] = []
     runner = SimpleNamespace(
@@ -136,11 +136,11 @@ def test_an_engine_that_is_refused_holds_nothing(
     def fail(_: object) -> None:
         raise GateError("NaN")
 
-    monkeypatch.setattr(enginecheck, "TrtRunner", lambda path, **_: runner)
-    monkeypatch.setattr(enginecheck, "load_backend", lambda _: SimpleNamespace(version="11.4.0.2"))
-    monkeypatch.setattr(enginecheck, "measure", fail)
+    monkeypatch.setattr(engine_check, "TrtRunner", lambda path, **_: runner)
+    monkeypatch.setattr(engine_check, "load_backend", lambda _: SimpleNamespace(version="11.4.0.2"))
+    monkeypatch.setattr(engine_check, "measure", fail)
     with pytest.raises(GateError, match="NaN"):
         open_engine(tmp_path / "x.engine")
     assert released == ["released"]
-    assert open_engine(tmp_path / "x.engine", check=False) is runner
+    assert open_engine(tmp_path / "x.engine", trusted=True) is runner
     assert released == ["released"]

@@ -27,15 +27,15 @@ def test_load_refuses_options_of_onnx_files_for_an_engine(tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("options", "check", "allow_host_code"),
+    ("options", "trusted", "allow_host_code"),
     [
-        ({}, True, False),
-        ({"trusted": True}, False, False),
-        ({"allow_host_code": True}, True, True),
+        ({}, False, False),
+        ({"trusted": True}, True, False),
+        ({"allow_host_code": True}, False, True),
     ],
 )
 def test_only_trusted_skips_the_golden_check(
-    tmp_path, monkeypatch, options, check, allow_host_code
+    tmp_path, monkeypatch, options, trusted, allow_host_code
 ):
     """An engine whose code may run on the CPU is measured all the same."""
     received: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def test_only_trusted_skips_the_golden_check(
     monkeypatch.setattr(engine_check, "open_engine", open_engine)
     with pytest.raises(UsageError, match="enough"):
         load_engine(tmp_path / "x.engine", **options)
-    assert (received["check"], received["allow_host_code"]) == (check, allow_host_code)
+    assert (received["trusted"], received["allow_host_code"]) == (trusted, allow_host_code)
 
 
 def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeypatch):
@@ -62,7 +62,8 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
     with pytest.raises(ProviderError, match="enough"):
         load(str(tmp_path / "x.engine"), provider="tensorrt")
     assert received == {
-        "provider": "tensorrt", "rebuild": False, "check": True, "allow_host_code": False,
+        "provider": "tensorrt", "device": None, "rebuild": False, "trusted": False,
+        "allow_host_code": False,
     }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 import tensorrt_rtx
 from cuda.bindings import runtime as cudart
 
-from vit_export.engine.build import FLAGS
-from vit_export.engine.options import HARDWARE_COMPATIBILITY
+from vit_export.engine.build import BUILDER_FLAGS
+from vit_export.engine.settings import HARDWARE_COMPATIBILITY
 from vit_export.runtime.tensorrt.backend import DTYPES
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,8 @@ FILES = [
 # What an object is called in these files -> its class; "" is the module.
 OWNERS = {
     "trt": "", "builder": "Builder", "config": "IBuilderConfig", "definition": "INetworkDefinition",
-    "parser": "OnnxParser", "layer": "ILayer", "made": "IOptimizationProfile",
+    "parser": "OnnxParser", "layer": "ILayer",
+    "optimization_profile": "IOptimizationProfile",
     "plan": "IHostMemory",
     "engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
     "runtime": "Runtime", "inspector": "EngineInspector", "cache": "ITimingCache",
@@ -36,8 +37,8 @@ OWNERS = {
     "severity": "ILogger",
 }  # fmt: skip
 OURS = {  # attributes of objects of ours that bear one of those names
-    "made": {"address", "shape"}, "plan": {"backend", "engine", "inputs", "outputs", "sidecar",
-    "_check_other_signature"}, "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
+    "plan": {"backend", "engine", "inputs", "outputs", "sidecar", "_check_signature"},
+    "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
     "layer": {"get", "attention"}, "parser": {"refit_from_file"},
 }  # fmt: skip
 ELSEWHERE = {  # of which class those are that the names above hide
@@ -79,7 +80,7 @@ def touched() -> set[tuple[str, str]]:
                 found.add((of.attr, node.attr))  # an enum's member: trt.BuilderFlag.TF32
             elif owner in OWNERS and node.attr not in OURS.get(owner, ()):
                 found.add((OWNERS[owner], node.attr))
-    found |= {("BuilderFlag", flag) for flag in FLAGS.values()}
+    found |= {("BuilderFlag", flag) for flag in BUILDER_FLAGS.values()}
     found |= {("HardwareCompatibilityLevel", level) for level, _ in HARDWARE_COMPATIBILITY.values()}
     found |= {("DataType", name) for name in DTYPES}
     return found

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from vit_export.errors import CheckpointError, OutputError, UsageError
+from vit_export.training.epoch_record import EpochRecord, best_of
 from vit_export.training.history import (
-    EpochRecord,
     TrainingFiles,
     TrainingState,
-    best_of,
     load_state,
     save_state,
     write_history,

@@ -91,7 +91,7 @@ def recording(replays: bool):
         if options is not None:
             vit.runner.options = options
             if replays:
-                vit.runner._held = Replaying(vit.runner._held)
+                vit.runner._open_session = Replaying(vit.runner._open_session)
         return vit
 
     return load_recording
@@ -124,7 +124,7 @@ def test_a_refusal_counts_only_where_the_provider_loads_otherwise(tmp_path, monk
         monkeypatch.setitem(cuda.PROVIDER_NEEDS, provider, lambda: None)
     with pytest.raises(FailedError, match="it ran on 'cpu' without a GPU"):
         cuda.refusal(tmp_path, "cpu")
-    with pytest.raises(FailedError, match="does not load with the GPU in sight"):
+    with pytest.raises(FailedError, match="does not load with a visible GPU"):
         cuda.refusal(tmp_path, "cuda")
 
     def loaded(provider, **environment):

@@ -1,8 +1,8 @@
-"""The golden file: what the torch model computes, so that a device without torch can check.
+"""The golden file: what torch computes, so that a device without torch can validate.
 
-An .npz of plain arrays, stored uncompressed so that a C++ program can read it too:
+An .npz file of plain arrays, uncompressed so that a C++ program can read it too:
 
-    images            uint8 (S, H, W, C)   pictures at the model's size, not yet normalised
+    images            uint8 (S, H, W, C)   pictures at the model's size, not normalised
     input.NAME        (S, ...)             instead of images, for inputs that are not pictures
     output.NAME       float64 (S, ...)     what torch computes in float64
     e32.NAME          float64 ()           max |torch float32 - float64| over all samples
@@ -37,28 +37,28 @@ BATCHES = (1, 2, 3, 8)
 HALF_BASELINES = ("e16", "ebf16")
 BASELINES = ("e32", *HALF_BASELINES)
 MAX_RELATIVE_E32 = 1e-2  # of max |y64|; a looser baseline would let anything pass
-# RuntimeError: a zip archive that asks for a password, or for what Python cannot decompress
-_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
 BLOCK_SAMPLES = 256  # K, the elements kept of each block's output, per row
-
+_LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
+# RuntimeError: a zip archive that asks for a password, or has an unknown compression
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
 
 Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """A subsample of what leaves each encoder block.
+    """A subsample of the output of each encoder block.
 
     Attributes:
         names: Tensor names, in the order of the network.
         indices: Elements of a flattened row that were kept (L, K).
         values: float64 (L, S, K).
-        e32: torch float32's own distance, per block (L,).
-        e16: That of float16, infinite where it overflows; empty in a file of an old version.
-        ebf16: That of bfloat16.
+        e32: Error of torch float32 per block (L,).
+        e16: Error of float16, infinite where it overflows; empty in a file of an early release.
+        ebf16: Error of bfloat16.
     """
 
     names: tuple[str, ...]
@@ -71,16 +71,16 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Inputs, and what torch makes of them in float64; the fields of the golden file.
+    """Golden inputs and their float64 outputs: the contents of a golden file.
 
     Attributes:
         images: uint8 (S, H, W, C), or `None` where the inputs are not pictures.
         inputs: Raw inputs (S, ...) by name; empty where they are pictures.
         outputs: float64 (S, ...) by name.
-        e32: torch float32's own distance from `outputs`, by name.
-        e16: That of float16, infinite where it overflows; empty in a file of an old version.
-        ebf16: That of bfloat16.
-        blocks: What leaves each encoder block; `None` where it was not recorded.
+        e32: Error of torch float32, by name.
+        e16: Error of float16, infinite where it overflows; empty in a file of an early release.
+        ebf16: Error of bfloat16.
+        blocks: Outputs of the encoder blocks; `None` where they were not recorded.
         others: The same at other image sizes, for a model of dynamic size.
     """
 
@@ -134,20 +134,20 @@ class Golden:
         """Read a golden file.
 
         Raises:
-            ArtifactError: No such file, not a golden file, or one whose arrays disagree.
+            ArtifactError: No such file, no golden file, or one whose arrays do not fit together.
         """
         arrays = read_arrays(path, what="golden file")
         try:
             return cls._from_arrays(arrays)
-        except (KeyError, StopIteration) as error:
-            raise ArtifactError(f"{path}: not a golden file: it lacks {error}") from error
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ArtifactError(
-                f"{path}: not a golden file, or a damaged one: {error}; export the model again"
+                f"{path}: not a golden file, or a damaged one: {reason}",
+                hint="export the model again",
             ) from error
 
     @classmethod
-    def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Golden:
+    def _from_arrays(cls, arrays: Arrays) -> Golden:
         def named(prefix: str) -> dict[str, NDArray[Any]]:
             return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
@@ -156,98 +156,92 @@ class Golden:
             raise KeyError("its inputs or its outputs")
         others: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
-            if found := _OTHER_SIZE.match(name):
-                others.setdefault(found[1], {})[name.removeprefix(found[0])] = array
-        blocks = None
-        if "block.names" in arrays:
-            if arrays["block.names"].ndim != 1 or arrays["block.names"].dtype.kind != "U":
-                raise ValueError("block.names are not text (L,)")
-            blocks = Blocks(
-                names=tuple(map(str, arrays["block.names"])),
-                indices=arrays["block.indices"],
-                values=arrays["block.values"],
-                e32=arrays["block.e32"],
-                **{b: arrays[f"block.{b}"] for b in HALF_BASELINES if f"block.{b}" in arrays},
-            )
-        for name in outputs:
-            _check_no_distance(f"e32.{name}", arrays[f"e32.{name}"], shape=())
-        halves = {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
-        for baseline, distances in halves.items():
-            for name, e in distances.items():
-                _check_no_distance(f"{baseline}.{name}", e, shape=(), infinite=True)
+            if match := _OTHER_SIZE.match(name):
+                others.setdefault(match[1], {})[name.removeprefix(match[0])] = array
+        errors: dict[str, Any] = {"e32": {name: arrays[f"e32.{name}"] for name in outputs}}
+        errors |= {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
+        for baseline, values in errors.items():
+            for name, e in values.items():
+                _check_errors(f"{baseline}.{name}", e, shape=())
+            errors[baseline] = {name: float(e) for name, e in values.items()}
         golden = cls(
             images=arrays.get("images"),
             inputs=named("input."),
             outputs=outputs,
-            e32={name: float(arrays[f"e32.{name}"]) for name in outputs},
-            **{b: {name: float(e) for name, e in found.items()} for b, found in halves.items()},
-            blocks=blocks,
+            **errors,
+            blocks=_read_blocks(arrays) if "block.names" in arrays else None,
             others=tuple(cls._from_arrays(other) for other in others.values()),
         )
-        _check_disagreeing(golden)
+        _check_samples(golden)
         for size, other in zip(others, golden.others, strict=True):
             if other.size != size:
                 raise ValueError(f"{size}.images are pictures of {other.size or 'no size'}")
         return golden
 
 
-def _check_disagreeing(golden: Golden) -> None:
-    """Raise ValueError that names the array which does not fit the others."""
-    images, arrays = golden.images, {f"input.{name}": x for name, x in golden.inputs.items()}
-    if images is not None:
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (S, H, W, C)")
-        arrays["images"] = images
+def _read_blocks(arrays: Arrays) -> Blocks:
+    names, indices, values = (arrays[f"block.{name}"] for name in ("names", "indices", "values"))
+    _check_array("block.names", names, "str", "(L,)", has_shape=names.ndim == 1)
+    count = len(names)
+    fits = indices.ndim == 2 and len(indices) == count
+    _check_array("block.indices", indices, "int64", f"({count}, K)", has_shape=fits)
+    if not indices.size or indices.min() < 0 or indices.max() > _LARGEST_INDEX:
+        raise ValueError(f"block.indices must be some in 0 to {_LARGEST_INDEX}")
+    fits = values.ndim == 3 and (len(values), values.shape[2]) == indices.shape
+    _check_array("block.values", values, "float64", f"({count}, S, K)", has_shape=fits)
+    errors = {b: arrays[f"block.{b}"] for b in BASELINES if b == "e32" or f"block.{b}" in arrays}
+    for baseline, e in errors.items():
+        if e.size or baseline == "e32":
+            _check_errors(f"block.{baseline}", e, shape=(count,))
+    return Blocks(names=tuple(map(str, names)), indices=indices, values=values, **errors)
+
+
+def _check_samples(golden: Golden) -> None:
+    """Raise ValueError that names the arrays which do not hold the same number of samples."""
+    arrays: dict[str, NDArray[Any]] = {f"input.{name}": x for name, x in golden.inputs.items()}
+    if golden.images is not None:
+        images = arrays["images"] = golden.images
+        _check_array("images", images, "uint8", "(S, H, W, C)", has_shape=images.ndim == 4)
     for name, output in golden.outputs.items():
-        if output.dtype.kind not in "fiu":  # a module of the user may give integers
+        if output.dtype.kind not in "fiu":  # a module of the user may return integers
             raise ValueError(f"output.{name} is {output.dtype}, not numbers")
         arrays[f"output.{name}"] = output
     samples = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if golden.blocks is not None:
+        samples["block.values"] = golden.blocks.values.shape[1]
     if len(set(samples.values())) > 1 or 0 in samples.values():
         counts = ", ".join(f"{count} of {name}" for name, count in samples.items())
-        raise ValueError(f"it must hold as many samples of everything, and some: found {counts}")
-    if golden.blocks is not None:
-        _check_disagreeing_blocks(golden.blocks, golden.samples)
+        raise ValueError(f"expected the same number of samples in every array, found {counts}")
 
 
-def _check_disagreeing_blocks(blocks: Blocks, samples: int) -> None:
-    indices, count = blocks.indices, len(blocks.names)
-    if indices.dtype != np.int64 or indices.ndim != 2 or len(indices) != count:
-        raise ValueError(
-            f"block.indices are {indices.dtype} {indices.shape}, not int64 ({count}, K)"
-        )
-    if not indices.size or indices.min() < 0 or indices.max() > _LARGEST_INDEX:
-        raise ValueError(f"block.indices must be some in 0 to {_LARGEST_INDEX}")
-    expected = (count, samples, indices.shape[1])
-    if blocks.values.dtype != np.float64 or blocks.values.shape != expected:
-        raise ValueError(
-            f"block.values are {blocks.values.dtype} {blocks.values.shape}, not float64 {expected}"
-        )
-    _check_no_distance("block.e32", blocks.e32, shape=(count,))
-    for baseline in HALF_BASELINES:
-        distances = getattr(blocks, baseline)
-        if distances.size:
-            _check_no_distance(f"block.{baseline}", distances, shape=(count,), infinite=True)
-
-
-def _check_no_distance(
-    name: str, distances: NDArray[Any], *, shape: tuple[int, ...], infinite: bool = False
+def _check_array(
+    name: str, array: NDArray[Any], dtype: str, shape: str, *, has_shape: bool
 ) -> None:
-    if distances.dtype != np.float64 or distances.shape != shape:
-        raise ValueError(f"{name} is {distances.dtype} {distances.shape}, not float64 {shape}")
-    finite = np.isfinite(distances) | (infinite & (distances == np.inf))
-    bad = distances[~(finite & (distances >= 0))]
-    if bad.size:
+    """Raise ValueError unless an array has a dtype and, as the caller checked, a shape."""
+    if not array.dtype.name.startswith(dtype) or not has_shape:
+        raise ValueError(f"{name} are {array.dtype} {array.shape}, expected {dtype} {shape}")
+
+
+def _check_errors(name: str, errors: NDArray[Any], *, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the errors of torch are at least 0; those of e32 are finite too."""
+    if errors.dtype != np.float64 or errors.shape != shape:
+        raise ValueError(f"{name} is {errors.dtype} {errors.shape}, expected float64 {shape}")
+    infinite = "e32" not in name.split(".")
+    good = (errors >= 0) & (np.isfinite(errors) | infinite)
+    if not good.all():
         expected = "at least 0" if infinite else "finite and at least 0"
-        raise ValueError(f"{name} holds {bad[0]}, not {expected}")
+        raise ValueError(f"{name} holds {errors[~good][0]}, expected {expected}")
 
 
 def read_arrays(path: str | os.PathLike[str], *, what: str) -> dict[str, NDArray[Any]]:
-    """Read every array of an .npz file; none is unpickled.
+    """Read every array of an .npz file, without unpickling any.
+
+    Args:
+        path: The file.
+        what: What the file should be, for messages.
 
     Raises:
-        ArtifactError: There is no such file, or it is no .npz file; `what` says which kind of
-            file it should be.
+        ArtifactError: There is no such file, or it is no .npz file.
     """
     try:
         with open_file(path, what=what) as stream:  # numpy leaves it open where it fails
@@ -260,7 +254,7 @@ def read_arrays(path: str | os.PathLike[str], *, what: str) -> dict[str, NDArray
 
 
 def golden_path(artifact: str | os.PathLike[str]) -> Path:
-    """Where an artifact's golden file lies: `NAME.golden.npz` beside it."""
+    """Return the path of an artifact's golden file: `NAME.golden.npz` beside it."""
     return Path(artifact).with_suffix(".golden.npz")
 
 
@@ -294,22 +288,19 @@ def find_golden(
 
 
 def block_indices(row_size: int) -> NDArray[np.int64]:
-    """Which elements of a flattened row to keep (K,): spread evenly, repeated in a short row."""
+    """Return the elements of a flattened row to keep (K,), spread evenly; short rows repeat."""
     return np.linspace(0, row_size - 1, BLOCK_SAMPLES).round().astype(np.int64)
 
 
 def _random_bytes(count: int, seed: int) -> UInt8:
-    """Uniform bytes; numpy guarantees the raw stream of a bit generator, not its methods."""
+    """Return uniform bytes from the raw stream, which numpy guarantees across versions."""
     return (np.random.PCG64(seed).random_raw(count) >> np.uint64(56)).astype(np.uint8)
 
 
 def pictures(height: int, width: int, channels: int) -> UInt8:
-    """Synthetic pictures: smooth structures, edges, noise, and a constant.
+    """Return synthetic pictures, uint8 (8, H, W, C): structures, edges, noise, and a constant.
 
-    The same on every machine, so that two exports give the same golden inputs.
-
-    Returns:
-        uint8 (8, H, W, C).
+    They are the same on every machine, so that two exports have the same golden inputs.
     """
     y = np.linspace(0.0, 1.0, height)[:, None, None]
     x = np.linspace(0.0, 1.0, width)[None, :, None]

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
 from vit_export.artifact.typed_json import decode, encode
+from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import ArtifactError, ConfigError, UsageError
 from vit_export.variants import (
     HALF,
     NOT_IN_A_CHECKPOINT,
+    PREPARATION,
     ViTConfig,
     check_preparation,
     parse_field,
@@ -28,21 +30,8 @@ from vit_export.variants import (
 SCHEMA_VERSION = 1
 METADATA_KEY = "vit_export"
 
-# names of graph inputs and outputs
-PIXEL_VALUES = "pixel_values"
-LOGITS = "logits"
-FEATURES = "features"  # what the head reads; a tensor of that name is in every exported variant
-TOKENS = "tokens"
-
-HALF_PRECISIONS = ("fp16", "bf16")
-INT8_PRECISIONS = ("int8", "int8-static")  # scales of activations: found at run time, or fixed
-PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)
-Activation = Literal["softmax", "sigmoid", "none"]  # from logits to scores
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
-PREPROCESS_FIELDS = ("mean", "std", "crop_pct", "interpolation")  # those that a user may set
 
 Shape = tuple[int | str, ...]
 
@@ -152,7 +141,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         """
         check_preprocess_fields(changes)
         channels = len(self.mean)
-        values: dict[str, Any] = {name: getattr(self, name) for name in PREPROCESS_FIELDS}
+        values: dict[str, Any] = {name: getattr(self, name) for name in PREPARATION}
         for name, value in changes.items():
             values[name] = parse_field(name, value, values[name])
         for name in ("mean", "std"):
@@ -163,10 +152,10 @@ class Preprocess(Struct, frozen=True, kw_only=True):
 
 def check_preprocess_fields(changes: Iterable[str]) -> None:
     """Raise UsageError for a field of the image preparation that cannot be set."""
-    if unknown := sorted(set(changes) - set(PREPROCESS_FIELDS)):
+    if unknown := sorted(set(changes) - set(PREPARATION)):
         raise UsageError(
             f"cannot change {', '.join(unknown)} of the image preparation: only "
-            f"{', '.join(PREPROCESS_FIELDS)}"
+            f"{', '.join(PREPARATION)}"
         )
 
 
@@ -237,17 +226,15 @@ class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
     @classmethod
     def unmeasured(cls, name: str, *, provider: str, samples: int, reason: str) -> Stage:
         """Return the line of an artifact that cannot run on this machine."""
+        unknown: dict[str, Any] = dict.fromkeys(
+            ("baseline_max_abs", "max_abs", "tolerance", "cosine", "top1_agreement", "row_max_abs")
+        )
         return cls(
             name=name,
             provider=provider,
             samples=samples,
             batches=(),
-            baseline_max_abs=None,
-            max_abs=None,
-            tolerance=None,
-            cosine=None,
-            top1_agreement=None,
-            row_max_abs=None,
+            **unknown,
             passed=None,
             reasons=(reason,),
         )

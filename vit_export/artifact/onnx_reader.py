@@ -94,7 +94,7 @@ class OnnxFile:
             except (ValueError, KeyError, IndexError) as error:
                 if kind := _checkpoint_kind(buffer):
                     raise ArtifactError(
-                        f"{path}: is a checkpoint ({kind}), expected an ONNX file",
+                        f"{path}: not an ONNX file but a checkpoint ({kind})",
                         hint=f"export it first: vit-export onnx --weights {path}",
                     ) from error
                 raise ArtifactError(

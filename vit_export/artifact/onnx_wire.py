@@ -32,7 +32,7 @@ DTYPES = {
 
 
 class WireError(ValueError):
-    """The bytes are no protobuf message, or end too early."""
+    """The bytes are no protobuf message, or are truncated."""
 
 
 class Field(NamedTuple):
@@ -41,9 +41,9 @@ class Field(NamedTuple):
     Attributes:
         number: Field number.
         start: Offset of the field's tag in the buffer.
-        end: Offset behind the field.
-        value: The integer of a varint, or of the bits of a fixed field; for a length-delimited
-            field the offset where its payload starts.
+        end: Offset after the field.
+        value: The integer of a varint or fixed-width field; for a length-delimited field the
+            offset of its payload.
         is_bytes: Whether the field is length-delimited.
     """
 
@@ -55,7 +55,7 @@ class Field(NamedTuple):
 
 
 def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Walk the fields of the message that lies at `buffer[start:end]`.
+    """Yield the fields of the message in `buffer[start:end]`.
 
     Raises:
         WireError: The bytes are no protobuf message, or a field reaches beyond the end.
@@ -84,10 +84,10 @@ def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterat
 
 
 def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
-    """Return a varint and the offset behind it.
+    """Return a varint and the offset after it.
 
     Raises:
-        WireError: It does not end in time.
+        WireError: It does not end before `stop`, or has more than 10 bytes.
     """
     value = shift = 0
     while at < stop and shift < 70:
@@ -101,12 +101,12 @@ def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
 
 
 def signed(value: int) -> int:
-    """Read a varint as int64, as protobuf stores negative numbers."""
+    """Return a varint as int64; protobuf stores negative numbers in two's complement."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def packed_varints(buffer: memoryview, field: Field) -> list[int]:
-    """Integers of a repeated field: one when it is not packed, all of them when it is."""
+    """Return the integers of a repeated field: all when it is packed, otherwise one."""
     if not field.is_bytes:
         return [signed(field.value)]
     values, at = [], field.value
@@ -127,17 +127,17 @@ def varint(value: int) -> bytes:
 
 
 def header(number: int, size: int) -> bytes:
-    """What precedes a length-delimited payload of `size` bytes."""
+    """Encode tag and length of a length-delimited field of `size` bytes."""
     return varint(number << 3 | BYTES) + varint(size)
 
 
 def message(number: int, payload: bytes) -> bytes:
-    """A whole length-delimited field."""
+    """Encode a length-delimited field."""
     return header(number, len(payload)) + payload
 
 
 def integer(number: int, value: int) -> bytes:
-    """A whole varint field."""
+    """Encode a varint field."""
     return varint(number << 3 | VARINT) + varint(value)
 
 
@@ -153,7 +153,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Initializer:
-    """One constant of the graph, and where its bytes lie.
+    """One constant of the graph, and where its bytes are.
 
     Attributes:
         location: File name relative to the .onnx file; empty when it is inside.
@@ -170,36 +170,28 @@ class Initializer:
 
 
 def text(buffer: memoryview, field: Field) -> str:
-    """A string field."""
+    """Return a string field."""
     return str(buffer[field.value : field.end], "utf-8")
 
 
 def graph_fields(buffer: memoryview) -> Iterator[Field]:
-    """Fields of the GraphProto."""
+    """Yield the fields of the GraphProto."""
     for part in fields(buffer):
         if part.number == GRAPH:
             yield from fields(buffer, part.value, part.end)
 
 
 def parse_node(buffer: memoryview, node: Field) -> Node:
-    """A NodeProto, attributes excepted."""
-    inputs: list[str] = []
-    outputs: list[str] = []
-    op_type = domain = ""
+    """Return a NodeProto without its attributes: input 1, output 2, op_type 4, domain 7."""
+    texts: dict[int, list[str]] = {1: [], 2: [], 4: [""], 7: [""]}
     for f in fields(buffer, node.value, node.end):
-        if f.number == 1:
-            inputs.append(text(buffer, f))
-        elif f.number == 2:
-            outputs.append(text(buffer, f))
-        elif f.number == 4:
-            op_type = text(buffer, f)
-        elif f.number == 7:
-            domain = text(buffer, f)
-    return Node(op_type, domain, tuple(inputs), tuple(outputs))
+        if f.number in texts:
+            texts[f.number].append(text(buffer, f))
+    return Node(texts[4][-1], texts[7][-1], tuple(texts[1]), tuple(texts[2]))
 
 
 def parse_initializer(buffer: memoryview, tensor: Field) -> Initializer:
-    """A TensorProto, data excepted."""
+    """Return a TensorProto without its data."""
     name, dtype, shape, location, offset, nbytes = "", 0, [], "", -1, -1
     for f in fields(buffer, tensor.value, tensor.end):
         if f.number == _DIMS:
@@ -223,25 +215,27 @@ def parse_initializer(buffer: memoryview, tensor: Field) -> Initializer:
 
 
 def parse_value(buffer: memoryview, value: Field) -> TensorSpec:
-    """ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
+    """Return a ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
     name, dtype, shape = "", 0, []
     for f in fields(buffer, value.value, value.end):
         if f.number == 1:
             name = text(buffer, f)
-        elif f.number == 2:
-            for kind in fields(buffer, f.value, f.end):
-                if kind.number != 1:
-                    continue
-                for part in fields(buffer, kind.value, kind.end):
-                    if part.number == 1:
-                        dtype = part.value
-                    elif part.number == 2:
-                        shape = [
-                            _parse_dimension(buffer, dim)
-                            for dim in fields(buffer, part.value, part.end)
-                            if dim.number == 1
-                        ]
+    for part in _inner(buffer, value, 2, 1):
+        if part.number == 1:
+            dtype = part.value
+        elif part.number == 2:
+            dims = fields(buffer, part.value, part.end)
+            shape = [_parse_dimension(buffer, dim) for dim in dims if dim.number == 1]
     return TensorSpec(name, DTYPES.get(dtype, f"type {dtype}"), tuple(shape))
+
+
+def _inner(buffer: memoryview, outer: Field, *path: int) -> Iterator[Field]:
+    """Yield the fields of the messages under a path of field numbers."""
+    for f in fields(buffer, outer.value, outer.end):
+        if not path:
+            yield f
+        elif f.number == path[0]:
+            yield from _inner(buffer, f, *path[1:])
 
 
 def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
@@ -264,7 +258,7 @@ def external_entries(location: str, offset: int, nbytes: int) -> bytes:
 
 
 def without_data(buffer: memoryview, tensor: Field) -> bytes:
-    """A TensorProto's fields other than where its data is."""
+    """Return the fields of a TensorProto, without its data and its location."""
     return b"".join(
         bytes(buffer[f.start : f.end])
         for f in fields(buffer, tensor.value, tensor.end)

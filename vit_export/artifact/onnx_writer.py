@@ -1,6 +1,6 @@
-"""Writing an .onnx file: weights inside it or beside it, metadata last.
+"""Write an .onnx file: weights inside or beside it, metadata last.
 
-The weights are copied from file to file; nothing but the graph is held in memory.
+The weights are copied from file to file; only the graph is held in memory.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from vit_export.artifact.onnx_wire import (
 from vit_export.errors import ArtifactError
 
 MAX_INLINE_BYTES = 2**31 - 1  # a protobuf message cannot be larger
-EXTERNAL_FROM_BYTES = 2**31 - 2**24  # of weights; what is left is for the graph
-ALIGNMENT = 4096  # external tensors begin at page boundaries, so that they can be mapped
+EXTERNAL_FROM_BYTES = 2**31 - 2**24  # of weights; the rest of 2 GiB is for the graph
+ALIGNMENT = 4096  # external tensors start at page boundaries, so that they can be mapped
 
 
 def pack(
@@ -43,14 +43,14 @@ def pack(
 ) -> None:
     """Write a model with its weights inside the file, or in one file beside it.
 
-    Metadata comes last, so that `stamp` can replace it; what the source held is dropped.
+    Metadata comes last, so that `stamp` can replace it; that of the source is dropped.
 
     Args:
-        source: The model; its weights may lie inside or beside it.
+        source: The model, its weights inside or beside it.
         destination: File to write.
         metadata: Entries of `metadata_props`.
         outputs: Graph outputs to keep; the others stay as inner tensors.
-        external_name: Name of the weights' file beside `destination`; empty for inside.
+        external_name: Name of the file of weights beside `destination`; empty for none.
 
     Raises:
         ArtifactError: The weights do not fit into one file.
@@ -61,7 +61,8 @@ def pack(
         if graph_size > MAX_INLINE_BYTES:
             raise ArtifactError(
                 f"{destination.name}: {graph_size / 1e9:.1f} GB do not fit into one protobuf "
-                "file (2 GiB at most); store the weights as external data"
+                "file (2 GiB at most)",
+                hint="store the weights as external data",
             )
         with destination.open("wb") as out:
             for f in fields(buffer):
@@ -83,7 +84,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of the graph to write; `tensor` is set where weights have to be copied."""
+    """A piece of the graph to write, and the tensor whose weights follow it."""
 
     head: bytes
     tensor: Initializer | None = None
@@ -104,7 +105,9 @@ def _plan(
             continue
         tensor = next(initializers)
         if tensor.nbytes < 0 and tensor.location:
-            raise ArtifactError(f"{source.path}: does not say how long {tensor.name!r} is")
+            raise ArtifactError(
+                f"{source.path}: the external data of {tensor.name!r} has no length"
+            )
         if tensor.nbytes < 0:
             yield _Part(bytes(buffer[f.start : f.end]))
             continue
@@ -132,17 +135,17 @@ def _encode_metadata(metadata: Mapping[str, str]) -> bytes:
 
 
 def stamp(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replace the metadata of a file that `pack` wrote: its last bytes.
+    """Replace the metadata at the end of a file that `pack` wrote.
 
     Raises:
-        ArtifactError: The metadata is not what the file ends with.
+        ArtifactError: Other fields follow the metadata.
     """
     with mapped(path) as buffer:
         parts = [(f.number == METADATA, f.start) for f in fields(buffer)]
         end = len(buffer)
     first = next((i for i, (is_metadata, _) in enumerate(parts) if is_metadata), len(parts))
     if not all(is_metadata for is_metadata, _ in parts[first:]):
-        raise ArtifactError(f"{path}: metadata stands between other fields; pack it first")
+        raise ArtifactError(f"{path}: metadata stands between other fields, expected at the end")
     keep = parts[first][1] if first < len(parts) else end
     with path.open("r+b") as out:
         out.truncate(keep)

@@ -18,25 +18,18 @@ TORCH_PROVIDERS = ("auto", "cpu", "cuda")  # of those that artifacts have
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One line of the comparison.
+    """An artifact or torch, on one provider.
 
-    Attributes:
-        name: Name in the table, unique on its provider.
-        module: Module whose `main()` runs it in a child process.
-        provider: The requested provider.
-        order: Arguments of the child's `load`.
-        golden: Path of its golden file, which may be missing.
-        file_bytes: Size of the artifact, external data included; `None` for torch.
-        must_match: Whether it must pass the gate to be timed: torch with other weights than the
-            artifact's is no comparison.
+    One that `must_match` is timed only when it passes the gate: torch with other weights than the
+    artifact's is no comparison.
     """
 
-    name: str
-    module: str
-    provider: str
-    order: Mapping[str, Any]
-    golden: Path
-    file_bytes: int | None = None
+    name: str  # in the table, unique on its provider
+    module: str  # its `main()` runs the candidate in a child process
+    provider: str  # the requested one
+    order: Mapping[str, Any]  # arguments of the child's `load`
+    golden: Path  # may be missing
+    file_bytes: int | None = None  # of the artifact, external data included; None for torch
     must_match: bool = False
 
 

@@ -30,70 +30,42 @@ UNSTEADY = 1.5  # largest median of a round / smallest, above which times are no
 class Row:
     """Results of one candidate at one batch size.
 
-    Attributes:
-        name: The candidate's name.
-        provider: What ran it; the requested one where nothing ran.
-        batch: Images in one run.
-        error: Why it did not run; empty when it did.
-        precision: e.g. `"fp32"`; empty in a file of another tool.
-        median_ms: Of one run, from inputs in host memory to results in host memory.
-        iqr_ms: Interquartile range of the same, the spread.
-        images_per_s: `batch` / median.
-        speedup: Median of the first candidate at this batch size / this median; `None` where the
-            first one did not run.
-        runs: Number of timed runs, over all rounds.
-        round_medians_ms: Median of each round: a trend in them shows a machine that changed.
-        load_s: From the start of the process to its first result: interpreter, imports, weights,
-            and a compiler's work at the smallest batch size. An engine's golden check is not in it.
-        peak_rss_bytes: Largest resident memory of the process after this batch size, libraries
-            included, GPU memory not.
-        file_bytes: Size of the artifact, external data included.
-        max_abs: `max|y - y64|` over the golden images, in batches of this size.
-        tolerance: Largest distance that its gate allows; `None` where cosine decides.
-        accepted: Whether it passes its gate at this batch size; `None` where that was not measured.
-        notes: What was not measured, and problems that did not stop the run.
+    `load_s` is the time from the start of the process to its first result: interpreter, imports,
+    weights, and a compiler's work at the smallest batch size, but not an engine's golden check.
     """
 
     name: str
-    provider: str
-    batch: int
-    error: str = ""
-    precision: str = ""
-    median_ms: float | None = None
-    iqr_ms: float | None = None
+    provider: str  # what ran it; the requested one where nothing ran
+    batch: int  # images in one run
+    error: str = ""  # why it did not run
+    precision: str = ""  # e.g. "fp32"; empty in a file of another tool
+    median_ms: float | None = None  # of one run, from inputs to results in host memory
+    iqr_ms: float | None = None  # interquartile range of the same
     images_per_s: float | None = None
-    speedup: float | None = None
-    runs: int = 0
-    round_medians_ms: tuple[float, ...] = ()
+    speedup: float | None = None  # median of the first candidate at this batch / this median
+    runs: int = 0  # timed, over all rounds
+    round_medians_ms: tuple[float, ...] = ()  # a trend in them shows a machine that changed
     load_s: float | None = None
-    peak_rss_bytes: int | None = None
-    file_bytes: int | None = None
-    max_abs: float | None = None
-    tolerance: float | None = None
-    accepted: bool | None = None
-    notes: tuple[str, ...] = ()
+    peak_rss_bytes: int | None = None  # of the process, libraries included, GPU memory not
+    file_bytes: int | None = None  # of the artifact, external data included
+    max_abs: float | None = None  # max|y - y64| over the golden images, in batches of this size
+    tolerance: float | None = None  # of its gate; None where cosine decides
+    accepted: bool | None = None  # by its gate at this batch; None where that was not measured
+    notes: tuple[str, ...] = ()  # what was not measured, and problems that did not stop the run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """How long each candidate is timed at a batch size.
 
-    Attributes:
-        rounds: Number of turns.
-        min_time_s: Seconds of timed runs over all rounds; a run that takes longer than its turn
-            is still done once a round.
-        warmup_s: Seconds of runs before, which are not counted.
-        timeout_s: Seconds without an answer after which a candidate is given up: to load it, to
-            measure its error, and beyond the time of the runs it was asked for.
-
     Raises:
         UsageError: On construction, when a value is outside its range.
     """
 
-    rounds: int = 10
-    min_time_s: float = 2.0
-    warmup_s: float = 0.5
-    timeout_s: float = 600.0  # enough to compile a large model's kernels
+    rounds: int = 10  # turns of each candidate
+    min_time_s: float = 2.0  # of timed runs over all rounds; a slow run is done once a round
+    warmup_s: float = 0.5  # of runs before, which are not counted
+    timeout_s: float = 600.0  # to load, to measure, and beyond the time of the ordered runs
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.read import read_manifest
+from vit_export.artifact.vocabulary import FEATURES, LOGITS
 from vit_export.benchmark.worker import serve
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.child_process import Order
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.runner import Outputs
-from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 PROVIDERS = ("cpu", "cuda")  # of those of artifacts, the ones that torch has too
 
@@ -91,7 +91,7 @@ class TorchRunner:
         model = _torch_model(self.path.name, manifest, weights, layout)
         model.set_attention("op").to(self.provider)
         self._forward: Callable[[Tensor], Tensor] = model
-        self._output = "logits" if model.config.num_classes else "features"
+        self._output = LOGITS if model.config.num_classes else FEATURES
         if compiled:
             self._forward = torch.compile(model, dynamic=False)
 
@@ -120,7 +120,7 @@ def _torch_model(
     """Build the model that an artifact was exported from."""
     config = manifest.vit_config(name)
     if weights is not None:
-        overrides = {field: getattr(config, field) for field in NOT_IN_A_CHECKPOINT}
+        overrides = config.not_in_a_checkpoint
         reset_head = manifest.weights.reset_head
         return load_checkpoint(
             weights, overrides=overrides, layout=layout, reset_head=reset_head

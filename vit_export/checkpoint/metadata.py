@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from vit_export.artifact.manifest import Activation
 from vit_export.artifact.open_file import read_text
+from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import CheckpointError
 from vit_export.variants import VARIANTS
 

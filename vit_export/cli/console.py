@@ -156,6 +156,11 @@ def _error(message: str, hint: str) -> dict[str, str]:
     return {"error": message, **({"hint": hint} if hint else {})}
 
 
+def attributes(value: object, names: str) -> dict[str, Any]:
+    """Return some attributes of a result by name, for its JSON object."""
+    return {name: getattr(value, name) for name in names.split()}
+
+
 def _print_error(error: str, hint: str = "") -> None:
     click.echo(f"Error: {error}", err=True)
     if hint:

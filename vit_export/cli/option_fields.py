@@ -49,8 +49,10 @@ class SectionCommand(click.Command):
 def option(
     section: str,
     help: str = "",
+    metavar: str | None = None,
     *,
-    names: Sequence[str] = (),
+    name: str = "",
+    short: str = "",
     choices: Sequence[str] = (),
     default: Any = None,
     **attributes: Any,
@@ -63,17 +65,19 @@ def option(
     Args:
         section: Section of `--help`.
         help: A short sentence.
-        names: The option's names, where they differ from the field's.
+        metavar: What `--help` shows for the value.
+        name: The option's name where it is not the field's.
+        short: A second name of one letter, e.g. `-o`.
         choices: The only values it takes.
         default: Value without the option; `--help` shows it.
         **attributes: Further arguments of `click.Option`.
     """
-    attributes |= {"section": section, "help": help}
+    attributes |= {"section": section, "help": help, "metavar": metavar}
     if default is not None:
         attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
-    return dataclasses.field(metadata={"names": tuple(names), "attributes": attributes})
+    return dataclasses.field(metadata={"name": name, "short": short, "attributes": attributes})
 
 
 def takes(kind: type) -> Callable[[Function], Function]:
@@ -95,13 +99,17 @@ def takes(kind: type) -> Callable[[Function], Function]:
 
 
 def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
-    annotation = str(field.type).removesuffix(" | None")
+    declared = str(field.type)
+    annotation = declared.removesuffix(" | None")
     attributes = dict(field.metadata["attributes"])
     if annotation == "bool":
         attributes["is_flag"] = True
+        if annotation != declared:
+            attributes["default"] = None  # click's own is False
     elif annotation.startswith("tuple"):
         attributes["multiple"] = True
     elif "type" not in attributes:
         attributes["type"] = _TYPES[annotation]
-    names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
+    name = field.metadata["name"] or f"--{field.name.replace('_', '-')}"
+    names = [text for text in (field.metadata["short"], name) if text]
     return click.option(*names, field.name, cls=SectionOption, **attributes)

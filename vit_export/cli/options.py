@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.option_fields import (
     OUTPUT,
     PRECISION,
@@ -32,17 +33,14 @@ json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPU
 class CheckpointOptions:
     """The network, and the weights it starts from."""
 
-    variant: str | None = option(SOURCE, "e.g. b16; `vit-export variants` lists them.",
-                                 metavar="NAME")  # fmt: skip
-    weights: str | None = option(SOURCE, "Checkpoint: a file, a folder, hub, or hf:owner/name.",
-                                 metavar="FILE")  # fmt: skip
+    variant: str | None = option(SOURCE, "e.g. b16; `vit-export variants` lists them.", "NAME")
+    weights: str | None = option(SOURCE, "A file, a folder, hub, or hf:owner/name.", "CHECKPOINT")
     layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
     reset_head: bool = option(
         SOURCE, "Replace the head with a zero-initialised one, for a different number of classes."
     )
-    img_size: str | None = option(SOURCE, "e.g. 384, or 224x160 (height x width).", metavar="PX")
-    sets: tuple[str, ...] = option(SOURCE, "Change any other config field.", names=["--set"],
-                                   metavar="FIELD=VALUE")  # fmt: skip
+    img_size: str | None = option(SOURCE, "e.g. 384, or 224x160 (height x width).", "PX")
+    sets: tuple[str, ...] = option(SOURCE, "Change a config field.", "FIELD=VALUE", name="--set")
 
     def overrides(self, **named: Any) -> dict[str, Any]:
         """Return the config fields that --set, --img-size and other options change.
@@ -73,11 +71,8 @@ class CheckpointOptions:
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str = option(RUN, "cpu, cuda, tensorrt, tensorrt-rtx, or auto for the best one here.",
-                           default="auto")  # fmt: skip
-    trust_host_code: bool = option(
-        RUN, "Let a version-compatible engine run the code that it contains."
-    )
+    provider: str = option(RUN, "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
+    trust_host_code: bool = option(RUN, "Let a version-compatible engine run its own code.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +80,11 @@ class PreparationOptions:
     """How images are prepared; `None` where an option was not given."""
 
     mean: str | None = option(
-        PREPARATION, "Subtracted from pixels in [0, 1]; one number counts for every channel.",
-        metavar="R,G,B",
-    )  # fmt: skip
-    std: str | None = option(PREPARATION, "Divides pixels after that.", metavar="R,G,B")
+        PREPARATION,
+        "Subtracted from pixels in [0, 1]; one number counts for every channel.",
+        "R,G,B",
+    )
+    std: str | None = option(PREPARATION, "Divides pixels after that.", "R,G,B")
     crop_pct: float | None = option(PREPARATION, "Side of the crop / short side of the image.")
     interpolation: str | None = option(PREPARATION, choices=CHOICES["interpolation"])
 
@@ -115,30 +111,26 @@ class PreparationOptions:
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    precision: str = option(PRECISION, choices=["fp16", "bf16", "int8", "int8-static"],
-                            required=True)  # fmt: skip
+    precision: str = option(PRECISION, choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
-        PRECISION, "mixed (default) keeps the residual stream and the norms in fp32.",
-        choices=["mixed", "all"],
-    )  # fmt: skip
+        PRECISION, "mixed (default) keeps residual stream and norms fp32.", choices=["mixed", "all"]
+    )
     fp16_io: bool | None = option(PRECISION, "Make the input and the outputs float16 too.")
     calibration: str | None = option(
-        PRECISION, "Images to measure activation ranges on: a folder or a digits CSV.",
-        metavar="PATH",
-    )  # fmt: skip
-    calibration_method: str | None = option(
-        PRECISION, "How a range becomes an INT8 threshold; percentile by default.",
-        choices=["percentile", "entropy", "max"],
-    )  # fmt: skip
-    percentile: float | None = option(
-        PRECISION, "Of absolute values that a threshold covers; 99.99 by default."
+        PRECISION, "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
     )
-    smooth: float | None = option(PRECISION, "SmoothQuant strength before int8, e.g. 0.5.",
-                                  metavar="ALPHA")  # fmt: skip
-    max_drop: float | None = option(PRECISION, "Top-1 accuracy on --images that may be lost.",
-                                    metavar="POINTS")  # fmt: skip
+    calibration_method: str | None = option(
+        PRECISION, "percentile by default.", choices=["percentile", "entropy", "max"]
+    )
+    percentile: float | None = option(
+        PRECISION, "Of absolute activations, for the threshold; 99.99 by default."
+    )
+    smooth: float | None = option(PRECISION, "SmoothQuant strength before int8, e.g. 0.5.", "ALPHA")
+    max_drop: float | None = option(
+        PRECISION, "Top-1 accuracy on --images that may be lost.", "POINTS"
+    )
     budget: float | None = option(
-        PRECISION, "Share of the weights that may stay fp32; a third by default.", metavar="SHARE"
+        PRECISION, "Share of the weights that may stay fp32; a third by default.", "SHARE"
     )
 
     def check_stays_fp32(self) -> None:
@@ -176,7 +168,7 @@ class PrecisionOptions:
 class LabelsOption:
     """Where class names come from."""
 
-    labels: str | None = option(OUTPUT, "Class names: one a line, or JSON.", metavar="FILE")
+    labels: str | None = option(OUTPUT, "Class names: one a line, or JSON.", "FILE")
 
     def class_names(self) -> tuple[str, ...]:
         """Read the class names; none where no file was given."""

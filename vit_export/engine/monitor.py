@@ -1,11 +1,11 @@
-"""A long build that shows where it is, and that Ctrl-C stops."""
+"""Progress of a build, and stopping it with Ctrl-C."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit_export.progress import Progress
 from vit_export.runtime.tensorrt.backend import Backend
@@ -13,73 +13,42 @@ from vit_export.runtime.tensorrt.backend import Backend
 POLL_S = 0.1  # how soon the waiting thread notices Ctrl-C
 
 
-class Phases:
-    """How far a build is, of the nested phases that TensorRT reports.
-
-    TensorRT opens a phase of n steps, and within a step perhaps another phase.
-    """
-
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[str | None, int, int]] = {}  # parent, done, total
-        self._furthest = 0.0
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins."""
-        self._open[name] = (parent, 0, max(steps, 1))
-
-    def step(self, name: str, index: int) -> None:
-        """A step of a phase is done; the first has index 0."""
-        if name in self._open:
-            parent, _, total = self._open[name]
-            self._open[name] = (parent, min(index + 1, total), total)
-
-    def finish(self, name: str) -> None:
-        """A phase ends."""
-        self._open.pop(name, None)
-
-    @property
-    def share(self) -> float:
-        """Share of the build that is done, 0 to 1, as far as TensorRT tells; it never falls."""
-        inner = 0.0
-        for parent, done, total in reversed(self._open.values()):
-            inner = min((done + inner) / total, 1.0)
-            if parent is None:
-                break
-        self._furthest = max(self._furthest, inner)
-        return self._furthest
-
-
 def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) -> Any:
-    """An `IProgressMonitor` that tells `progress`, and stops the build once `cancelled` is set.
+    """Return an `IProgressMonitor` that calls `progress`, and stops the build on `cancelled`.
 
-    What `progress` raises stops the build too; TensorRT would call it a cancellation, so it is
-    kept as `failure`.
+    An exception of `progress` stops the build too. TensorRT reports that as a cancellation, so
+    the exception is kept as `failure`.
     """
-    trt = backend.trt
-    phases, lock = Phases(), threading.Lock()
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Called by TensorRT from whichever thread it works in."""
+    class Monitor(backend.trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Called by TensorRT from any of its threads, with phases that contain each other."""
 
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            backend.trt.IProgressMonitor.__init__(self)
             self.failure: Exception | None = None
+            self._lock = threading.Lock()
+            self._open: dict[str, Phase] = {}
+            self._furthest = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with lock:
-                phases.start(phase_name, parent_phase, num_steps)
+            with self._lock:
+                self._open[phase_name] = Phase(parent_phase, 0, max(num_steps, 1))
 
         def phase_finish(self, phase_name: str) -> None:
-            with lock:
-                phases.finish(phase_name)
+            with self._lock:
+                self._open.pop(phase_name, None)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            with lock:
-                phases.step(phase_name, step)
-                share = phases.share
+            with self._lock:
+                if phase_name in self._open:
+                    phase = self._open[phase_name]
+                    done = min(step + 1, phase.total)
+                    self._open[phase_name] = phase._replace(done=done)
+                self._furthest = max(self._furthest, _share(self._open))
+                percent = round(100 * self._furthest)
             try:
-                progress("build the engine", round(100 * share), 100)
-            except Exception as error:  # noqa: BLE001  (the caller of the build raises it)
+                progress("build the engine", percent, 100)
+            except Exception as error:  # noqa: BLE001  (`build_plan` raises it again)
                 self.failure = error
                 return False
             return not cancelled.is_set()
@@ -87,12 +56,30 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
     return Monitor()
 
 
+class Phase(NamedTuple):
+    """A phase of a build; within one of its steps another phase may run."""
+
+    parent: str | None
+    done: int
+    total: int
+
+
+def _share(phases: dict[str, Phase]) -> float:
+    """Return the share of the build that is done, 0 to 1, from its open phases, outer first."""
+    share = 0.0
+    for phase in reversed(phases.values()):
+        share = min((phase.done + share) / phase.total, 1.0)
+        if phase.parent is None:
+            break
+    return share
+
+
 def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
-    """Run a build in a thread of its own, so that this one can hear Ctrl-C.
+    """Run a build in another thread, so that this thread receives Ctrl-C.
 
     Python handles signals between bytecodes of the main thread, and a build is one call. On an
     interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
-    the interrupt goes on its way.
+    then the interrupt is raised.
 
     Returns:
         What the build returned.

@@ -1,4 +1,4 @@
-"""An .onnx file as a TensorRT network: parsed, and with the signature that its manifest names."""
+"""An .onnx file as a TensorRT network with the signature of its manifest."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.manifest import Manifest
 from vit_export.errors import EngineError
-from vit_export.runtime.tensorrt.backend import DTYPES, Backend
+from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
+
+SHOWN_ERRORS = 3  # of the parser
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A parsed network, and what must live as long as it does."""
+    """A parsed network, with the objects that must live as long as it does."""
 
     builder: Any
     definition: Any
@@ -22,86 +24,74 @@ class Network:
 
     @property
     def layers(self) -> Iterator[Any]:
-        """Its layers, in the order of the parser."""
+        """The layers, in the order of the parser."""
         for index in range(self.definition.num_layers):
             yield self.definition.get_layer(index)
 
 
 def parse(backend: Backend, path: Path) -> Network:
-    """Parse a file; its weights may lie beside it.
+    """Parse a file; its weights may be in external data beside it.
 
-    The network is strongly typed: the types that stand in the graph are what runs. TensorRT 11
-    knows nothing else, 10 wants the flag.
+    The network is strongly typed: it computes in the types of the graph. TensorRT 11 has no other
+    kind, TensorRT 10 needs the flag.
 
     Raises:
-        EngineError: TensorRT cannot start, or does not understand the graph.
+        EngineError: TensorRT cannot start, or cannot parse the graph.
     """
-    trt = backend.trt
-    with backend.listening() as said:
+    trt, version = backend.trt, f"{backend.name} {backend.version}"
+    with backend.collect_messages() as messages:
         try:
             builder = trt.Builder(backend.logger)
-        except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer
+        except (TypeError, RuntimeError) as error:  # how pybind11 reports a null pointer
             raise EngineError(
-                f"{backend.name} {backend.version} cannot start a builder: {said.why()}; it needs "
-                "an NVIDIA GPU and its driver; --backend tensorrt-rtx builds without"
+                f"{version} cannot start a builder, which needs an NVIDIA GPU and its driver: "
+                f"{messages.reason()}",
+                hint="--backend tensorrt-rtx builds without a GPU",
             ) from error
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         definition = builder.create_network(flags)
         parser = trt.OnnxParser(definition, backend.logger)
         if not parser.parse_from_file(str(path)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            found = [
+            lines = [
                 f"{e.node_operator() or 'the file'} {e.node_name()!r}: {e.desc()}" for e in errors
             ]
+            more = f"; and {len(lines) - SHOWN_ERRORS} more" if len(lines) > SHOWN_ERRORS else ""
             raise EngineError(
-                f"{backend.name} {backend.version} does not understand {path.name}: "
-                f"{'; '.join(found[:3]) or said.why()}"
-                f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}"
+                f"{version} cannot parse {path.name}: "
+                f"{'; '.join(lines[:SHOWN_ERRORS]) or messages.reason()}{more}"
             )
     return Network(builder=builder, definition=definition, parser=parser)
 
 
 def allow_plain_attention(backend: Backend, network: Network) -> None:
-    """Let TensorRT take float32 attention apart, for which it has no fused kernel.
+    """Let TensorRT decompose float32 attention, for which it has no fused kernel.
 
-    An int8 graph has it too: what is quantized there are the products with weights.
+    An int8 graph has it too: only its products with weights are quantized.
     """
     trt = backend.trt
     if not hasattr(trt, "IAttentionOutputLayer"):
         return  # TensorRT before 10.14, whose parser refuses the node
     for layer in network.layers:
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # the binding gives the base class
+            layer.__class__ = trt.IAttentionOutputLayer  # the binding returns the base class
             if layer.attention.get_input(0).dtype.name == "FLOAT":
                 layer.attention.decomposable = True
 
 
-def signature(network: Network) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs; a dynamic dimension is `"?"`."""
-    definition = network.definition
-    inputs = [_spec(definition.get_input(index)) for index in range(definition.num_inputs)]
-    outputs = [_spec(definition.get_output(index)) for index in range(definition.num_outputs)]
-    return inputs, outputs
-
-
-def _spec(tensor: Any) -> TensorSpec:
-    shape = tuple("?" if size < 0 else int(size) for size in tuple(tensor.shape))
-    return TensorSpec(str(tensor.name), DTYPES.get(tensor.dtype.name, tensor.dtype.name), shape)
-
-
-def check_same_signature(network: Network, manifest: Manifest, name: str) -> None:
+def check_signature(network: Network, manifest: Manifest, name: str) -> None:
     """Raise EngineError unless inputs and outputs are those of the manifest."""
-    found = signature(network)
-    for what, have, want in zip(
-        ("input", "output"), found, (manifest.inputs, manifest.outputs), strict=True
+    definition = network.definition
+    inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
+    outputs = [definition.get_output(index) for index in range(definition.num_outputs)]
+    for kind, tensors, expected in (
+        ("inputs", inputs, manifest.inputs),
+        ("outputs", outputs, manifest.outputs),
     ):
-        if [_comparable(spec) for spec in have] != [_comparable(spec) for spec in want]:
+        found = [tensor_spec(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+        if found != [without_names(spec) for spec in expected]:
             raise EngineError(
-                f"{name}: TensorRT sees the {what}s {'; '.join(map(str, have))}, its manifest "
-                f"names {'; '.join(map(str, want))}; export the file again"
+                f"{name}: TensorRT reads the {kind} {'; '.join(map(str, found))}, its manifest "
+                f"has {'; '.join(map(str, expected))}",
+                hint="export the file again",
             )
-
-
-def _comparable(spec: TensorSpec) -> TensorSpec:
-    shape = tuple("?" if isinstance(size, str) else size for size in spec.shape)
-    return TensorSpec(spec.name, spec.dtype, shape)

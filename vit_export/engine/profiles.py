@@ -1,4 +1,4 @@
-"""Optimization profiles: which shapes an engine serves, and which it is fastest at."""
+"""Optimization profiles: the shapes that an engine accepts, and the one it is fastest at."""
 
 from __future__ import annotations
 
@@ -7,74 +7,72 @@ from collections.abc import Sequence
 from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import UsageError
+from vit_export.runtime.checks import with_batch
 
 DEFAULT_BATCH = BatchRange(1, 8, 32)
-LARGEST = 2**31 - 1  # dimension that TensorRT's kernels can count
+MAX_DIMENSION = 2**31 - 1  # what TensorRT's kernels can count
 
 
-def show(ends: BatchRange) -> str:
-    """As it is typed, e.g. `"1:8:32"`."""
-    return ":".join(map(str, ends))
+def range_text(batch_range: BatchRange) -> str:
+    """Return a range as `parse_range` reads it, e.g. `"1:8:32"`."""
+    return ":".join(map(str, batch_range))
 
 
-def parse(text: str) -> BatchRange:
-    """Read `MIN:OPT:MAX`, or one size for all three.
+def parse_range(text: str) -> BatchRange:
+    """Read `MIN:OPT:MAX`, or one batch size for all three.
 
     Raises:
-        UsageError: Not one or three sizes.
+        UsageError: Not one or three batch sizes.
     """
     words = [word.strip() for word in text.split(":")]
     if len(words) not in (1, 3) or not all(word.isdecimal() for word in words):
         raise UsageError(f"--batch {text}: expected MIN:OPT:MAX, e.g. 1:8:32, or one batch size")
-    if any(len(word) > len(str(LARGEST)) for word in words):
-        raise UsageError(f"--batch {text}: must be at most {LARGEST}, e.g. 1:8:32")
+    if any(len(word) > len(str(MAX_DIMENSION)) for word in words):
+        raise UsageError(f"--batch {text}: must be at most {MAX_DIMENSION}, e.g. 1:8:32")
     sizes = [int(word) for word in words]
     return BatchRange(*(sizes if len(sizes) == 3 else 3 * sizes))
 
 
-def check_batch_range(ends: BatchRange) -> None:
-    """Raise UsageError unless sizes rise from at least 1 to what TensorRT can count."""
-    if not 1 <= ends.min <= ends.opt <= ends.max <= LARGEST:
+def check_batch_range(batch_range: BatchRange) -> None:
+    """Raise UsageError unless 1 <= min <= opt <= max <= `MAX_DIMENSION`."""
+    if not 1 <= batch_range.min <= batch_range.opt <= batch_range.max <= MAX_DIMENSION:
         raise UsageError(
-            f"--batch {show(ends)}: must rise from at least 1 to at most {LARGEST}, e.g. 1:8:32"
+            f"--batch {range_text(batch_range)}: must rise from at least 1 to at most "
+            f"{MAX_DIMENSION}, e.g. 1:8:32"
         )
 
 
 def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> tuple[Profile, ...]:
-    """Make one profile per range of batch sizes.
+    """Return one profile per range of batch sizes.
 
     Args:
-        inputs: What the graph takes.
-        batches: What was asked for; `DEFAULT_BATCH` where nothing was.
+        inputs: The graph's inputs.
+        batches: The ranges; `DEFAULT_BATCH` where there are none.
 
     Returns:
-        The profiles; none where every shape is fixed.
+        No profile where every shape is fixed.
 
     Raises:
-        UsageError: Batch sizes were given for a graph that fixes its own, or the graph has
-            another dynamic dimension.
+        UsageError: The graph has a fixed batch size other than `batches`, or another dynamic
+            dimension.
     """
     dynamic = [spec for spec in inputs if spec.dynamic]
     if not dynamic:
         fixed = inputs[0].shape[0]
-        if any(ends != (fixed, fixed, fixed) for ends in batches):
+        if any(batch_range != (fixed, fixed, fixed) for batch_range in batches):
             raise UsageError(
-                f"--batch {show(batches[0])}: the graph fixes its batch size ({inputs[0]}); "
-                "export it with --batch dynamic"
+                f"--batch {range_text(batches[0])}: the graph has a fixed batch size ({inputs[0]})",
+                hint="export it with --batch dynamic",
             )
         return ()
     for spec in dynamic:
-        if strays := [name for name in spec.shape[1:] if isinstance(name, str)]:
+        if names := [name for name in spec.shape[1:] if isinstance(name, str)]:
             raise UsageError(
-                f"the graph has a dynamic {' and '.join(strays)} ({spec}), which TensorRT cannot "
-                "build (it has no antialiased Resize); export one file per size: "
-                "vit-export onnx --img-size"
+                f"the graph has a dynamic {' and '.join(names)} ({spec}), which TensorRT cannot "
+                "build (it has no antialiased Resize)",
+                hint="export one file per size: vit-export onnx --img-size",
             )
     return tuple(
-        {spec.name: Range(*(_shape(spec, size) for size in ends)) for spec in dynamic}
-        for ends in (tuple(batches) or (DEFAULT_BATCH,))
+        {spec.name: Range(*(with_batch(spec.shape, size) for size in sizes)) for spec in dynamic}
+        for sizes in (tuple(batches) or (DEFAULT_BATCH,))
     )
-
-
-def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    return tuple(batch if isinstance(size, str) else size for size in spec.shape)

@@ -1,8 +1,8 @@
-"""A file of kernel timings, which several builds may share at the same time.
+"""Timing cache: a file of kernel timings that builds share, also at the same time.
 
-TensorRT times kernels on the GPU, for minutes; a cache of the timings makes the next build of a
-like network short. A build takes what the file holds when it starts, and when it ends merges what
-it learnt into what the file holds by then, under a lock.
+TensorRT times kernels on the GPU, for minutes; the timings shorten later builds of similar
+networks. A build reads the file when it starts. When it ends, it merges its own timings into what
+the file contains by then, under a lock.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ else:
 
 
 def cache_key(backend: Backend, gpu: Gpu | None) -> str:
-    """What a cache must have been made for to be of use; TensorRT checks the same."""
+    """Return the version and GPU that a cache is valid for; TensorRT checks the same."""
     if backend.is_rtx or gpu is None:
         return ""
     return f"{backend.name} {backend.version}, {gpu}"
 
 
-def load_cache(config: Any, path: Path) -> Any:
-    """Give a builder's config the timings of a file, or none where there is no file.
+def load_cache(config: Any, path: Path) -> None:
+    """Load the timings of a file, if there is one, into a builder's configuration.
 
     Raises:
         OutputError: The file is not a cache of this TensorRT and this GPU.
@@ -42,24 +42,23 @@ def load_cache(config: Any, path: Path) -> Any:
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
         raise OutputError(
-            f"{path}: TensorRT does not take this timing cache; it was made by another version "
-            "or on another GPU, or is damaged; name another file"
+            f"{path}: is no timing cache of this TensorRT and this GPU, or is damaged",
+            hint="name another file with --timing-cache",
         )
-    return cache
 
 
 def save_cache(config: Any, path: Path) -> None:
     """Merge a builder's timings into a file.
 
     Raises:
-        OutputError: The file became one of another version meanwhile, or cannot be written.
+        OutputError: Another version has replaced the file, or it cannot be written.
     """
     cache = config.get_timing_cache()
     with locked(path):
         if path.exists():
-            theirs = config.create_timing_cache(path.read_bytes())
-            if theirs is None or not cache.combine(theirs, False):
-                raise OutputError(f"{path}: was replaced meanwhile by a cache that does not fit")
+            current = config.create_timing_cache(path.read_bytes())
+            if current is None or not cache.combine(current, False):
+                raise OutputError(f"{path}: was replaced during the build by an incompatible cache")
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(memoryview(cache.serialize()))
         os.replace(part, path)
@@ -67,13 +66,15 @@ def save_cache(config: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, `PATH.lock`, waiting for whoever has it.
+    """Hold the lock of a file, `PATH.lock`; wait while another process holds it.
 
     Raises:
-        OutputError: The lock cannot be made, or a folder has the file's name.
+        OutputError: The lock cannot be made, or the path is a folder.
     """
     if path.is_dir():
-        raise OutputError(f"cannot lock {path}: it is a folder; name a file with --timing-cache")
+        raise OutputError(
+            f"cannot lock {path}: it is a folder", hint="name a file with --timing-cache"
+        )
     try:
         stream = path.with_name(path.name + ".lock").open("ab")
     except OSError as error:
@@ -83,4 +84,4 @@ def locked(path: Path) -> Iterator[None]:
             msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
         else:
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield  # closing the file gives the lock back
+        yield  # closing the file releases the lock

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import LOGITS, Preprocess, TensorSpec
+from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
 from vit_export.images.folder import image_files

@@ -16,6 +16,10 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
 
 _GRAPH_ATTRIBUTES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_CONVERTED = frozenset({
+    ir.DataType.FLOAT16, ir.DataType.BFLOAT16,
+    ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4,
+})  # fmt: skip
 
 
 def open_graph(path: Path) -> ir.Model:
@@ -39,6 +43,22 @@ def open_graph(path: Path) -> ir.Model:
                 "be converted",
                 hint="export the model without branches or loops",
             )
+    return model
+
+
+def open_fp32_graph(path: Path) -> ir.Model:
+    """Open an .onnx file whose weights are float32.
+
+    Raises:
+        ArtifactError: As `open_graph`, and where weights were converted already.
+    """
+    model = open_graph(path)
+    dtypes = {value.dtype for value in model.graph.initializers.values() if value.dtype}
+    if converted := sorted(str(dtype.numpy()) for dtype in dtypes & _CONVERTED):
+        raise ArtifactError(
+            f"{path}: has {', '.join(converted)} weights, so it was converted already",
+            hint="convert the fp32 artifact instead",
+        )
     return model
 
 

@@ -1,7 +1,7 @@
 """Child processes of Python: one command, or a worker that answers orders.
 
-A child takes its crashes, its hangs and what it prints with it. Nothing of the current folder is
-importable in a child, so that a file `json.py` there does not replace a library.
+A crash or a hang of a child, and what it prints, do not affect this process. A child imports
+nothing from the current folder, where a file `json.py` would replace a library.
 """
 
 from __future__ import annotations

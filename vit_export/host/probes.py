@@ -7,22 +7,28 @@ Each probe imports what it tries, so the imports are inside the functions.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
+import io
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from vit_export.artifact.onnx_wire import integer, message
 from vit_export.host.child_process import Answer, Worker, WorkerError, answer_orders
 from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
-FLOAT = 1  # onnx.TensorProto.FLOAT
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA_ERROR_NO_DEVICE = 100  # CUresult
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 NVIDIA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+# An .onnx file: y = x @ x for x of shape (2, 2), IR version 8, opset 13.
+MATMUL_MODEL = bytes.fromhex(
+    "08083a440a110a01780a017812017922064d61744d756c120570726f62655a130a0178120e0a0c08"
+    "0112080a0208020a02080262130a0179120e0a0c080112080a0208020a0208024202100d"
+)
 
 
 def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
@@ -113,9 +119,8 @@ def probe_provider(provider: str) -> Answer:
     import onnxruntime
 
     if provider in NVIDIA_PROVIDERS:
-        onnxruntime.preload_dlls()  # the CUDA and cuDNN wheels
-        load_tensorrt()
-    session = onnxruntime.InferenceSession(_matmul_model(), providers=[provider])
+        _preload_wheels(onnxruntime)
+    session = onnxruntime.InferenceSession(MATMUL_MODEL, providers=[provider])
     if session.get_providers()[0] != provider:
         return {"error": f"ONNX Runtime fell back to {session.get_providers()[0]}"}
     square = np.array([[1, 2], [3, 4]], dtype=np.float32)
@@ -147,10 +152,16 @@ def probe_libraries(*names: str) -> Answer:
     """
     import onnxruntime
 
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    load_tensorrt()
+    _preload_wheels(onnxruntime)
     return {"missing": [name for name in names if not _loads(name)]}
+
+
+def _preload_wheels(onnxruntime: Any) -> None:
+    """Load the libraries of the CUDA, cuDNN and TensorRT wheels."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+    load_tensorrt()
 
 
 def _loads(library: str) -> bool:
@@ -159,14 +170,3 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _matmul_model() -> bytes:
-    """Return a minimal .onnx file: y = x @ x for x of shape (2, 2); field numbers of onnx.proto."""
-    dimension = message(1, integer(1, 2))
-    tensor_type = message(1, integer(1, FLOAT) + message(2, dimension + dimension))
-    x, y = (message(1, name) + message(2, tensor_type) for name in (b"x", b"y"))
-    node = message(1, b"x") + message(1, b"x") + message(2, b"y") + message(4, b"MatMul")
-    graph = message(1, node) + message(2, b"probe") + message(11, x) + message(12, y)
-    ir_version, opset_13 = integer(1, 8), integer(2, 13)
-    return ir_version + message(7, graph) + message(8, opset_13)

@@ -73,7 +73,7 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
     """
     if isinstance(source, np.ndarray):
         return _convert_array(source, color)
-    pillow = sys.modules.get("PIL.Image")  # whoever has a Pillow image has imported Pillow
+    pillow = sys.modules.get("PIL.Image")  # None: Pillow is not imported, so it is no Pillow image
     is_pillow = pillow is not None and isinstance(source, pillow.Image)
     is_file = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
     if not is_file and not is_pillow and not hasattr(source, "read"):
@@ -86,8 +86,8 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
             "a file or Pillow image was given to a model that reads neither RGB nor grey",
             hint="pass a uint8 array (H, W, C) with the model's channels",
         )
+    require_pillow("reading an image")
     if isinstance(source, str | os.PathLike):
-        require_pillow(f"reading {os.fspath(source)}")
         with open_file(source, what="image", error=ImageError) as stream:
             return _read(stream, os.fspath(source), color)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -151,7 +151,6 @@ def _grey(rgb: Pixels) -> Pixels:
 
 
 def _read(stream: BinaryIO, name: str, color: str) -> Image.Image:
-    require_pillow(f"reading {name}")
     from PIL import Image
 
     try:
@@ -234,7 +233,7 @@ def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
 
 
 def _transposition(image: Image.Image) -> str | None:
-    """The transposition that EXIF asks for; none where EXIF is missing or damaged."""
+    """Return the transposition that EXIF requires; none where EXIF is missing or damaged."""
     try:
         return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     except _DAMAGED:

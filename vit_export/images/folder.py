@@ -90,7 +90,7 @@ def is_one_image(images: object) -> bool:
         return not Path(images).is_dir() and not _is_pattern(Path(images))
     if isinstance(images, np.ndarray):
         return images.ndim != 4
-    pillow = sys.modules.get("PIL.Image")  # whoever has a Pillow image has imported Pillow
+    pillow = sys.modules.get("PIL.Image")  # None: Pillow is not imported, so it is no Pillow image
     is_pillow = pillow is not None and isinstance(images, pillow.Image)
     is_bytes = isinstance(images, bytes | bytearray | memoryview)
     return is_pillow or is_bytes or hasattr(images, "read") or not isinstance(images, Iterable)

@@ -1,4 +1,4 @@
-"""Prepare images for a model: resize, crop and normalise, as the artifact's manifest says.
+"""Prepare images for a model as its manifest requires: resize, crop and normalise.
 
 The pixels are those of timm's evaluation transform (`timm.data.create_transform`) on
 `image.convert(color)`: both resize with Pillow, so they agree to the bit. An array that already
@@ -33,15 +33,12 @@ _CHANNELS = {"RGB": 3, "L": 1}
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
-def prepare_batch(
-    images: Iterable[ImageSource], preprocess: Preprocess, *, first: int = 0
-) -> npt.NDArray[np.float32]:
+def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Prepare several images, of any sizes, as one batch of `pixel_values`.
 
     Args:
         images: Each as `resize_and_crop` takes it; a uint8 array (B, H, W, C) is B images.
         preprocess: From the artifact's manifest.
-        first: Number of the first image, for errors, where these are part of a larger set.
 
     Returns:
         float32 (B, C, H, W).
@@ -57,7 +54,7 @@ def prepare_batch(
             hint="put a single image into a list",
         )
     batch: list[Pixels] = []
-    for index, image in enumerate(images, start=first):
+    for index, image in enumerate(images):
         try:
             batch.append(resize_and_crop(image, preprocess))
         except ImageError as error:  # noqa: PERF203 - to count them is the purpose
@@ -109,7 +106,7 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
         uint8 (H, W, C) of `preprocess.size`. It may share the memory of an array given.
 
     Raises:
-        ImageError: The image cannot be read, or not be prepared as the manifest says.
+        ImageError: The image cannot be read, or not be prepared for this model.
     """
     _check_possible(preprocess)
     picture = decode(image, preprocess.color)
@@ -180,13 +177,12 @@ def _check_possible(preprocess: Preprocess) -> None:
     """Raise ImageError for a preparation that this version does not implement."""
     channels = _CHANNELS.get(preprocess.color, len(preprocess.mean))
     possible = {
-        "size": len(preprocess.size) == 2 and min(preprocess.size) > 0,
-        "crop_pct": 0 < preprocess.crop_pct < math.inf,
+        "crop_pct": preprocess.crop_pct > 0,
         "interpolation": preprocess.interpolation in _INTERPOLATIONS,
         "color": preprocess.color in (*_CHANNELS, ""),
         "crop_mode": preprocess.crop_mode in ("center", "squash"),
         "mean": len(preprocess.mean) == channels,
-        "std": len(preprocess.std) == channels and all(preprocess.std),
+        "std": all(preprocess.std),
     }
     for field, holds in possible.items():
         if not holds:

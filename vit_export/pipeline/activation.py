@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import LOGITS, Activation
+from vit_export.artifact.vocabulary import LOGITS, Activation
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import LoadedSource
 

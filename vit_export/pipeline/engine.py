@@ -1,7 +1,7 @@
-"""An artifact to a TensorRT engine: converted, built, measured, and only then named.
+"""Build a TensorRT engine from an artifact: convert, build, check the precision, measure, publish.
 
-The packages of the stages are imported in the functions that need them: an artifact that has the
-precision already is built with neither torch nor onnx.
+Modules that need onnx or cuda-bindings are imported in the functions that use them: an artifact
+that has the precision already is built without onnx.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit_export.artifact.engine_sidecar import (
     Gpu,
@@ -25,32 +24,38 @@ from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
+from vit_export.artifact.vocabulary import HALF_PRECISIONS
+from vit_export.engine.build import BuiltPlan, build_plan
+from vit_export.engine.profiles import profiles_of
+from vit_export.engine.proof import check_engine, inspect_engine
+from vit_export.engine.settings import EngineSettings
+from vit_export.engine.source import check_source
+from vit_export.engine.targets import targets_of
+from vit_export.engine.timing_cache import cache_key, locked
+from vit_export.engine.trtexec import trtexec_command
 from vit_export.errors import UsageError
+from vit_export.gate.validate import Comparison
 from vit_export.progress import Progress, silent
+from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
-if TYPE_CHECKING:
-    from vit_export.engine.build import Built
-    from vit_export.engine.options import BuildOptions
-    from vit_export.gate.validate import Comparison
-
-CONVERTED = ("fp16", "bf16")  # made of an fp32 artifact on the way
-ARTIFACT_PRECISION = {"int8": "int8-static"}  # what an engine's precision is called in a manifest
+CONVERTED = HALF_PRECISIONS  # made from an fp32 artifact before the build
+ARTIFACT_PRECISION = {"int8": "int8-static"}  # an engine's precision -> the manifest's name for it
 ENGINE_PRECISION = {artifact: engine for engine, artifact in ARTIFACT_PRECISION.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
-    """What a build made.
+    """A built engine.
 
     Attributes:
         path: The `.engine` file.
         golden: The golden file beside it.
-        sidecar: What stands in `NAME.engine.json`.
+        sidecar: The content of `NAME.engine.json`.
         comparison: The gate on the engine; `None` where it cannot run here.
-        converted: Whether the graph was narrowed on the way.
-        warnings: What TensorRT warned of.
-        size_note: What the size of the plan shows.
+        converted: Whether an fp32 artifact was converted before the build.
+        warnings: TensorRT's warnings.
+        size_note: What the size of the plan shows about its precision.
         seconds: How long it took.
     """
 
@@ -70,71 +75,63 @@ class EngineResult:
 
 
 def default_output(source: Path, precision: str) -> Path:
-    """`NAME.fp16.engine` beside `NAME.onnx`; `NAME.engine` in fp32."""
+    """Return `NAME.fp16.engine` beside `NAME.onnx`; `NAME.engine` in fp32."""
     stem = source.with_suffix("")
     tag = "" if precision == "fp32" or stem.suffix.startswith(f".{precision}") else f".{precision}"
     return stem.with_name(stem.name + tag + ".engine")
 
 
-def make_engine(
+def build_engine(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    options: BuildOptions,
+    settings: EngineSettings = EngineSettings(),
     progress: Progress = silent,
 ) -> EngineResult:
-    """Build an engine, prove its precision, and measure it where its GPU is at hand.
+    """Build an engine, check its precision, and measure it if its GPU is here.
 
     Args:
-        source: An artifact of vit-export: in fp32, or in the precision that is asked for.
+        source: An artifact of vit-export, in fp32 or in the precision of the settings.
         output: File to write; by default `NAME.<precision>.engine` beside the source.
-        options: What is asked for.
-        progress: Told what is being done.
+        settings: How to build.
+        progress: Called with the current step and its progress.
 
     Raises:
-        UsageError: The request cannot be met.
+        UsageError: The settings cannot be met.
         ArtifactError: The source or its golden file is missing, damaged, not for TensorRT, or
-            not what it was when it was measured.
-        EngineError: TensorRT cannot build it, or builds something else.
+            was changed after it was measured.
+        EngineError: TensorRT cannot build the engine, or builds another precision.
         GateError: The engine does not compute what torch computes; nothing was written.
         ProviderError: TensorRT is not installed.
         OutputError: The output cannot be written.
     """
-    from vit_export.engine.build import build_engine, targets_of
-    from vit_export.engine.profiles import profiles_of
-    from vit_export.engine.source import check_source
-    from vit_export.engine.timing_cache import cache_key, locked
-    from vit_export.runtime.tensorrt.cuda import current_gpu
-
     started = time.monotonic()
     file = OnnxFile.read(source)
-    source = file.path
-    path = Path(output) if output is not None else default_output(source, options.precision)
-    _check_bad_name(path)
+    path = Path(output) if output is not None else default_output(file.path, settings.precision)
+    _check_output_name(path)
     manifest = check_source(file)
-    converts = must_convert(manifest, options, source)
-    given = find_golden(source)
-    truth = Golden.read(given)
-    check_golden_not_shared(path, given)
-    backend, gpu = load_backend(options.backend), current_gpu()
-    # what cannot be is said before the conversion, which takes long
-    targets_of(backend, options, gpu)
-    profiles_of(manifest.inputs, options.batches)
-    if options.timing_cache is not None:
-        with locked(options.timing_cache):
+    golden = find_golden(file.path)
+    samples = Golden.read(golden).samples
+    check_golden_not_shared(path, golden)
+    backend, gpu = load_backend(settings.backend), _current_gpu()
+    convert = must_convert(manifest, settings, file.path)
+    # The conversion takes minutes: find every other error before it.
+    targets_of(backend, settings, gpu)
+    profiles_of(manifest.inputs, settings.batches)
+    if settings.timing_cache is not None:
+        with locked(settings.timing_cache):
             pass
     source_sha256 = file.check_certified()
-    with staging(path) as stage:
-        if converts:
-            file = _converted(source, stage, options.precision, progress)
-            manifest = check_source(file)
-        plan = stage / path.name
-        built = build_engine(backend, file, manifest, plan, options, gpu=gpu, progress=progress)
-        golden_file = stage / golden_path(path).name
-        shutil.copyfile(given, golden_file)
+    with staging(path) as folder:
+        graph = file
+        if convert:
+            graph = _converted(file.path, folder, settings.precision, progress)
+            manifest = check_source(graph)
+        plan = folder / path.name
+        built = build_plan(backend, graph, manifest, plan, settings, gpu=gpu, progress=progress)
         sidecar = Sidecar(
             manifest=manifest.replace(
-                certificate=(*manifest.certificate, _unmeasured(backend, built, truth, gpu)),
+                certificate=(*manifest.certificate, _unmeasured(backend, built, samples, gpu)),
                 toolchain={**manifest.toolchain, backend.name: backend.version},
             ),
             backend=backend.name,
@@ -144,166 +141,155 @@ def make_engine(
             profiles=built.profiles,
             plan_sha256=file_sha256(plan),
             plan_bytes=built.plan_bytes,
-            source=relative_source(path.parent, source),
+            source=relative_source(path.parent, file.path),
             source_sha256=source_sha256,
             timing_cache_key=cache_key(backend, gpu),
-            options=options.asked(),
+            options=settings.changed(),
             proof={"network": built.product_types, "plan": built.size_note},
-            rebuild=options.arguments(),
+            rebuild=settings.arguments(),
         )
+        shutil.copyfile(golden, golden_path(plan))
         comparison = None
-        if _runs_here(built, gpu):
-            staged = sidecar.replace(
-                source=relative_source(stage, source)
-            )  # a stripped plan reads it
-            staged.write(sidecar_path(plan))
-            types, comparison = _measured(plan, options, progress)
-            comparison.raise_for_failure()
-            sidecar = _with_measured(sidecar, types, comparison.stage)
+        if gpu is not None and gpu.compute_capability in built.compute_capabilities:
+            sidecar, comparison = _measured(plan, sidecar, file.path, progress)
         sidecar.write(sidecar_path(plan))
-        publish([golden_file, sidecar_path(plan), plan], path.parent)
+        publish([golden_path(plan), sidecar_path(plan), plan], path.parent)
     return EngineResult(
         path=path,
         golden=golden_path(path),
         sidecar=sidecar,
         comparison=comparison,
-        converted=converts,
+        converted=convert,
         warnings=built.warnings,
         size_note=built.size_note,
         seconds=time.monotonic() - started,
     )
 
 
-def must_convert(manifest: Manifest, options: BuildOptions, source: Path) -> bool:
-    """Whether an artifact has to be narrowed for the precision that is asked for.
+def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> bool:
+    """Return whether an artifact must be converted to the precision of the settings.
 
     Raises:
-        UsageError: It has another precision, and none of it can be made.
+        UsageError: It has another precision, and cannot be converted.
     """
-    wanted = ARTIFACT_PRECISION.get(options.precision, options.precision)
+    precision = settings.precision
+    wanted = ARTIFACT_PRECISION.get(precision, precision)
     if manifest.precision == wanted:
         return False
     if manifest.precision != "fp32":
+        same = ENGINE_PRECISION.get(manifest.precision, manifest.precision)
         raise UsageError(
-            f"--precision {options.precision}: {source.name} is {manifest.precision}, and what an "
-            f"engine computes in is what stands in its graph; give --precision "
-            f"{ENGINE_PRECISION.get(manifest.precision, manifest.precision)}, or the fp32 artifact"
+            f"--precision {precision}: {source.name} is {manifest.precision}, and an engine "
+            "computes in the types of its graph",
+            hint=f"use --precision {same}, or the fp32 artifact",
         )
-    if options.precision not in CONVERTED:
+    if precision not in CONVERTED:
         raise UsageError(
-            f"--precision {options.precision}: {source.name} is fp32, and scales come from "
-            f"pictures; quantize it first: {_quantize_command(source, wanted)}"
+            f"--precision {precision}: {source.name} is fp32, and int8 scales come from images",
+            hint=f"quantize it first: {_quantize_command(source, wanted)}",
         )
-    if options.strip:
+    if settings.strip:
         raise UsageError(
             "--strip: a stripped engine reads its weights from the .onnx file that it was built "
-            f"from, so make that first: {_quantize_command(source, wanted)}, and give it"
+            f"from, and {source.name} would be converted to a temporary file",
+            hint=f"build from the result of: {_quantize_command(source, wanted)}",
         )
     return True
 
 
 def _quantize_command(source: Path, precision: str, *others: str) -> str:
-    """The command that makes a narrower graph, to be typed."""
+    """Return the command that converts an artifact."""
     return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
 
 
-def _check_bad_name(path: Path) -> None:
+def _check_output_name(path: Path) -> None:
     if path.suffix != ".engine":
         raise UsageError(f"the output {path} must end in .engine")
     for file in (path, sidecar_path(path), golden_path(path)):
         check_writable(file)
 
 
-def _converted(source: Path, stage: Path, precision: str, progress: Progress) -> OnnxFile:
-    """Narrow an fp32 artifact, measured and repaired as `vit-export quantize` does it.
+def _current_gpu() -> Gpu | None:
+    from vit_export.runtime.tensorrt.cuda import current_gpu
 
-    It keeps the name of its source, which is the one that the user knows from messages.
-    """
+    return current_gpu()
+
+
+def _converted(source: Path, folder: Path, precision: str, progress: Progress) -> OnnxFile:
+    """Convert an fp32 artifact as `vit-export quantize` does, under the name of its source."""
     from vit_export.pipeline.quantize import quantize
-    from vit_export.quantization.settings import QuantizeSettings
 
-    folder = stage / precision
-    folder.mkdir()
+    output = folder / precision / f"{source.stem}.onnx"
+    output.parent.mkdir()
     settings = QuantizeSettings(precision=precision)
-    made = quantize(source, folder / f"{source.stem}.onnx", settings=settings, progress=progress)
-    return OnnxFile.read(made.path)
+    return OnnxFile.read(quantize(source, output, settings=settings, progress=progress).path)
 
 
-def _runs_here(built: Built, gpu: Gpu | None) -> bool:
-    return gpu is not None and gpu.compute_capability in built.compute_capabilities
-
-
-def _unmeasured(backend: Backend, built: Built, truth: Golden, gpu: Gpu | None) -> Stage:
-    """The engine's line of the certificate, as long as nobody has run it."""
+def _unmeasured(backend: Backend, built: BuiltPlan, samples: int, gpu: Gpu | None) -> Stage:
+    """Return the engine's line of the certificate before a GPU has run it."""
     targets = ", ".join(built.compute_capabilities)
     here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
     return Stage.unmeasured(
         f"onnx -> {backend.name} engine",
         provider=backend.name,
-        samples=truth.samples,
+        samples=samples,
         reason=f"built for compute capability {targets}, and {here}; measured at its first load",
     )
 
 
 def _measured(
-    plan: Path, options: BuildOptions, progress: Progress
-) -> tuple[dict[str, int], Comparison]:
-    """Run the gate on a built engine, and ask TensorRT what it computes in.
+    plan: Path, sidecar: Sidecar, source: Path, progress: Progress
+) -> tuple[Sidecar, Comparison]:
+    """Check the precision of a built engine on this GPU, and run its gate.
 
     Returns:
-        Number of tensors that its layers write, by type, and what the gate found.
+        The sidecar with both results, and the result of the gate.
     """
-    from vit_export.engine.proof import inspect_engine, prove_engine
     from vit_export.runtime.engine_check import measure
     from vit_export.runtime.tensorrt.runner import TrtRunner
 
     progress("measure the engine")
+    # In the temporary folder the path of the source is another; a stripped plan reads it.
+    sidecar.replace(source=relative_source(plan.parent, source)).write(sidecar_path(plan))
     runner = TrtRunner(plan, allow_host_code=True)
     try:
-        types = inspect_engine(load_backend(options.backend), runner.engine)
-        prove_engine(types, options.precision)
-        return types, measure(runner)
+        types = inspect_engine(load_backend(sidecar.backend), runner.engine)
+        check_engine(types, str(sidecar.options["precision"]))
+        comparison = measure(runner)
     finally:
         runner.release()
+    comparison.raise_for_failure()
+    certificate = (*sidecar.manifest.certificate[:-1], comparison.stage)
+    manifest = sidecar.manifest.replace(certificate=certificate)
+    return sidecar.replace(manifest=manifest, proof={**sidecar.proof, "engine": types}), comparison
 
 
-def _with_measured(sidecar: Sidecar, types: dict[str, int], stage: Stage) -> Sidecar:
-    """A sidecar that says what was found on the GPU, in the place of what nobody had run."""
-    certificate = (*sidecar.manifest.certificate[:-1], stage)
-    return sidecar.replace(
-        manifest=sidecar.manifest.replace(certificate=certificate),
-        proof={**sidecar.proof, "engine": types},
-    )
-
-
-def planned_trtexec(source: Path, output: Path | None, options: BuildOptions, version: str) -> str:
-    """Say how `trtexec` builds the same engine; nothing is built.
+def trtexec_commands(
+    source: Path, output: Path | None, settings: EngineSettings, version: str
+) -> str:
+    """Return the commands with which `trtexec` builds the same engine; build nothing.
 
     Args:
         source: An artifact.
-        output: The engine that is to be written.
-        options: What is asked for.
-        version: Of TensorRT; empty for the one that is installed.
+        output: The engine to write.
+        settings: How to build.
+        version: Of TensorRT; the installed one where empty.
 
     Returns:
-        The line, after the command that makes the graph that it needs, where there is none yet.
+        The trtexec command, after the command that converts the artifact where that is needed.
     """
-    from vit_export.engine.profiles import profiles_of
-    from vit_export.engine.source import check_source
-    from vit_export.engine.trtexec import trtexec_line
-
     file = OnnxFile.read(source)
     manifest = check_source(file)
     graph, lines = source, []
-    if must_convert(manifest, options, source):
-        graph = source.with_suffix(f".{options.precision}.onnx")
-        lines = [_quantize_command(source, options.precision, "-o", str(graph))]
+    if must_convert(manifest, settings, source):
+        graph = source.with_suffix(f".{settings.precision}.onnx")
+        lines = [_quantize_command(source, settings.precision, "-o", str(graph))]
     lines.append(
-        trtexec_line(
+        trtexec_command(
             graph,
-            output if output is not None else default_output(source, options.precision),
-            options,
-            profiles_of(manifest.inputs, options.batches),
+            output if output is not None else default_output(source, settings.precision),
+            settings,
+            profiles_of(manifest.inputs, settings.batches),
             version=version or load_backend("tensorrt").version,
             attention_nodes=file.op_counts.get("Attention", 0),
         )

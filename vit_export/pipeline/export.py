@@ -15,7 +15,7 @@ from torch import nn
 from vit_export import __version__
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import LOGITS, Manifest
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
@@ -25,6 +25,7 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
 from vit_export.gate.accuracy import gives_classes
@@ -127,8 +128,8 @@ def export(
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
     with staging(path) as folder:
         golden = record_golden(loaded, settings.images, progress)
-        if "logits" in golden.outputs:
-            check_labels(loaded.labels, golden.outputs["logits"].shape[-1])
+        if LOGITS in golden.outputs:
+            check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
         activation, activation_notes = choose_activation(loaded, golden, settings)
         golden_file = folder / golden_path(path).name
         golden.write(golden_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vit_export.artifact.golden import Golden, find_golden, golden_path
-from vit_export.artifact.manifest import LOGITS, Conversion, Kept, Manifest
+from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
     check_golden_not_shared,
@@ -21,6 +22,7 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
 from vit_export.gate.validate import Comparison
@@ -116,35 +118,37 @@ def quantize(
             folder=scratch,
         )
         units = units_of(trials.target.layers(trials.source), manifest.blocks)
-        made = _convert(trials, units, stage / path.name, settings.budget, external_data, progress)
-        blocks = made.repair.blocks if made.repair is not None else ()
+        result = _convert(
+            trials, units, stage / path.name, settings.budget, external_data, progress
+        )
+        blocks = result.repair.blocks
         if settings.explain and not blocks:
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
         shutil.copyfile(golden_file, stage / golden_path(path).name)
         final = trials.manifest.replace(
-            inputs=made.packed.inputs,
-            outputs=made.packed.outputs,
+            inputs=result.packed.inputs,
+            outputs=result.packed.outputs,
             conversion=msgspec.structs.replace(
-                made.conversion,
+                result.conversion,
                 calibration=prepared.calibration,
-                notes=(*prepared.notes, *made.conversion.notes),
+                notes=(*prepared.notes, *result.conversion.notes),
             ),
-            graph_sha256=made.packed.graph_sha256(),
-            certificate=(*manifest.certificate, *made.gate.stages),
+            graph_sha256=result.packed.graph_sha256(),
+            certificate=(*manifest.certificate, *result.gate.stages),
         )
         companions = [stage / golden_path(path).name, *prepared.companions]
-        files = publish_artifact(made.packed, companions, final, path)
+        files = publish_artifact(result.packed, companions, final, path)
     return QuantizeResult(
         path=path,
         golden=golden_path(path),
         manifest=final,
-        comparison=made.gate.comparison,
+        comparison=result.gate.comparison,
         files=files,
         source_bytes=_size_bytes(file),
         size_bytes=_size_bytes(OnnxFile.read(path)),
         blocks=blocks,
-        layers=made.repair.layers if made.repair is not None else (),
-        accuracy=made.gate.accuracy,
+        layers=result.repair.layers,
+        accuracy=result.gate.accuracy,
         seconds=time.monotonic() - started,
     )
 
@@ -209,7 +213,7 @@ class _Converted:
     packed: OnnxFile
     conversion: Conversion
     gate: GateResult
-    repair: Repair | None = None
+    repair: Repair
 
 
 def _convert(
@@ -230,74 +234,63 @@ def _convert(
         external_data: Whether to store the weights beside the file.
         progress: Called with each step.
     """
-    precision = trials.target.precision
-    failed = f"{trials.source.name} cannot become {precision}"
+    precision, manifest = trials.target.precision, trials.manifest
 
-    def attempt(keep: frozenset[str], found: Repair | None = None) -> _Converted:
-        converted, conversion = trials.convert(keep)
-        reasons = [Kept(layer, "fp32", found.reason(layer, precision))
-                   for layer in sorted(keep)] if found is not None else []  # fmt: skip
+    def attempt(repaired: Repair) -> _Converted:
+        keep = repaired.keep or {}
+        file, conversion = trials.convert(keep)
+        reasons = (Kept(layer, "fp32", repaired.reason(layer, precision)) for layer in sorted(keep))
         conversion = msgspec.structs.replace(
             conversion,
-            source_sha256=trials.manifest.graph_sha256,
+            source_sha256=manifest.graph_sha256,
             kept=(*conversion.kept, *reasons),
         )
+        outputs = [spec.name for spec in manifest.outputs]
         packed = pack_artifact(
-            OnnxFile.read(converted),
-            path,
-            trials.manifest,
-            outputs=[spec.name for spec in trials.manifest.outputs],
-            external_data=external_data,
+            OnnxFile.read(file), path, manifest, outputs=outputs, external_data=external_data
         )
-        _check_budget(trials, conversion, budget, failed)
-        result = run_gate(trials, packed, conversion, progress)
-        return _Converted(packed=packed, conversion=conversion, gate=result, repair=found)
+        _check_budget(trials, conversion, budget)
+        gate = run_gate(trials, packed, conversion, progress)
+        return _Converted(packed=packed, conversion=conversion, gate=gate, repair=repaired)
 
     progress(f"fp32 -> {precision}")
-    first = attempt(frozenset())
+    first = attempt(Repair(keep={}, blocks=()))
     if not first.gate.failures:
         return first
     trials.all_images = first.gate.accuracy is not None
-    found = repair(units, trials.error_ratio, progress=progress)
-    if not found.keep:
-        raise GateError(
-            f"{failed}: {'; '.join(first.gate.failures)}; keeping layers in fp32 does not repair "
-            "it; nothing was written"
-        )
-    second = attempt(frozenset(found.keep), found)
+    repaired = repair(units, trials.error_ratio, progress=progress)
+    if not repaired.keep:
+        failures = "; ".join(first.gate.failures)
+        raise _refusal(trials, f"{failures}; keeping layers in fp32 does not repair it")
+    second = attempt(repaired)
     if second.gate.failures:
-        raise GateError(
-            f"{failed}: with {len(found.keep)} layers kept in fp32 it still fails: "
-            f"{'; '.join(second.gate.failures)}; nothing was written"
-        )
+        failures = "; ".join(second.gate.failures)
+        count = len(repaired.keep)
+        raise _refusal(trials, f"with {count} layers kept in fp32 it still fails: {failures}")
     return second
 
 
-def _check_budget(
-    trials: TrialConverter, conversion: Conversion, budget: float, failed: str
-) -> None:
+def _check_budget(trials: TrialConverter, conversion: Conversion, budget: float) -> None:
     """Raise GateError when too few weights would be converted."""
-    precision = trials.target.precision
     if not conversion.narrowed:
-        raise GateError(
-            f"{failed}: none of its {conversion.planned} products with weights would be "
-            f"{precision}; nothing was written"
-        )
+        planned, precision = conversion.planned, trials.target.precision
+        raise _refusal(trials, f"none of its {planned} products with weights would be {precision}")
     weights, keep = weight_bytes(trials.source), {kept.layer for kept in conversion.kept}
     share = sum(n for layer, n in weights.items() if layer in keep) / sum(weights.values())
     if share > budget:
         reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:3])
         names = ", ".join(sorted(keep)[:4]) + (", ..." if len(keep) > 4 else "")
-        raise GateError(
-            f"{failed}: to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would "
-            f"have to stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons}); "
-            "nothing was written",
-            hint=f"allow it with --budget {_rounded_up(share):g}",
+        raise _refusal(
+            trials,
+            f"to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would have to "
+            f"stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons})",
+            hint=f"allow it with --budget {math.ceil(100 * share) / 100:g}",
         )
 
 
-def _rounded_up(share: float) -> float:
-    return min(1.0, -(-share * 100 // 1) / 100)
+def _refusal(trials: TrialConverter, reason: str, *, hint: str = "") -> GateError:
+    name = f"{trials.source.name} cannot become {trials.target.precision}"
+    return GateError(f"{name}: {reason}; nothing was written", hint=hint)
 
 
 def _size_bytes(file: OnnxFile) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_export.artifact.manifest import ACTIVATIONS, Activation, Preprocess
+from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
 from vit_export.errors import UsageError, nearest
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -50,7 +51,7 @@ class ExportSettings:
     dynamic_size: bool = False
     opset: int | None = None
     attention: str = "decomposed"
-    outputs: Sequence[str] = ("logits",)
+    outputs: Sequence[str] = (LOGITS,)
     labels: Sequence[str] = ()
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     activation: Activation | None = None

@@ -13,15 +13,8 @@ import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import (
-    PIXEL_VALUES,
-    PREPROCESS_FIELDS,
-    Activation,
-    Preprocess,
-    TensorSpec,
-    Weights,
-    check_preprocess_fields,
-)
+from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights, check_preprocess_fields
+from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
 from vit_export.graph.export import example_input
@@ -29,7 +22,7 @@ from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
-from vit_export.variants import ViTConfig, get_variant, parse_field
+from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
@@ -149,7 +142,7 @@ def _load_vision_transformer(
             hint="give --variant NAME, --weights FILE or --module PKG:NAME",
         )
     config = model.config
-    if config.num_classes == 0 and "logits" in settings.outputs and len(settings.outputs) > 1:
+    if config.num_classes == 0 and LOGITS in settings.outputs and len(settings.outputs) > 1:
         raise UsageError("--outputs names logits, but a model without classes has none")
     check_labels(labels, config.num_classes)
     model.set_attention(settings.attention)
@@ -208,7 +201,7 @@ def _load_module(
     size = parse_field("img_size", settings.overrides.get("img_size", (height, width)), 224)
     image_hw = (size, size) if isinstance(size, int) else size
     preprocess = Preprocess.for_images(channels, image_hw)
-    known = {name: timm[name] for name in PREPROCESS_FIELDS if timm.get(name)}
+    known = {name: timm[name] for name in PREPARATION if timm.get(name)}
     inputs = (_image_input(settings.batch, channels, image_hw),)
     outputs = module_outputs(module.eval(), [example_input(spec) for spec in inputs])
     outputs.fixed_batch = settings.batch
@@ -252,7 +245,7 @@ def _check_module_settings(
             "--attention is for named variants",
             hint="call F.scaled_dot_product_attention in the module, and export with --opset 23",
         )
-    if tuple(settings.outputs) != ("logits",):
+    if tuple(settings.outputs) != (LOGITS,):
         raise UsageError(
             "--outputs is for named variants: a module is exported with the outputs it returns"
         )

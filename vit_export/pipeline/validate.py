@@ -16,7 +16,6 @@ from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner
 from vit_export.runtime import load
-from vit_export.variants import NOT_IN_A_CHECKPOINT
 
 
 def validate(
@@ -79,7 +78,7 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
         return load(path, provider=provider).runner, BATCHES
     from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
 
-    engine = open_engine(path, provider=provider, check=False, allow_host_code=allow_host_code)
+    engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
 
 
@@ -110,7 +109,7 @@ def _recorded_from(
         settings=ExportSettings(
             layout=settings.layout,
             reset_head=manifest.weights.reset_head,
-            overrides={name: getattr(config, name) for name in NOT_IN_A_CHECKPOINT},
+            overrides=config.not_in_a_checkpoint,
             dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
             outputs=tuple(spec.name for spec in manifest.outputs),
         ),

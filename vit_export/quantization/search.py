@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from vit_export.progress import Progress, silent
 
-# Returns the error when these layers stay fp32, as a multiple of what is allowed.
+LIMIT = 0.95  # largest share of a tolerance in the search: the gate runs other batches as well
+# Returns the error when these layers stay fp32, as a multiple of the tolerance.
 Measure = Callable[[frozenset[str]], float]
 
 
@@ -29,7 +30,7 @@ class Sensitivity(Struct, frozen=True, rename={"error_ratio": "harm"}):
 
     Attributes:
         unit: A block or a layer.
-        error_ratio: Error as a multiple of what is allowed, infinite for NaN; `harm` in JSON.
+        error_ratio: Error as a multiple of the tolerance, infinite for NaN; `harm` in JSON.
     """
 
     unit: str
@@ -53,16 +54,15 @@ class Repair:
 
     def reason(self, layer: str, precision: str) -> str:
         """Return why a layer stays fp32."""
-        alone = {s.unit: s.error_ratio for s in (*self.blocks, *self.layers)}[layer]
-        if math.isinf(alone):
-            return f"alone in {precision} it makes the result NaN or infinite"
-        if alone > 1:
-            return f"alone in {precision} its error is {alone:.3g} times what the search allows"
-        together = (self.keep or {})[layer]
-        return (
-            "the search keeps it because, together with the converted layers, it exceeds what the "
-            f"search allows ({together:.3g} times)"
-        )
+        ratio = {s.unit: s.error_ratio for s in (*self.blocks, *self.layers)}[layer]
+        subject = f"alone in {precision}"
+        if math.isinf(ratio):
+            return f"{subject} it makes the result NaN or infinite"
+        if ratio <= LIMIT:
+            ratio = (self.keep or {})[layer]
+            subject = "the search keeps it because, together with the converted layers,"
+        allowed = f" (the search allows {LIMIT:g})" if ratio <= 1 else ""
+        return f"{subject} its error is {ratio:.3g} times the tolerance{allowed}"
 
 
 def sensitivities(
@@ -135,7 +135,7 @@ def _shortest_prefix(
     """
 
     def passes(count: int) -> bool:
-        return measure(frozenset(layer for unit in order[:count] for layer in units[unit])) <= 1
+        return measure(frozenset(layer for unit in order[:count] for layer in units[unit])) <= LIMIT
 
     if not passes(len(order)):
         return None
@@ -160,6 +160,6 @@ def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
     while dropped:
         dropped = False
         for layer in reversed(kept):
-            if layer in keep and measure(keep - {layer}) <= 1:
+            if layer in keep and measure(keep - {layer}) <= LIMIT:
                 keep, dropped = keep - {layer}, True
     return keep

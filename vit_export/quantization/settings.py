@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vit_export.artifact.manifest import HALF_PRECISIONS, INT8_PRECISIONS
+from vit_export.artifact.vocabulary import HALF_PRECISIONS, INT8_PRECISIONS
 from vit_export.errors import UsageError, nearest
 
 PRECISIONS = (*HALF_PRECISIONS, *INT8_PRECISIONS)

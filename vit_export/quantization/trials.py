@@ -21,10 +21,10 @@ from vit_export.gate.trace import golden_feeds
 from vit_export.gate.validate import gated_always
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.quantization.conversions import Target
+from vit_export.quantization.search import LIMIT
 from vit_export.runner import Runner, batch_rows, fixed_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
-MARGIN = 0.95  # share of a tolerance that the search allows: the gate runs other batches as well
 FEW_IMAGES = 128  # real images that are compared in each trial
 
 
@@ -43,7 +43,7 @@ class AccuracyLimits:
     max_drop: float | None = None
 
     def error_ratio(self, accuracy: Accuracy, precision: str) -> float:
-        """Return the loss of accuracy as a multiple of what is allowed."""
+        """Return the loss of accuracy as a multiple of what the limits allow."""
         if not self.gated:
             return 0.0
         min_agreement = TOLERANCES[precision].min_agreement or 0.0
@@ -94,20 +94,17 @@ class TrialConverter:
         return OrtRunner(path, provider="cpu", expose=expose)
 
     def error_ratio(self, keep: frozenset[str]) -> float:
-        """Return the error with some layers in fp32, as a multiple of what the search allows.
-
-        Up to 1 the gate is expected to pass.
-        """
+        """Return the error with some layers in fp32, as a multiple of the tolerance."""
         if keep not in self.error_ratios:
             runner = self.runner(self.convert(keep)[0], expose=self._inner_tensors)
             error = golden_error_ratio(runner, self.golden, self.manifest)
             images = self.limits.images
-            if error <= MARGIN and images is not None:
+            if error <= LIMIT and images is not None:
                 images = images if self.all_images else images.some(FEW_IMAGES)
                 accuracy = self.accuracy(runner, images)
                 error = max(error, self.limits.error_ratio(accuracy, self.target.precision))
             runner.release()
-            self.error_ratios[keep] = error / MARGIN
+            self.error_ratios[keep] = error
         return self.error_ratios[keep]
 
     def accuracy(self, runner: Runner, images: RealImages) -> Accuracy:
@@ -141,7 +138,7 @@ class TrialConverter:
 
 
 def golden_error_ratio(runner: Runner, golden: Golden, manifest: Manifest) -> float:
-    """Return the error on the golden images as a multiple of what the gate allows.
+    """Return the error on the golden images as a multiple of the tolerance.
 
     All tensors and image sizes of the gate are measured, in batches of one size: each image twice,
     with different neighbours.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vit_export.artifact.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
+from vit_export.artifact.vocabulary import TOKENS
 from vit_export.errors import ExportError, GateError
 from vit_export.progress import Progress, silent
 from vit_export.reference.blockwise import converted
@@ -26,7 +27,7 @@ from vit_export.reference.outputs import Outputs, whole
 
 BATCH = 8  # images at a time
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-SUBSAMPLED = ("tokens",)  # too large to keep whole: recorded like a block
+SUBSAMPLED = (TOKENS,)  # too large to keep whole: recorded like a block
 
 
 def record(

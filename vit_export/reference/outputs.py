@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_export.artifact.manifest import FEATURES
+from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
 from vit_export.errors import ExportError, UsageError, nearest
 from vit_export.model.vit import VisionTransformer
 
-OUTPUTS = ("logits", FEATURES, "tokens")
+OUTPUTS = (LOGITS, FEATURES, TOKENS)
 
 
 class Outputs(nn.Module):
@@ -90,7 +90,7 @@ def _tapped(
             hook.remove()
 
 
-def vit_outputs(model: VisionTransformer, names: Sequence[str] = ("logits",)) -> Outputs:
+def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> Outputs:
     """Wrap our own model: the outputs named, its features, and every block as a tap.
 
     Raises:
@@ -102,7 +102,7 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = ("logits",)) ->
                 f"unknown output {name!r}{nearest(name, OUTPUTS)} (known: {', '.join(OUTPUTS)})"
             )
     if model.config.num_classes == 0:
-        names = [name for name in names if name != "logits"]
+        names = [name for name in names if name != LOGITS]
     return Outputs(
         model,
         names=tuple(dict.fromkeys((*names, FEATURES))),
@@ -160,11 +160,11 @@ def read_outputs(result: Any) -> dict[str, Tensor]:
         TypeError: It returned something else.
     """
     if isinstance(result, Tensor):
-        return {"logits": result}
+        return {LOGITS: result}
     if isinstance(result, Mapping):
         items = list(result.items())
     elif isinstance(result, tuple | list):
-        items = [("logits" if i == 0 else f"output_{i}", value) for i, value in enumerate(result)]
+        items = [(LOGITS if i == 0 else f"output_{i}", value) for i, value in enumerate(result)]
     else:
         raise TypeError(f"it returns a {type(result).__name__}, expected tensors")
     named = {str(name): value for name, value in items if value is not None}

@@ -7,14 +7,16 @@
     model.embed(["a.jpg", "b.jpg"])         # float32 (2, D)
     model(pixel_values)                     # {"logits": float32 (B, num_classes)}
 
-ONNX Runtime and TensorRT are imported when a file is loaded.
+numpy, ONNX Runtime and TensorRT are imported when a file is loaded.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import (
@@ -26,13 +28,16 @@ from vit_export.errors import (
     UsageError,
     VitExportError,
 )
-from vit_export.runtime.model import Model, Prediction
-from vit_export.runtime.onnxruntime.options import (
-    CudaOptions,
-    ProviderOptions,
-    TensorrtOptions,
-    TensorrtRtxOptions,
-)
+
+if TYPE_CHECKING:
+    from vit_export.runtime.model import Model
+    from vit_export.runtime.onnxruntime.options import (
+        CudaOptions,
+        ProviderOptions,
+        TensorrtOptions,
+        TensorrtRtxOptions,
+    )
+    from vit_export.runtime.prediction import Prediction
 
 __all__ = [
     "ArtifactError",
@@ -52,6 +57,22 @@ __all__ = [
     "load_engine",
 ]
 
+_MODULES = {  # of names that are imported when they are first used
+    "Model": "vit_export.runtime.model",
+    "Prediction": "vit_export.runtime.prediction",
+    "CudaOptions": "vit_export.runtime.onnxruntime.options",
+    "TensorrtOptions": "vit_export.runtime.onnxruntime.options",
+    "TensorrtRtxOptions": "vit_export.runtime.onnxruntime.options",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_MODULES[name]), name)
+
 
 def load(
     path: str | os.PathLike[str],
@@ -69,7 +90,7 @@ def load(
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
             that is really active. `Model.provider` names the one that was chosen.
         options: Options of an NVIDIA provider; their class names the provider too.
-        preprocess: How images are prepared; by default what the file's manifest says.
+        preprocess: How images are prepared; by default as in the file's manifest.
         labels: Class names; by default those of the manifest.
         threads: CPU threads of one run of an `.onnx` file; by default the backend's choice.
 
@@ -79,6 +100,8 @@ def load(
         ProviderError: The backend is not installed, or the requested provider is not active.
         UsageError: Unknown provider, or options that do not fit the provider or the model.
     """
+    from vit_export.runtime.model import Model
+
     if Path(path).suffix == ".engine":
         for name, value in (("options", options), ("threads", threads)):
             if value is not None:
@@ -102,6 +125,7 @@ def load_engine(
     path: str | os.PathLike[str],
     *,
     provider: str = "auto",
+    device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
     allow_host_code: bool = False,
@@ -113,12 +137,13 @@ def load_engine(
     Args:
         path: The `.engine` file, with its sidecar.
         provider: `"tensorrt"` or `"tensorrt-rtx"`, which must be the engine's own; or `"auto"`.
+        device: Number of the GPU; by default the one that the calling thread uses.
         rebuild: Build the engine again from its .onnx file if the TensorRT version or the GPU
             differ.
         trusted: Skip the golden check at first load.
         allow_host_code: Let a version-compatible engine run the code it contains, on the CPU and
             with the rights of this process.
-        preprocess: How images are prepared; by default what the sidecar says.
+        preprocess: How images are prepared; by default as in the sidecar.
         labels: Class names; by default those of the sidecar.
 
     Raises:
@@ -128,6 +153,8 @@ def load_engine(
         ProviderError: TensorRT is not installed, or the engine cannot run here.
         UsageError: Not an `.engine` file.
     """
+    from vit_export.runtime.model import Model
+
     if Path(path).suffix != ".engine":
         raise UsageError(
             f"{path}: not an .engine file",
@@ -144,8 +171,9 @@ def load_engine(
     runner = open_engine(
         Path(path),
         provider=provider,
+        device=device,
         rebuild=rebuild,
-        check=not trusted,
+        trusted=trusted,
         allow_host_code=allow_host_code,
     )
     return Model(runner, preprocess=preprocess, labels=labels)

@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to a runner, before a backend sees it."""
+"""Checks of a runner's inputs, before a backend gets them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec
 from vit_export.errors import InputError, nearest
 
-FAR = 16  # times the range of a normalised image; standard normal noise stays below
+MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it
 
 
 def check_feeds(
     specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, patch_size: int = 1
 ) -> None:
-    """Refuse inputs of a wrong name, dtype or shape, or that are not finite.
+    """Check names, dtypes, shapes and that all values are finite.
 
     Args:
-        specs: What the graph takes.
+        specs: Graph inputs.
         feeds: Arrays by name.
-        patch_size: What dynamic heights and widths must be multiples of.
+        patch_size: Dynamic heights and widths must be multiples of it.
 
     Raises:
-        InputError: Naming the input, what was given, and what is expected.
+        InputError: The message names the input, what was found and what was expected.
     """
     check_names(specs, feeds)
     for spec in specs:
@@ -36,15 +36,15 @@ def check_feeds(
 def check_sizes(
     specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], *, patch_size: int = 1
 ) -> None:
-    """Refuse sizes of dynamic dimensions that do not go together, or that a model cannot take.
+    """Check the sizes of dynamic dimensions: above 0, equal in all inputs, whole patches.
 
     Args:
-        specs: What the graph takes.
-        shapes: By name; each `fits` its spec.
-        patch_size: What dynamic heights and widths must be multiples of.
+        specs: Graph inputs.
+        shapes: Shapes by name; each fits its spec.
+        patch_size: Dynamic heights and widths must be multiples of it.
 
     Raises:
-        InputError: Naming the input, its size, and what is expected.
+        InputError: The message names the input, its size and what was expected.
     """
     sizes: dict[str, int] = {}
     for spec in specs:
@@ -55,16 +55,16 @@ def check_sizes(
                 raise InputError(f"input {spec.name!r}: {dim} is {size}, elsewhere {sizes[dim]}")
             if dim in ("height", "width") and size % patch_size:
                 raise InputError(
-                    f"input {spec.name!r}: {dim} {size} px is no multiple of the patch "
-                    f"({patch_size} px); the rest would be cut off unseen"
+                    f"input {spec.name!r}: {dim} {size} px is no multiple of the patch size "
+                    f"({patch_size} px)"
                 )
 
 
 def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
-    """Refuse inputs that the graph does not take, and inputs that are missing.
+    """Check that exactly the inputs of the graph are given.
 
     Raises:
-        InputError: Naming the input, and what is expected.
+        InputError: The message names the input and what was expected.
     """
     expected = [spec.name for spec in specs]
     for name in feeds:
@@ -79,66 +79,66 @@ def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:
-    """Refuse an array of a wrong dtype or shape, or one that is not finite.
+    """Check an array's dtype, shape and that its values are finite.
 
     Raises:
-        InputError: Naming the input, what was given, and what is expected.
+        InputError: The message names the input, what was found and what was expected.
     """
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"input {spec.name!r} is a {type(array).__name__}; expected a numpy array ({spec})"
         )
+    convert = f"convert it with .astype('{spec.dtype}')"
     if array.dtype.name != spec.dtype:
-        hint = (
-            "prepare images with vit_export.images.prepare, or call classify()"
-            if array.dtype == np.uint8
-            else f"convert it with .astype('{spec.dtype}')"
-        )
         raise InputError(
-            f"input {spec.name!r} has dtype {array.dtype.name}, expected {spec.dtype}; {hint}"
+            f"input {spec.name!r} has dtype {array.dtype.name}, expected {spec.dtype}",
+            hint="classify() and embed() take images, and vit_export.images.prepare prepares them"
+            if array.dtype == np.uint8
+            else convert,
         )
     if not array.dtype.isnative:  # ONNX Runtime would read its bytes in the wrong order
         raise InputError(
-            f"input {spec.name!r} is stored in the other byte order ({array.dtype.str}); "
-            f"convert it with .astype('{spec.dtype}')"
+            f"input {spec.name!r} is stored in the other byte order ({array.dtype.str})",
+            hint=convert,
         )
     if not spec.fits(array.shape):
         raise InputError(
             f"input {spec.name!r} has shape {array.shape}, expected "
-            f"({', '.join(map(str, spec.shape))}){_shape_hint(spec, array.shape)}"
+            f"({', '.join(map(str, spec.shape))})",
+            hint=_shape_hint(spec, array.shape),
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"input {spec.name!r} holds NaN or infinite values")
 
 
 def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:
-    """A shape whose one dynamic dimension, the batch, has that size."""
+    """Return a shape whose dynamic dimension, the batch, has a size."""
     return tuple(batch if isinstance(size, str) else size for size in shape)
 
 
 def _shape_hint(spec: TensorSpec, shape: Sequence[int]) -> str:
     if len(shape) == len(spec.shape) - 1:
-        return "; add the batch dimension: x[None]"
+        return "add the batch dimension: x[None]"
     if len(shape) == 4 and spec.fits((shape[0], shape[3], shape[1], shape[2])):
-        return "; channels come first: x.transpose(0, 3, 1, 2)"
+        return "channels come first: x.transpose(0, 3, 1, 2)"
     return ""
 
 
 def check_range(spec: TensorSpec, array: Any, preprocess: Preprocess) -> None:
-    """Refuse pixel values that no normalisation of this model gives, e.g. 0 to 255.
+    """Check that pixel values may be normalised ones, e.g. not 0 to 255.
 
     Raises:
-        InputError: Naming the range found and the range of a normalised image.
+        InputError: The message names the range found and the range of a normalised image.
     """
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
-        return  # a device tensor stays where it is; anything else is `check_array`'s to refuse
-    ends = [(end - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)
-            for end in (0.0, 1.0)]  # fmt: skip
-    low, high = min(ends), max(ends)
-    found_low, found_high = float(array.min()), float(array.max())
-    if max(abs(found_low), abs(found_high)) > FAR * max(abs(low), abs(high)):
+        return  # a device tensor is not copied for this check; `check_array` refuses the others
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    normalised = np.concatenate([(0 - mean) / std, (1 - mean) / std])
+    low, high = float(array.min()), float(array.max())
+    if max(abs(low), abs(high)) > MAX_RANGE_FACTOR * np.abs(normalised).max():
         raise InputError(
-            f"input {spec.name!r} holds values from {found_low:.3g} to {found_high:.3g}, but a "
-            f"normalised image of this model lies in {low:.3g} to {high:.3g}; normalise it: "
-            f"(pixels / 255 - {preprocess.mean}) / {preprocess.std}"
+            f"input {spec.name!r} holds values from {low:.3g} to {high:.3g}, but a normalised "
+            f"image of this model has values from {normalised.min():.3g} to "
+            f"{normalised.max():.3g}",
+            hint=f"normalise it: (pixels / 255 - {preprocess.mean}) / {preprocess.std}",
         )

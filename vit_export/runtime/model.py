@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -13,33 +13,18 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import FEATURES, LOGITS, Preprocess
+from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.runner import Runner
+from vit_export.runner import Runner, fixed_batch, run_filled
 from vit_export.runtime.checks import check_range
+from vit_export.runtime.prediction import Prediction, predict
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
-Compute = Callable[[NDArray[np.float32]], NDArray[Any]]  # pixel_values (B, C, H, W) -> (B, ...)
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class of an image, with its score.
-
-    Attributes:
-        index: Class number.
-        label: Class name; `"class 7"` where the artifact carries no labels.
-        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
-            (each label for itself); the model's own output where it is `"none"`.
-    """
-
-    index: int
-    label: str
-    score: float
 
 
 class Model:
@@ -56,7 +41,7 @@ class Model:
     Attributes:
         runner: What runs the artifact.
         manifest: What vit-export wrote into it; `None` in a file of another tool.
-        preprocess: How images are prepared; `None` where neither the file nor the caller says.
+        preprocess: How images are prepared; `None` where neither file nor caller gives it.
         labels: Class names; may be empty.
         activation: What turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
     """
@@ -72,7 +57,7 @@ class Model:
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
         self.labels = tuple(labels if labels is not None else manifest.labels if manifest else ())
-        self.activation: str = getattr(manifest, "activation", "softmax")
+        self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None
         self._closed = False
@@ -155,8 +140,8 @@ class Model:
         """Classify one image, or many.
 
         Args:
-            images: One image or many; see the class. Type checkers take a string or an array for
-                one image; `[folder]` and `list(batch)` tell them otherwise.
+            images: One image or many; see the class. To a type checker, a string or an array is
+                one image: write `[folder]`, `[pattern]` or `list(batch)` for many.
             top: How many classes to return, best first.
 
         Returns:
@@ -166,10 +151,10 @@ class Model:
             ImageError: An image cannot be read, or there is none.
             DataError: A folder or pattern holds no images.
             GateError: The model computes NaN or infinity for an image.
-            ArtifactError: The file does not say how to prepare images, or has no logits.
+            ArtifactError: The file has no logits, or no image preparation.
         """
-        found = self._all(self.classify_each(images, top=top), images)
-        return found[0] if is_one_image(images) else found
+        predictions = self._all(self.classify_each(images, top=top), images)
+        return predictions[0] if is_one_image(images) else predictions
 
     def classify_each(
         self, images: Images, *, top: int = 5
@@ -189,13 +174,11 @@ class Model:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: expected a whole number, at least 1")
         self._check_classifies()
-        for row in self._each_row(images, self.run):
+        for row in self._each_row(images, self.runner, self.runner.outputs[0].name):
             if isinstance(row, ImageError):
                 yield row
-                continue
-            scores = ACTIVATIONS[self.activation](row.astype(np.float64))
-            order = np.argsort(-scores, kind="stable")[:top]
-            yield [Prediction(int(i), self._label(int(i)), float(scores[i])) for i in order]
+            else:
+                yield predict(row, activation=self.activation, labels=self.labels, top=top)
 
     def logits(self, images: Images) -> NDArray[np.float64]:
         """Prepare images and compute their logits, float64 (B, num_classes).
@@ -203,7 +186,8 @@ class Model:
         Raises:
             ImageError, DataError, GateError, ArtifactError: As `classify`.
         """
-        return np.stack(self._all(self._each_row(images, self.run), images)).astype(np.float64)
+        rows = self._each_row(images, self.runner, self.runner.outputs[0].name)
+        return np.stack(self._all(rows, images)).astype(np.float64)
 
     def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
         """Compute the features of images: what the head reads.
@@ -216,33 +200,31 @@ class Model:
             float32 (B, D); one image gives one row.
 
         Raises:
-            ArtifactError: The artifact has no tensor `features`, or does not say how to prepare
-                images.
+            ArtifactError: The artifact has no tensor `features`, or no image preparation.
             ImageError, DataError, GateError: As `classify`.
         """
-        runner = self._runner_with_features()
-        name = self.runner.inputs[0].name
-
-        def compute(pixel_values: NDArray[np.float32]) -> NDArray[Any]:
-            return runner.run({name: pixel_values})[FEATURES]
-
-        rows = np.stack(self._all(self._each_row(images, compute), images)).astype(np.float32)
+        rows = self._each_row(images, self._runner_with_features(), FEATURES)
+        features = np.stack(self._all(rows, images)).astype(np.float32)
         if normalize:
-            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            rows /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        return rows
+            lengths = np.linalg.norm(features, axis=1, keepdims=True)
+            features /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        return features
 
-    def _each_row(self, images: Images, compute: Compute) -> Iterator[NDArray[Any] | ImageError]:
-        """Prepare and compute images in batches; yield the row of each, or why it is unreadable."""
+    def _each_row(
+        self, images: Images, runner: Runner, output: str
+    ) -> Iterator[NDArray[Any] | ImageError]:
+        """Prepare and run images in batches; yield the output's row of each, or its error."""
         preprocess = self._needed_preprocess()
-        prepared = (_prepared(image, preprocess) for image in iterate_images(images))
+        spec = runner.inputs[0]
+        prepared = (_prepare(image, preprocess) for image in iterate_images(images))
         index = 0
-        while batch := list(islice(prepared, self._batch_size)):
+        while batch := list(islice(prepared, fixed_batch(spec) or MAX_BATCH)):
             readable = [item.pixels for item in batch if item.pixels is not None]
             rows: Iterator[NDArray[Any]] = iter(())
             if readable:
                 self._check_open()
-                rows = iter(self._run_filled(normalize(np.stack(readable), preprocess), compute))
+                pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
+                rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
             for item in batch:
                 if item.error is not None:
                     yield item.error
@@ -252,31 +234,22 @@ class Model:
                     raise self._not_finite(f"image {index}{item.name}")
                 index += 1
 
-    def _run_filled(self, pixel_values: NDArray[np.float32], compute: Compute) -> NDArray[Any]:
-        """Run a batch; one that is smaller than a fixed batch size is filled up with zeros."""
-        spec = self.runner.inputs[0]
-        size = spec.shape[0]
-        missing = size - len(pixel_values) if isinstance(size, int) else 0
-        filled = np.pad(pixel_values, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        half = spec.dtype == "float16"
-        return compute(filled.astype(np.float16) if half else filled)[: len(pixel_values)]
-
     @staticmethod
     def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
-        """All results; raise the first error, with the image's place where there are several."""
-        found: list[Result] = []
+        """Return all results, or raise the first error with the number of its image."""
+        collected: list[Result] = []
         for result in results:
             if isinstance(result, ImageError):
                 if is_one_image(images):
                     raise result
-                raise ImageError(f"image {len(found)}: {result.message}", hint=result.hint)
-            found.append(result)
-        if not found:
+                raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
+            collected.append(result)
+        if not collected:
             raise ImageError("no images were given, expected at least one")
-        return found
+        return collected
 
     def _runner_with_features(self) -> Runner:
-        """A runner that gives `features`; where they are no output, of a session of its own."""
+        """Return a runner with the output `features`: the model's own, or a second session."""
         self._check_open()
         with self._lock:
             if self._with_features is None:
@@ -315,55 +288,27 @@ class Model:
             f"{self.provider}",
         )
 
-    def _label(self, index: int) -> str:
-        return self.labels[index] if index < len(self.labels) else f"class {index}"
-
     def _needed_preprocess(self) -> Preprocess:
         if self.preprocess is None:
             raise ArtifactError(
-                f"{self.runner.path.name}: the file does not say how to prepare an image (it has "
-                "no vit-export manifest)",
+                f"{self.runner.path.name}: has no image preparation (no vit-export manifest)",
                 hint="give --mean, --std, --crop-pct and --interpolation, or load(..., "
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
             )
         return self.preprocess
 
-    @property
-    def _batch_size(self) -> int:
-        shape = self.runner.inputs[0].shape
-        return shape[0] if shape and isinstance(shape[0], int) else MAX_BATCH
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability of each label by itself; it does not overflow."""
-    return np.exp(-np.logaddexp(0.0, -logits))
-
-
-ACTIVATIONS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": lambda logits: logits,
-}
-
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An image at the model's size, or why there is none, and its name for an error."""
+    """An image at the model's size, or the error of one that cannot be read; its name."""
 
     name: str
     pixels: Pixels | None = None
     error: ImageError | None = None
 
 
-def _prepared(image: ImageSource, preprocess: Preprocess) -> _Prepared:
+def _prepare(image: ImageSource, preprocess: Preprocess) -> _Prepared:
     name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
     try:
         return _Prepared(name, pixels=resize_and_crop(image, preprocess))

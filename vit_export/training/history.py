@@ -19,55 +19,21 @@ from typing import Any
 import torch
 
 from vit_export.errors import CheckpointError, OutputError, UsageError
+from vit_export.training.epoch_record import EpochRecord
 
 STATE_SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """Results of one epoch: means over the training images and over the validation images."""
-
-    epoch: int  # counted from 1
-    learning_rate: float  # of its last step
-    train_loss: float
-    train_accuracy: float  # share of augmented images, while the weights still change
-    val_loss: float
-    val_accuracy: float
-    time_s: float
-
-    def better_than(self, other: EpochRecord) -> bool:
-        """Whether more validation images are right or, of equally many, the loss is smaller."""
-        scores = ((record.val_accuracy, -record.val_loss) for record in (self, other))
-        return next(scores) > next(scores)
-
-
-def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
-    """Return the best epoch, the earliest of equals."""
-    best = history[0]
-    for record in history[1:]:
-        best = record if record.better_than(best) else best
-    return best
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingFiles:
-    """Paths of the files of one run.
+    """Paths of the files of one run."""
 
-    Attributes:
-        checkpoint: Weights of the best epoch, once the run has ended.
-        best: Weights of the best epoch so far, until the run ends.
-        last: Weights of the last epoch, once the run has ended.
-        history: One JSON object per epoch and line.
-        curve: PNG of losses and accuracies by epoch, drawn by the command.
-        state: Everything that `--resume` needs.
-    """
-
-    checkpoint: Path
-    best: Path
-    last: Path
-    history: Path
-    curve: Path
-    state: Path
+    checkpoint: Path  # weights of the best epoch, once the run has ended
+    best: Path  # weights of the best epoch so far, until the run ends
+    last: Path  # weights of the last epoch, once the run has ended
+    history: Path  # one JSON object per epoch and line
+    curve: Path  # PNG of losses and accuracies by epoch, drawn by the command
+    state: Path  # everything that `--resume` needs
 
     @classmethod
     def beside(cls, checkpoint: Path) -> TrainingFiles:
@@ -133,13 +99,8 @@ def save_state(path: Path, state: TrainingState) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    content = {
-        "schema": STATE_SCHEMA,
-        "origin": dict(state.origin),
-        "history": [dataclasses.asdict(record) for record in state.history],
-        "model": dict(state.model),
-        "optimizer": dict(state.optimizer),
-    }
+    history = [dataclasses.asdict(record) for record in state.history]
+    content = {"schema": STATE_SCHEMA, **vars(state), "history": history}
     temporary = path.with_suffix(".pt.part")
     try:
         torch.save(content, temporary)
@@ -171,12 +132,9 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["schema"] != STATE_SCHEMA:
             raise ValueError(f"schema {content['schema']}")
-        state = TrainingState(
-            origin=content["origin"],
-            history=[EpochRecord(**record) for record in content["history"]],
-            model=content["model"],
-            optimizer=content["optimizer"],
-        )
+        history = [EpochRecord(**record) for record in content["history"]]
+        parts = {name: content[name] for name in ("origin", "model", "optimizer")}
+        state = TrainingState(history=history, **parts)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"cannot resume: {path} is not a training state that this version wrote "

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
 from vit_export.model.vit import VisionTransformer
 from vit_export.training.augment import rotate_and_shift
+from vit_export.training.epoch_record import EpochRecord, best_of
 from vit_export.training.history import (
-    EpochRecord,
     TrainingFiles,
     TrainingState,
-    best_of,
     load_state,
     save_state,
     write_history,
@@ -42,46 +41,27 @@ from vit_export.variants import ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EpochProgress:
-    """Progress of a run after a step.
+    """Progress of a run after a step."""
 
-    Attributes:
-        epoch: Counted from 1.
-        epochs: Number of epochs without an early stop.
-        step: Steps done in this epoch.
-        steps: Steps in an epoch.
-        loss: Mean over the images of this epoch so far.
-        accuracy: Of the images of this epoch so far.
-        finished: Record of the whole epoch, validation included; `None` before its end.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    finished: EpochRecord | None = None
+    epoch: int  # counted from 1
+    epochs: int  # without an early stop
+    step: int  # steps done in this epoch
+    steps: int  # in an epoch
+    loss: float  # mean over the images of this epoch so far
+    accuracy: float  # likewise
+    finished: EpochRecord | None = None  # the whole epoch, validation included, at its end
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Result of a finished run.
+    """Result of a finished run."""
 
-    Attributes:
-        best: The epoch whose weights are in the checkpoint.
-        history: All epochs.
-        files: The files that were written.
-        stopped_early: Whether patience ran out before the last epoch.
-        num_train: Number of training images.
-        num_validation: Number of validation images.
-    """
-
-    best: EpochRecord
+    best: EpochRecord  # the epoch whose weights are in the checkpoint
     history: tuple[EpochRecord, ...]
     files: TrainingFiles
-    stopped_early: bool
-    num_train: int
-    num_validation: int
+    stopped_early: bool  # patience ran out before the last epoch
+    num_train: int  # images
+    num_validation: int  # images
 
 
 def silent(progress: EpochProgress) -> None:
@@ -116,7 +96,6 @@ def train(
         VitExportError: The loss is no longer finite, or the device's memory is full.
     """
     check_num_classes(model.config, split.train.labels)
-    _check_image_shape(model.config, split)
     files = TrainingFiles.beside(output)
     files.make_folder()
     run = _Run(model, split, recipe, files, torch.device(device), progress)
@@ -156,16 +135,6 @@ def check_num_classes(config: ViTConfig, labels: tuple[str, ...]) -> None:
         )
 
 
-def _check_image_shape(config: ViTConfig, split: Split) -> None:
-    expected = (*config.image_hw, config.in_chans)
-    for data in (split.train, split.validation):
-        if data.images.shape[1:] != expected:
-            raise UsageError(
-                f"cannot train {config.variant}: its images are {expected} (height, width, "
-                f"channels) and those of the data {data.images.shape[1:]}; decode them at that size"
-            )
-
-
 @contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
     try:
@@ -177,27 +146,21 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@dataclass
 class _Run:
     """A training run between two epochs."""
 
-    def __init__(
-        self,
-        model: VisionTransformer,
-        split: Split,
-        recipe: Recipe,
-        files: TrainingFiles,
-        device: torch.device,
-        progress: Callable[[EpochProgress], None],
-    ) -> None:
-        self.model = model.to(device)
-        self.split = split
-        self.recipe = recipe
-        self.files = files
-        self.device = device
-        self.progress = progress
-        self.targets = torch.from_numpy(split.train.targets)
-        self.optimizer = make_optimizer(model, recipe)
-        self.history: list[EpochRecord] = []
+    model: VisionTransformer
+    split: Split
+    recipe: Recipe
+    files: TrainingFiles
+    device: torch.device
+    progress: Callable[[EpochProgress], None]
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model.to(self.device)
+        self.optimizer = make_optimizer(self.model, self.recipe)
 
     @property
     def ended(self) -> bool:
@@ -214,7 +177,7 @@ class _Run:
             **dataclasses.asdict(self.recipe),
             **dataclasses.asdict(self.model.config),
             "labels": self.split.train.labels,
-            "data sha256": self.split.sha256,
+            "data sha256": "+".join(data.sha256 for data in self.split.data_sets),
         }
 
     def resume(self) -> None:
@@ -233,7 +196,7 @@ class _Run:
             self.optimizer.load_state_dict(dict(state.optimizer))
 
     def save_epoch(self) -> None:
-        """Write the best weights where this epoch's are, the history, and the state last."""
+        """Write the weights if they are the best so far, the history, and the state last."""
         if best_of(self.history) is self.history[-1]:
             self._save_weights(self.files.best)
         write_history(self.files.history, self.history)
@@ -253,10 +216,8 @@ class _Run:
     def _save_weights(self, path: Path) -> None:
         save_checkpoint(self.model, path, labels=self.split.train.labels)
 
-    def _save_state(self, *, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        state = TrainingState(
-            origin=self.origin, history=self.history, model=model, optimizer=optimizer
-        )
+    def _save_state(self, **state_dicts: dict[str, Any]) -> None:
+        state = TrainingState(origin=self.origin, history=self.history, **state_dicts)
         save_state(self.files.state, state)
 
     def train_epoch(self) -> EpochProgress:
@@ -322,7 +283,7 @@ class _Run:
         recipe = self.recipe
         images = normalized(self.model, self.split.train.images[rows])
         images = rotate_and_shift(images, degrees=recipe.rotation_degrees, shift=recipe.shift)
-        targets = self.targets[rows].to(self.device)
+        targets = torch.from_numpy(self.split.train.targets[rows]).to(self.device)
         with autocast(self.device):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)

@@ -103,21 +103,13 @@ class FinetuneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """Result of `finetune`.
+    """Result of `finetune`."""
 
-    Attributes:
-        model: The best epoch's model, in evaluation mode.
-        training: Epochs and files.
-        report: What became of every tensor of the weights; `None` without weights.
-        ignored: Files in the data folder that are not images.
-        predictions: Path of the classes of the `predict` file.
-    """
-
-    model: VisionTransformer
+    model: VisionTransformer  # the best epoch's, in evaluation mode
     training: TrainingResult
-    report: LoadReport | None
-    ignored: tuple[str, ...]
-    predictions: Path | None
+    report: LoadReport | None  # what became of every tensor of the weights
+    ignored: tuple[str, ...]  # files in the data folders that are not images, by relative name
+    predictions: Path | None  # the classes of the `predict` file
 
 
 def finetune(
@@ -189,7 +181,7 @@ def finetune(
         model=model,
         training=result,
         report=loaded.report if loaded else None,
-        ignored=split.ignored,
+        ignored=tuple(name for images in split.data_sets for name in images.ignored),
         predictions=predictions,
     )
 

@@ -15,14 +15,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Training and validation images.
-
-    Attributes:
-        train: Data set that holds the training images.
-        train_rows: Indices of the training images in it.
-        validation: Data set that holds the validation images; may be the same one.
-        validation_rows: Indices of the validation images in it.
-    """
+    """Training and validation images: indices into two data sets, or into the same one."""
 
     train: LabelledImages
     train_rows: Indices
@@ -30,18 +23,10 @@ class Split:
     validation_rows: Indices
 
     @property
-    def sha256(self) -> str:
-        """Identifies pixels and classes of all images."""
-        if self.validation is self.train:
-            return self.train.sha256
-        return f"{self.train.sha256}+{self.validation.sha256}"
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Files in the data folders that are not images of a class, by relative name."""
-        if self.validation is self.train:
-            return self.train.ignored
-        return (*self.train.ignored, *self.validation.ignored)
+    def data_sets(self) -> tuple[LabelledImages, ...]:
+        """The data sets without repetition."""
+        same = self.validation is self.train
+        return (self.train,) if same else (self.train, self.validation)
 
 
 def hold_out(data: LabelledImages, *, fraction: float, seed: int) -> Split:

@@ -89,7 +89,7 @@ def test_static_int8_leaves_its_ranges_beside_the_file(tiny_export, tmp_path, ph
 def test_onnx_makes_a_narrow_file_under_its_own_name(tmp_path, monkeypatch):
     """`<variant>.int8.onnx`, and the fp32 one is not left behind."""
     monkeypatch.chdir(tmp_path)
-    small = ("--set", "depth=2", "--set", "embed_dim=32", "--set", "num_heads=2")
+    small = ("--set", "depth=1", "--set", "embed_dim=32", "--set", "num_heads=2")
     result = call("onnx", "--variant", "mnist", *small, "--precision", "int8", "--json")
     assert result.exit_code == 0, result.output
     data = last_json(result)

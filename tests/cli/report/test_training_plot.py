@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from vit_export.cli.report import training_plot
-from vit_export.training.history import EpochRecord
+from vit_export.training.epoch_record import EpochRecord
 
 
 def record(epoch: int, train_loss: float, val_loss: float) -> EpochRecord:

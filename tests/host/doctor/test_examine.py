@@ -72,10 +72,11 @@ def test_two_wheels_of_onnxruntime_are_a_fault_with_one_command(install) -> None
     assert "onnxruntime and onnxruntime-gpu are both installed" in fault.what
     assert fault.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install ")
     facts += checks.check_packages(())[0]
-    for ability in (abilities.can_run_on_cpu(facts), abilities.can_export(facts)):
-        assert not ability.possible
-        assert "both installed" in ability.reason
-        assert ability.remedy == "fix the fault first"
+    by_name = {ability.name: ability for ability in abilities.abilities(facts)}
+    for name in ("run on the CPU", "export from torch"):
+        assert not by_name[name].possible
+        assert "both installed" in by_name[name].reason
+        assert by_name[name].remedy == "fix the fault first"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Runs from fixed buffers; recording itself needs a GPU and is looked at by scripts/verify_gpu."""
+"""Runs from fixed buffers; recording itself needs a GPU and is tested by scripts/verify_gpu."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def runs(session) -> RecordedRuns:
 
 
 def test_every_run_computes_its_own_input(session, runs):
-    """Also the second one of a batch size, which reads the same buffer."""
+    """Also the second of a batch size, which uses the same buffer."""
     for batch in (X[:2], X[2:4], X[:1], X[3:5], X[4:]):
         (expected,) = session.run(["logits"], {"pixel_values": batch})
         found = runs.run({"pixel_values": batch})
         np.testing.assert_array_equal(found["logits"], expected)
 
 
-def test_one_recording_serves_a_batch_size(runs):
-    """Three sizes, three of them."""
+def test_each_batch_size_is_recorded_once(runs):
+    """Three sizes, three recordings."""
     for size in (1, 2, 1, 3, 2, 1):
         runs.run({"pixel_values": X[:size]})
     assert len(runs) == 3
 
 
-def test_buffers_stay_where_they_are(runs):
-    """A recorded graph reads and writes these addresses."""
+def test_buffers_keep_their_addresses(runs):
+    """A recorded graph reads and writes them."""
 
     def addresses() -> list[int]:
         (recorded,) = runs._recorded.values()
@@ -53,8 +53,8 @@ def test_buffers_stay_where_they_are(runs):
     assert addresses() == before
 
 
-def test_the_callers_array_is_left_alone(runs):
-    """The buffer of its batch size is another one."""
+def test_the_callers_array_is_not_changed(runs):
+    """The buffer is another one."""
     mine = X[:1].copy()
     runs.run({"pixel_values": mine})
     runs.run({"pixel_values": X[1:2]})
@@ -62,7 +62,7 @@ def test_the_callers_array_is_left_alone(runs):
 
 
 def test_results_are_not_overwritten_by_the_next_run(runs):
-    """They are copies of the buffer."""
+    """They are copies."""
     first = runs.run({"pixel_values": X[:1]})["logits"]
     kept = first.copy()
     runs.run({"pixel_values": X[1:2]})
@@ -70,14 +70,14 @@ def test_results_are_not_overwritten_by_the_next_run(runs):
 
 
 def test_every_graph_has_a_number_of_its_own(runs):
-    """ONNX Runtime would replay the graph of another batch size otherwise."""
+    """Otherwise ONNX Runtime would replay the graph of another batch size."""
     for size in (1, 2, 3):
         runs.run({"pixel_values": X[:size]})
     numbers = [r.run_options.get_run_config_entry("gpu_graph_id") for r in runs._recorded.values()]
     assert numbers == ["0", "1", "2"]
 
 
-def test_an_input_that_is_not_contiguous_is_copied_right(session, runs):
+def test_an_input_that_is_not_contiguous_is_copied_correctly(session, runs):
     """Channels last in memory."""
     strided = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     (expected,) = session.run(["logits"], {"pixel_values": X})

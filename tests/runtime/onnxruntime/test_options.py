@@ -1,4 +1,4 @@
-"""Options of NVIDIA's providers: how they are spelled, and what is refused before a session."""
+"""Options of NVIDIA's providers: their spelling, and their checks before a session."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vit_export.runtime.onnxruntime.options import (
     TensorrtOptions,
     TensorrtRtxOptions,
     check_profile,
-    chosen,
-    without_dump,
+    resolve,
+    without_context_file,
 )
 
 ENGINES = (TensorrtOptions, TensorrtRtxOptions)
@@ -34,14 +34,14 @@ def fixed(file) -> OnnxFile:
     return dataclasses.replace(file, inputs=(spec,))
 
 
-def test_float32_is_computed_in_float32_unless_asked_otherwise(file):
-    """ONNX Runtime's own default is TF32."""
+def test_tf32_is_off_by_default(file):
+    """Unlike in ONNX Runtime by itself."""
     assert CudaOptions().provider_options(file, "1")["use_tf32"] == "0"
     assert CudaOptions(tf32=True).provider_options(file, "1")["use_tf32"] == "1"
 
 
-def test_cuda_options_are_spelled_as_onnxruntime_reads_them(file):
-    """Only those that were asked for."""
+def test_cuda_options_have_onnxruntimes_names(file):
+    """Only those that were given."""
     options = CudaOptions(device_id=1, cuda_graph=True, memory_limit_bytes=2**30)
     assert options.provider_options(file, "1") == {
         "device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1", "gpu_mem_limit": "1073741824",
@@ -53,7 +53,7 @@ def test_cuda_options_are_spelled_as_onnxruntime_reads_them(file):
     ("options", "prefix"), [(TensorrtOptions, "trt"), (TensorrtRtxOptions, "nv")]
 )
 def test_a_profile_names_every_dimension(file, options, prefix):
-    """The batch varies, the rest is the model's."""
+    """The batch size varies; the others are the model's."""
     found = options(profile=(1, 8, 32)).provider_options(file, "1")
     shapes = [found[f"{prefix}_profile_{end}_shapes"] for end in ("min", "opt", "max")]
     assert shapes == [f"pixel_values:{size}x3x32x32" for size in (1, 8, 32)]
@@ -62,13 +62,13 @@ def test_a_profile_names_every_dimension(file, options, prefix):
 @pytest.mark.parametrize("options", ENGINES)
 @pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2)])
 def test_a_profile_out_of_order_is_refused(options, profile):
-    """When it is written down, not when an engine is built."""
+    """At once, not when an engine is built."""
     with pytest.raises(UsageError, match=r"expected the batch sizes \(min, opt, max\)"):
         options(profile=profile)
 
 
 def test_a_profile_needs_a_batch_that_is_dynamic_alone(file, fixed):
-    """Engines for a fixed batch have no range; dynamic sizes of images have no shape."""
+    """A fixed batch has no range; dynamic heights and widths are unknown."""
     options = TensorrtOptions(profile=(1, 2, 3))
     with pytest.raises(UsageError, match=r"the batch of pixel_values: .* is fixed"):
         options.provider_options(fixed, "1")
@@ -77,8 +77,8 @@ def test_a_profile_needs_a_batch_that_is_dynamic_alone(file, fixed):
         options.provider_options(dataclasses.replace(file, inputs=(spec,)), "1")
 
 
-def test_engines_of_other_weights_lie_in_other_folders(file, tiny_export, tmp_path):
-    """ONNX Runtime names them after the model's file name, which stays the same."""
+def test_engines_of_other_weights_are_cached_in_other_folders(file, tiny_export, tmp_path):
+    """ONNX Runtime names them after the model's file, which may be replaced."""
     path = tmp_path / file.path.name
     content = bytearray(file.path.read_bytes())
     weight = next(t for t in file.initializers if t.name == "head.bias")
@@ -96,8 +96,8 @@ def test_engines_of_other_weights_lie_in_other_folders(file, tiny_export, tmp_pa
     }
 
 
-def test_engines_with_tf32_lie_apart(file, tmp_path, monkeypatch):
-    """Or a run without it would compute with the engine of one that allowed it."""
+def test_engines_with_tf32_have_a_folder_of_their_own(file, tmp_path, monkeypatch):
+    """Otherwise a run without TF32 could use an engine with it."""
     options = TensorrtOptions(engine_cache=tmp_path)
     folders = []
     for value in ("0", "1"):
@@ -108,45 +108,47 @@ def test_engines_with_tf32_lie_apart(file, tmp_path, monkeypatch):
     assert folders[0] != folders[1] == folders[2]
 
 
-def test_a_context_dump_is_refused_before_the_engine_is_built(file, fixed, tmp_path):
-    """Where the file exists, its folder does not, or no batch size is named."""
+def test_a_context_file_is_checked_before_the_engine_is_built(file, fixed, tmp_path):
+    """The file exists, its folder does not, or there is no batch size."""
     there = tmp_path / "there.onnx"
     there.touch()
-    with pytest.raises(OutputError, match="exists; remove it"):
-        TensorrtOptions(ep_context=there, profile=(1, 1, 1)).check_dump(file)
+    with pytest.raises(OutputError, match="exists\nhint: remove it"):
+        TensorrtOptions(ep_context=there, profile=(1, 1, 1)).check_context_file(file)
     with pytest.raises(OutputError, match=r"folder .* does not exist"):
-        TensorrtRtxOptions(ep_context=tmp_path / "no" / "m.onnx").check_dump(file)
-    with pytest.raises(UsageError, match=r"needs profile=\(min, opt, max\): tiny.onnx takes any"):
-        TensorrtOptions(ep_context=tmp_path / "m.onnx").check_dump(file)
-    TensorrtOptions(ep_context=tmp_path / "m.onnx").check_dump(fixed)
-    TensorrtOptions(ep_context=tmp_path / "m.onnx", profile=(1, 1, 1)).check_dump(file)
+        TensorrtRtxOptions(ep_context=tmp_path / "no" / "m.onnx").check_context_file(file)
+    with pytest.raises(
+        UsageError, match=r"tiny.onnx takes any batch(?s:.*)hint: give profile=\(min, opt"
+    ):
+        TensorrtOptions(ep_context=tmp_path / "m.onnx").check_context_file(file)
+    TensorrtOptions(ep_context=tmp_path / "m.onnx").check_context_file(fixed)
+    TensorrtOptions(ep_context=tmp_path / "m.onnx", profile=(1, 1, 1)).check_context_file(file)
 
 
 @pytest.mark.parametrize("options", ENGINES)
 def test_a_context_file_is_an_onnx_file(options):
-    """`load` goes by the name."""
+    """`load` chooses the backend by the suffix."""
     with pytest.raises(UsageError, match=r"expected a name in \.onnx"):
         options(ep_context="m.engine")
 
 
-def test_a_cache_and_a_dump_exclude_each_other():
-    """The provider would refuse it, or write to another place than was said."""
-    with pytest.raises(UsageError, match="give one"):
+def test_a_cache_and_a_context_file_exclude_each_other():
+    """The provider would refuse both, or write to another folder."""
+    with pytest.raises(UsageError, match="expected only one"):
         TensorrtOptions(ep_context="m.onnx", engine_cache="cache")
 
 
 @pytest.mark.parametrize("options", ENGINES)
-def test_a_further_session_does_not_dump_again(options):
-    """All else stays."""
+def test_another_session_writes_no_context_file_again(options):
+    """All other options stay."""
     asked = options(device_id=1, profile=(1, 2, 3), ep_context="m.onnx")
-    assert without_dump(asked) == options(device_id=1, profile=(1, 2, 3))
-    assert without_dump(None) is None
-    assert without_dump(CudaOptions(tf32=True)) == CudaOptions(tf32=True)
+    assert without_context_file(asked) == options(device_id=1, profile=(1, 2, 3))
+    assert without_context_file(None) is None
+    assert without_context_file(CudaOptions(tf32=True)) == CudaOptions(tf32=True)
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_a_batch_that_no_engine_was_built_for_is_refused(size):
-    """ONNX Runtime would build another, for minutes, without a word."""
+def test_a_batch_outside_the_profile_is_refused(size):
+    """ONNX Runtime would silently build another engine, for minutes."""
     options = TensorrtOptions(profile=(2, 4, 8))
     with pytest.raises(InputError, match=rf"holds {size} images; the engine is built for 2 to 8"):
         check_profile(options, {"x": (size, 3)})
@@ -155,34 +157,36 @@ def test_a_batch_that_no_engine_was_built_for_is_refused(size):
 
 
 def test_options_name_their_provider():
-    """`auto` is what they say; another one is a contradiction."""
+    """With `auto` it is theirs; any other provider is an error."""
     options = TensorrtRtxOptions()
-    assert chosen("auto", options) == chosen("tensorrt-rtx", options) == ("tensorrt-rtx", options)
-    assert chosen("cuda", None) == ("cuda", CudaOptions())
-    assert chosen("cpu", None) == ("cpu", None)
+    assert resolve("auto", options) == resolve("tensorrt-rtx", options) == ("tensorrt-rtx", options)
+    assert resolve("cuda", None) == ("cuda", CudaOptions())
+    assert resolve("cpu", None) == ("cpu", None)
     with pytest.raises(UsageError, match="TensorrtRtxOptions is for provider 'tensorrt-rtx'"):
-        chosen("tensorrt", options)
+        resolve("tensorrt", options)
 
 
-def test_a_memory_limit_holds_something():
-    """Zero would mean no limit to one reader and no memory to another."""
+def test_a_memory_limit_is_at_least_one_byte():
+    """Zero could mean no limit."""
     with pytest.raises(UsageError, match="expected 1 or more"):
         CudaOptions(memory_limit_bytes=0)
 
 
 @pytest.mark.parametrize("options", [CudaOptions, *ENGINES])
 def test_gpus_are_counted_from_zero(options):
-    """A list of them would take -1 for its last."""
+    """-1 would be the last of a list."""
     with pytest.raises(UsageError, match="device_id=-1: expected 0 or more"):
         options(device_id=-1)
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below"])
-def test_a_cache_whose_folder_cannot_be_made_is_our_error(file, tmp_path, place):
-    """It names the option."""
+def test_a_cache_whose_folder_cannot_be_created_is_an_error(file, tmp_path, place):
+    """The message names the option."""
     (tmp_path / "a file").touch()
     folder = tmp_path / place
-    with pytest.raises(OutputError, match=r"engine_cache: the folder .*a file.* cannot be made"):
+    with pytest.raises(OutputError, match=r"engine_cache: the folder .*a file.* cannot be created"):
         TensorrtOptions(engine_cache=folder).provider_options(file, "1")
-    with pytest.raises(OutputError, match=r"runtime_cache: the folder .*a file.* cannot be made"):
+    with pytest.raises(
+        OutputError, match=r"runtime_cache: the folder .*a file.* cannot be created"
+    ):
         TensorrtRtxOptions(runtime_cache=folder).provider_options(file, "1")

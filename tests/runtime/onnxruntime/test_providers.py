@@ -1,4 +1,4 @@
-"""What ONNX Runtime really runs, and the reason when it is not what was asked for."""
+"""Checks of the provider that really runs a session, and of the installed wheel."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from vit_export.runtime.onnxruntime.providers import (
 
 @pytest.mark.parametrize("other", ["onnxruntime-gpu", "onnxruntime-directml"])
 def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch, other):
-    """Which of them is imported is chance; the command removes both."""
+    """The hint removes both and installs one."""
     monkeypatch.setattr(providers, "installed_wheels", lambda: ("onnxruntime", other))
     assert worth_trying("cuda")
     with pytest.raises(ProviderError) as caught:
         check_wheel_usable("cuda")
     assert f"onnxruntime and {other} are both installed and overwrite" in str(caught.value)
-    assert f"keep one: pip uninstall -y onnxruntime {other} && pip inst" in str(caught.value)
+    assert f"hint: keep one: pip uninstall -y onnxruntime {other} && pip" in str(caught.value)
 
 
 def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> SimpleNamespace:
-    """What a session tells of where its nodes run."""
+    """A session that reports these nodes by provider."""
     parts = [
         SimpleNamespace(
             ep_name=name,
@@ -44,8 +44,8 @@ def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> Sim
     )
 
 
-def test_nodes_that_stray_to_the_cpu_are_named():
-    """Shape and Size belong there."""
+def test_nodes_that_would_run_on_the_cpu_are_named():
+    """But for Shape and Size, whose results are in host memory."""
     session = session_of(
         {
             "CUDAExecutionProvider": [("a", "MatMul")],
@@ -57,16 +57,16 @@ def test_nodes_that_stray_to_the_cpu_are_named():
         check_no_fallback(session, "cuda", "m.onnx")
 
 
-def test_nodes_that_all_run_where_they_should_are_fine():
-    """And those that are on the host by definition."""
+def test_a_session_whose_nodes_all_run_on_the_provider_passes():
+    """Shape may run on the CPU."""
     assignment = {
         "CUDAExecutionProvider": [("a", "MatMul")], "CPUExecutionProvider": [("b", "Shape")],
     }  # fmt: skip
     check_no_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
 
 
-def test_nodes_on_any_other_provider_are_strays():
-    """TensorRT that leaves nodes to CUDA is not what was asked for either."""
+def test_nodes_on_another_gpu_provider_are_an_error_too():
+    """TensorRT that leaves nodes to CUDA is not the requested provider."""
     assignment = {
         "TensorrtExecutionProvider": [("a", "MatMul")], "CUDAExecutionProvider": [("b", "Gelu")],
     }  # fmt: skip
@@ -83,6 +83,6 @@ def test_nodes_on_any_other_provider_are_strays():
         ("", "RuntimeError"),
     ],
 )
-def test_a_backends_message_is_cut_to_what_it_says(said, shown):
-    """Neither its place in C++ nor the lines behind the first."""
+def test_a_backends_message_is_cut_to_its_first_line(said, shown):
+    """Without the source line in C++."""
     assert first_line(RuntimeError(said)) == shown

@@ -1,7 +1,9 @@
-"""What was asked for is what runs, for any kind of tensor; else an error says why."""
+"""`OrtRunner` runs on the requested provider or raises; inputs of any kind are checked."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def runner(tiny_export) -> OrtRunner:
 
 
 def test_it_computes_what_torch_computes(runner, make_model):
-    """float32, by the output's name."""
+    """float32, by output name."""
     found = runner.run({"pixel_values": X})
     assert list(found) == ["logits"]
     assert found["logits"].dtype == np.float32
@@ -55,10 +57,12 @@ def test_an_unknown_provider_offers_the_nearest(tiny_export, name, offered):
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_provider_that_the_wheel_lacks_is_refused_with_the_command(tiny_export, provider):
-    """Never the CPU instead; here the wheel for the CPU is installed."""
+def test_a_provider_that_the_wheel_lacks_is_refused(tiny_export, provider):
+    """Instead of falling back to the CPU; the hint installs the GPU wheel."""
     assert installed_wheels() == ("onnxruntime",)
-    with pytest.raises(ProviderError, match=r"built without .*pip install 'onnxruntime-gpu\["):
+    with pytest.raises(
+        ProviderError, match=r"built without (?s:.*)hint: .*pip install 'onnxruntime-gpu\["
+    ):
         OrtRunner(tiny_export.path, provider=provider)
 
 
@@ -70,14 +74,18 @@ def pretend_cuda(monkeypatch) -> None:
 
 
 def test_a_session_that_falls_back_is_refused(tiny_export, monkeypatch, recwarn):
-    """The real session of this wheel falls back from CUDA to the CPU, without an error."""
+    """This wheel really falls back from CUDA to the CPU, without an error of its own."""
     pretend_cuda(monkeypatch)
-    with pytest.raises(ProviderError, match=r"'cuda'.*(fell back to CPU|cannot run).*doctor"):
+    with pytest.raises(
+        ProviderError, match=r"'cuda'.*(fell back to CPU|cannot run)(?s:.*)hint: .*doctor"
+    ):
         OrtRunner(tiny_export.path, provider="cuda")
 
 
-def test_auto_takes_what_is_active_and_says_what_it_passed_over(tiny_export, monkeypatch, recwarn):
-    """A broken CUDA is no reason to fail, but to be told."""
+def test_auto_uses_the_best_active_provider_and_reports_the_others(
+    tiny_export, monkeypatch, recwarn
+):
+    """A broken CUDA does not fail the load; the reason is in `rejected`."""
     pretend_cuda(monkeypatch)
     runner = OrtRunner(tiny_export.path)
     assert runner.provider == "cpu"
@@ -86,13 +94,13 @@ def test_auto_takes_what_is_active_and_says_what_it_passed_over(tiny_export, mon
 
 
 def test_auto_does_not_try_what_the_wheel_lacks(tiny_export):
-    """On a machine without a GPU nothing was passed over."""
+    """With a wheel for CPUs, nothing is rejected."""
     runner = OrtRunner(tiny_export.path)
     assert (runner.provider, runner.rejected) == ("cpu", {})
 
 
-def test_a_real_session_tells_where_its_nodes_run(runner):
-    """What the check above relies on, on this version of ONNX Runtime."""
+def test_a_real_session_reports_the_provider_of_each_node(runner):
+    """The check for fallbacks needs it from ONNX Runtime."""
     parts = runner._session.get_provider_graph_assignment_info()
     assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
     nodes = [node for part in parts for node in part.get_nodes()]
@@ -100,8 +108,8 @@ def test_a_real_session_tells_where_its_nodes_run(runner):
     assert all(node.name for node in nodes)
 
 
-def test_torch_tensors_give_what_arrays_give(runner):
-    """Through dlpack; the results stay OrtValues where asked for."""
+def test_torch_tensors_give_the_same_as_arrays(runner):
+    """Through DLPack; `run_on_device` returns OrtValues."""
     expected = runner.run({"pixel_values": X})["logits"]
     tensor = torch.from_numpy(X)
     np.testing.assert_array_equal(runner.run({"pixel_values": tensor})["logits"], expected)
@@ -113,7 +121,7 @@ def test_torch_tensors_give_what_arrays_give(runner):
 
 
 def test_arrays_that_are_not_contiguous_give_the_same(runner):
-    """A picture with its channels last in memory."""
+    """An image with its channels last in memory."""
     strided = np.ascontiguousarray(X.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     expected = runner.run({"pixel_values": X})["logits"]
     np.testing.assert_array_equal(runner.run({"pixel_values": strided})["logits"], expected)
@@ -138,13 +146,16 @@ TENSOR = torch.from_numpy(X)
         ({"pixel_values": X.transpose(0, 2, 3, 1)}, r"channels come first"),
         ({"pixel_values": X * np.nan}, "NaN or infinite"),
         ({"pixel_values": X.astype(">f4")}, "other byte order"),
-        ({"pixel_values": X.tolist()}, "is a list; expected a numpy array or a tensor"),
+        (
+            {"pixel_values": X.tolist()},
+            "is a list; expected a numpy array or a tensor that supports DLPack",
+        ),
         ({"pixel_values": TENSOR.clone().requires_grad_()}, r"x\.detach\(\)\.contiguous\(\)"),
         ({"pixel_values": TENSOR.transpose(2, 3)}, r"x\.detach\(\)\.contiguous\(\)"),
     ],
 )
-def test_inputs_that_do_not_fit_are_our_errors(runner, feeds, reason):
-    """Not those of the backend; the session still works afterwards."""
+def test_inputs_that_do_not_fit_are_input_errors(runner, feeds, reason):
+    """Not errors of the backend; the session works afterwards."""
     with pytest.raises(InputError, match=reason):
         runner.run(feeds)
     with pytest.raises(InputError, match=reason):
@@ -158,16 +169,16 @@ WIDE = np.zeros((3, 3, 33, 32), np.float32)
 @pytest.mark.parametrize(
     ("x", "reason"),
     [
-        (WIDE, r"height 33 px is no multiple of the patch \(8 px\)"),
-        (torch.from_numpy(WIDE), r"height 33 px is no multiple of the patch \(8 px\)"),
+        (WIDE, r"height 33 px is no multiple of the patch size \(8 px\)"),
+        (torch.from_numpy(WIDE), r"height 33 px is no multiple of the patch size \(8 px\)"),
         (TENSOR[:0], "input 'pixel_values' is empty"),
         (X, "holds 3 images; the engine is built for 1 to 2"),
         (TENSOR, "holds 3 images; the engine is built for 1 to 2"),
     ],
     ids=["array", "tensor", "empty", "batch of an array", "batch of a tensor"],
 )
-def test_what_stays_on_the_device_is_measured_too(tiny_export, monkeypatch, x, reason):
-    """A GPU's provider would cut off what is no patch, or build another engine, without a word."""
+def test_shapes_are_checked_on_the_device_too(tiny_export, monkeypatch, x, reason):
+    """The provider would silently cut off pixels, or build another engine."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     shape = ("batch_size", 3, "height", "width")
     monkeypatch.setattr(runner, "inputs", (TensorSpec("pixel_values", "float32", shape),))
@@ -178,7 +189,7 @@ def test_what_stays_on_the_device_is_measured_too(tiny_export, monkeypatch, x, r
 
 
 def test_threads_share_a_session(runner):
-    """Eight of them, twenty runs each, every result that of its own input."""
+    """Eight threads, twenty runs each: every result is that of its own input."""
     inputs = [X + np.float32(i / 10) for i in range(8)]
     expected = [runner.run({"pixel_values": x})["logits"] for x in inputs]
 
@@ -193,9 +204,10 @@ def test_threads_share_a_session(runner):
 
 
 @pytest.mark.parametrize("external_name", ["", "w.data"])
-def test_inner_tensors_can_be_looked_at(tiny_export, runner, tmp_path, external_name):
-    """Weights inside the file or beside it, from any folder."""
-    path = tmp_path / "m.onnx"
+def test_inner_tensors_can_be_exposed(tiny_export, runner, tmp_path, external_name):
+    """With weights in the file or beside it, in a folder of any name."""
+    path = tmp_path / "мои модели 模型" / "m.onnx"
+    path.parent.mkdir()
     source = OnnxFile.read(tiny_export.path)
     pack(source, path, metadata={}, outputs=["logits"], external_name=external_name)
     exposed = OrtRunner(path, provider="cpu", threads=1).expose(["blocks.0", "features"])
@@ -210,23 +222,77 @@ def test_inner_tensors_can_be_looked_at(tiny_export, runner, tmp_path, external_
     assert [s.name for s in runner.outputs] == ["logits"]
 
 
-def test_a_tensor_that_is_not_there_cannot_be_exposed(runner):
-    """The backend's words, our error."""
+def test_a_missing_tensor_cannot_be_exposed(runner):
+    """An error that names it."""
     with pytest.raises(ArtifactError, match="nope"):
         runner.expose(["nope"])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_number_of_threads_changes_nothing(tiny_export, runner, threads):
-    """But the time."""
+def test_the_number_of_threads_does_not_change_the_result(tiny_export, runner, threads):
+    """Only the time."""
     found = OrtRunner(tiny_export.path, provider="cpu", threads=threads).run({"pixel_values": X})
     np.testing.assert_allclose(
         found["logits"], runner.run({"pixel_values": X})["logits"], atol=1e-5
     )
 
 
+@pytest.mark.parametrize("threads", [0, -1, "2", 1.5, True])
+def test_threads_is_a_whole_number_from_one(tiny_export, threads):
+    """ONNX Runtime would take -1, and raise a TypeError for text."""
+    with pytest.raises(UsageError, match=f"threads={threads!r}: expected a whole number"):
+        load(tiny_export.path, threads=threads)
+
+
+FORK = """
+import os, sys
+import numpy as np
+from vit_export.runtime import load
+threads = int(sys.argv[2]) or None
+model = load(sys.argv[1], provider="cpu", threads=threads)
+x = np.ones((2, 3, 32, 32), np.float32)
+expected = model.run(x)
+for _ in range(2):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(model.run(x), expected) else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+assert np.array_equal(model.run(x), expected)
+"""
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_a_loaded_model_runs_in_forked_processes(tiny_export, threads):
+    """As web servers and data loaders fork; after it has run in the parent."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(tiny_export.path), str(threads)]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert child.returncode == 0, child.stderr
+
+
+def test_memory_stays_flat_over_mixed_batch_sizes(tiny_export):
+    """ONNX Runtime's arena grows to the largest batch, and no further."""
+    script = """
+import resource, sys
+import numpy as np
+from vit_export.runtime import load
+model = load(sys.argv[1], provider="cpu", threads=1)
+sizes = np.random.default_rng(0).integers(1, 65, 300)
+x = np.ones((64, 3, 32, 32), np.float32)
+for size in (64, *sizes[:20]):
+    model.run(x[:size])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for size in sizes:
+    model.run(x[:size])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", script, str(tiny_export.path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 4096  # KiB
+
+
 def test_a_graph_that_fails_while_it_runs_is_an_artifact_error(tmp_path):
-    """A reshape that fits one batch only, loaded without complaint."""
+    """A reshape for one batch size only, which loads without an error."""
     x = helper.make_tensor_value_info("x", 1, ["n", 4])
     y = helper.make_tensor_value_info("y", 1, [2, 4])
     shape = numpy_helper.from_array(np.array([2, 4]), "shape")
@@ -242,7 +308,7 @@ def test_a_graph_that_fails_while_it_runs_is_an_artifact_error(tmp_path):
 
 
 def test_a_file_that_onnxruntime_cannot_load_is_an_artifact_error(tmp_path):
-    """An operator that nobody knows."""
+    """It has an unknown operator."""
     x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
     graph = helper.make_graph([helper.make_node("NoSuchOp", ["x"], ["y"])], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -252,8 +318,8 @@ def test_a_file_that_onnxruntime_cannot_load_is_an_artifact_error(tmp_path):
         OrtRunner(path, provider="cpu")
 
 
-def test_missing_weights_are_named_before_the_backend_is_asked(tiny_export, tmp_path):
-    """Its own message names neither file nor folder."""
+def test_missing_weights_are_named(tiny_export, tmp_path):
+    """ONNX Runtime's message names neither the file nor its folder."""
     path = tmp_path / "m.onnx"
     source = OnnxFile.read(tiny_export.path)
     pack(source, path, metadata={}, outputs=["logits"], external_name="m.onnx.data")
@@ -263,23 +329,15 @@ def test_missing_weights_are_named_before_the_backend_is_asked(tiny_export, tmp_
 
 
 def test_a_damaged_file_is_refused(tiny_export, tmp_path):
-    """As it comes from a copy that broke off."""
+    """As after an interrupted copy."""
     path = tmp_path / "cut.onnx"
     path.write_bytes(tiny_export.path.read_bytes()[:50_000])
     with pytest.raises(ArtifactError, match="truncated"):
         load(path)
 
 
-def test_engines_are_refused_by_name(tmp_path):
-    """Until there is a runner for them."""
-    with pytest.raises(ArtifactError, match="engine"):
-        load(tmp_path / "m.engine")
-    with pytest.raises(UsageError, match=r"options=CudaOptions.* is for \.onnx files"):
-        load(tmp_path / "m.engine", options=CudaOptions())
-
-
 def test_nothing_is_printed(tiny_export, capfd, monkeypatch, recwarn):
-    """Neither by a fallback nor by a run: standard output belongs to the caller."""
+    """Neither by a fallback nor by a run."""
     pretend_cuda(monkeypatch)
     OrtRunner(Path(tiny_export.path)).run({"pixel_values": X})
     captured = capfd.readouterr()
@@ -287,30 +345,32 @@ def test_nothing_is_printed(tiny_export, capfd, monkeypatch, recwarn):
 
 
 def test_options_name_their_provider(tiny_export):
-    """And never another one; here the wheel lacks it."""
+    """Another provider is an error."""
     with pytest.raises(ProviderError, match=r"'cuda': .*built without CUDAExecutionProvider"):
         OrtRunner(tiny_export.path, options=CudaOptions(cuda_graph=True))
     with pytest.raises(ProviderError, match=r"'tensorrt': .*built without Tensorrt"):
         load(tiny_export.path, provider="tensorrt", options=TensorrtOptions(profile=(1, 2, 8)))
-    with pytest.raises(UsageError, match=r"CudaOptions is for provider 'cuda', and 'cpu' was"):
+    with pytest.raises(
+        UsageError, match=r"CudaOptions is for provider 'cuda', but the provider is 'cpu'"
+    ):
         load(tiny_export.path, provider="cpu", options=CudaOptions())
 
 
-def test_the_rtx_plugin_is_named_where_it_is_missing(tiny_export):
-    """It works with this wheel too, so nothing is said of the GPU build."""
-    with pytest.raises(ProviderError, match=r"pip install onnxruntime-ep-nv-tensorrt-rtx$"):
+def test_a_missing_rtx_plugin_is_named(tiny_export):
+    """The hint installs the plugin, not the GPU wheel, which it does not need."""
+    with pytest.raises(ProviderError, match=r"hint: pip install onnxruntime-ep-nv-tensorrt-rtx$"):
         OrtRunner(tiny_export.path, provider="tensorrt-rtx")
 
 
-def test_a_recording_runner_gives_what_a_plain_one_gives(runner, monkeypatch):
-    """Through the same checks of its inputs; tensors of a device are refused by name."""
+def test_runs_from_fixed_buffers_give_the_same(runner, monkeypatch):
+    """With the same checks; tensors on the device are refused."""
     recording = OrtRunner(runner.path, provider="cpu")
     monkeypatch.setattr(recording, "options", CudaOptions(cuda_graph=True))
     expected = runner.run({"pixel_values": X})["logits"]
     np.testing.assert_array_equal(recording.run({"pixel_values": X})["logits"], expected)
     with pytest.raises(InputError, match="add the batch dimension"):
         recording.run({"pixel_values": X[0]})
-    with pytest.raises(UsageError, match="fixed buffers: give `run` numpy arrays"):
+    with pytest.raises(UsageError, match="fixed buffers\nhint: give `run` numpy arrays"):
         recording.run_on_device({"pixel_values": X})
     recording.release()
     np.testing.assert_array_equal(recording.run({"pixel_values": X})["logits"], expected)

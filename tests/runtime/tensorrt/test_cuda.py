@@ -7,19 +7,17 @@ from types import SimpleNamespace
 import pytest
 from cuda.bindings import runtime as cudart
 
-from vit_export.errors import ProviderError
+from vit_export.errors import ProviderError, UsageError
 from vit_export.runtime.tensorrt import cuda as device
 from vit_export.runtime.tensorrt.cuda import DeviceBuffer, call, current_gpu
 
 
-def test_a_machine_without_a_gpu_has_none() -> None:
-    """No driver at all is no failure."""
+def test_a_machine_without_a_driver_has_no_gpu() -> None:
     assert current_gpu() is None
 
 
 def test_a_failing_call_is_named_with_cudas_own_reason() -> None:
-    """And with the command that looks further."""
-    with pytest.raises(ProviderError, match=r"cudaMalloc failed: .*driver.*vit-export doctor"):
+    with pytest.raises(ProviderError, match=r"cudaMalloc failed: .*driver.*\n.*vit-export doctor"):
         DeviceBuffer(16)
     with pytest.raises(ProviderError, match="cudaErrorInsufficientDriver"):
         call("cudaGetDevice")
@@ -28,15 +26,15 @@ def test_a_failing_call_is_named_with_cudas_own_reason() -> None:
 @pytest.mark.parametrize(
     ("driver", "reason"),
     [
-        (12040, r"supports CUDA 12\.4 at most, .* brings CUDA 13\.5; update the driver, or take "
-                r"packages for CUDA 12: pip install 'cuda-bindings<13'; see"),
-        (11080, r"supports CUDA 11\.8 at most, .*; update the driver; see: vit-export doctor"),
+        (12040, r"supports CUDA 12\.4 at most, .* needs CUDA 13\.5\nhint: update the driver, or "
+                r"install packages for CUDA 12: pip install 'cuda-bindings<13'; see"),
+        (11080, r"supports CUDA 11\.8 at most, .*\nhint: update the driver; see: vit-export doct"),
     ],
 )  # fmt: skip
 def test_a_driver_that_is_too_old_is_not_a_machine_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch, driver: int, reason: str
 ) -> None:
-    """CUDA has the same status for both; the driver's own version tells them apart."""
+    """CUDA's status is the same for both; only the driver's version differs."""
     success = cudart.cudaError_t.cudaSuccess
     fake = SimpleNamespace(
         cudaError_t=cudart.cudaError_t,
@@ -50,7 +48,6 @@ def test_a_driver_that_is_too_old_is_not_a_machine_without_a_gpu(
 
 
 def test_a_driver_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a GPU, perhaps; nobody knows."""
     broken = cudart.cudaError_t.cudaErrorInitializationError
     fake = SimpleNamespace(
         cudaError_t=cudart.cudaError_t,
@@ -60,3 +57,11 @@ def test_a_driver_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(device, "cudart", fake)
     with pytest.raises(ProviderError, match="cudaErrorInitializationError"):
         current_gpu()
+
+
+def test_a_gpu_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    success = cudart.cudaError_t.cudaSuccess
+    fake = SimpleNamespace(cudaError_t=cudart.cudaError_t, cudaGetDeviceCount=lambda: (success, 2))
+    monkeypatch.setattr(device, "cudart", fake)
+    with pytest.raises(UsageError, match="device=2: this machine has the GPUs 0 to 1"):
+        current_gpu(2)

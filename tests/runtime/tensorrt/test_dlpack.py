@@ -1,4 +1,4 @@
-"""Tensors of numpy and torch where they lie, and memory of ours for them; on the CPU."""
+"""DLPack with numpy and torch in both directions, on the CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vit_export.runtime.tensorrt.dlpack import CPU, capsule_of, view
 
 
 class Owner:
-    """Something whose life can be watched."""
+    """An object whose deletion can be observed."""
 
 
 class Producer:
-    """A tensor of ours, as another library sees it."""
+    """A tensor of this package, as another library gets it."""
 
     def __init__(self, array: np.ndarray, owner: object) -> None:
         self.array, self.owner = array, owner
@@ -34,16 +34,14 @@ class Producer:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "int64"])
-def test_a_numpy_array_is_seen_where_it_lies(dtype: str) -> None:
-    """Address, shape and dtype."""
+def test_a_numpy_array_is_shared_without_a_copy(dtype: str) -> None:
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     found = view(array)
     assert (found.address, found.shape, found.dtype) == (array.ctypes.data, (2, 3, 4), dtype)
     assert found.device == (CPU, 0)
 
 
-def test_a_torch_tensor_is_seen_where_it_lies_though_it_begins_inside_another() -> None:
-    """An offset is part of the address."""
+def test_the_address_of_a_torch_tensor_includes_its_offset() -> None:
     tensor = torch.arange(24, dtype=torch.float32).reshape(4, 6)[2:]
     found = view(tensor)
     assert (found.address, found.shape) == (tensor.data_ptr(), (2, 6))
@@ -53,26 +51,22 @@ def test_a_torch_tensor_is_seen_where_it_lies_though_it_begins_inside_another() 
 @pytest.mark.parametrize(
     "tensor", [torch.zeros(4, 6).t(), torch.zeros(4, 6)[:, ::2], torch.zeros(1).expand(4)]
 )
-def test_a_tensor_that_does_not_lie_row_by_row_is_refused(tensor: torch.Tensor) -> None:
-    """A copy would be one that nobody asked for."""
+def test_a_tensor_that_is_not_contiguous_is_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(InputError, match="not contiguous"):
         view(tensor)
 
 
 def test_a_dimension_of_one_may_have_any_stride() -> None:
-    """It is contiguous all the same."""
     assert view(torch.zeros(4, 6).t()[:, :1].t().contiguous()).shape == (1, 6)
     assert view(torch.zeros(6, 1).t()).shape == (1, 6)
 
 
-def test_a_tensor_that_needs_its_gradient_says_how_to_give_it() -> None:
-    """As torch says, but with the way out."""
+def test_a_tensor_with_a_gradient_is_refused_with_a_hint() -> None:
     with pytest.raises(InputError, match=r"x.detach\(\).contiguous\(\)"):
         view(torch.zeros(2, requires_grad=True))
 
 
 def test_memory_lives_as_long_as_a_view_of_it() -> None:
-    """The capsule that is not consumed owns it."""
     array = np.ones(3)
     watched = weakref.ref(array)
     found = view(array)
@@ -85,8 +79,7 @@ def test_memory_lives_as_long_as_a_view_of_it() -> None:
 
 
 @pytest.mark.parametrize("take", [torch.from_dlpack, np.from_dlpack])
-def test_memory_of_ours_is_taken_without_a_copy_and_given_back(take: object) -> None:
-    """By torch and by numpy, whose deleter call ends our hold on it."""
+def test_other_libraries_import_a_tensor_without_a_copy_and_release_it(take: object) -> None:
     array, owner = np.arange(6, dtype=np.float32).reshape(2, 3), Owner()
     watched = weakref.ref(owner)
     taken = take(Producer(array, owner))  # type: ignore[operator]
@@ -101,8 +94,7 @@ def test_memory_of_ours_is_taken_without_a_copy_and_given_back(take: object) -> 
     assert watched() is None
 
 
-def test_a_capsule_that_nobody_takes_holds_nothing() -> None:
-    """Its destructor lets go."""
+def test_a_capsule_that_nobody_imports_is_released() -> None:
     array, owner = np.zeros((), dtype=np.float32), Owner()
     watched = weakref.ref(owner)
     capsule = Producer(array, owner).__dlpack__()

@@ -1,4 +1,4 @@
-"""An engine's memory, threads and GPU, and the tensors it is handed, on a fake CUDA runtime."""
+"""Batches, memory, threads, GPUs and tensors of an engine, on a fake CUDA runtime."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.errors import InputError, ProviderError
 from vit_export.runtime.tensorrt.dlpack import CPU, CUDA, capsule_of
-from vit_export.runtime.tensorrt.runner import TrtRunner
-from vit_export.runtime.tensorrt.session import MOST_GRAPHS
+from vit_export.runtime.tensorrt.runner import Chunk, TrtRunner, split
+from vit_export.runtime.tensorrt.session import MAX_GRAPHS
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
 LOGITS = X.reshape(8, -1).sum(axis=1, keepdims=True) + np.arange(10, dtype=np.float32)
 
 
 class OnGpu:
-    """An array that says it lies on a GPU."""
+    """An array that claims to be on a GPU."""
 
     def __init__(self, array: np.ndarray, gpu: int = 0, kind: int = CUDA) -> None:
         self.array, self.device = array, (kind, gpu)
@@ -36,12 +39,12 @@ class OnGpu:
 
 
 def logits(batch: int = 8, dtype: str = "float32") -> np.ndarray:
-    """Room for a result, and behind it for one that is written too far."""
+    """Memory for a result, with more memory behind it."""
     return np.zeros((32, 10), dtype)[:batch]
 
 
 def test_arrays_and_tensors_on_the_gpu_give_the_same(trt_runner: TrtRunner) -> None:
-    """Through pinned memory, and where they lie; a batch beyond the profile is cut."""
+    """Through pinned memory and without a copy; a batch beyond the profile is split."""
     np.testing.assert_allclose(trt_runner.run({"pixel_values": X})["logits"], LOGITS, rtol=1e-5)
     many = trt_runner.run({"pixel_values": np.concatenate([X] * 5)})["logits"]
     np.testing.assert_allclose(many, np.concatenate([LOGITS] * 5), rtol=1e-5)
@@ -49,8 +52,7 @@ def test_arrays_and_tensors_on_the_gpu_give_the_same(trt_runner: TrtRunner) -> N
     np.testing.assert_allclose(found.numpy(), LOGITS, rtol=1e-5)
 
 
-def test_a_result_is_written_where_it_was_asked_for(trt_runner: TrtRunner) -> None:
-    """And handed back from there."""
+def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
     out = logits()
     found = trt_runner.run_on_device({"pixel_values": OnGpu(X)}, out={"logits": OnGpu(out)})
     assert found["logits"].address == out.ctypes.data
@@ -60,19 +62,19 @@ def test_a_result_is_written_where_it_was_asked_for(trt_runner: TrtRunner) -> No
 @pytest.mark.parametrize(
     ("out", "reason"),
     [
-        ({"logits": OnGpu(logits(1))}, r"'logits' is float32 \(1, 10\), expected .*\(8, 10\)"),
-        ({"logits": OnGpu(logits(9))}, r"'logits' is float32 \(9, 10\), expected .*\(8, 10\)"),
-        ({"logits": OnGpu(logits(dtype="float16"))}, r"is float16 \(8, 10\), expected"),
-        ({"logits": OnGpu(logits(), gpu=1)}, "'logits' lies on GPU 1, .* loaded on GPU 0"),
-        ({"logits": OnGpu(logits(), kind=CPU)}, "'logits' lies in host memory"),
+        ({"logits": OnGpu(logits(1))}, r"'logits' is float32 \(1, 10\); expected .*\(8, 10\)"),
+        ({"logits": OnGpu(logits(9))}, r"'logits' is float32 \(9, 10\); expected .*\(8, 10\)"),
+        ({"logits": OnGpu(logits(dtype="float16"))}, r"is float16 \(8, 10\); expected"),
+        ({"logits": OnGpu(logits(), gpu=1)}, "'logits' is on GPU 1, .* loaded on GPU 0"),
+        ({"logits": OnGpu(logits(), kind=CPU)}, "'logits' is in host memory"),
         ({"logitz": OnGpu(logits())}, "unknown output 'logitz'; did you mean 'logits'"),
         ({"logits": logits()}, "'logits' is a ndarray; expected a CUDA tensor"),
     ],
 )
-def test_nothing_but_the_exact_room_for_a_result_is_written_to(
+def test_a_result_is_written_only_to_a_tensor_of_exactly_its_shape(
     trt_runner: TrtRunner, cuda: Any, out: dict[str, Any], reason: str
 ) -> None:
-    """A smaller tensor would be written beyond its end; one of a misspelt name, never."""
+    """A smaller tensor would be written beyond its end."""
     with pytest.raises(InputError, match=reason):
         trt_runner.run_on_device({"pixel_values": OnGpu(X)}, out=out)
     assert cuda.runs == []
@@ -81,67 +83,63 @@ def test_nothing_but_the_exact_room_for_a_result_is_written_to(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (torch.from_numpy(X), "'pixel_values' lies in host memory, expected a CUDA tensor"),
-        (OnGpu(X, gpu=1), "'pixel_values' lies on GPU 1, and the engine was loaded on GPU 0"),
+        (torch.from_numpy(X), "'pixel_values' is in host memory; expected a CUDA tensor"),
+        (OnGpu(X, gpu=1), "'pixel_values' is on GPU 1, and the engine was loaded on GPU 0"),
         (X.tolist(), "'pixel_values' is a list; expected a CUDA tensor"),
-        (OnGpu(X[0]), r"'pixel_values' is float32 \(3, 32, 32\), expected"),
+        (OnGpu(X[0]), r"'pixel_values' is float32 \(3, 32, 32\); expected"),
         (OnGpu(X[:0]), "'pixel_values' is empty"),
-        (OnGpu(np.concatenate([X] * 5)), "batch 40: the engine serves 1 to 32"),
+        (OnGpu(np.concatenate([X] * 5)), "batch 40: the engine accepts batches of 1 to 32"),
     ],
     ids=["host", "other GPU", "list", "shape", "empty", "batch"],
 )
-def test_tensors_that_do_not_fit_are_our_errors(
+def test_wrong_tensors_are_input_errors(
     trt_runner: TrtRunner, cuda: Any, value: Any, reason: str
 ) -> None:
-    """And not an assertion of their library, which is not asked for a tensor of elsewhere."""
     with pytest.raises(InputError, match=reason):
         trt_runner.run_on_device({"pixel_values": value})
     assert cuda.runs == []
 
 
-def test_a_runner_that_is_gone_holds_nothing_on_the_gpu(trt_runner: TrtRunner, cuda: Any) -> None:
-    """Also when nobody released it: buffers, pinned memory, streams and graphs."""
+def test_a_deleted_runner_frees_its_memory(trt_runner: TrtRunner, cuda: Any) -> None:
+    """Buffers, pinned memory, streams and graphs, also without `release`."""
     runner = TrtRunner(trt_runner.path)
     for _ in range(3):
         runner.run({"pixel_values": X})
     result = runner.run_on_device({"pixel_values": OnGpu(X)})
-    assert {kind for kind, _ in cuda.held.values()} == {"buffer", "pinned", "stream", "graph"}
+    assert {kind for kind, _ in cuda.allocated.values()} == {"buffer", "pinned", "stream", "graph"}
     del runner, result
     gc.collect()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
 
 
-def test_a_released_runner_loads_again(trt_runner: TrtRunner, cuda: Any) -> None:
-    """And holds nothing in between."""
+def test_a_released_runner_frees_its_memory_and_loads_again(
+    trt_runner: TrtRunner, cuda: Any
+) -> None:
     trt_runner.run({"pixel_values": X})
     trt_runner.release()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
     np.testing.assert_allclose(trt_runner.run({"pixel_values": X})["logits"], LOGITS, rtol=1e-5)
 
 
-def test_no_more_graphs_are_kept_than_are_said(trt_runner: TrtRunner, cuda: Any) -> None:
-    """The one that was not used for longest is given back."""
-    for batch in range(1, MOST_GRAPHS + 1):
+def test_the_least_recently_used_graph_is_dropped(trt_runner: TrtRunner, cuda: Any) -> None:
+    for batch in range(1, MAX_GRAPHS + 1):
         for _ in range(2):
             trt_runner.run({"pixel_values": X[:batch]})
     trt_runner.run({"pixel_values": np.concatenate([X, X])})
-    kinds = [kind for kind, _ in cuda.held.values()]
-    assert kinds.count("graph") == MOST_GRAPHS - 1
+    kinds = [kind for kind, _ in cuda.allocated.values()]
+    assert kinds.count("graph") == MAX_GRAPHS - 1
 
 
-def test_a_thread_that_ended_holds_nothing(trt_runner: TrtRunner, cuda: Any) -> None:
-    """Fifty short ones leave what one of them took: nothing, though none was released."""
+def test_a_thread_that_ended_has_freed_its_memory(trt_runner: TrtRunner, cuda: Any) -> None:
     for _ in range(50):
         thread = threading.Thread(target=trt_runner.run, args=({"pixel_values": X},))
         thread.start()
         thread.join()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
 
 
-def test_a_release_reaches_the_sessions_of_threads_that_live(
-    trt_runner: TrtRunner, cuda: Any
-) -> None:
-    """They take new ones with the next run."""
+def test_a_release_frees_the_sessions_of_running_threads(trt_runner: TrtRunner, cuda: Any) -> None:
+    """They get new ones with the next run."""
     ran, released, results = threading.Event(), threading.Event(), []
 
     def work() -> None:
@@ -154,31 +152,32 @@ def test_a_release_reaches_the_sessions_of_threads_that_live(
     thread.start()
     assert ran.wait(10)
     trt_runner.release()
-    held = dict(cuda.held)
+    after_release = dict(cuda.allocated)
     released.set()
     thread.join()
-    assert held == {}
+    assert after_release == {}
     np.testing.assert_allclose(results[0], LOGITS, rtol=1e-5)
 
 
-def test_a_gpu_without_room_is_an_error_and_nothing_stays(trt_runner: TrtRunner, cuda: Any) -> None:
-    """Whichever allocation it is that fails."""
-    for room in range(6):
-        cuda.room = room
+def test_a_failed_allocation_frees_the_others(trt_runner: TrtRunner, cuda: Any) -> None:
+    for allocations in range(6):
+        cuda.allocations_left = allocations
         with pytest.raises(ProviderError, match=r"cuda(Malloc|StreamCreate)\w* failed"):
             trt_runner.run({"pixel_values": X})
-        assert cuda.held == {}
-    cuda.room = 6
+        assert cuda.allocated == {}
+    cuda.allocations_left = 6
     trt_runner.run({"pixel_values": X})
 
 
-def test_every_thread_works_on_the_gpu_that_the_engine_was_loaded_on(
+def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
     cuda: Any, trt_runner: TrtRunner
 ) -> None:
-    """A fresh one begins with GPU 0; afterwards each has the one that it had."""
-    cuda.cudaSetDevice(1)
-    runner = TrtRunner(trt_runner.path)
+    """A new thread starts with GPU 0; after a run each thread has its previous GPU."""
+    runner = TrtRunner(trt_runner.path, device=1)
     assert runner.ordinal == 1
+    assert cuda.current == 0
+    cuda.cudaSetDevice(1)
+    assert TrtRunner(trt_runner.path).ordinal == 1
     after: list[int] = []
 
     def work() -> None:
@@ -196,6 +195,53 @@ def test_every_thread_works_on_the_gpu_that_the_engine_was_loaded_on(
     assert cuda.runs == [1, 1, 1]
     assert after == [0]
     assert cuda.current == 0
-    assert {gpu for _, gpu in cuda.held.values()} == {1}
+    assert {gpu for _, gpu in cuda.allocated.values()} == {1}
     runner.release()
-    assert cuda.held == {}
+    assert cuda.allocated == {}
+
+
+ONE = [BatchRange(1, 8, 32)]
+TWO = [BatchRange(1, 1, 1), BatchRange(8, 16, 32)]
+
+
+def test_a_batch_that_a_profile_accepts_is_not_split() -> None:
+    assert split(5, ONE) == [Chunk(0, 5, 5, 0)]
+    assert split(32, ONE) == [Chunk(0, 32, 32, 0)]
+
+
+def test_a_larger_batch_is_split_into_largest_chunks_and_a_rest() -> None:
+    assert split(70, ONE) == [Chunk(0, 32, 32, 0), Chunk(32, 32, 32, 0), Chunk(64, 6, 6, 0)]
+
+
+def test_the_profile_with_the_nearest_opt_is_used() -> None:
+    profiles = [BatchRange(1, 1, 32), BatchRange(1, 16, 32)]
+    assert split(2, profiles)[0].profile == 0
+    assert split(12, profiles)[0].profile == 1
+
+
+def test_a_batch_in_a_gap_is_padded_to_the_next_size() -> None:
+    (chunk,) = split(3, TWO)
+    assert chunk == Chunk(0, 3, 8, 1)
+    assert chunk.padded
+    assert split(33, TWO) == [Chunk(0, 32, 32, 1), Chunk(32, 1, 1, 0)]
+
+
+@st.composite
+def some_profiles(draw: st.DrawFn) -> list[BatchRange]:
+    """One to three, of any sizes."""
+    sizes = st.lists(st.integers(1, 40), min_size=3, max_size=3).map(sorted)
+    return [BatchRange(*batch) for batch in draw(st.lists(sizes, min_size=1, max_size=3))]
+
+
+@given(rows=st.integers(1, 200), profiles=some_profiles())
+def test_every_row_runs_once_in_a_size_that_its_profile_accepts(
+    rows: int, profiles: list[BatchRange]
+) -> None:
+    chunks = split(rows, profiles)
+    covered = [row for c in chunks for row in range(c.start, c.start + c.rows)]
+    assert covered == list(range(rows))
+    for chunk in chunks:
+        accepted = profiles[chunk.profile]
+        assert accepted.min <= chunk.batch <= accepted.max
+        assert chunk.rows <= chunk.batch
+    assert not any(chunk.padded for chunk in chunks[:-1])

@@ -26,26 +26,21 @@ SECONDS = click.FloatRange(min=0)
 class BenchOptions(ProviderOptions):
     """Options of `bench`."""
 
-    against: str = option(SOURCE, "torch, torch-compile: with the weights of the first artifact.",
-                          default="", metavar="NAME,...")  # fmt: skip
-    weights: str | None = option(SOURCE, "The checkpoint, for --against.", metavar="FILE")
+    against: str = option(
+        SOURCE, "torch, torch-compile: with the first artifact's weights.", "NAME,...", default=""
+    )
+    weights: str | None = option(SOURCE, "The checkpoint, for --against.", "FILE")
     layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
-    provider: str = option(RUN, "cpu, cuda, tensorrt, or auto.", default="auto",
-                           metavar="NAME,...")  # fmt: skip
-    threads: int | None = option(
-        RUN, "CPU threads of one run; by default each backend's choice.",
-        type=click.IntRange(min=1),
-    )  # fmt: skip
-    batch: str = option(TIMING, "Images in one run.", default="1", metavar="N,...")
-    rounds: int = option(TIMING, "How often each candidate has its turn.", default=10,
-                         type=click.IntRange(min=1))  # fmt: skip
-    min_time: float = option(TIMING, "Seconds timed per candidate and batch.", default=2.0,
-                             type=SECONDS)  # fmt: skip
+    provider: str = option(RUN, "cpu, cuda, tensorrt, or auto.", "NAME,...", default="auto")
+    threads: int | None = option(RUN, "CPU threads of one run.", type=click.IntRange(1))
+    batch: str = option(TIMING, "Images in one run.", "N,...", default="1")
+    rounds: int = option(TIMING, "Turns of each candidate.", default=10, type=click.IntRange(1))
+    min_time: float = option(TIMING, "Seconds per candidate and batch.", default=2.0, type=SECONDS)
     warmup: float = option(TIMING, "Seconds of untimed runs before.", default=0.5, type=SECONDS)
-    timeout: float = option(TIMING, "Seconds to wait for a candidate's answer before giving it up.",
-                            default=600.0, type=click.FloatRange(min=1))  # fmt: skip
-    plot: str | None = option(OUTPUT, "Draw latency against error: .png, .svg or .pdf.",
-                              metavar="FILE")  # fmt: skip
+    timeout: float = option(
+        TIMING, "Seconds to wait for an answer.", default=600.0, type=click.FloatRange(min=1)
+    )
+    plot: str | None = option(OUTPUT, "Draw latency against error: .png, .svg or .pdf.", "FILE")
 
 
 @click.command(cls=SectionCommand)

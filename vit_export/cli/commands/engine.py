@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import (
     BUILD,
     OUTPUT,
@@ -22,7 +22,7 @@ from vit_export.cli.option_fields import (
 from vit_export.cli.options import json_option, path_of
 
 if TYPE_CHECKING:
-    from vit_export.engine.options import BuildOptions
+    from vit_export.engine.settings import EngineSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +30,41 @@ class EngineOptions:
     """Options of `engine`."""
 
     precision: str = option(
-        PRECISION, "fp16, bf16, fp32 or int8; fp16 and bf16 are made from an fp32 artifact.",
-        default="fp16",
-    )  # fmt: skip
+        PRECISION, "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
+    )
     backend: str = option(TARGET, "tensorrt or tensorrt-rtx.", default="tensorrt")
-    batch: tuple[str, ...] = option(TARGET, "Once per optimization profile; 1:8:32 by default.",
-                                    metavar="MIN:OPT:MAX")  # fmt: skip
+    batch: tuple[str, ...] = option(TARGET, "Once per profile; 1:8:32 by default.", "MIN:OPT:MAX")
     compute_capability: tuple[str, ...] = option(
-        TARGET, "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.",
-        metavar="X.Y",
-    )  # fmt: skip
+        TARGET, "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
+    )
     hardware_compatibility: str = option(
         TARGET, "none, ampere-plus or same-compute-capability.", default="none"
     )
     version_compatible: bool = option(TARGET, "Let later TensorRT versions run the engine.")
     workspace_mib: int | None = option(BUILD, "Scratch memory limit of one layer.")
-    timing_cache: str | None = option(BUILD, "Timings of earlier builds; builds share it.",
-                                      metavar="FILE")  # fmt: skip
+    timing_cache: str | None = option(BUILD, "Timings of earlier builds; builds share it.", "FILE")
     builder_level: int | None = option(BUILD, "0 to 5: how long to search for fast kernels.")
     weight_streaming: bool = option(WEIGHTS, "Let weights stay in host memory.")
     refit: bool = option(WEIGHTS, "Let weights be replaced later.")
     strip: bool = option(WEIGHTS, "Leave weights out; they are read from the .onnx at load.")
     print_trtexec: str | None = option(
-        OUTPUT, "Print the trtexec line of the same build for TensorRT 10 or 11; build nothing.",
-        is_flag=False, flag_value="", metavar="[VERSION]",
-    )  # fmt: skip
-    output: str | None = option(OUTPUT, "By default NAME.<precision>.engine",
-                                names=["-o", "--output"], metavar="PATH")  # fmt: skip
+        OUTPUT,
+        "Print the trtexec line of the same build for TensorRT 10 or 11; build nothing.",
+        "[VERSION]",
+        is_flag=False,
+        flag_value="",
+    )
+    output: str | None = option(OUTPUT, "By default NAME.<precision>.engine", "PATH", short="-o")
 
-    def settings(self) -> BuildOptions:
+    def settings(self) -> EngineSettings:
         """Return the settings of the build."""
-        from vit_export.engine.options import BuildOptions
-        from vit_export.engine.profiles import parse
+        from vit_export.engine.profiles import parse_range
+        from vit_export.engine.settings import EngineSettings
 
-        return BuildOptions(
+        return EngineSettings(
             backend=self.backend,
             precision=self.precision,
-            batches=tuple(parse(text) for text in self.batch),
+            batches=tuple(parse_range(text) for text in self.batch),
             compute_capabilities=self.compute_capability,
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
@@ -86,25 +84,18 @@ class EngineOptions:
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from vit_export.cli.report.engines import engine_text
-    from vit_export.pipeline.engine import make_engine, planned_trtexec
+    from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     settings, output = options.settings(), path_of(options.output)
     if options.print_trtexec is not None:
-        line = planned_trtexec(Path(artifact), output, settings, options.print_trtexec)
+        line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
     with progress_bar() as progress:
-        result = make_engine(artifact, output, options=settings, progress=progress)
+        result = build_engine(artifact, output, settings=settings, progress=progress)
     data = {
-        "path": result.path,
-        "golden": result.golden,
-        "files": result.files,
+        **attributes(result, "path golden files seconds converted warnings sidecar"),
+        **attributes(result.sidecar.measured, "passed reason"),
         "size_bytes": result.sidecar.plan_bytes,
-        "seconds": result.seconds,
-        "passed": result.sidecar.measured.passed,
-        "reason": result.sidecar.measured.reason,
-        "converted": result.converted,
-        "warnings": result.warnings,
-        "sidecar": result.sidecar,
     }
     emit(as_json, data, engine_text(result))

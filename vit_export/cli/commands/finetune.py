@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 class FinetuneOptions(CheckpointOptions):
     """Options of `finetune`; `None` where a hyperparameter was not given."""
 
-    data: str = option(SOURCE, "A folder per class, train/ and val/ with these, or a digits CSV.",
-                       required=True, metavar="PATH")  # fmt: skip
-    variant: str | None = option(SOURCE, "Optional with --weights.", metavar="NAME")
-    weights: str | None = option(SOURCE, "Start from this checkpoint instead of random weights.",
-                                 metavar="FILE")  # fmt: skip
+    data: str = option(
+        SOURCE, "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
+    )
+    variant: str | None = option(SOURCE, "Optional with --weights.", "NAME")
+    weights: str | None = option(SOURCE, "Start from this instead of random weights.", "CHECKPOINT")
     epochs: int | None = option(RECIPE)
     batch_size: int | None = option(RECIPE)
     optimizer: str | None = option(RECIPE, choices=["adamw", "adam"])
@@ -54,12 +54,13 @@ class FinetuneOptions(CheckpointOptions):
     shift: float | None = option(AUGMENTATION, "Largest random shift, as a share of the side.")
     device: str = option(RUN, "cpu, cuda, or auto.", default="auto")
     resume: bool = option(RUN, "Resume an interrupted run.")
-    predict: str | None = option(OUTPUT, "Classify this CSV, and write ImageId,Label.",
-                                 metavar="CSV")  # fmt: skip
+    predict: str | None = option(OUTPUT, "Classify this CSV, and write ImageId,Label.", "CSV")
     output: str | None = option(
-        OUTPUT, "By default ./<variant>.safetensors, or ./<weights>.finetuned.safetensors",
-        names=["-o", "--output"], metavar="PATH",
-    )  # fmt: skip
+        OUTPUT,
+        "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
+        "PATH",
+        short="-o",
+    )
 
     def settings(self) -> FinetuneSettings:
         """Return the settings of the training."""

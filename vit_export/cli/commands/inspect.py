@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import emit
+from vit_export.cli.console import attributes, emit
 from vit_export.cli.option_fields import SectionCommand
 from vit_export.cli.options import json_option
 
@@ -50,10 +50,10 @@ def _ranges(path: str, as_json: bool) -> None:
 def _engine(path: str, as_json: bool) -> None:
     from vit_export.artifact.engine_sidecar import Sidecar
     from vit_export.cli.report.engines import engine_file_text
-    from vit_export.runtime.tensorrt.compatibility import check_plan_undamaged
+    from vit_export.runtime.tensorrt.plan import check_plan_file
 
     sidecar = Sidecar.read(path)
-    check_plan_undamaged(Path(path), sidecar)
+    check_plan_file(Path(path), sidecar)
     emit(as_json, {"path": path, "sidecar": sidecar}, engine_file_text(Path(path), sidecar))
 
 
@@ -63,17 +63,8 @@ def _onnx(path: str, as_json: bool) -> None:
 
     file = OnnxFile.read(path)
     file.check_external_data()
-    data = {
-        "path": file.path,
-        "size_bytes": file.size_bytes,
-        "producer": file.producer,
-        "ir_version": file.ir_version,
-        "opsets": file.opsets,
-        "inputs": file.inputs,
-        "outputs": file.outputs,
-        "weights_bytes": file.weights_bytes,
-        "external_files": file.external_files,
-        "op_counts": file.op_counts,
-        "manifest": file.manifest,
-    }
-    emit(as_json, data, onnx_file_text(file))
+    names = (
+        "path size_bytes producer ir_version opsets inputs outputs weights_bytes external_files "
+        "op_counts manifest"
+    )
+    emit(as_json, attributes(file, names), onnx_file_text(file))

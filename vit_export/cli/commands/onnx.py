@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, PRECISIONS, Activation
+from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import (
     GRAPH,
     OUTPUT,
@@ -29,7 +30,6 @@ from vit_export.errors import UsageError
 from vit_export.variants import get_variant
 
 if TYPE_CHECKING:
-    from vit_export.artifact.manifest import Activation
     from vit_export.pipeline.settings import ExportSettings
     from vit_export.quantization.settings import QuantizeSettings
 
@@ -38,26 +38,24 @@ if TYPE_CHECKING:
 class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOptions):
     """Options of `onnx`."""
 
-    module: str | None = option(SOURCE, "Export any nn.Module instead.", metavar="PKG:FACTORY")
+    module: str | None = option(SOURCE, "Export any nn.Module instead.", "PKG:FACTORY")
     seed: int = option(SOURCE, "Of random weights.", default=0, type=click.IntRange(0, 2**63 - 1))
     num_classes: int | None = option(SOURCE, "0 exports features.")
-    batch: str = option(GRAPH, "Batch size.", default="dynamic", metavar="dynamic|N")
+    batch: str = option(GRAPH, "Batch size.", "dynamic|N", default="dynamic")
     dynamic_size: bool = option(GRAPH, "Any height and width that are multiples of the patch size.")
     opset: int | None = option(GRAPH, "20 by default, 23 with --attention op.")
-    attention: str = option(GRAPH, "op makes one Attention node per block.", default="decomposed",
-                            choices=["decomposed", "op"])  # fmt: skip
-    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default="logits")
+    attention: str = option(
+        GRAPH, "op: an Attention node per block", default="decomposed", choices=["decomposed", "op"]
+    )
+    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default=LOGITS)
     no_simplify: bool = option(GRAPH, "Leave the graph as torch exports it.")
     activation: Activation | None = option(
-        GRAPH, "How logits become scores; found out by default.",
-        choices=["softmax", "sigmoid", "none"],
-    )  # fmt: skip
-    precision: str = option(PRECISION, default="fp32",
-                            choices=["fp32", "fp16", "bf16", "int8", "int8-static"])  # fmt: skip
-    images: str | None = option(PRECISION, "Measure on these images as well.", metavar="DIR")
+        GRAPH, "How logits become scores; detected by default.", choices=ACTIVATIONS
+    )
+    precision: str = option(PRECISION, default="fp32", choices=PRECISIONS)
+    images: str | None = option(PRECISION, "Measure on these images as well.", "DIR")
     external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
-    output: str | None = option(OUTPUT, "By default ./<variant>.onnx", names=["-o", "--output"],
-                                metavar="PATH")  # fmt: skip
+    output: str | None = option(OUTPUT, "By default ./<variant>.onnx", "PATH", short="-o")
 
     def check_source(self) -> None:
         """Raise UsageError for a source that cannot be, before anything heavy is imported."""
@@ -127,18 +125,8 @@ def onnx(options: OnnxOptions, as_json: bool) -> None:
         result = export(
             source, options.output, weights=options.weights, settings=settings, progress=progress
         )
-    data = {
-        "path": result.path,
-        "golden": result.golden,
-        "files": result.files,
-        "size_bytes": result.size_bytes,
-        "seconds": result.seconds,
-        "nodes": result.nodes,
-        "passed": result.comparison.stage.passed,
-        "manifest": result.manifest,
-        "report": result.report,
-        "notes": result.notes,
-    }
+    names = "path golden files size_bytes seconds nodes manifest report notes"
+    data = attributes(result, names) | {"passed": result.comparison.stage.passed}
     emit(as_json, data, export_text(result))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import OUTPUT, PRECISION, SOURCE, SectionCommand, option, takes
 from vit_export.cli.options import PrecisionOptions, json_option
 
@@ -20,17 +20,13 @@ if TYPE_CHECKING:
 class QuantizeOptions(PrecisionOptions):
     """Options of `quantize`."""
 
-    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.",
-                                metavar="FILE")  # fmt: skip
+    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.", "FILE")
     images: str | None = option(
-        PRECISION, "Real images to compare classes on: a folder or a digits CSV.", metavar="PATH"
+        PRECISION, "Real images to compare classes on: a folder or a digits CSV.", "PATH"
     )
-    explain: bool = option(
-        OUTPUT, "Show the error of each block, as a table and NAME.sensitivity.png."
-    )
+    explain: bool = option(OUTPUT, "Show the error of each block, as a table and a picture.")
     external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
-    output: str | None = option(OUTPUT, "By default NAME.<precision>.onnx",
-                                names=["-o", "--output"], metavar="PATH")  # fmt: skip
+    output: str | None = option(OUTPUT, "By default NAME.<precision>.onnx", "PATH", short="-o")
 
 
 @click.command(cls=SectionCommand)
@@ -55,20 +51,9 @@ def quantize(artifact: str, options: QuantizeOptions, as_json: bool) -> None:
             progress=progress,
         )
     picture = _draw(result) if options.explain and result.blocks else None
-    data = {
-        "path": result.path,
-        "golden": result.golden,
-        "files": result.files,
-        "source_bytes": result.source_bytes,
-        "size_bytes": result.size_bytes,
-        "seconds": result.seconds,
-        "passed": result.comparison.stage.passed,
-        "accuracy": result.comparison.stage.accuracy,
-        "blocks": result.blocks,
-        "layers": result.layers,
-        "picture": picture,
-        "manifest": result.manifest,
-    }
+    names = "path golden files source_bytes size_bytes seconds blocks layers manifest"
+    stage = result.comparison.stage
+    data = attributes(result, names) | attributes(stage, "passed accuracy") | {"picture": picture}
     emit(as_json, data, quantize_text(result, picture))
 
 

@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 class ValidateOptions(ProviderOptions, PreparationOptions):
     """Options of `validate`."""
 
-    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.",
-                                metavar="FILE")  # fmt: skip
-    weights: str | None = option(
-        SOURCE, "Compute the float64 reference again from this checkpoint.", metavar="FILE"
-    )
+    golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.", "FILE")
+    weights: str | None = option(SOURCE, "Compute the reference again from it.", "CHECKPOINT")
     layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
     trace: bool = option(OUTPUT, "Show the error of every block, as a table and a picture.")
-    plot: str | None = option(OUTPUT, "The picture: .png, .svg or .pdf; by default NAME.trace.png",
-                              metavar="FILE")  # fmt: skip
+    plot: str | None = option(OUTPUT, "The picture; by default NAME.trace.png", "FILE")
 
 
 @click.command(cls=SectionCommand)

@@ -48,7 +48,7 @@ def quantize_text(result: QuantizeResult, picture: Path | None = None) -> str:
 def conversion_lines(conversion: Conversion) -> list[str]:
     """Return how many nodes were narrowed, and which layers were not and why."""
     lines = [
-        f"{conversion.narrowed} of {conversion.planned} nodes with weights narrowed "
+        f"{conversion.narrowed} of {conversion.planned} nodes with weights converted "
         f"({conversion.recipe})"
     ]
     if conversion.calibration:

@@ -11,7 +11,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli.report.gates import VERDICT, certificate_text
 from vit_export.cli.report.tables import pairs, size, table
 from vit_export.quantization.activation_ranges import Ranges
-from vit_export.runtime.model import Prediction
+from vit_export.runtime.prediction import Prediction
 from vit_export.variants import ViTConfig
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.artifact.manifest import Manifest, Stage
+from vit_export.artifact.vocabulary import LOGITS
 from vit_export.cli.report.gates import VERDICT, error_text
 from vit_export.cli.report.tables import size
 
@@ -44,6 +45,6 @@ def artifact_commands(path: Path, manifest: Manifest) -> list[str]:
     """Return the commands to try on an artifact: `predict` where it has classes, `validate`."""
     quoted = shlex.quote(str(path))
     commands = [f"validate {quoted}    (on any machine: needs numpy and onnxruntime only)"]
-    if any(s.name == "logits" and len(s.shape) == 2 for s in manifest.outputs):
+    if any(s.name == LOGITS and len(s.shape) == 2 for s in manifest.outputs):
         commands.insert(0, f"predict {quoted} PHOTO.jpg")
     return commands

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, GRID, INK, save, style
-from vit_export.training.history import EpochRecord, best_of
+from vit_export.training.epoch_record import EpochRecord, best_of
 
 SIZE_INCHES = (10.0, 4.2)
 

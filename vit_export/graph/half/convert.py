@@ -19,14 +19,11 @@ import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion, Kept
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError
 from vit_export.graph.half.casts import apply_plan, narrow_weights
 from vit_export.graph.half.plan import RECIPES, plan_widths
 from vit_export.graph.half.types import HALVES, Half, WeightLoss, weight_losses
-from vit_export.graph.io import open_graph, save_graph
+from vit_export.graph.io import open_fp32_graph, open_graph, save_graph
 from vit_export.graph.layers import WEIGHTED_OPS, layer_of, weight_of
-
-CONVERTED_TYPES = frozenset({"float16", "bfloat16", "int8", "uint8", "int4", "uint4"})
 
 
 def to_half(
@@ -54,9 +51,7 @@ def to_half(
     Raises:
         ArtifactError: The source is damaged, or is not float32.
     """
-    check_fp32_source(OnnxFile.read(source))
-    half = HALVES[precision]
-    model = open_graph(source)
+    half, model = HALVES[precision], open_fp32_graph(source)
     losses = weight_losses(model.graph, half)
     plan = plan_widths(
         model.graph,
@@ -98,16 +93,6 @@ def residual_tensors(source: Path) -> list[str]:
         for node in graph
         if node.op_type == "Add" and plan.get(node) == "wide"
     ]
-
-
-def check_fp32_source(file: OnnxFile) -> None:
-    """Raise ArtifactError unless all weights of a file are float32."""
-    types = sorted({tensor.dtype for tensor in file.initializers} & CONVERTED_TYPES)
-    if types:
-        raise ArtifactError(
-            f"{file.path}: has {', '.join(types)} weights, so it was converted already",
-            hint="convert the fp32 artifact instead",
-        )
 
 
 def narrow_nodes(file: OnnxFile) -> int:

@@ -13,16 +13,15 @@ similar graph, whose integers saturate on some processors; see `weights.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.graph.builder import UniqueNames, insert_before, remove_unread_constants
-from vit_export.graph.int8.select import Int8Weights, Plan, input_of, plan
-from vit_export.graph.io import save_graph
+from vit_export.graph.builder import UniqueNames, insert_before
+from vit_export.graph.int8.select import Int8Weights, input_of, plan
 from vit_export.graph.layers import layer_of
 
 
@@ -42,11 +41,17 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
         UsageError: A layer to keep is not among the planned ones.
     """
     planned = plan(source, keep)
-    _Dynamic(planned).convert()
-    save_graph(planned.model, destination)
-    return Conversion(
-        recipe="dynamic", planned=len(planned.planned), narrowed=len(planned.narrowed)
-    )
+    graph = planned.model.graph
+    names = UniqueNames(graph)
+    weights = Int8Weights(graph, names)
+    quantised: dict[ir.Value, Sequence[ir.Value]] = {}  # all readers of a tensor share one node
+    for node in planned.narrowed:
+        weight = weights.of(node, as_columns=True)
+        x = input_of(node)
+        if x not in quantised:
+            quantised[x] = _quantise(graph, names, x, node)
+        _replace_product(graph, names, node, quantised[x], weight)
+    return planned.write(destination, recipe="dynamic")
 
 
 def quantised_nodes(file: OnnxFile) -> int:
@@ -64,46 +69,40 @@ def quantised_nodes(file: OnnxFile) -> int:
     )
 
 
-class _Dynamic:
-    """Conversion of one graph, in place."""
+def _quantise(
+    graph: ir.Graph, names: UniqueNames, x: ir.Value, reader: ir.Node
+) -> Sequence[ir.Value]:
+    """Insert a node that quantises a tensor; return uint8 values, scale and zero point."""
+    name = names(f"{layer_of(reader)}/DynamicQuantizeLinear")
+    node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
+    for value, suffix in zip(node.outputs, ("", ":scale", ":zero_point"), strict=True):
+        value.name = name + suffix
+    graph.insert_before(reader, node)
+    return node.outputs
 
-    def __init__(self, planned: Plan) -> None:
-        self.graph, self.nodes = planned.model.graph, planned.narrowed
-        self.names = UniqueNames(self.graph)
-        self.weights = Int8Weights(self.graph, self.names)
-        self.quantised: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def convert(self) -> None:
-        for node in self.nodes:
-            self._replace(node)
-        remove_unread_constants(self.graph)
+def _replace_product(
+    graph: ir.Graph,
+    names: UniqueNames,
+    node: ir.Node,
+    quantised: Sequence[ir.Value],
+    int8_weight: Sequence[ir.Value],
+) -> None:
+    """Replace a float32 product; the new nodes give its output under the same name."""
 
-    def _replace(self, node: ir.Node) -> None:
-        def insert(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-            name = self.names(f"{layer_of(node)}/{op_type}")
-            return insert_before(self.graph, node, op_type, list(inputs), name, attributes)
+    def insert(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        name = names(f"{layer_of(node)}/{op_type}")
+        return insert_before(graph, node, op_type, list(inputs), name, attributes)
 
-        weight, weight_scale = self.weights.of(node, as_columns=True)
-        x, scale, zero_point = self._quantised(input_of(node), node)
-        integers = insert("MatMulInteger", x, weight, zero_point)
-        product = insert("Cast", integers, to=ir.DataType.FLOAT.value)
-        new = insert("Mul", product, insert("Mul", scale, weight_scale))
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None:
-            new = insert("Add", new, bias)
-        old = node.outputs[0]
-        name, new.type, new.shape = old.name, old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        self.graph.remove(node, safe=True)
-        new.name = name
-
-    def _quantised(self, x: ir.Value, reader: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Return a tensor as uint8, its scale and zero point; all readers share the node."""
-        if x not in self.quantised:
-            name = self.names(f"{layer_of(reader)}/DynamicQuantizeLinear")
-            node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
-            for value, suffix in zip(node.outputs, ("", ":scale", ":zero_point"), strict=True):
-                value.name = name + suffix
-            self.graph.insert_before(reader, node)
-            self.quantised[x] = (node.outputs[0], node.outputs[1], node.outputs[2])
-        return self.quantised[x]
+    (x, scale, zero_point), (weight, weight_scale) = quantised, int8_weight
+    integers = insert("MatMulInteger", x, weight, zero_point)
+    product = insert("Cast", integers, to=ir.DataType.FLOAT.value)
+    new = insert("Mul", product, insert("Mul", scale, weight_scale))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        new = insert("Add", new, bias)
+    old = node.outputs[0]
+    name, new.type, new.shape = old.name, old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    new.name = name

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError, UsageError, nearest
-from vit_export.graph.builder import UniqueNames, add_constant, add_lazy_constant, constant_of
-from vit_export.graph.half.convert import check_fp32_source
+from vit_export.graph.builder import (
+    UniqueNames,
+    add_constant,
+    add_lazy_constant,
+    constant_of,
+    remove_unread_constants,
+)
 from vit_export.graph.int8.weights import Float32, Int8, channel_scales, to_int8
-from vit_export.graph.io import open_graph
+from vit_export.graph.io import open_fp32_graph, save_graph
 from vit_export.graph.layers import layer_of, weight_of
 
 
@@ -32,6 +37,12 @@ class Plan:
     planned: tuple[ir.Node, ...]
     narrowed: tuple[ir.Node, ...]
 
+    def write(self, path: Path, *, recipe: str) -> Conversion:
+        """Write the graph after the narrowed nodes were replaced, and return their count."""
+        remove_unread_constants(self.model.graph)
+        save_graph(self.model, path)
+        return Conversion(recipe=recipe, planned=len(self.planned), narrowed=len(self.narrowed))
+
 
 def plan(source: Path, keep: Collection[str] = ()) -> Plan:
     """Open an artifact and choose the nodes.
@@ -44,8 +55,7 @@ def plan(source: Path, keep: Collection[str] = ()) -> Plan:
         ArtifactError: The source is damaged, is not float32, or has no product to convert.
         UsageError: A layer to keep is not among the planned ones.
     """
-    check_fp32_source(OnnxFile.read(source))
-    model = open_graph(source)
+    model = open_fp32_graph(source)
     planned = tuple(node for node in model.graph if is_planned(node))
     if not planned:
         raise ArtifactError(
@@ -78,20 +88,12 @@ def is_planned(node: ir.Node) -> bool:
 
 
 def planned_tensors(source: Path) -> list[str]:
-    """Return the tensors that the planned products read, each once: the ones to calibrate.
-
-    Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to convert.
-    """
-    return list(dict.fromkeys(input_name(node) for node in plan(source).planned))
+    """Return the tensors that the products of `plan` read, each once: the ones to calibrate."""
+    return list(dict.fromkeys(input_of(node).name or "" for node in plan(source).planned))
 
 
 def planned_layers(source: Path) -> list[str]:
-    """Return the layers of the planned products, in the order of the graph, each once.
-
-    Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to convert.
-    """
+    """Return the layers of the products of `plan`, each once."""
     return list(dict.fromkeys(layer_of(node) for node in plan(source).planned))
 
 
@@ -101,11 +103,6 @@ def input_of(node: ir.Node) -> ir.Value:
     if value is None:
         raise ValueError(f"{node.name} has no input")
     return value
-
-
-def input_name(node: ir.Node) -> str:
-    """Return the name of the tensor that a product multiplies with its weight."""
-    return input_of(node).name or ""
 
 
 def is_transposed(node: ir.Node) -> bool:

@@ -22,22 +22,9 @@ import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError
-from vit_export.graph.builder import (
-    UniqueNames,
-    add_constant,
-    insert_before,
-    remove_unread_constants,
-)
-from vit_export.graph.int8.select import (
-    Int8Weights,
-    Plan,
-    input_name,
-    input_of,
-    is_transposed,
-    plan,
-)
+from vit_export.graph.builder import UniqueNames, add_constant, insert_before
+from vit_export.graph.int8.select import Int8Weights, input_of, is_transposed, plan
 from vit_export.graph.int8.weights import LARGEST
-from vit_export.graph.io import save_graph
 from vit_export.graph.layers import layer_of
 
 
@@ -66,56 +53,45 @@ def to_int8_static(
         UsageError: A layer to keep is not among the planned ones.
     """
     planned = plan(source, keep)
+    graph = planned.model.graph
+    names = UniqueNames(graph)
+    weights = Int8Weights(graph, names)
+    zero = add_constant(graph, names("int8_zero"), np.zeros((), np.int8))
+    dequantised: dict[ir.Value, ir.Value] = {}  # what all readers of a tensor read instead
+
+    def insert(node: ir.Node, op: str, what: str, *inputs: ir.Value, **axis: int) -> ir.Value:
+        name = names(f"{layer_of(node)}/{op}_{what}")
+        return insert_before(graph, node, op, list(inputs), name, axis)
+
     for node in planned.narrowed:
-        threshold = thresholds.get(input_name(node))
-        if threshold is None or not (math.isfinite(threshold) and threshold >= 0):
-            raise ArtifactError(
-                f"{source.name}: no usable range for {input_name(node)!r}, which "
-                f"{layer_of(node)} reads (got {threshold})",
-                hint="calibrate this artifact itself",
+        x = input_of(node)
+        weight, scales = weights.of(node, as_columns=False)
+        if x not in dequantised:
+            step = np.asarray(_step(thresholds.get(x.name or ""), x, node, source), np.float32)
+            scale = add_constant(graph, names(f"{x.name}_scale"), step)
+            integers = insert(node, "QuantizeLinear", "input", x, scale, zero)
+            dequantised[x] = insert(node, "DequantizeLinear", "input", integers, scale, zero)
+        if weight not in dequantised:
+            axis = 0 if is_transposed(node) else 1
+            dequantised[weight] = insert(
+                node, "DequantizeLinear", "weight", weight, scales, axis=axis
             )
-    _Static(planned, thresholds).convert()
-    save_graph(planned.model, destination)
-    return Conversion(recipe="static", planned=len(planned.planned), narrowed=len(planned.narrowed))
+        node.replace_input_with(0, dequantised[x])
+        node.replace_input_with(1, dequantised[weight])
+    return planned.write(destination, recipe="static")
 
 
-class _Static:
-    """Conversion of one graph, in place."""
+def _step(threshold: float | None, x: ir.Value, reader: ir.Node, source: Path) -> float:
+    """Return the distance of two INT8 values of a tensor.
 
-    def __init__(self, planned: Plan, thresholds: Mapping[str, float]) -> None:
-        self.graph, self.nodes = planned.model.graph, planned.narrowed
-        self.thresholds = thresholds
-        self.names = UniqueNames(self.graph)
-        self.weights = Int8Weights(self.graph, self.names)
-        self.zero = add_constant(self.graph, self.names("int8_zero"), np.zeros((), np.int8))
-        self.inputs: dict[ir.Value, ir.Value] = {}  # float32 tensors to their dequantised form
-        self.matrices: dict[ir.Value, ir.Value] = {}  # INT8 weights to their dequantised form
-
-    def convert(self) -> None:
-        for node in self.nodes:
-            x = input_of(node)
-            weight, scales = self.weights.of(node, as_columns=False)
-            if x not in self.inputs:
-                self.inputs[x] = self._quantised_input(x, node)
-            if weight not in self.matrices:
-                axis = 0 if is_transposed(node) else 1
-                self.matrices[weight] = self._insert(
-                    node, "DequantizeLinear", "weight", weight, scales, axis=axis
-                )
-            node.replace_input_with(0, self.inputs[x])
-            node.replace_input_with(1, self.matrices[weight])
-        remove_unread_constants(self.graph)
-
-    def _quantised_input(self, x: ir.Value, reader: ir.Node) -> ir.Value:
-        step = np.float32(self.thresholds[x.name or ""] / LARGEST)
-        if step < np.finfo(np.float32).tiny:
-            step = np.float32(1)  # a tensor of zeros
-        scale = add_constant(self.graph, self.names(f"{x.name}_scale"), np.asarray(step))
-        quantised = self._insert(reader, "QuantizeLinear", "input", x, scale, self.zero)
-        return self._insert(reader, "DequantizeLinear", "input", quantised, scale, self.zero)
-
-    def _insert(
-        self, node: ir.Node, op_type: str, suffix: str, *inputs: ir.Value, **attributes: int
-    ) -> ir.Value:
-        name = self.names(f"{layer_of(node)}/{op_type}_{suffix}")
-        return insert_before(self.graph, node, op_type, list(inputs), name, attributes)
+    Raises:
+        ArtifactError: The threshold is missing, or is not a number of at least 0.
+    """
+    if threshold is None or not (math.isfinite(threshold) and threshold >= 0):
+        raise ArtifactError(
+            f"{source.name}: no usable range for {x.name!r}, which {layer_of(reader)} reads "
+            f"(got {threshold})",
+            hint="calibrate this artifact itself",
+        )
+    step = threshold / LARGEST
+    return step if step >= np.finfo(np.float32).tiny else 1.0  # 1 for a tensor of zeros

@@ -180,7 +180,7 @@ def _no_runtime(what: str, remedy: str) -> Finding:
 
 
 def _provider_fault(provider: str, error: str, wheel_cuda: str, facts: Facts) -> Fault | None:
-    """Return the fault behind a provider's error; none where nobody expects it to run."""
+    """Return the fault behind a provider's error; `None` where it is not expected to run."""
     what = f"{provider} does not run: {error}"
     if provider == "CPUExecutionProvider":
         return Fault(what, "pip install --force-reinstall 'vit-export[cpu]'")

@@ -6,7 +6,7 @@ metadata, and NVIDIA's driver and ONNX Runtime are tried in child processes.
 
 from __future__ import annotations
 
-from vit_export.host.doctor.abilities import ABILITIES
+from vit_export.host.doctor.abilities import abilities
 from vit_export.host.doctor.checks import (
     check_libraries,
     check_onnxruntime,
@@ -35,4 +35,4 @@ def examine() -> Diagnosis:
     for check in CHECKS:
         new_facts, new_faults = check(facts)
         facts, faults = facts + new_facts, faults + new_faults
-    return Diagnosis(facts, faults, tuple(ability(facts) for ability in ABILITIES))
+    return Diagnosis(facts, faults, abilities(facts))

@@ -1,9 +1,9 @@
-"""Runs recorded once as a CUDA graph, and replayed from fixed buffers.
+"""Record a run as a CUDA graph once per batch size, and replay it from fixed buffers.
 
-A replay launches the recorded kernels at the recorded addresses, so every batch size has input
-and output buffers of its own, and a graph of its own under the run option `gpu_graph_id`
-(ONNX Runtime, "CUDA Execution Provider", CUDA graphs). On a provider that records nothing the
-same code runs the model from the same buffers; that is what was tested without a GPU.
+A replay launches the recorded kernels with the recorded addresses. So each batch size has its own
+input and output buffers, and its own graph under the run option `gpu_graph_id` (ONNX Runtime,
+"CUDA Execution Provider", CUDA graphs). On the CPU nothing is recorded, and the same code runs
+the model from the same buffers, which is how it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 GRAPH_ID = "gpu_graph_id"
-NOT_RECORDED = -1  # ONNX Runtime's number for a run that is neither recorded nor replayed
+NOT_RECORDED = -1  # graph number of a run that is neither recorded nor replayed
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class _Recorded:
 
 
 class RecordedRuns:
-    """Runs a session from buffers that stay where they are; threads take turns.
+    """Runs a session from fixed buffers; threads take turns.
 
     Args:
-        session: Of ONNX Runtime, created with `enable_cuda_graph`.
+        session: Session of ONNX Runtime, created with `enable_cuda_graph`.
         outputs: Names of the outputs.
         device: `"cuda"`, or `"cpu"`.
-        device_id: Which one.
+        device_id: Number of the GPU.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class RecordedRuns:
         return len(self._recorded)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the inputs in, replay (the first time: record), copy the outputs out.
+        """Copy the inputs to the buffers, replay the graph or record it, and copy the outputs.
 
         Args:
-            feeds: Arrays by input name, checked by the caller.
+            feeds: Checked arrays by input name.
 
         Returns:
             New arrays by output name.
@@ -78,10 +78,10 @@ class RecordedRuns:
             return {name: value.numpy().copy() for name, value in recorded.outputs.items()}
 
     def _prepare(self, feeds: Mapping[str, NDArray[Any]]) -> _Recorded:
-        """Run once without recording: what comes out are the buffers for all further runs.
+        """Run once without recording; its outputs are the buffers of all later runs.
 
-        The caller's arrays are copied: in host memory an OrtValue is the array itself, and the
-        next run would write into it.
+        The caller's arrays are copied: in host memory an OrtValue shares the array's memory, into
+        which the next run would write.
         """
         inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)

@@ -1,9 +1,13 @@
-"""What may be asked of an NVIDIA provider, and how ONNX Runtime spells it.
+"""Options of NVIDIA's execution providers, and how ONNX Runtime spells them.
 
-Names and spellings are those that the provider libraries of onnxruntime-gpu 1.31 accept (they
-refuse unknown ones; `tests/gpu_wheel` asks them) and, for TensorRT-RTX, those of the header that
-the plugin's wheel brings. That they have the effect described is NVIDIA's and ONNX Runtime's
-word: `scripts/verify_gpu` looks at some of it on a machine with a GPU.
+The providers of onnxruntime-gpu 1.31 accept these names and refuse unknown ones (checked by
+`tests/gpu_wheel`); those of TensorRT-RTX are from the header in the plugin's wheel. Their effect
+is documented by NVIDIA and ONNX Runtime; `scripts/verify_gpu` measures some of it on a GPU.
+
+TF32 is off by default everywhere. ONNX Runtime's TensorRT providers have no option for it
+(microsoft/onnxruntime, issue 26029) and build with it unless the environment variable
+NVIDIA_TF32_OVERRIDE is 0: float32 products then keep 10 of 23 bits of the mantissa. So a load with
+one of these providers sets the variable in this process, unless it is set already.
 """
 
 from __future__ import annotations
@@ -15,56 +19,58 @@ from pathlib import Path
 from typing import ClassVar
 
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import InputError, OutputError, UsageError
-from vit_export.runtime.onnxruntime.tf32 import TF32_VARIABLE
+from vit_export.errors import InputError, OutputError, ProviderError, UsageError
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
 
-
-def _check_bad_device(device_id: int) -> None:
-    """Raise UsageError for a number that a list would count from its end."""
-    if device_id < 0:
-        raise UsageError(f"device_id={device_id}: expected 0 or more")
-
-
-def _make_folder(option: str, folder: Path) -> None:
-    """Make a folder that an option names, or raise OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{option}: the folder {folder} cannot be made: {error.strerror or error}"
-        ) from error
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"  # "0": no NVIDIA library uses TF32
+DRIVER = "libcuda.so"  # loaded by everything that uses CUDA
+MAPPED_FILES = Path("/proc/self/maps")  # on Linux, the libraries that this process has loaded
 
 
 @dataclass(frozen=True, kw_only=True)
-class CudaOptions:
+class _Options:
+    """What all providers' options have in common."""
+
+    device_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a negative number, which a list would count from its end."""
+        if self.device_id < 0:
+            raise UsageError(f"device_id={self.device_id}: expected 0 or more")
+
+    def session_entries(self) -> dict[str, str]:
+        """Return entries of the session's configuration."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaOptions(_Options):
     """Options of `provider="cuda"`.
 
     Attributes:
-        device_id: Which GPU, as CUDA numbers them.
-        tf32: Let float32 products keep 10 of 23 bits of the mantissa, for speed; ONNX Runtime's
-            own default is to let them.
+        device_id: Number of the GPU, as CUDA counts them.
+        tf32: Compute float32 products with 10 of 23 bits of the mantissa, which is faster. It is
+            ONNX Runtime's own default.
         cuda_graph: Record the kernels of a run once per batch size and replay them. `run` then
-            copies in and out of fixed buffers; every node must have a CUDA kernel.
-        memory_limit_bytes: Of the arena that ONNX Runtime allocates tensors from.
+            copies inputs and outputs to and from fixed buffers; every node must have a CUDA kernel.
+        memory_limit_bytes: Limit of the arena in which ONNX Runtime allocates tensors.
     """
 
     provider: ClassVar[str] = "cuda"
-    device_id: int = 0
     tf32: bool = False
     cuda_graph: bool = False
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a GPU before the first, and a limit that holds nothing."""
-        _check_bad_device(self.device_id)
+        """Raise UsageError for a limit below one byte."""
+        super().__post_init__()
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """As ONNX Runtime takes them; see `TensorrtOptions.provider_options`."""
+        """Return ONNX Runtime's spelling; see `TensorrtOptions.provider_options`."""
         options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
         if self.cuda_graph:
             options["enable_cuda_graph"] = "1"
@@ -72,22 +78,17 @@ class CudaOptions:
             options["gpu_mem_limit"] = str(self.memory_limit_bytes)
         return options
 
-    def session_entries(self) -> dict[str, str]:
-        """Entries of the session's configuration: none."""
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What the two providers that build engines have in common."""
+class EngineOptions(_Options):
+    """What the options of both TensorRT providers have in common."""
 
-    device_id: int = 0
     profile: Profile | None = None
     ep_context: PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a GPU before the first, a profile out of order, and a dump of another kind."""
-        _check_bad_device(self.device_id)
+        """Raise UsageError for a profile that does not rise, and a file name without .onnx."""
+        super().__post_init__()
         if self.profile is not None and not (
             len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
         ):
@@ -97,28 +98,29 @@ class EngineOptions:
         if self.ep_context is not None and Path(self.ep_context).suffix != ".onnx":
             raise UsageError(f"ep_context={str(self.ep_context)!r}: expected a name in .onnx")
 
-    def check_dump(self, file: OnnxFile) -> None:
-        """Refuse a context file that cannot be dumped, before an engine is built for minutes.
+    def check_context_file(self, file: OnnxFile) -> None:
+        """Check that the context file can be written, before an engine is built for minutes.
 
         Raises:
             OutputError: It exists, or its folder does not.
-            UsageError: The batch size is dynamic and no profile says for which ones to build.
+            UsageError: The batch size is dynamic, and there is no profile.
         """
         if self.ep_context is None:
             return
         path = Path(self.ep_context)
         if path.exists():
-            raise OutputError(f"ep_context: {path} exists; remove it, or give another name")
+            raise OutputError(f"ep_context: {path} exists", hint="remove it, or give another name")
         if not path.parent.is_dir():
             raise OutputError(f"ep_context: the folder {path.parent} does not exist")
         if self.profile is None and any(spec.dynamic for spec in file.inputs):
             raise UsageError(
-                f"ep_context needs profile=(min, opt, max): {file.path.name} takes any batch size, "
-                "and an engine is built for some"
+                f"ep_context: {file.path.name} takes any batch size, but an engine is built for "
+                "a range of them",
+                hint="give profile=(min, opt, max) too",
             )
 
-    def shapes(self, file: OnnxFile) -> tuple[str, str, str]:
-        """The profile as TensorRT providers spell it, e.g. `"pixel_values:8x3x224x224"`.
+    def shapes(self, file: OnnxFile) -> tuple[str, ...]:
+        """Return the profile's three shapes, each like `"pixel_values:8x3x224x224"`.
 
         Raises:
             UsageError: The batch size is fixed, or another dimension is dynamic too.
@@ -128,75 +130,75 @@ class EngineOptions:
                 raise UsageError(f"profile={self.profile}: the batch of {spec} is fixed")
             if len(spec.dynamic) > 1:
                 raise UsageError(
-                    f"profile={self.profile}: more than the batch is dynamic in {spec}; a profile "
-                    "names batch sizes only"
+                    f"profile={self.profile}: a profile gives batch sizes only, and more than the "
+                    f"batch is dynamic in {spec}"
                 )
-        minimum, optimum, maximum = (
+        return tuple(
             ",".join(
                 f"{spec.name}:{'x'.join(map(str, (size, *spec.shape[1:])))}" for spec in file.inputs
             )
             for size in self.profile or ()
         )
-        return minimum, optimum, maximum
+
+    def profile_options(self, prefix: str, file: OnnxFile) -> dict[str, str]:
+        """Return the options of the profile, e.g. `trt_profile_min_shapes`."""
+        if self.profile is None:
+            return {}
+        names = (f"{prefix}_profile_{which}_shapes" for which in ("min", "opt", "max"))
+        return dict(zip(names, self.shapes(file), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorrtOptions(EngineOptions):
     """Options of `provider="tensorrt"`, TensorRT inside ONNX Runtime.
 
-    There is no precision to choose: without `trt_fp16_enable` and its like the provider builds a
-    strongly typed network, so that an FP16 file gives an FP16 engine and nothing else does. It
-    has no option against TF32 either: `tf32.py` keeps it out of the
-    process.
+    There is no option for the precision: the provider builds a strongly typed network, so an FP16
+    file gives an FP16 engine. There is none against TF32 either; see this module's docstring.
 
     Attributes:
-        device_id: Which GPU, as CUDA numbers them.
-        profile: Batch sizes (min, opt, max) that the engine is built for, at once. Without it an
-            engine is built when a run needs one, and again when the batch size leaves its range.
-        ep_context: File to dump: an `.onnx` with the engine inside, which `load` takes with the
-            same provider and which starts without a build. It carries the manifest along.
-        engine_cache: Folder for engines and timings. In it every model has its own, named after
-            its content, ONNX Runtime's version and whether TF32 was allowed: ONNX Runtime itself
-            finds engines by the model's file name, and would run one of other weights.
+        device_id: Number of the GPU, as CUDA counts them.
+        profile: Batch sizes (min, opt, max) of the engine, which is built at load. Without it an
+            engine is built at the first run, and again when the batch size leaves its range.
+        ep_context: File to write: an `.onnx` that contains the engine, and the manifest. The same
+            provider loads it without a build.
+        engine_cache: Folder for engines and kernel timings. Each model has a folder of its own in
+            it, named after its content, ONNX Runtime's version and TF32: ONNX Runtime alone
+            would find an engine by the model's file name, even one of other weights.
     """
 
     provider: ClassVar[str] = "tensorrt"
     engine_cache: PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a cache together with a dump: the provider takes only one folder for both."""
+        """Raise UsageError for a cache and a context file: the provider has one folder for both."""
         super().__post_init__()
         if self.engine_cache is not None and self.ep_context is not None:
             raise UsageError(
-                "engine_cache and ep_context: give one; a dumped context holds its engine already"
+                "engine_cache and ep_context: expected only one; a context file contains its engine"
             )
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """As ONNX Runtime takes them.
+        """Return the options in ONNX Runtime's spelling.
 
         Args:
             file: The model.
-            version: Of ONNX Runtime.
+            version: ONNX Runtime's version.
 
         Raises:
-            OutputError: The cache's folder cannot be made.
+            OutputError: The folder of the cache cannot be created.
             UsageError: The profile does not fit the model.
         """
-        options = {"device_id": str(self.device_id)}
-        if self.profile is not None:
-            names = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
-            options |= dict(zip(names, self.shapes(file), strict=True))
+        options = {"device_id": str(self.device_id), **self.profile_options("trt", file)}
         if self.engine_cache is not None:
             name = f"{file.path.stem}-{file.graph_sha256()[:16]}-ort{version}"
             if os.environ.get(TF32_VARIABLE) != "0":
                 name += "-tf32"
-            folder = Path(self.engine_cache) / name
-            _make_folder("engine_cache", folder)
+            folder = _make_folder("engine_cache", Path(self.engine_cache) / name)
             options |= {
                 "trt_engine_cache_enable": "True",
-                "trt_engine_cache_path": str(folder),
+                "trt_engine_cache_path": folder,
                 "trt_timing_cache_enable": "True",
-                "trt_timing_cache_path": str(folder),
+                "trt_timing_cache_path": folder,
             }
         if self.ep_context is not None:
             options |= {
@@ -206,19 +208,15 @@ class TensorrtOptions(EngineOptions):
             }
         return options
 
-    def session_entries(self) -> dict[str, str]:
-        """Entries of the session's configuration: none, the dump is the provider's own."""
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TensorrtRtxOptions(EngineOptions):
     """Options of `provider="tensorrt-rtx"`, the plugin for GeForce RTX and RTX PRO cards.
 
     Attributes:
-        device_id: Which of the GPUs that the plugin supports, in its order.
+        device_id: Number of the GPU among those that the plugin supports, in its order.
         profile: Batch sizes (min, opt, max); without it the plugin infers the ranges.
-        ep_context: File to dump, as for `TensorrtOptions`.
+        ep_context: File to write, as for `TensorrtOptions`.
         runtime_cache: Folder for kernels that the plugin compiles at first use.
     """
 
@@ -226,18 +224,15 @@ class TensorrtRtxOptions(EngineOptions):
     runtime_cache: PathLike | None = None
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """As the plugin takes them; see `TensorrtOptions.provider_options`."""
-        options: dict[str, str] = {}
-        if self.profile is not None:
-            names = ("nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes")
-            options |= dict(zip(names, self.shapes(file), strict=True))
+        """Return the plugin's spelling; see `TensorrtOptions.provider_options`."""
+        options = self.profile_options("nv", file)
         if self.runtime_cache is not None:
-            _make_folder("runtime_cache", Path(self.runtime_cache))
-            options["nv_runtime_cache_path"] = str(self.runtime_cache)
+            folder = _make_folder("runtime_cache", Path(self.runtime_cache))
+            options["nv_runtime_cache_path"] = folder
         return options
 
     def session_entries(self) -> dict[str, str]:
-        """Entries of the session's configuration that ask for the dump."""
+        """Return entries of the session's configuration: they write the context file."""
         if self.ep_context is None:
             return {}
         return {
@@ -249,14 +244,26 @@ class TensorrtRtxOptions(EngineOptions):
 
 ProviderOptions = CudaOptions | TensorrtOptions | TensorrtRtxOptions
 DEFAULTS: dict[str, ProviderOptions] = {
-    "cuda": CudaOptions(),
-    "tensorrt": TensorrtOptions(),
-    "tensorrt-rtx": TensorrtRtxOptions(),
+    options.provider: options
+    for options in (CudaOptions(), TensorrtOptions(), TensorrtRtxOptions())
 }
 
 
-def chosen(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
-    """The provider that is meant, and its options; none for `"cpu"` and `"auto"`.
+def _make_folder(option: str, folder: Path) -> str:
+    """Create a folder that an option names."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{option}: the folder {folder} cannot be created: {error.strerror or error}"
+        ) from error
+    return str(folder)
+
+
+def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
+    """Return the provider that options belong to, or the default options of a provider.
+
+    `"cpu"` has no options; neither has `"auto"`, which tries several providers.
 
     Raises:
         UsageError: The options belong to another provider.
@@ -265,21 +272,21 @@ def chosen(provider: str, options: ProviderOptions | None) -> tuple[str, Provide
         return provider, DEFAULTS.get(provider)
     if provider not in ("auto", options.provider):
         raise UsageError(
-            f"{type(options).__name__} is for provider {options.provider!r}, and {provider!r} was "
-            "asked for"
+            f"{type(options).__name__} is for provider {options.provider!r}, but the provider is "
+            f"{provider!r}"
         )
     return options.provider, options
 
 
 def check_profile(options: ProviderOptions | None, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a batch that the engine was not built for, before the provider builds another.
+    """Check that a batch is in the engine's profile; the provider would build another engine.
 
     Args:
-        options: Of the provider.
-        shapes: Of every input, by name.
+        options: The provider's options.
+        shapes: Shapes of all inputs, by name.
 
     Raises:
-        InputError: Naming the input, its batch size and the profile.
+        InputError: The batch is outside; the message names the input, its size and the profile.
     """
     if not isinstance(options, EngineOptions) or options.profile is None:
         return
@@ -293,8 +300,40 @@ def check_profile(options: ProviderOptions | None, shapes: Mapping[str, Sequence
             )
 
 
-def without_dump(options: ProviderOptions | None) -> ProviderOptions | None:
-    """The same options for a further session, which must not dump its context again."""
+def without_context_file(options: ProviderOptions | None) -> ProviderOptions | None:
+    """Return the options for another session of the same model, which writes no context file."""
     if isinstance(options, TensorrtOptions | TensorrtRtxOptions):
         return replace(options, ep_context=None)
     return options
+
+
+def disable_tf32(provider: str, precision: str) -> None:
+    """Set NVIDIA_TF32_OVERRIDE=0 in this process for a provider that has no option against TF32.
+
+    TensorRT-RTX 1.7 reads the variable at every build. TensorRT reads it when CUDA is first used,
+    so afterwards it is too late. A variable that is already set stays: with 1 the user wants TF32,
+    and the gate measures it.
+
+    Args:
+        provider: The provider that will run an artifact.
+        precision: Precision of the artifact; TF32 matters little to those narrower than fp32.
+
+    Raises:
+        ProviderError: CUDA is already in use in this process, and the artifact is fp32.
+    """
+    if provider not in ("tensorrt", "tensorrt-rtx") or TF32_VARIABLE in os.environ:
+        return
+    if not cuda_is_loaded():
+        os.environ[TF32_VARIABLE] = "0"
+    elif precision == "fp32":
+        raise ProviderError(
+            f"provider {provider!r} would compute float32 products in TF32 (10 of 23 bits): "
+            f"{TF32_VARIABLE}=0 must be set before CUDA is used, and this process has used it",
+            hint=f"start the process with {TF32_VARIABLE}=0, or with {TF32_VARIABLE}=1 to allow "
+            "TF32",
+        )
+
+
+def cuda_is_loaded() -> bool:
+    """Whether this process has loaded NVIDIA's driver library; False where that is unknown."""
+    return MAPPED_FILES.is_file() and DRIVER in MAPPED_FILES.read_text(errors="replace")

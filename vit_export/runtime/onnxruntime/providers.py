@@ -1,18 +1,29 @@
-"""Execution providers of ONNX Runtime: by our names, strict, with the reason when one fails."""
+"""ONNX Runtime's execution providers: which are usable, which really run, and why one fails.
+
+TensorRT-RTX comes as a plugin in a wheel of its own, `onnxruntime-ep-nv-tensorrt-rtx`, which works
+with either wheel of ONNX Runtime from 1.24 on. Importing the plugin loads its libraries, so that
+happens only when the provider is requested.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import importlib.util
 import io
 import re
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ProviderError
 from vit_export.host.nvidia import (
+    RTX_INSTALL,
+    RTX_PLUGIN,
     load_tensorrt,
     onnxruntime_wheels,
     tensorrt_conflict,
@@ -26,76 +37,74 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
-PLUGINS = ("tensorrt-rtx",)  # not compiled into a wheel of ONNX Runtime
-AUTO = ("cuda", "cpu")  # best first; a TensorRT engine takes minutes to build, so ask for it
-ON_DEVICE = {"cuda": "cuda", "tensorrt": "cuda"}  # where tensors of a run lie; else in host memory
-MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their result is host memory by definition
+PLUGINS = ("tensorrt-rtx",)  # providers that are not part of a wheel of ONNX Runtime
+AUTO = ("cuda", "cpu")  # best first; TensorRT builds an engine for minutes, so it is left out
+ON_DEVICE = {"cuda": "cuda", "tensorrt": "cuda"}  # memory of a run's tensors; others: host
+MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their results are always in host memory
 GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
-FATAL_ONLY = 4  # onnxruntime's logging severities
-_WARNINGS = 2
-_PLACE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
+FATAL_ONLY = 4  # ONNX Runtime's logging severities
+WARNINGS = 2
+RTX_GPUS = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h
+_registering = threading.Lock()
+_SOURCE_LINE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
 
 
 class FallbackError(ProviderError):
-    """ONNX Runtime started another provider than the one it was given."""
+    """ONNX Runtime started another provider than the requested one."""
 
 
 @functools.cache
 def installed_wheels() -> tuple[str, ...]:
-    """`onnxruntime_wheels`, once in this process: it reads about every package installed."""
+    """Return the installed wheels of ONNX Runtime; cached, since all packages are read."""
     return onnxruntime_wheels()
 
 
-def both_wheels() -> bool:
-    """Whether two wheels overwrite each other's files."""
-    return len(installed_wheels()) > 1
-
-
 def worth_trying(provider: str) -> bool:
-    """Whether anybody expects the provider from what is installed: a CPU build has no CUDA."""
-    return PROVIDERS[provider] in ort.get_available_providers() or both_wheels()
+    """Whether the installed wheel should have the provider; one for CPUs has no CUDA."""
+    return PROVIDERS[provider] in ort.get_available_providers() or len(installed_wheels()) > 1
 
 
 def check_wheel_usable(provider: str) -> None:
-    """Raise ProviderError when the installed onnxruntime cannot have the provider."""
-    if both_wheels():
+    """Raise ProviderError if the installed onnxruntime cannot have the provider."""
+    if len(installed_wheels()) > 1:
         raise ProviderError(
             f"provider {provider!r}: {' and '.join(installed_wheels())} are both installed and "
-            f"overwrite each other; keep one: {_gpu_install()}"
+            "overwrite each other",
+            hint=f"keep one: {_gpu_install()}",
         )
     if provider in PLUGINS:
         return
     if PROVIDERS[provider] not in ort.get_available_providers():
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
-            f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())}); "
-            f"install the GPU build: {_gpu_install()}"
+            f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())})",
+            hint=f"install the GPU build: {_gpu_install()}",
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; so do we, better
-        ort.preload_dlls()  # the CUDA libraries that came as wheels
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `cause` reports it
+        ort.preload_dlls()  # the CUDA libraries of wheels
     if provider == "tensorrt":
         load_tensorrt()
 
 
 def _gpu_install() -> str:
-    """The command that leaves the GPU wheel alone in place."""
+    """Return the command after which only the GPU wheel is installed."""
     wheels = installed_wheels()
     return f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
 
 
 def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
-    """Raise ProviderError unless the provider is active and runs every node."""
+    """Raise ProviderError unless the session runs every node on the provider."""
     wanted = PROVIDERS[provider]
     if session.get_providers()[0] != wanted:
         raise FallbackError(
-            f"provider {provider!r} was asked for, but ONNX Runtime fell back to "
-            f"{session.get_providers()[0]}; --provider cpu asks for that, and `vit-export doctor` "
-            "says what this machine lacks"
+            f"provider {provider!r} was requested, but ONNX Runtime fell back to "
+            f"{session.get_providers()[0]}",
+            hint="`vit-export doctor` shows what is missing; --provider cpu runs on the CPU",
         )
     if provider == "cpu":
         return
@@ -110,32 +119,35 @@ def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -
         shown = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
         raise ProviderError(
             f"{name}: {len(strays)} of its nodes have no kernel on {provider!r} and would run "
-            f"on the CPU: {shown}; export it again with another --opset or --attention, or "
-            "take --provider cpu"
+            f"on the CPU: {shown}",
+            hint="export it again with another --opset or --attention, or use --provider cpu",
         )
 
 
 @functools.cache
 def cause(provider: str) -> str:
-    """Why a provider does not start, as a child process and the installed libraries say it."""
+    """Return why a provider does not start, in parentheses; empty where that is unknown.
+
+    A child process tries to load it, and the installed libraries are checked.
+    """
     reasons = []
     if provider not in PLUGINS:
         reasons.append(run_probe(probe_provider, PROVIDERS[provider]).get("error", ""))
     if provider == "tensorrt" and (conflict := tensorrt_conflict()):
         reasons.append(f"{conflict}: {tensorrt_install()}")
-    said = "; ".join(filter(None, reasons))
-    return f" ({said})" if said else ""
+    text = "; ".join(filter(None, reasons))
+    return f" ({text})" if text else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a backend's message, without its number and its place in C++."""
+    """Return the first line of a backend's message, without error codes and C++ source lines."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _PLACE.sub("", lines[0].split("] : ")[-1]).strip()
+    return _SOURCE_LINE.sub("", lines[0].split("] : ")[-1]).strip()
 
 
 @contextlib.contextmanager
 def quiet(provider: str) -> Iterator[None]:
-    """Silence what onnxruntime prints and logs when it falls back: an error will say it."""
+    """Silence what ONNX Runtime prints and logs when it falls back; an error follows."""
     if provider == "cpu":
         yield
         return
@@ -144,4 +156,56 @@ def quiet(provider: str) -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        ort.set_default_logger_severity(_WARNINGS)  # as onnxruntime starts
+        ort.set_default_logger_severity(WARNINGS)  # ONNX Runtime's own default
+
+
+def rtx_devices() -> list[Any]:
+    """Return the GPUs of the TensorRT-RTX plugin, which is registered once per process.
+
+    Returns:
+        `OrtEpDevice`s, at least one.
+
+    Raises:
+        ProviderError: The plugin is not installed, cannot be loaded, or finds no GPU.
+    """
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise ProviderError(
+            f"provider 'tensorrt-rtx': onnxruntime {ort.__version__} supports no plugins",
+            hint="pip install --upgrade 'onnxruntime>=1.24'",
+        )
+    if importlib.util.find_spec(RTX_PLUGIN) is None:
+        raise ProviderError(
+            "provider 'tensorrt-rtx': its plugin for ONNX Runtime is not installed",
+            hint=RTX_INSTALL,
+        )
+    with _registering:
+        if not _registered_devices():
+            _register_rtx()
+    if devices := _registered_devices():
+        return devices
+    raise ProviderError(
+        f"provider 'tensorrt-rtx': the plugin finds no GPU that it supports ({RTX_GPUS})",
+        hint="vit-export doctor",
+    )
+
+
+def _registered_devices() -> list[Any]:
+    name = PROVIDERS["tensorrt-rtx"]
+    return [device for device in ort.get_ep_devices() if device.ep_name == name]
+
+
+def _register_rtx() -> None:
+    plugin = importlib.import_module(RTX_PLUGIN)
+    try:
+        ort.register_execution_provider_library(
+            PROVIDERS["tensorrt-rtx"], plugin.get_library_path()
+        )
+    except BACKEND_ERRORS as error:
+        if "already registered" in str(error):
+            return
+        reason = first_line(error).rpartition("with error: ")[2]
+        raise ProviderError(
+            f"provider 'tensorrt-rtx': its plugin cannot be loaded ({reason}); it needs an NVIDIA "
+            "driver for CUDA 13",
+            hint="vit-export doctor",
+        ) from error

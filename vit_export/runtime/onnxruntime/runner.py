@@ -1,4 +1,4 @@
-"""ONNX Runtime, strict: what was asked for is what runs, or an error says why not."""
+"""Run an ONNX file in ONNX Runtime, on exactly the requested provider."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
     ProviderOptions,
     check_profile,
-    chosen,
-    without_dump,
+    resolve,
+    without_context_file,
 )
 from vit_export.runtime.onnxruntime.providers import (
     AUTO,
@@ -36,29 +37,30 @@ from vit_export.runtime.onnxruntime.providers import (
     first_line,
     worth_trying,
 )
-from vit_export.runtime.onnxruntime.session import create_session
+from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
 
 
 class OrtRunner:
-    """One ONNX file in one ONNX Runtime session; threads may share it.
+    """Runs one ONNX file in one session of ONNX Runtime; threads may share it.
 
     Args:
         path: The `.onnx` file.
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"` or `"auto"`.
-        options: Of an NVIDIA provider, e.g. `CudaOptions(cuda_graph=True)`; they name it.
-        expose: Inner tensors to give as outputs as well.
-        threads: CPU threads of one run; by default all cores.
+        options: Options of an NVIDIA provider, e.g. `CudaOptions(cuda_graph=True)`; they name
+            the provider too.
+        expose: Names of inner tensors to return as well.
+        threads: CPU threads of one run; by default ONNX Runtime's choice.
 
     Attributes:
-        provider: What really runs the model.
-        options: What the provider was given; `None` for the CPU.
-        rejected: Providers that `"auto"` passed over, with the reason.
+        provider: The provider that really runs the model.
+        options: Its options; `None` for the CPU.
+        rejected: Providers that `"auto"` tried before, with the reason why not.
 
     Raises:
-        UsageError: No such provider, or options that do not fit it or the model.
-        OutputError: A context file or a cache that was asked for cannot be written.
+        UsageError: Unknown provider, options that do not fit it or the model, or `threads` below 1.
+        OutputError: A context file or a cache cannot be written.
         ArtifactError: The file is missing, damaged or lacks its weights.
-        ProviderError: The provider asked for is not what would run the model.
+        ProviderError: Another provider than the requested one would run the model.
     """
 
     def __init__(
@@ -75,18 +77,23 @@ class OrtRunner:
                 f"unknown provider {provider!r}{nearest(provider, PROVIDERS)} "
                 f"(known: auto, {', '.join(PROVIDERS)})"
             )
-        provider, self.options = chosen(provider, options)
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
+        provider, options = resolve(provider, options)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
         self.file.check_external_data()
         self.manifest = self.file.manifest
         self.rejected: dict[str, str] = {}
-        self._threads = threads
-        self._exposed = tuple(expose)
         self._lock = threading.Lock()
-        self._held: ort.InferenceSession | None
         self._recorded: RecordedRuns | None = None
-        self.provider, self._held = self._open(provider)
+        request = SessionRequest(
+            file=self.file, provider=provider, options=options, exposed=tuple(expose),
+            threads=threads,
+        )  # fmt: skip
+        self._open_session: ort.InferenceSession | None
+        self._request, self._open_session = self._open(request)
+        self.provider, self.options = self._request.provider, self._request.options
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
         self.outputs = tuple(
@@ -94,47 +101,43 @@ class OrtRunner:
             for value in self._session.get_outputs()
         )
 
+    def _open(self, request: SessionRequest) -> tuple[SessionRequest, ort.InferenceSession]:
+        """Create the session; for `"auto"`, of the best provider that really runs the model."""
+        if request.provider != "auto":
+            try:
+                return request, create_session(request)
+            except FallbackError as error:
+                text = f"{error.message}{cause(request.provider)}"
+                raise ProviderError(text, hint=error.hint) from None
+        *candidates, last = AUTO
+        for provider in filter(worth_trying, candidates):
+            _, options = resolve(provider, None)
+            candidate = replace(request, provider=provider, options=options)
+            try:
+                return candidate, create_session(candidate)
+            except FallbackError as error:
+                self.rejected[provider] = f"{error.message}{cause(provider)}"
+            except ProviderError as error:
+                self.rejected[provider] = error.message
+        request = replace(request, provider=last)
+        return request, create_session(request)
+
     @property
     def _session(self) -> ort.InferenceSession:
         with self._lock:
-            if self._held is None:
-                self._held = self._create(self.provider, without_dump(self.options))
-            return self._held
+            if self._open_session is None:
+                options = without_context_file(self.options)
+                self._open_session = create_session(replace(self._request, options=options))
+            return self._open_session
 
     def release(self) -> None:
         """Free the session and its copy of the weights; the next run loads them again."""
-        self._held = self._recorded = None
+        self._open_session = self._recorded = None
         trim_memory(collect=False)  # a session is in no reference cycle
-
-    def _open(self, provider: str) -> tuple[str, ort.InferenceSession]:
-        if provider != "auto":
-            try:
-                return provider, self._create(provider, self.options)
-            except FallbackError as error:
-                raise ProviderError(f"{error}{cause(provider)}") from None
-        for candidate in AUTO[:-1]:
-            if not worth_trying(candidate):
-                continue
-            options = chosen(candidate, None)[1]
-            try:
-                session = self._create(candidate, options)
-            except FallbackError as error:
-                self.rejected[candidate] = f"{error}{cause(candidate)}"
-            except ProviderError as error:
-                self.rejected[candidate] = str(error)
-            else:
-                self.options = options
-                return candidate, session
-        return AUTO[-1], self._create(AUTO[-1], None)
-
-    def _create(self, provider: str, options: ProviderOptions | None) -> ort.InferenceSession:
-        return create_session(
-            self.file, provider, options, exposed=self._exposed, threads=self._threads
-        )
 
     @property
     def _patch_size(self) -> int:
-        """What dynamic heights and widths must be multiples of, as the manifest says."""
+        """Patch size of the manifest; dynamic heights and widths must be multiples of it."""
         return int(self.manifest.config.get("patch_size", 1)) if self.manifest else 1
 
     def has_tensor(self, name: str) -> bool:
@@ -142,27 +145,27 @@ class OrtRunner:
         return name in self.file.values
 
     def expose(self, names: Collection[str]) -> OrtRunner:
-        """A runner of the same file, on the same provider, that gives inner tensors as well."""
+        """Return a runner of the same file and provider that returns inner tensors as well."""
         return OrtRunner(
             self.path,
             provider=self.provider,
-            options=without_dump(self.options),
+            options=without_context_file(self.options),
             expose=names,
-            threads=self._threads,
+            threads=self._request.threads,
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Compute every output.
 
         Args:
-            feeds: For each input a numpy array, or a tensor that speaks dlpack (e.g. a torch
-                CUDA tensor, which is used where it lies).
+            feeds: For each input a numpy array, or a tensor that supports DLPack, e.g. a torch
+                CUDA tensor, which is not copied.
 
         Returns:
             numpy arrays by output name.
 
         Raises:
-            InputError: A wrong name, dtype or shape, or a batch that no engine was built for.
+            InputError: A wrong name, dtype or shape, or a batch outside the engine's profile.
         """
         names = [spec.name for spec in self.outputs]
         arrays = all(isinstance(x, np.ndarray) for x in feeds.values())
@@ -198,22 +201,22 @@ class OrtRunner:
         return ON_DEVICE.get(self.provider, "cpu"), index
 
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
-        """Compute every output and leave it on the provider's device.
+        """Compute every output in the memory of the provider's device.
 
         Args:
             feeds: As for `run`.
 
         Returns:
-            OrtValues by output name; `torch.from_dlpack(value)` takes one without a copy.
+            OrtValues by output name; `torch.from_dlpack(value)` converts one without a copy.
 
         Raises:
-            InputError: As for `run`; values that are not finite are seen in numpy arrays only.
+            InputError: As for `run`, but only numpy arrays are checked for NaN and infinity.
             UsageError: The runner replays CUDA graphs.
         """
         if self._records_graphs:
             raise UsageError(
-                "a CUDA graph reads and writes fixed buffers: give `run` numpy arrays, or load "
-                "the model without cuda_graph"
+                "tensors on the device were given, but a CUDA graph reads and writes fixed buffers",
+                hint="give `run` numpy arrays, or load the model without cuda_graph",
             )
         check_names(self.inputs, feeds)
         values = {s.name: _ort_value(s, feeds[s.name], self._device) for s in self.inputs}
@@ -234,7 +237,7 @@ class OrtRunner:
 
     @contextlib.contextmanager
     def _named_failures(self) -> Iterator[None]:
-        """Turn a backend's failure into an error that names the file."""
+        """Raise ArtifactError, which names the file, for an error of the backend."""
         try:
             yield
         except BACKEND_ERRORS as error:
@@ -250,14 +253,14 @@ def _ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.Ort
     if not hasattr(value, "__dlpack__"):
         raise InputError(
             f"input {spec.name!r} is a {type(value).__name__}; expected a numpy array or a "
-            f"tensor that speaks dlpack ({spec})"
+            f"tensor that supports DLPack ({spec})"
         )
     try:
         tensor = ort.OrtValue.from_dlpack(value)
     except (BufferError, RuntimeError) as error:
         raise InputError(
-            f"input {spec.name!r} cannot be taken where it lies ({first_line(error)}); give it as "
-            "x.detach().contiguous()"
+            f"input {spec.name!r} cannot be used without a copy ({first_line(error)})",
+            hint="pass `x.detach().contiguous()`",
         ) from error
     dtype = tensor.data_type().removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)

@@ -1,7 +1,7 @@
-"""TensorRT or TensorRT-RTX: two modules with one API, of which one is loaded by name.
+"""Backends: the modules `tensorrt` and `tensorrt_rtx`, which have one API.
 
-TensorRT tells what went wrong through its logger, and the first logger of a process is the one
-that it uses ever after. So there is one per module, and whoever calls TensorRT listens to it.
+TensorRT reports errors through its logger, and keeps the first logger of a process for good. So
+each module has one logger, and a caller collects its messages while it calls TensorRT.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from packaging.version import Version
 
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError, UsageError, nearest
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -23,18 +24,18 @@ DTYPES = {  # names of TensorRT's DataType -> numpy's
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
     "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-SHOWN_LINES = 3  # of TensorRT's own words, in a message
+SHOWN_LINES = 3  # of TensorRT's messages, in an error
 
 
 @dataclass
 class Messages:
-    """What TensorRT said, a line per message."""
+    """Errors and warnings that TensorRT logged, one line each."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def why(self) -> str:
-        """Its first errors, on one line; what came later mostly follows from them."""
+    def reason(self) -> str:
+        """Return the first errors on one line; later ones mostly follow from them."""
         lines = [" ".join(line.split()) for line in dict.fromkeys(self.errors)]
         return "; ".join(lines[:SHOWN_LINES]) or "TensorRT gave no reason"
 
@@ -57,18 +58,18 @@ class Backend:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is TensorRT-RTX."""
+        """Whether this is TensorRT-RTX."""
         return self.name == "tensorrt-rtx"
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[Messages]:
-        """Collect what TensorRT says while the context lasts."""
-        said = Messages()
-        self.logger.listeners.append(said)
+    def collect_messages(self) -> Iterator[Messages]:
+        """Collect what TensorRT logs inside the context."""
+        messages = Messages()
+        self.logger.collectors.append(messages)
         try:
-            yield said
+            yield messages
         finally:
-            self.logger.listeners.remove(said)
+            self.logger.collectors.remove(messages)
 
 
 @functools.cache
@@ -76,49 +77,60 @@ def load_backend(name: str) -> Backend:
     """Load TensorRT or TensorRT-RTX.
 
     Raises:
-        UsageError: No such backend.
+        UsageError: There is no backend of that name.
         ProviderError: It is not installed, cannot be loaded, or is too old.
     """
     if name not in MODULES:
         raise UsageError(
             f"unknown backend {name!r}{nearest(name, MODULES)} (known: {', '.join(MODULES)})"
         )
+    install = f"pip install 'vit-export[{name}]'"
     try:
         trt = importlib.import_module(MODULES[name])
     except ModuleNotFoundError as error:
         raise ProviderError(
-            f"{name}: the Python module {error.name} is not installed; install it with: "
-            f"pip install 'vit-export[{name}]'"
+            f"{name} is not installed: there is no Python module {error.name}", hint=install
         ) from error
     except (ImportError, OSError, RuntimeError) as error:
         raise ProviderError(
-            f"{name}: is installed, but its libraries cannot be loaded: {error}; "
-            "see: vit-export doctor"
+            f"{name} is installed, but its libraries cannot be loaded: {error}",
+            hint="see: vit-export doctor",
         ) from error
     version = str(trt.__version__)
     if Version(version) < OLDEST[name]:
         raise ProviderError(
-            f"{name} {version} is too old, {OLDEST[name]} is the first that works",
-            hint=f"pip install 'vit-export[{name}]'",
+            f"{name} {version} is too old: {OLDEST[name]} is the first that works", hint=install
         )
     return Backend(name=name, trt=trt, version=version, logger=_logger(trt))
+
+
+def tensor_spec(name: str, dtype: Any, shape: Sequence[int]) -> TensorSpec:
+    """Describe a tensor of TensorRT; a dynamic dimension is `"?"`."""
+    sizes = tuple("?" if size < 0 else int(size) for size in shape)
+    return TensorSpec(str(name), DTYPES.get(dtype.name, dtype.name), sizes)
+
+
+def without_names(spec: TensorSpec) -> TensorSpec:
+    """Replace the names of dynamic dimensions, which TensorRT does not keep, by `"?"`."""
+    sizes = tuple("?" if isinstance(size, str) else size for size in spec.shape)
+    return TensorSpec(spec.name, spec.dtype, sizes)
 
 
 def _logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Hands every error and warning to whoever listens."""
+        """Adds every error and warning to the current collectors."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.listeners: list[Messages] = []
+            self.collectors: list[Messages] = []
 
         def log(self, level: Any, message: str) -> None:
-            for said in self.listeners:
+            for messages in self.collectors:
                 if level in (severity.INTERNAL_ERROR, severity.ERROR):
-                    said.errors.append(message)
+                    messages.errors.append(message)
                 elif level == severity.WARNING:
-                    said.warnings.append(message)
+                    messages.warnings.append(message)
 
     return Logger()

@@ -1,6 +1,6 @@
-"""The CUDA runtime, as far as an engine needs it: GPUs, memory, streams and graphs.
+"""GPUs, memory, streams and graphs of the CUDA runtime, as far as an engine needs them.
 
-By NVIDIA's `cuda-bindings`; every call is checked, and a failure says which call it was.
+By NVIDIA's `cuda-bindings`; every call is checked, and an error names the call that failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import Gpu
-from vit_export.errors import ProviderError
+from vit_export.errors import ProviderError, UsageError
 
 OLDEST_CUDA = 12  # that the extras of this package accept
 _HOST_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -27,68 +27,75 @@ def call(name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA runtime.
 
     Returns:
-        What it gives beside its status: nothing, a value, or a tuple of values.
+        What it returns besides its status: nothing, a value, or a tuple of values.
 
     Raises:
-        ProviderError: It failed.
+        ProviderError: The call failed.
     """
     status, *values = getattr(cudart, name)(*arguments)
     if status != cudart.cudaError_t.cudaSuccess:
         _, text = cudart.cudaGetErrorString(status)
         raise ProviderError(
-            f"CUDA: {name} failed: {text.decode(errors='replace')} ({status.name}); "
-            "see: vit-export doctor"
+            f"CUDA: {name} failed: {text.decode(errors='replace')} ({status.name})",
+            hint="see: vit-export doctor",
         )
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def current_gpu() -> Gpu | None:
-    """The GPU that this thread works on; `None` on a machine without one.
+def current_gpu(ordinal: int | None = None) -> Gpu | None:
+    """Return a GPU; `None` on a machine without one.
+
+    Args:
+        ordinal: Its number; by default the GPU that this thread uses.
 
     Raises:
-        ProviderError: There is one, but it does not answer, or its driver is too old.
+        ProviderError: A GPU does not answer, or its driver is too old.
+        UsageError: There are GPUs, but not so many.
     """
-    status, _ = cudart.cudaGetDeviceCount()
+    status, count = cudart.cudaGetDeviceCount()
     if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
-        _check_old_driver()
+        _check_driver_not_too_old()
         return None
     if status == cudart.cudaError_t.cudaErrorNoDevice or call("cudaGetDeviceCount") == 0:
         return None
-    properties = call("cudaGetDeviceProperties", current_ordinal())
+    if ordinal is not None and not 0 <= ordinal < count:
+        raise UsageError(f"device={ordinal}: this machine has the GPUs 0 to {count - 1}")
+    number = current_ordinal() if ordinal is None else ordinal
+    properties = call("cudaGetDeviceProperties", number)
     return Gpu(
         name=properties.name.decode().rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
-        driver=_words(call("cudaDriverGetVersion")),
+        driver=_shown(call("cudaDriverGetVersion")),
     )
 
 
-def _check_old_driver() -> None:
-    """Raise ProviderError where there is a driver: CUDA has one status for none and for too old."""
+def _check_driver_not_too_old() -> None:
+    """Raise ProviderError where there is a driver: CUDA's status is the same without one."""
     driver, runtime = call("cudaDriverGetVersion"), call("cudaRuntimeGetVersion")
     if not driver:
         return
     major = driver // 1000
-    older = f", or take packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
+    older = f", or install packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
     raise ProviderError(
-        f"the NVIDIA driver here supports CUDA {_words(driver)} at most, and cuda-bindings brings "
-        f"CUDA {_words(runtime)}; update the driver{older if major >= OLDEST_CUDA else ''}; "
-        "see: vit-export doctor"
+        f"the NVIDIA driver here supports CUDA {_shown(driver)} at most, and cuda-bindings needs "
+        f"CUDA {_shown(runtime)}",
+        hint=f"update the driver{older if major >= OLDEST_CUDA else ''}; see: vit-export doctor",
     )
 
 
-def _words(version: int) -> str:
-    """A version of CUDA, e.g. `"13.0"` of 13000."""
+def _shown(version: int) -> str:
+    """Return a CUDA version as text: `"13.0"` for 13000."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def current_ordinal() -> int:
-    """Number of the GPU that this thread works on; every thread begins with 0."""
+    """Return the number of the GPU that this thread uses; 0 in a new thread."""
     return int(call("cudaGetDevice"))
 
 
 @contextlib.contextmanager
 def working_on(ordinal: int) -> Iterator[None]:
-    """Let this thread work on a GPU while the context lasts, then on the one that it had."""
+    """Use a GPU in this thread inside the context, and the previous one afterwards."""
     before = current_ordinal()
     if before == ordinal:
         yield
@@ -100,17 +107,17 @@ def working_on(ordinal: int) -> Iterator[None]:
         call("cudaSetDevice", before)
 
 
-def _given_back_with(owner: object, name: str, handle: Any) -> None:
-    """Have CUDA take something back when nobody refers to its owner any more.
+def _free_with(owner: object, name: str, handle: Any) -> None:
+    """Free a CUDA object by a function of the runtime when its Python owner is deleted.
 
-    On its own GPU: the thread in which that happens may work on another one. What is left when
-    the process ends is the driver's to take.
+    On the GPU that it was made on: the thread that deletes the owner may use another one. At the
+    end of the process the driver frees what is left.
     """
-    finalizer = weakref.finalize(owner, _give_back, current_ordinal(), name, handle)
+    finalizer = weakref.finalize(owner, _free, current_ordinal(), name, handle)
     finalizer.atexit = False
 
 
-def _give_back(ordinal: int, name: str, handle: Any) -> None:
+def _free(ordinal: int, name: str, handle: Any) -> None:
     with working_on(ordinal):
         call(name, handle)
 
@@ -121,62 +128,62 @@ class DeviceBuffer:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.address = int(call("cudaMalloc", nbytes))
-        _given_back_with(self, "cudaFree", self.address)
+        _free_with(self, "cudaFree", self.address)
 
 
 class PinnedArray:
-    """An array in host memory that the GPU copies from and to without the CPU.
+    """An array in pinned host memory, which the GPU reads and writes without the CPU.
 
     Attributes:
-        address: Where it lies.
+        address: Of its first element.
         array: numpy array over the memory, which is freed with this object: copy what must last.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         self.address = int(call("cudaMallocHost", nbytes))
-        _given_back_with(self, "cudaFreeHost", self.address)
+        _free_with(self, "cudaFreeHost", self.address)
         self.array = _host_array(self.address, nbytes).view(dtype).reshape(shape)
 
 
 def _host_array(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """Bytes at an address as an array, without a copy."""
+    """Return the bytes at an address as an array, without a copy."""
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
     return np.ctypeslib.as_array(memory)
 
 
 class Stream:
-    """Work that the GPU does in order; given back with this object.
+    """Work that the GPU does in order; destroyed with this object.
 
     Attributes:
-        handle: The stream as a number, as TensorRT takes it.
+        handle: The stream as a number, as TensorRT expects it.
     """
 
     def __init__(self) -> None:
         non_blocking = cudart.cudaStreamNonBlocking
         self._stream = call("cudaStreamCreateWithFlags", non_blocking)
-        _given_back_with(self, "cudaStreamDestroy", self._stream)
+        _free_with(self, "cudaStreamDestroy", self._stream)
         self.handle = int(self._stream)
 
     def to_device(self, address: int, host: int, nbytes: int) -> None:
-        """Copy from (pinned) host memory."""
+        """Copy from (pinned) host memory to the GPU."""
         call("cudaMemcpyAsync", address, host, nbytes, _HOST_TO_DEVICE, self._stream)
 
     def to_host(self, host: int, address: int, nbytes: int) -> None:
-        """Copy to (pinned) host memory."""
+        """Copy from the GPU to (pinned) host memory."""
         call("cudaMemcpyAsync", host, address, nbytes, _DEVICE_TO_HOST, self._stream)
 
     def synchronize(self) -> None:
-        """Wait until all is done."""
+        """Wait until all work is done."""
         call("cudaStreamSynchronize", self._stream)
 
     def begin_capture(self) -> None:
-        """Record what follows instead of doing it."""
+        """Record the work that follows instead of doing it."""
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call("cudaStreamBeginCapture", self._stream, mode)
 
     def end_capture(self) -> Graph:
-        """What was recorded, ready to be launched."""
+        """Return the recorded work, ready to launch."""
         graph = call("cudaStreamEndCapture", self._stream)
         try:
             return Graph(call("cudaGraphInstantiate", graph, 0))
@@ -184,13 +191,13 @@ class Stream:
             call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Graph) -> None:
-        """Do what was recorded."""
+        """Do recorded work."""
         call("cudaGraphLaunch", graph.executable, self._stream)
 
 
 class Graph:
-    """Recorded work of a stream; given back with this object."""
+    """Recorded work of a stream; destroyed with this object."""
 
     def __init__(self, executable: Any) -> None:
         self.executable = executable
-        _given_back_with(self, "cudaGraphExecDestroy", executable)
+        _free_with(self, "cudaGraphExecDestroy", executable)

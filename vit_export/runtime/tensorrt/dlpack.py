@@ -1,7 +1,7 @@
-"""DLPack capsules by ctypes: a tensor of another library where it lies, and one of ours for it.
+"""DLPack by ctypes: share tensors with other libraries without a copy, in both directions.
 
-Structures and the rules of ownership are those of dlpack.h 0.8 (DLManagedTensor) and of the
-Python specification, https://dmlc.github.io/dlpack/latest/python_spec.html.
+Structures and rules of ownership: dlpack.h 0.8 (DLManagedTensor) and the Python specification,
+https://dmlc.github.io/dlpack/latest/python_spec.html.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _CapsuleDestructor)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A tensor of another library, where it lies.
+    """A tensor of another library, shared without a copy.
 
     Attributes:
         address: Of its first element.
-        shape: Its shape; the elements lie one after the other.
+        shape: Its shape; the elements are contiguous.
         dtype: numpy's name, e.g. `"float32"`.
         device: `(DLDeviceType, ordinal)`.
         owner: Keeps the memory alive.
@@ -84,40 +84,42 @@ class View:
 
 
 def view(tensor: Any, *, stream: int | None = None) -> View:
-    """Look at a tensor that speaks dlpack.
+    """Share a tensor that supports DLPack.
 
     Args:
         tensor: Has `__dlpack__`.
-        stream: CUDA stream on which it will be read; its library makes it wait for the data.
+        stream: CUDA stream that will read it; its library makes the stream wait for the data.
 
     Raises:
-        InputError: It cannot be taken where it lies.
+        InputError: It cannot be used without a copy.
     """
     try:
         capsule = tensor.__dlpack__(stream=stream) if stream is not None else tensor.__dlpack__()
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"a {type(tensor).__name__} cannot be taken where it lies "
-            f"({str(error).strip().splitlines()[0]}); give it as x.detach().contiguous()"
+            f"a {type(tensor).__name__} cannot be used without a copy "
+            f"({str(error).strip().splitlines()[0]})",
+            hint="pass x.detach().contiguous()",
         ) from error
     managed = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_ManagedTensor)).contents
-    found = managed.dl_tensor
-    shape = tuple(found.shape[index] for index in range(found.ndim))
-    if found.strides and not _is_contiguous(shape, [found.strides[i] for i in range(found.ndim)]):
+    shared = managed.dl_tensor
+    shape = tuple(shared.shape[: shared.ndim])
+    if shared.strides and not _is_contiguous(shape, shared.strides[: shared.ndim]):
         raise InputError(
-            f"a {type(tensor).__name__} of shape {shape} is not contiguous; give x.contiguous()"
+            f"a {type(tensor).__name__} of shape {shape} is not contiguous",
+            hint="pass x.contiguous()",
         )
     return View(
-        address=(found.data or 0) + found.byte_offset,
+        address=(shared.data or 0) + shared.byte_offset,
         shape=shape,
-        dtype=f"{_CODES.get(found.dtype.code, '?')}{found.dtype.bits}",
-        device=(found.device.device_type, found.device.device_id),
+        dtype=f"{_CODES.get(shared.dtype.code, '?')}{shared.dtype.bits}",
+        device=(shared.device.device_type, shared.device.device_id),
         owner=capsule,  # still named "dltensor": its destructor calls the deleter
     )
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements lie one after the other, last dimension first."""
+    """Return whether elements are in row-major order without gaps."""
     expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != expected:
@@ -126,17 +128,17 @@ def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-_handed_out: dict[int, tuple[Any, ...]] = {}  # what a consumer holds, until its deleter is called
+_shared: dict[int, tuple[Any, ...]] = {}  # tensors in use by consumers, until their deleter runs
 _tickets = itertools.count(1)
 
 
 def _forget(managed: Any) -> None:
-    """What a consumer calls when it is done."""
-    _handed_out.pop(managed.contents.manager_ctx, None)
+    """Release a tensor; the deleter that a consumer calls when it is done."""
+    _shared.pop(managed.contents.manager_ctx, None)
 
 
 def _destroy(capsule: int) -> None:
-    """What Python calls for a capsule that nobody refers to; if nobody consumed it, forget it."""
+    """Release the tensor of a capsule that Python deletes before anybody consumed it."""
     if _is_valid(capsule, _NAME):
         _forget(ctypes.cast(_pointer_of(capsule, _NAME), ctypes.POINTER(_ManagedTensor)))
 
@@ -147,10 +149,10 @@ _deleter, _capsule_destructor = _Deleter(_forget), _CapsuleDestructor(_destroy)
 def capsule_of(
     address: int, shape: Sequence[int], *, dtype: str, device: tuple[int, int], owner: Any
 ) -> Any:
-    """A capsule that another library takes with its `from_dlpack`.
+    """Return a capsule that another library imports with its `from_dlpack`.
 
     Args:
-        address: Of the first element; elements lie one after the other.
+        address: Of the first element; the elements are contiguous.
         shape: The shape.
         dtype: numpy's name.
         device: `(DLDeviceType, ordinal)`.
@@ -169,5 +171,5 @@ def capsule_of(
     ticket = next(_tickets)
     managed.manager_ctx = ticket
     managed.deleter = _deleter
-    _handed_out[ticket] = (managed, sizes, owner)
+    _shared[ticket] = (managed, sizes, owner)
     return _new_capsule(ctypes.addressof(managed), _NAME, _capsule_destructor)

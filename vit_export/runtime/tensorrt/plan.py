@@ -1,4 +1,4 @@
-"""A plan, deserialized and compared with what its sidecar promises; needs the GPU."""
+"""Plans: check that an engine file fits this machine, then load it into TensorRT."""
 
 from __future__ import annotations
 
@@ -6,110 +6,244 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.engine_sidecar import Sidecar
+from packaging.version import InvalidVersion, Version
+
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
 from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.runtime.tensorrt.backend import DTYPES, Backend
-from vit_export.runtime.tensorrt.compatibility import source_of
+from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
+
+AMPERE = Version("8.0")  # the oldest compute capability of an "ampere-plus" engine
+
+
+class IncompatibleEngineError(ProviderError):
+    """An engine was built for another version or GPU; it can be rebuilt."""
+
+
+def check_plan_file(path: Path, sidecar: Sidecar) -> None:
+    """Raise ArtifactError unless an engine file has the size and hash of its sidecar."""
+    rebuild = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
+    try:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: there is {path.name}.json, but no such engine")
+        if (size := path.stat().st_size) != sidecar.plan_bytes:
+            raise ArtifactError(
+                f"{path}: has {size} bytes, and its sidecar describes an engine of "
+                f"{sidecar.plan_bytes}: an incomplete copy, or the files of two engines",
+                hint=rebuild,
+            )
+        if file_sha256(path) != sidecar.plan_sha256:
+            raise ArtifactError(
+                f"{path}: is not the engine that {path.name}.json describes (sha256 differs)",
+                hint=rebuild,
+            )
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
+    """Return why an engine cannot run here: what it was built for and what is here.
+
+    Args:
+        sidecar: The engine's.
+        version: Of the installed backend.
+        gpu: The GPU of this machine.
+
+    Returns:
+        Empty where the engine can run.
+    """
+    if not _version_fits(sidecar, version):
+        return (
+            f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
+            "is installed"
+        )
+    targets = ", ".join(sidecar.compute_capabilities)
+    compatibility = sidecar.options.get("hardware_compatibility", "none")
+    if compatibility == "ampere-plus":
+        if Version(gpu.compute_capability) < AMPERE:
+            return f"was built for compute capability 8.0 and newer, but the GPU here is {gpu}"
+    elif gpu.compute_capability not in sidecar.compute_capabilities:
+        return f"was built for compute capability {targets}, but the GPU here is {gpu}"
+    elif sidecar.backend == "tensorrt" and compatibility == "none":
+        built_on = sidecar.gpu.name if sidecar.gpu is not None else "unknown"
+        if built_on != gpu.name:
+            return f"was built on {sidecar.gpu}, but the GPU here is {gpu}"
+    return ""
+
+
+def _version_fits(sidecar: Sidecar, version: str) -> bool:
+    if sidecar.version == version:
+        return True
+    if not sidecar.options.get("version_compatible"):
+        return False
+    try:
+        built, installed = Version(sidecar.version), Version(version)
+    except InvalidVersion:
+        return False
+    return built.major == installed.major and installed >= built
+
+
+def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
+    """Raise an error where an engine cannot run here.
+
+    Args:
+        path: The engine.
+        sidecar: The engine's.
+        version: Of the installed backend.
+        gpu: The GPU of this machine; `None` without one.
+
+    Returns:
+        The GPU.
+
+    Raises:
+        ProviderError: There is no GPU.
+        IncompatibleEngineError: The engine was built for another version or GPU.
+    """
+    if gpu is None:
+        raise ProviderError(
+            f"{path.name}: there is no NVIDIA GPU here (or no driver), and an engine runs on "
+            f"nothing else; it was built for compute capability "
+            f"{', '.join(sidecar.compute_capabilities)}",
+            hint=f"run {sidecar.source_path(path)} with --provider cpu, or see: vit-export doctor",
+        )
+    if why := incompatibility(sidecar, version, gpu):
+        raise IncompatibleEngineError(
+            f"{path.name}: {why}", hint=f"rebuild it here: {sidecar.rebuild_command(path)}"
+        )
+    return gpu
+
+
+def find_source(path: Path, sidecar: Sidecar) -> Path:
+    """Return the .onnx file that an engine was built from.
+
+    Raises:
+        ArtifactError: It is missing, or is another model by now.
+    """
+    source = sidecar.source_path(path)
+    if not source.is_file():
+        raise ArtifactError(
+            f"{path.name}: the .onnx file that it was built from is missing ({source})",
+            hint="copy that file together with the engine",
+        )
+    found = OnnxFile.read(source).graph_sha256()
+    if found != sidecar.source_sha256:
+        raise ArtifactError(
+            f"{source}: is not the file that {path.name} was built from (graph_sha256 is "
+            f"{found[:12]}, expected {sidecar.source_sha256[:12]})",
+            hint=f"copy that file here, or build a new engine: {sidecar.rebuild_command(path)}",
+        )
+    return source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A deserialized engine, and what must live as long as it does."""
+    """A loaded engine, with the objects that must live as long as it does.
+
+    Attributes:
+        backend: TensorRT or TensorRT-RTX.
+        runtime: Its `IRuntime`.
+        engine: Its `ICudaEngine`.
+        sidecar: The engine's.
+    """
 
     backend: Backend
     runtime: Any
     engine: Any
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     sidecar: Sidecar
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The engine's inputs."""
+        return self.sidecar.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The engine's outputs."""
+        return self.sidecar.manifest.outputs
 
     @classmethod
     def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
-        """Deserialize a plan.
+        """Load an engine; needs the GPU.
+
+        Args:
+            backend: The one that built the engine.
+            path: The engine.
+            sidecar: The engine's.
+            allow_host_code: Let a version compatible plan run its code on the CPU.
 
         Raises:
-            ArtifactError: TensorRT does not take it, or it is not what its sidecar says.
-            ProviderError: It brings code that runs on the host, which was not allowed.
+            ArtifactError: TensorRT cannot load it, or its tensors are not those of the sidecar.
+            ProviderError: Its plan contains code for the CPU, which was not allowed.
         """
         trt = backend.trt
-        with backend.listening() as said:
+        with backend.collect_messages() as messages:
             runtime = trt.Runtime(backend.logger)
             if sidecar.options.get("version_compatible"):
                 if not allow_host_code:
                     raise ProviderError(
-                        f"{path.name}: is version compatible, so its plan brings code that runs "
-                        "on the host",
-                        hint="if you trust its source: load_engine(..., allow_host_code=True), or "
-                        "--trust-host-code",
+                        f"{path.name}: is version compatible, so its plan contains code that runs "
+                        "on the CPU",
+                        hint="if you trust where it comes from: load_engine(..., "
+                        "allow_host_code=True), or --trust-host-code",
                     )
                 runtime.engine_host_code_allowed = True
             engine = runtime.deserialize_cuda_engine(path.read_bytes())
             if engine is None:
                 raise ArtifactError(
-                    f"{path.name}: {backend.name} {backend.version} cannot load it: {said.why()}; "
-                    f"rebuild it: {sidecar.rebuild_command(path)}"
+                    f"{path.name}: {backend.name} {backend.version} cannot load it: "
+                    f"{messages.reason()}",
+                    hint=f"rebuild it: {sidecar.rebuild_command(path)}",
                 )
             if sidecar.options.get("strip"):
-                _refit(backend, engine, source_of(path, sidecar))
+                _refit(backend, engine, find_source(path, sidecar))
             if sidecar.options.get("weight_streaming"):
                 engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-        plan = cls(
-            backend=backend,
-            runtime=runtime,
-            engine=engine,
-            inputs=sidecar.manifest.inputs,
-            outputs=sidecar.manifest.outputs,
-            sidecar=sidecar,
-        )
-        plan._check_other_signature(path)
+        plan = cls(backend=backend, runtime=runtime, engine=engine, sidecar=sidecar)
+        plan._check_signature(path)
         return plan
 
-    def _check_other_signature(self, path: Path) -> None:
+    def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
-        trt, engine = self.backend.trt, self.engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        found = {
-            name: (
-                "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output",
-                DTYPES.get(engine.get_tensor_dtype(name).name, "?"),
-                tuple(max(size, -1) for size in engine.get_tensor_shape(name)),
-            )
-            for name in names
-        }
-        expected = {
-            spec.name: (
-                mode,
-                spec.dtype,
-                tuple(-1 if isinstance(size, str) else size for size in spec.shape),
-            )
-            for mode, specs in (("input", self.inputs), ("output", self.outputs))
-            for spec in specs
-        }
+        engine, input_mode = self.engine, self.backend.trt.TensorIOMode.INPUT
+        tensors: dict[bool, set[TensorSpec]] = {True: set(), False: set()}  # by "is an input"
+        for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
+            is_input = engine.get_tensor_mode(name) == input_mode
+            dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
+            tensors[is_input].add(tensor_spec(name, dtype, shape))
+        expected = {True: set(map(without_names, self.inputs)),
+                    False: set(map(without_names, self.outputs))}  # fmt: skip
         profiles = [
             {
-                name: tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, index))
+                name: tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
                 for name in profile
             }
             for index, profile in enumerate(self.sidecar.profiles)
         ]
-        promised = [
-            {name: (ranges.min, ranges.opt, ranges.max) for name, ranges in profile.items()}
+        expected_profiles = [
+            {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
             for profile in self.sidecar.profiles
         ]
-        if found != expected or profiles != promised:
+        if tensors != expected or profiles != expected_profiles:
             raise ArtifactError(
-                f"{path.name}: the engine takes and gives {found}, profiles {profiles}; its "
-                f"sidecar says {expected}, profiles {promised}; the two do not belong together"
+                f"{path.name}: the engine has the inputs {_listed(tensors[True])}, outputs "
+                f"{_listed(tensors[False])} and profiles {profiles}; its sidecar describes "
+                f"{_listed(expected[True])}, {_listed(expected[False])} and {expected_profiles}: "
+                "the files belong to two engines"
             )
 
 
+def _listed(specs: set[TensorSpec]) -> str:
+    return "; ".join(sorted(map(str, specs)))
+
+
 def _refit(backend: Backend, engine: Any, source: Path) -> None:
-    """Give a stripped engine its weights, from the .onnx file that it was built from."""
+    """Load the weights of a stripped engine from the .onnx file that it was built from."""
     refitter = backend.trt.Refitter(engine, backend.logger)
     parser = backend.trt.OnnxParserRefitter(refitter, backend.logger)
-    with backend.listening() as said:
+    with backend.collect_messages() as messages:
         if not parser.refit_from_file(str(source)) or not refitter.refit_cuda_engine():
             raise ArtifactError(
-                f"{source}: {backend.name} cannot take the engine's weights: {said.why()}"
+                f"{source}: {backend.name} cannot load the engine's weights from it: "
+                f"{messages.reason()}"
             )

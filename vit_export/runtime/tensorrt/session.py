@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.engine_sidecar import batch_range
 from vit_export.errors import ProviderError
 from vit_export.runtime.checks import with_batch
-from vit_export.runtime.tensorrt.batches import Chunk
 from vit_export.runtime.tensorrt.cuda import DeviceBuffer, Graph, PinnedArray, Stream, working_on
 from vit_export.runtime.tensorrt.dlpack import CUDA, View, capsule_of
 from vit_export.runtime.tensorrt.plan import Plan
 
-MOST_GRAPHS = 8  # per thread; the one that was not used for longest goes first
+MAX_GRAPHS = 8  # per thread; the least recently used one is dropped
 
 Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape of every tensor
 
@@ -26,10 +25,10 @@ class DeviceTensor:
     """An output on the GPU.
 
     Attributes:
-        address: Where it lies.
+        address: Of its first element.
         shape: Its shape.
         dtype: numpy's name.
-        ordinal: Of the GPU.
+        ordinal: Number of the GPU.
     """
 
     def __init__(
@@ -42,13 +41,13 @@ class DeviceTensor:
         return CUDA, self.ordinal
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        """A capsule; the data is ready, whatever the stream."""
+        """Return a capsule; the data is ready on every stream."""
         return capsule_of(
             self.address, self.shape, dtype=self.dtype, device=self.__dlpack_device__(), owner=self
         )
 
     def numpy(self) -> NDArray[Any]:
-        """A copy in host memory."""
+        """Return a copy in host memory."""
         with working_on(self.ordinal):
             host, stream = PinnedArray(self.shape, np.dtype(self.dtype)), Stream()
             stream.to_host(host.address, self.address, host.array.nbytes)
@@ -57,36 +56,27 @@ class DeviceTensor:
 
 
 class Session:
-    """Runs an engine for one thread, which works on its GPU; all is given back with this object.
+    """Runs an engine for one thread, which uses the engine's GPU; frees its memory when deleted.
 
-    All contexts work on one stream, one after the other, so they share their scratch memory.
-    TensorRT-RTX compiles and captures by itself; it is left to it.
+    All contexts run on one stream, one after the other, so they share their scratch memory.
+    TensorRT-RTX compiles kernels and captures CUDA graphs by itself.
     """
 
     def __init__(self, plan: Plan, *, cuda_graphs: bool) -> None:
         self.plan = plan
-        self._graphs_wanted = cuda_graphs and not plan.backend.is_rtx
+        self._captures_graphs = cuda_graphs and not plan.backend.is_rtx
         self.stream = Stream()
         self._scratch: DeviceBuffer | None = None
         self._context = self._new_context()
         self._device: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedArray] = {}
+        largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
         for spec in (*plan.inputs, *plan.outputs):
-            shape = self._largest(spec)
-            self._host[spec.name] = PinnedArray(shape, np.dtype(spec.dtype))
-            self._device[spec.name] = DeviceBuffer(self._host[spec.name].array.nbytes)
-        self._seen: OrderedDict[Addresses, tuple[Any, Graph] | None] = OrderedDict()
-
-    def _largest(self, spec: TensorSpec) -> tuple[int, ...]:
-        most = max(
-            (
-                ranges.max[0]
-                for profile in self.plan.sidecar.profiles
-                for ranges in profile.values()
-            ),
-            default=1,
-        )
-        return with_batch(spec.shape, most)
+            host = PinnedArray(with_batch(spec.shape, largest), np.dtype(spec.dtype))
+            self._host[spec.name] = host
+            self._device[spec.name] = DeviceBuffer(host.array.nbytes)
+        # Addresses of earlier runs, and the graph of those that came twice.
+        self._graphs: OrderedDict[Addresses, tuple[Any, Graph] | None] = OrderedDict()
 
     def _new_context(self) -> Any:
         trt, engine = self.plan.backend.trt, self.plan.engine
@@ -108,99 +98,114 @@ class Session:
             context.set_device_memory(self._scratch.address, self._scratch.nbytes)
         return context
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
-        """Compute a chunk from arrays in host memory, through pinned memory."""
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], *, batch: int, profile: int
+    ) -> dict[str, NDArray[Any]]:
+        """Compute outputs from arrays in host memory.
+
+        Args:
+            feeds: Every input; those with a batch dimension are padded with zeros to `batch`.
+            batch: Batch size that the engine gets.
+            profile: Index of the optimization profile.
+
+        Returns:
+            Outputs, without the rows of the padding.
+        """
         shapes: dict[str, tuple[int, ...]] = {}
+        rows = batch
         for spec in self.plan.inputs:
             values = feeds[spec.name]
-            rows = chunk.batch if spec.dynamic else len(values)
-            host = self._host[spec.name].array[:rows]
+            host = self._host[spec.name].array[: batch if spec.dynamic else len(values)]
             host[: len(values)] = values
             host[len(values) :] = 0
-            shapes[spec.name] = (rows, *values.shape[1:])
+            shapes[spec.name] = host.shape
+            rows = len(values) if spec.dynamic else rows
             self.stream.to_device(
                 self._device[spec.name].address, self._host[spec.name].address, host.nbytes
             )
         for spec in self.plan.outputs:
-            shapes[spec.name] = with_batch(spec.shape, chunk.batch)
-        where = tuple((name, self._device[name].address, shapes[name]) for name in shapes)
-        self._enqueue(where, chunk.profile)
+            shapes[spec.name] = with_batch(spec.shape, batch)
+        self._enqueue(
+            tuple((name, self._device[name].address, shapes[name]) for name in shapes), profile
+        )
         for spec in self.plan.outputs:
-            nbytes = int(np.prod(shapes[spec.name])) * self._host[spec.name].array.itemsize
+            host = self._host[spec.name].array[: shapes[spec.name][0]]
             self.stream.to_host(
-                self._host[spec.name].address, self._device[spec.name].address, nbytes
+                self._host[spec.name].address, self._device[spec.name].address, host.nbytes
             )
         self.stream.synchronize()
         return {
-            spec.name: self._host[spec.name].array[: chunk.rows if spec.dynamic else None].copy()
+            spec.name: self._host[spec.name].array[: rows if spec.dynamic else None].copy()
             for spec in self.plan.outputs
         }
 
     def run_on_device(
-        self, views: Mapping[str, View], given: Mapping[str, View], profile: int
+        self, views: Mapping[str, View], targets: Mapping[str, View], profile: int
     ) -> dict[str, DeviceTensor]:
-        """Compute from tensors on the GPU, where they lie.
+        """Compute outputs from tensors on the GPU, without a copy.
 
         Args:
             views: Every input.
-            given: Outputs that are written where they lie; of exactly the shapes of this run.
+            targets: Tensors to write outputs to, of exactly the shapes of this run; other
+                outputs get memory of their own.
             profile: Index of the optimization profile.
         """
-        batch = views[self.plan.inputs[0].name].shape[0]
-        ordinal = views[self.plan.inputs[0].name].device[1]
+        first = views[self.plan.inputs[0].name]
+        batch, ordinal = first.shape[0], first.device[1]
         results: dict[str, DeviceTensor] = {}
         for spec in self.plan.outputs:
             shape = with_batch(spec.shape, batch)
-            owner: View | DeviceBuffer | None = given.get(spec.name)
+            owner: View | DeviceBuffer | None = targets.get(spec.name)
             if owner is None:
                 owner = DeviceBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
             results[spec.name] = DeviceTensor(owner.address, shape, spec.dtype, ordinal, owner)
-        where = (
-            *((name, found.address, found.shape) for name, found in views.items()),
-            *((name, made.address, made.shape) for name, made in results.items()),
+        addresses = (
+            *((name, view.address, view.shape) for name, view in views.items()),
+            *((name, result.address, result.shape) for name, result in results.items()),
         )
-        self._enqueue(where, profile)
+        self._enqueue(addresses, profile)
         self.stream.synchronize()
         return results
 
-    def _enqueue(self, where: Addresses, profile: int) -> None:
-        """Run once; what comes a second time is captured, and replayed from then on."""
-        known = self._seen.get(where)
-        if known is not None:
-            self._seen.move_to_end(where)
-            self.stream.launch(known[1])
+    def _enqueue(self, tensors: Addresses, profile: int) -> None:
+        """Run once; capture a graph the second time, and replay it from then on."""
+        captured = self._graphs.get(tensors)
+        if captured is not None:
+            self._graphs.move_to_end(tensors)
+            self.stream.launch(captured[1])
             return
-        if not self._graphs_wanted or where not in self._seen:
-            self._execute(self._context, where, profile)
-            if self._graphs_wanted:
-                self._remember(where, None)
+        if not self._captures_graphs or tensors not in self._graphs:
+            self._execute(self._context, tensors, profile)
+            if self._captures_graphs:
+                self._remember(tensors, None)
             return
-        # A graph holds the state of its context, so that context is not used for anything else.
+        # A graph holds the state of its context, so that context is used for nothing else.
         context = self._new_context()
-        self._execute(context, where, profile)  # TensorRT updates itself in the first run
+        self._execute(context, tensors, profile)  # TensorRT updates itself in the first run
         self.stream.synchronize()
         self.stream.begin_capture()
         started = context.execute_async_v3(self.stream.handle)
         graph = self.stream.end_capture()
         if not started:
             raise ProviderError(f"{self.plan.backend.name} cannot capture a CUDA graph")
-        self._remember(where, (context, graph))
+        self._remember(tensors, (context, graph))
 
-    def _remember(self, where: Addresses, graph: tuple[Any, Graph] | None) -> None:
-        self._seen[where] = graph
-        self._seen.move_to_end(where)
-        while len(self._seen) > MOST_GRAPHS:
-            self._seen.popitem(last=False)
+    def _remember(self, tensors: Addresses, captured: tuple[Any, Graph] | None) -> None:
+        self._graphs[tensors] = captured
+        self._graphs.move_to_end(tensors)
+        while len(self._graphs) > MAX_GRAPHS:
+            self._graphs.popitem(last=False)
 
-    def _execute(self, context: Any, where: Addresses, profile: int) -> None:
+    def _execute(self, context: Any, tensors: Addresses, profile: int) -> None:
+        backend = self.plan.backend
         inputs = {spec.name for spec in self.plan.inputs}
         if not context.set_optimization_profile_async(profile, self.stream.handle):
-            raise ProviderError(f"{self.plan.backend.name} does not take profile {profile}")
-        for name, address, shape in where:
+            raise ProviderError(f"{backend.name} cannot use optimization profile {profile}")
+        for name, address, shape in tensors:
             if name in inputs and not context.set_input_shape(name, shape):
-                raise ProviderError(f"{self.plan.backend.name} does not take {name!r} of {shape}")
+                raise ProviderError(f"{backend.name} cannot use {name!r} of shape {shape}")
             if not context.set_tensor_address(name, address):
-                raise ProviderError(f"{self.plan.backend.name} does not take {name!r}'s address")
-        with self.plan.backend.listening() as said:
+                raise ProviderError(f"{backend.name} cannot use the address of {name!r}")
+        with backend.collect_messages() as messages:
             if not context.execute_async_v3(self.stream.handle):
-                raise ProviderError(f"{self.plan.backend.name} failed while it ran: {said.why()}")
+                raise ProviderError(f"{backend.name} failed while it ran: {messages.reason()}")

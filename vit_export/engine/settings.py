@@ -1,4 +1,4 @@
-"""What an engine may be asked to be, and what cannot be asked together."""
+"""Settings of an engine build, and which of them exclude each other."""
 
 from __future__ import annotations
 
@@ -8,37 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.engine_sidecar import BatchRange
-from vit_export.engine.profiles import check_batch_range, show
+from vit_export.engine.profiles import check_batch_range, range_text
 from vit_export.errors import UsageError, nearest
 from vit_export.runtime.tensorrt.backend import MODULES
 
 PRECISIONS = ("fp16", "bf16", "fp32", "int8")
-HARDWARE_COMPATIBILITY = {  # our word -> TensorRT's, -> trtexec's
+HARDWARE_COMPATIBILITY = {  # our name -> TensorRT's, trtexec's
     "none": ("NONE", "none"),
     "ampere-plus": ("AMPERE_PLUS", "ampere+"),
     "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
 }
 BUILDER_LEVELS = range(6)
-MOST_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
+MAX_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
+MACHINE_FIELDS = ("compute_capabilities", "timing_cache")  # which a rebuild elsewhere leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What is asked for.
+class EngineSettings:
+    """How to build an engine.
 
     Attributes:
         backend: `"tensorrt"` or `"tensorrt-rtx"`.
         precision: `"fp16"`, `"bf16"`, `"fp32"` or `"int8"`.
-        batches: Batch sizes (min, opt, max), one entry per optimization profile.
+        batches: Batch sizes (min, opt, max), one entry per optimization profile; 1:8:32 by
+            default.
         compute_capabilities: GPUs to compile for, e.g. `("8.9",)`; by default the one here.
-        workspace_mib: Most scratch memory of a layer, MiB; TensorRT's own default otherwise.
+        workspace_mib: Scratch memory limit of a layer, MiB; TensorRT's own default otherwise.
         timing_cache: File with timings of earlier builds.
-        builder_level: How long to look for fast kernels, 0 to 5; TensorRT's default is 3.
-        version_compatible: Whether later versions may run the engine, by a runtime inside it.
+        builder_level: How long to search for fast kernels, 0 to 5; TensorRT's default is 3.
+        version_compatible: Let later versions run the engine, with a runtime inside it.
         hardware_compatibility: `"none"`, `"ampere-plus"` or `"same-compute-capability"`.
-        weight_streaming: Whether weights may stay in host memory while the engine runs.
-        refit: Whether weights can be replaced later.
-        strip: Whether the plan goes without its weights, which are read from the .onnx at load.
+        weight_streaming: Let weights stay in host memory while the engine runs.
+        refit: Let weights be replaced later.
+        strip: Store no weights in the engine; they are read from the .onnx file at load.
+
+    Raises:
+        UsageError: On construction, for an unknown value, or one that the backend ignores.
     """
 
     backend: str = "tensorrt"
@@ -66,60 +71,55 @@ class BuildOptions:
                 )
         if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
             raise UsageError(f"--builder-level {self.builder_level}: must be 0 to 5")
-        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MOST_WORKSPACE_MIB:
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
             raise UsageError(
                 f"--workspace-mib {self.workspace_mib}: must be at least 1 and at most "
-                f"{MOST_WORKSPACE_MIB}"
+                f"{MAX_WORKSPACE_MIB}"
             )
-        for ends in self.batches:
-            check_batch_range(ends)
+        for batch_range in self.batches:
+            check_batch_range(batch_range)
         if self.backend == "tensorrt-rtx":
             self._check_for_rtx()
 
     def _check_for_rtx(self) -> None:
-        """TensorRT-RTX takes these without a word, or with a warning, and does nothing."""
+        """Raise UsageError for a setting that TensorRT-RTX accepts and ignores."""
         ignored = {
             "--timing-cache": (self.timing_cache is not None, "it times nothing while it builds"),
             "--builder-level": (self.builder_level is not None, "every level gives the same plan"),
             "--version-compatible": (self.version_compatible, "it has no lean runtime"),
             "--hardware-compatibility": (
                 self.hardware_compatibility != "none",
-                "give --compute-capability once for each kind of GPU instead",
+                "it compiles for several GPUs instead: --compute-capability once for each",
             ),
         }
-        for option, (asked, reason) in ignored.items():
-            if asked:
-                raise UsageError(f"TensorRT-RTX knows no {option}: {reason}")
+        for option, (given, reason) in ignored.items():
+            if given:
+                raise UsageError(f"{option}: TensorRT-RTX ignores it: {reason}")
 
-    def asked(self) -> dict[str, Any]:
-        """What differs from the defaults, as plain values."""
-        found = {
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults as JSON values, for the sidecar."""
+        values = {
             entry.name: getattr(self, entry.name)
             for entry in dataclasses.fields(self)
             if getattr(self, entry.name) != entry.default
         }
-        found |= {"backend": self.backend, "precision": self.precision}
+        values |= {"backend": self.backend, "precision": self.precision}
         if self.timing_cache is not None:
-            found["timing_cache"] = self.timing_cache.name
+            values["timing_cache"] = self.timing_cache.name
         if self.batches:
-            found["batches"] = [show(ends) for ends in self.batches]
-        return found
+            values["batches"] = [range_text(batch_range) for batch_range in self.batches]
+        return values
 
     def arguments(self) -> tuple[str, ...]:
-        """Words of the command line that ask for the same on the GPU that is then there.
-
-        A timing cache is left out: it is a file of the machine where the engine was built.
-        """
+        """Return command line arguments for the same build on the GPU of another machine."""
         words = ["--backend", self.backend, "--precision", self.precision]
-        for ends in self.batches:
-            words += ["--batch", show(ends)]
-        if self.workspace_mib is not None:
-            words += ["--workspace-mib", str(self.workspace_mib)]
-        if self.builder_level is not None:
-            words += ["--builder-level", str(self.builder_level)]
-        if self.hardware_compatibility != "none":
-            words += ["--hardware-compatibility", self.hardware_compatibility]
-        for flag in ("version_compatible", "weight_streaming", "refit", "strip"):
-            if getattr(self, flag):
-                words.append("--" + flag.replace("_", "-"))
+        for name, value in self.changed().items():
+            if name in ("backend", "precision", *MACHINE_FIELDS):
+                continue
+            option = "--batch" if name == "batches" else "--" + name.replace("_", "-")
+            if value is True:
+                words.append(option)
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += [word for one in values for word in (option, str(one))]
         return tuple(words)

@@ -28,14 +28,12 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 
 @given(uint64)
 def test_a_varint_comes_back(value):
-    """And ends where it ends."""
     data = varint(value)
     assert read_varint(memoryview(data + b"\xff"), 0, len(data)) == (value, len(data))
 
 
 @given(uint64)
 def test_a_varint_is_that_of_protobuf(value):
-    """Byte for byte."""
     pieces: list[bytes] = []
     encoder._EncodeVarint(pieces.append, value)
     assert b"".join(pieces) == varint(value)
@@ -44,7 +42,6 @@ def test_a_varint_is_that_of_protobuf(value):
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 9))
 def test_a_varint_that_is_cut_off_is_refused(value, keep):
-    """At whatever byte."""
     data = varint(value)
     short = data[: min(keep, len(data) - 1)]
     with pytest.raises(WireError, match="does not end"):
@@ -52,14 +49,12 @@ def test_a_varint_that_is_cut_off_is_refused(value, keep):
 
 
 def test_a_varint_that_never_ends_is_refused():
-    """Ten bytes are the most."""
     with pytest.raises(WireError, match="does not end"):
         read_varint(memoryview(b"\x80" * 40), 0, 40)
 
 
 @given(int64)
 def test_negative_numbers_are_read_as_protobuf_stores_them(value):
-    """As two's complement of 64 bits."""
     tensor = onnx.TensorProto(int64_data=[value]).SerializeToString()
     (field,) = fields(memoryview(tensor))
     assert packed_varints(memoryview(tensor), field) == [value]
@@ -70,7 +65,6 @@ def test_negative_numbers_are_read_as_protobuf_stores_them(value):
 
 @given(st.lists(int64, min_size=1, max_size=6))
 def test_packed_and_separate_integers_are_read_alike(values):
-    """`dims` may be written either way."""
     payload = b"".join(varint(value % 2**64) for value in values)
     packed = memoryview(message(1, payload))
     (field,) = fields(packed)
@@ -81,7 +75,6 @@ def test_packed_and_separate_integers_are_read_alike(values):
 
 @given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(uint64, st.binary(max_size=200)))))
 def test_fields_come_back_in_order_with_their_place(parts):
-    """Numbers and payloads, side by side."""
     pieces = [message(n, v) if isinstance(v, bytes) else integer(n, v) for n, v in parts]
     data = memoryview(b"".join(pieces))
     found = list(fields(data))
@@ -95,8 +88,7 @@ def test_fields_come_back_in_order_with_their_place(parts):
             assert field.value == value
 
 
-def test_fixed_numbers_are_walked_over():
-    """Floats and doubles that are not packed; their bits are the value."""
+def test_fixed_width_fields_are_skipped():
     attribute = onnx.AttributeProto(f=1.5, name="x").SerializeToString()
     double = bytes([1 << 3 | 1]) + (7).to_bytes(8, "little")
     data = memoryview(attribute + double)
@@ -104,8 +96,7 @@ def test_fixed_numbers_are_walked_over():
     assert found == {2: 0x3FC00000, 1: 7}
 
 
-def test_a_part_of_a_buffer_can_be_walked():
-    """Nothing outside of it is looked at."""
+def test_a_part_of_a_buffer_can_be_parsed():
     inner = integer(3, 5)
     data = memoryview(b"\xff\xff" + inner + b"\xff")
     assert list(fields(data, 2, 2 + len(inner))) == [Field(3, 2, 4, 5, False)]
@@ -123,15 +114,13 @@ def test_a_part_of_a_buffer_can_be_walked():
         (b"\x08", "does not end"),
     ],
 )
-def test_what_is_no_message_is_refused_with_the_place(data, reason):
-    """Groups are not in use any more."""
+def test_bytes_that_are_no_message_are_refused_with_the_offset(data, reason):
     with pytest.raises(WireError, match=reason):
         list(fields(memoryview(data)))
 
 
 @given(st.binary(max_size=60))
-def test_random_bytes_are_walked_or_refused(data):
-    """Never anything else, and never for ever."""
+def test_random_bytes_are_parsed_or_refused(data):
     try:
         found = list(fields(memoryview(data)))
     except WireError:
@@ -140,13 +129,11 @@ def test_random_bytes_are_walked_or_refused(data):
 
 
 def test_a_header_and_its_payload_are_a_message():
-    """So that large payloads need not be joined."""
     assert header(7, 300) + bytes(300) == message(7, bytes(300))
     assert message(1, b"")[0] == 1 << 3 | BYTES
 
 
-def test_signed_is_twos_complement():
-    """Of 64 bits."""
+def test_signed_reads_twos_complement():
     assert signed(2**63 - 1) == 2**63 - 1
     assert signed(2**63) == -(2**63)
     assert signed(2**64 - 1) == -1

@@ -1,0 +1,18 @@
+"""Names that every stage and every file share."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+# graph inputs and outputs
+PIXEL_VALUES = "pixel_values"
+LOGITS = "logits"
+FEATURES = "features"  # the input of the head; a tensor of that name is in every exported variant
+TOKENS = "tokens"
+
+HALF_PRECISIONS = ("fp16", "bf16")
+INT8_PRECISIONS = ("int8", "int8-static")  # ranges of activations: computed in each run, or fixed
+PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)
+
+Activation = Literal["softmax", "sigmoid", "none"]  # from logits to scores
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)

@@ -1,0 +1,65 @@
+"""Turn logits into labelled predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_export.artifact.vocabulary import Activation
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an image, with its score.
+
+    Attributes:
+        index: Class number.
+        label: Class name; `"class 7"` where the artifact carries no labels.
+        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
+            (each label by itself); the model's own output where it is `"none"`.
+    """
+
+    index: int
+    label: str
+    score: float
+
+
+def predict(
+    logits: NDArray[np.generic], *, activation: Activation, labels: Sequence[str], top: int
+) -> list[Prediction]:
+    """Return the best classes of one image, best first; equal scores keep the classes' order.
+
+    Args:
+        logits: Output of the model, (num_classes,).
+        activation: What turns logits into scores.
+        labels: Class names; may be fewer than the classes.
+        top: How many classes to return; all where there are fewer.
+    """
+    scores = SCORES[activation](logits.astype(np.float64))
+    order = np.argsort(-scores, kind="stable")[:top]
+    return [
+        Prediction(int(i), labels[i] if i < len(labels) else f"class {i}", float(scores[i]))
+        for i in order
+    ]
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities that sum to 1 along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability of each label by itself, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
+SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": lambda logits: logits,
+}

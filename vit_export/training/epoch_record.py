@@ -1,0 +1,32 @@
+"""Results of one epoch of training; needs the standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """Results of one epoch: means over the training images and over the validation images."""
+
+    epoch: int  # counted from 1
+    learning_rate: float  # of its last step
+    train_loss: float
+    train_accuracy: float  # share of augmented images, while the weights still change
+    val_loss: float
+    val_accuracy: float
+    time_s: float
+
+    def better_than(self, other: EpochRecord) -> bool:
+        """Whether more validation images are right or, of equally many, the loss is smaller."""
+        scores = ((record.val_accuracy, -record.val_loss) for record in (self, other))
+        return next(scores) > next(scores)
+
+
+def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
+    """Return the best epoch, the earliest of equals."""
+    best = history[0]
+    for record in history[1:]:
+        best = record if record.better_than(best) else best
+    return best
