@@ -176,14 +176,15 @@ def _hugging_face(config: _Json) -> Metadata:
 
 
 def _labels(config: _Json) -> tuple[str, ...]:
-    """Class names of `id2label`; none where they are LABEL_0, LABEL_1, ..."""
-    try:
-        id2label = config.get("id2label", dict[str, str] | None) or {}
-        names = {int(number): name for number, name in id2label.items()}
-        labels = tuple(names[number] for number in range(len(names)))
-    except (ValueError, KeyError) as error:
-        raise config.error(f"id2label: expected every class number from 0 ({error!r})") from error
-    return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
+    """Class names of `id2label` or `label2id`; none where they are LABEL_0, LABEL_1, ..."""
+    for field in ("id2label", "label2id"):
+        if config.data.get(field):
+            try:
+                labels = parse_labels({field: config.data[field]})
+            except ValueError as error:
+                raise config.error(f"{field}: {error}") from error
+            return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
+    return ()
 
 
 def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
