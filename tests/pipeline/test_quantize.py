@@ -181,13 +181,17 @@ def test_a_repair_beyond_the_budget_is_refused(massive_bias, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explain_measures_every_block_of_a_good_artifact(tiny_export, tmp_path):
-    """In the order of the graph; INT8 needs no rounded form, so that it is fast."""
-    settings = QuantizeSettings(precision="int8", explain=True)
-    made = quantize(tiny_export.path, tmp_path / "half.onnx", settings=settings)
+def test_explain_measures_every_block_of_a_good_artifact(tiny_export, tmp_path, photographs):
+    """In the order of the graph; here of dynamic INT8 with smoothed weights."""
+    settings = QuantizeSettings(
+        precision="int8", explain=True, smooth=0.5, calibration=photographs[0].parent
+    )
+    made = quantize(tiny_export.path, tmp_path / "q.onnx", settings=settings)
     units = [s.unit for s in made.blocks]
     assert units == ["blocks.0", "blocks.1", "blocks.2", "head"]
     assert all(0 < s.error_ratio < 1 for s in made.blocks)
+    assert made.manifest.conversion.calibration == "2 of 2 images of images"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["q.golden.npz", "q.onnx"]
 
 
 def test_an_artifact_that_cannot_be_measured_is_refused(tiny_export, fp16, copied, tmp_path):
@@ -237,6 +241,13 @@ def test_max_drop_is_refused_for_random_weights(copied, photographs):
     settings = QuantizeSettings(precision="fp16", images=photographs[0].parent, max_drop=1.0)
     with pytest.raises(UsageError, match=r"the weights of tiny\.onnx are random"):
         quantize(source, settings=settings)
+
+
+def test_weights_of_a_file_named_random_are_not_random():
+    """They have a hash, so that their classes count."""
+    assert not Weights(source="random (seed 0)", sha256="ab").random
+    assert not Weights(source="random_erasing.safetensors", sha256="ab").random
+    assert Weights(source="random (seed 0)").random
 
 
 def test_a_conversion_of_nothing_is_refused(reweighted, tmp_path):

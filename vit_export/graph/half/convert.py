@@ -63,7 +63,7 @@ def to_half(
     weighted = (node for node in model.graph if weight_of(node) is not None)
     planned = [node for node in weighted if node.op_type not in half.wide_ops]
     narrowed = [node for node in planned if plan[node] == "narrow"]
-    converted = narrow_weights(model.graph, plan)
+    converted = narrow_weights(plan)
     kept = _overflowing(model.graph, losses, half)
     apply_plan(model.graph, plan, half, half_io=half_io)
     save_graph(model, destination)
