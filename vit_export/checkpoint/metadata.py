@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from vit_export.artifact.labels import parse_labels
 from vit_export.artifact.open_file import read_text
 from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import CheckpointError
@@ -177,12 +178,12 @@ def _hugging_face(config: _Json) -> Metadata:
 
 def _labels(config: _Json) -> tuple[str, ...]:
     """Class names of `id2label` or `label2id`; none where they are LABEL_0, LABEL_1, ..."""
-    for field in ("id2label", "label2id"):
-        if config.data.get(field):
+    for key in ("id2label", "label2id"):
+        if config.data.get(key):
             try:
-                labels = parse_labels({field: config.data[field]})
+                labels = parse_labels({key: config.data[key]})
             except ValueError as error:
-                raise config.error(f"{field}: {error}") from error
+                raise config.error(f"{key}: {error}") from error
             return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
     return ()
 
