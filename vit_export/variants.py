@@ -274,6 +274,7 @@ def check_preparation(
     std: tuple[float, ...],
     crop_pct: float,
     interpolation: str,
+    largest_crop: float = 1,
 ) -> None:
     """Raise ConfigError with the reason when no image can be prepared by these values."""
     for name, values in (("mean", mean), ("std", std)):
@@ -282,7 +283,7 @@ def check_preparation(
             len(values) == channels, f"{name} has {len(values)} values for in_chans={channels}"
         )
     _require(all(value > 0 for value in std), f"std={std}: every value must be positive")
-    _require(0 < crop_pct <= 1, f"crop_pct={crop_pct}: must lie in (0, 1]")
+    _require(0 < crop_pct <= largest_crop, f"crop_pct={crop_pct}: must lie in (0, {largest_crop}]")
     _check_choice("interpolation", interpolation)
 
 

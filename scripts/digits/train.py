@@ -43,8 +43,8 @@ def test_accuracy(artifact: Path) -> tuple[int, int]:
     _, test = split(targets)
     with vit_export.load(artifact, provider="cpu") as model:
         found = model.classify([scans[row] for row in test], top=1)
-    correct = sum(top[0].index == targets[row] for top, row in zip(found, test, strict=True))
-    return correct, len(test)
+    correct = [top[0].index == targets[row] for top, row in zip(found, test, strict=True)]
+    return int(sum(correct)), len(test)
 
 
 def train(folder: Path, seed: int, options: list[str]) -> dict:

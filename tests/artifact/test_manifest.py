@@ -21,8 +21,8 @@ from vit_export.artifact.manifest import (
     TensorSpec,
     Weights,
 )
-from vit_export.errors import ArtifactError, UsageError
-from vit_export.variants import get_variant
+from vit_export.errors import ArtifactError, ConfigError, UsageError
+from vit_export.variants import CHOICES, get_variant
 
 text = st.text(max_size=12)
 number = st.floats(allow_nan=False, allow_infinity=False)
@@ -43,10 +43,13 @@ stages = st.builds(
     notes=st.lists(text, max_size=2).map(tuple),
     measurements=st.lists(measurements, max_size=2).map(tuple),
 )  # fmt: skip
-preparations = st.integers(0, 4).flatmap(lambda channels: st.builds(
-    Preprocess, size=st.tuples(st.integers(1, 999), st.integers(1, 999)), crop_pct=number,
-    mean=st.tuples(*[number] * channels), std=st.tuples(*[number] * channels),
-    color=text, crop_mode=text,
+positive = st.floats(1e-3, 9)
+preparations = st.integers(1, 4).flatmap(lambda channels: st.builds(
+    Preprocess, size=st.tuples(st.integers(1, 999), st.integers(1, 999)),
+    crop_pct=st.floats(0.1, 1), mean=st.tuples(*[number] * channels),
+    std=st.tuples(*[positive] * channels), color=st.just({1: "L", 3: "RGB"}.get(channels, "")),
+    interpolation=st.sampled_from(CHOICES["interpolation"]),
+    crop_mode=st.sampled_from(["center", "squash"]),
 ))  # fmt: skip
 manifests = st.builds(
     Manifest, variant=text,
@@ -135,7 +138,7 @@ def test_unknown_fields_are_ignored_at_every_depth(place):
     [
         (("opset",), "20", "opset: expected `int`, got `str`"),
         (("preprocess", "size", 0), "28", r"preprocess\.size\[0\]: expected `int`, got `str`"),
-        (("preprocess", "std"), [0.5], "preprocess: mean has 3 values and std 1"),
+        (("preprocess", "std"), [0.5], "std has 1 values for in_chans=3"),
         (("inputs", 0, "shape", 1), 1.5, r"inputs\[0\]\.shape\[1\]: expected `int \| str`"),
         (("certificate", 0, "passed"), "yes", r"certificate\[0\]\.passed: expected `bool \| null`"),
         (("certificate", 0, "hop"), None, r"certificate\[0\]\.hop: expected `str`, got `null`"),
@@ -196,6 +199,16 @@ def test_the_config_of_an_artifact_is_read_back():
             manifest.replace(config=damaged).vit_config("x.onnx")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"interpolation": "box"}, {"color": "BGR"}, {"crop_mode": "border"}, {"crop_pct": 0.0},
+     {"size": (0, 16)}, {"mean": (0.5,)}, {"std": (0.5, 0.0, 0.5)}],
+)  # fmt: skip
+def test_an_impossible_image_preparation_is_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Preprocess(**{"size": (16, 16), **change})
+
+
 def test_one_number_for_mean_or_std_counts_for_every_channel():
     preprocess = Preprocess(size=(32, 32), crop_pct=0.5)
     changes = {"mean": "0.25", "std": 2, "interpolation": "nearest"}
@@ -220,7 +233,8 @@ ODD_PREPARATIONS = [
     {"mean": 0.5}, {"mean": ["0.5"] * 3}, {"mean": [0.5]}, {"mean": [math.nan, 0, 0]},
     {"std": None}, {"std": "0.5"}, {"std": [0.5, 0.5]}, {"std": [math.inf] * 3},
     {"crop_pct": "0.9"}, {"crop_pct": None}, {"interpolation": 3}, {"color": None},
-    {"crop_mode": ["center"]},
+    {"crop_mode": ["center"]}, {"crop_mode": "middle"}, {"color": "BGR"}, {"crop_pct": 0},
+    {"interpolation": "bicubik"}, {"color": "L"}, {"std": [0.5, 0.5, 0]},
 ]  # fmt: skip
 
 

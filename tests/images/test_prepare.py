@@ -289,14 +289,3 @@ def test_an_unusable_image_in_a_batch_is_named() -> None:
     """By its number, since arrays have no name."""
     with pytest.raises(ImageError, match=r"^image 1: .*float64"):
         prepare_batch([noise(16, 16, 3), np.zeros((16, 16, 3))], SMALL)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"interpolation": "box"}, {"color": "BGR"}, {"crop_mode": "border"}, {"crop_pct": 0.0},
-     {"mean": (0.5,), "std": (0.5,)}, {"std": (0.5, 0.0, 0.5)}],
-)  # fmt: skip
-def test_an_unknown_preparation_is_refused(change: dict[str, Any]) -> None:
-    """The message names the field."""
-    with pytest.raises(ImageError, match=next(iter(change))):
-        resize_and_crop(noise(16, 16, 3), Preprocess(**{"size": (16, 16), **change}))

@@ -6,8 +6,8 @@ and the measured error of every stage of the conversion.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,7 +83,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             whatever the aspect, before the crop.
 
     Raises:
-        ValueError: On construction, when no image could be prepared.
+        ConfigError: On construction, when no image can be prepared by these values.
     """
 
     size: tuple[int, int]
@@ -95,12 +95,17 @@ class Preprocess(Struct, frozen=True, kw_only=True):
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ValueError(f"size is {self.size}, expected a height and a width of at least 1")
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
-        if not all(map(math.isfinite, (*self.mean, *self.std, self.crop_pct))):
-            raise ValueError("mean, std and crop_pct must be finite")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(f"size={self.size}: expected a height and a width of at least 1")
+        channels = {color: count for count, color in _COLORS.items()}
+        check_preparation(
+            channels=channels.get(self.color, len(self.mean)),
+            **{name: getattr(self, name) for name in PREPARATION},
+            largest_crop=sys.float_info.max,
+        )
+        for name, choices in (("color", (*channels, "")), ("crop_mode", ("center", "squash"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
 
     @classmethod
     def of(cls, config: ViTConfig) -> Preprocess:
@@ -119,12 +124,10 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         """Return timm's defaults for images of a size, e.g. for a file of another tool.
 
         Raises:
-            ConfigError: A side, or the number of channels, is below 1.
+            ConfigError: The number of channels, or a side, is below 1.
         """
-        if channels < 1 or min(size) < 1:
-            raise ConfigError(
-                f"images of {channels} channels and {size[0]}x{size[1]} px: expected at least 1"
-            )
+        if channels < 1:
+            raise ConfigError(f"in_chans={channels}: must be at least 1")
         values = (0.5,) * channels
         return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
 
@@ -140,13 +143,11 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             ConfigError: A value that cannot be read, or by which no image can be prepared.
         """
         check_preprocess_fields(changes)
-        channels = len(self.mean)
-        values: dict[str, Any] = {name: getattr(self, name) for name in PREPARATION}
-        for name, value in changes.items():
-            values[name] = parse_field(name, value, values[name])
-        for name in ("mean", "std"):
-            values[name] = per_channel(values[name], channels)
-        check_preparation(channels=channels, **values)
+        values = {k: parse_field(k, value, getattr(self, k)) for k, value in changes.items()}
+        for name in {"mean", "std"} & set(values):
+            values[name] = per_channel(values[name], len(self.mean))
+        current = {name: getattr(self, name) for name in PREPARATION}
+        check_preparation(channels=len(self.mean), **(current | values))
         return msgspec.structs.replace(self, **values)
 
 

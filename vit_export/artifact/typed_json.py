@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, ConfigError
 
 T = TypeVar("T")
 
@@ -40,6 +40,8 @@ def decode(text: str, kind: type[T], *, newest: int, what: str, hint: str) -> T:
         _check_schema(data, newest, what)
     try:
         return msgspec.convert(data, kind)
+    except ConfigError as error:  # of a class that checks its values
+        raise ArtifactError(f"{what} is damaged: {error.message}", hint=hint) from error
     except msgspec.ValidationError as error:
         raise ArtifactError(f"{what} is damaged: {_described(error)}", hint=hint) from error
 

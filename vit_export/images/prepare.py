@@ -29,9 +29,6 @@ from vit_export.images.decode import (
 if TYPE_CHECKING:
     from PIL import Image
 
-_CHANNELS = {"RGB": 3, "L": 1}
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-
 
 def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Prepare several images, of any sizes, as one batch of `pixel_values`.
@@ -80,7 +77,6 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
     Raises:
         ImageError: Another dtype or number of channels.
     """
-    _check_possible(preprocess)
     check_uint8(pixels)
     if pixels.ndim < 3 or pixels.shape[-1] != len(preprocess.mean):
         raise ImageError(
@@ -108,7 +104,6 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     Raises:
         ImageError: The image cannot be read, or not be prepared for this model.
     """
-    _check_possible(preprocess)
     picture = decode(image, preprocess.color)
     pixels = _resize(picture, _resized_hw(_hw(picture), preprocess), preprocess.interpolation)
     if pixels.shape[2] != len(preprocess.mean):
@@ -171,23 +166,3 @@ def _center_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
         pixels = np.pad(pixels, [*margins, (0, 0)])
     top, left = (round((have - want) / 2) for want, have in zip(size, pixels.shape, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]
-
-
-def _check_possible(preprocess: Preprocess) -> None:
-    """Raise ImageError for a preparation that this version does not implement."""
-    channels = _CHANNELS.get(preprocess.color, len(preprocess.mean))
-    possible = {
-        "crop_pct": preprocess.crop_pct > 0,
-        "interpolation": preprocess.interpolation in _INTERPOLATIONS,
-        "color": preprocess.color in (*_CHANNELS, ""),
-        "crop_mode": preprocess.crop_mode in ("center", "squash"),
-        "mean": len(preprocess.mean) == channels,
-        "std": all(preprocess.std),
-    }
-    for field, holds in possible.items():
-        if not holds:
-            raise ImageError(
-                f"cannot prepare images with {field}={getattr(preprocess, field)!r}: this version "
-                "of vit-export does not support it",
-                hint="export the model again",
-            )

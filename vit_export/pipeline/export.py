@@ -92,12 +92,11 @@ def export(
 
     Example:
         ```python
-        from vit_export import export
-        from vit_export.pipeline.settings import ExportSettings
+        import vit_export
 
-        export("b16", "b16.onnx", weights="vit_b16.safetensors")
-        export("b16", settings=ExportSettings(overrides={"img_size": 384}, batch=1))
-        export(my_module, "mine.onnx", settings=ExportSettings(opset=18))
+        vit_export.export("b16", "b16.onnx", weights="vit_b16.safetensors")
+        settings = vit_export.ExportSettings(overrides={"img_size": 384}, batch=1)
+        vit_export.export(my_module, "mine.onnx", settings=settings)
         ```
 
     Args:

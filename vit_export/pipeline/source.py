@@ -223,7 +223,7 @@ def _timm_config(module: nn.Module) -> Mapping[str, Any]:
     """Return the description of the images that a module made by timm carries."""
     for name in ("pretrained_cfg", "default_cfg"):
         described = getattr(module, name, None)
-        if isinstance(described, Mapping) and len(described.get("input_size", (3, 224, 224))) == 3:
+        if isinstance(described, Mapping) and len(described.get("input_size") or ()) == 3:
             return described
     return {}
 

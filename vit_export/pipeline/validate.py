@@ -28,11 +28,10 @@ def validate(
 
     Example:
         ```python
-        from vit_export import validate
-        from vit_export.pipeline.settings import ValidateSettings
+        import vit_export
 
-        comparison = validate("b16.onnx", settings=ValidateSettings(provider="cuda"))
-        comparison.raise_for_failure()
+        settings = vit_export.ValidateSettings(provider="cuda")
+        vit_export.validate("b16.onnx", settings=settings).raise_for_failure()
         ```
 
     Args:
