@@ -1,4 +1,4 @@
-"""Commands in a folder whose files have the names of libraries; chatter of libraries."""
+"""Commands run in a folder with files named like libraries, and print no line of a library."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_file_named_like_a_library_breaks_no_command(command, trapped, tiny_ex
 
 
 def test_a_module_of_the_current_folder_is_exported_without_a_line_of_another_library(trapped):
-    """`--module` alone imports from that folder; every line is one of ours."""
+    """Only `--module` imports from that folder; standard error lists the steps alone."""
     (trapped / "user_model.py").write_text(
         "from torch import nn\n"
         "def make():\n"

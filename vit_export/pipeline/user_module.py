@@ -63,10 +63,10 @@ def _attribute(spec: str, package: str, name: str) -> Any:
 
 @contextlib.contextmanager
 def _importing_from_current_folder() -> Iterator[None]:
-    """Search the current folder first, as `python -m` does, and afterwards last.
+    """Search the current folder first, as `python -m` does, and last from then on.
 
-    Afterwards, so that a forward may still import what lies beside it; last, so that a file of
-    the user called `json.py` is not taken for the standard library's by anybody else.
+    The module's forward can still import files of that folder, but later imports of libraries
+    do not find a file such as `json.py` in it.
     """
     folder = os.getcwd()
     before = list(sys.path)
