@@ -79,6 +79,20 @@ def test_labels_come_from_the_config(hf_folder: Path) -> None:
     assert load_checkpoint(hf_folder, overrides={"num_classes": 0}).labels == ()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id2label": {"0": ["n1", "cat"], "1": ["n2", "dog"], "2": ["n3", "owl"]}},
+        {"id2label": None, "label2id": {"owl": 2, "cat": 0, "dog": 1}},
+    ],
+    ids=["identifiers", "label2id"],
+)
+def test_other_forms_of_labels_are_read(changes: dict[str, Any], hf_folder: Path) -> None:
+    """As in a file of `--labels`."""
+    edit(hf_folder / "config.json", **changes)
+    assert load_checkpoint(hf_folder).labels == ("cat", "dog", "owl")
+
+
 def test_generic_labels_are_none(hf_folder: Path) -> None:
     """LABEL_0 names nothing."""
     edit(hf_folder / "config.json", id2label={str(n): f"LABEL_{n}" for n in range(3)})
@@ -121,6 +135,7 @@ def test_a_config_that_the_file_denies_is_an_error(
         ({"patch_size": [8, 4]}, r"config.json: patch_size \(8, 4\) is not supported"),
         ({"id2label": {"0": "a", "2": "b"}}, "config.json: id2label: "),
         ({"id2label": ["a"]}, "config.json: id2label: "),
+        ({"id2label": {"0": "a", "1": {"b": 1}, "2": "c"}}, "config.json: id2label: "),
     ],
 )
 def test_a_config_that_ours_cannot_follow_is_refused(
