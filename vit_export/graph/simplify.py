@@ -81,12 +81,17 @@ def _replace_weights_by_inputs(model: onnx.ModelProto, folder: Path) -> list[onn
 
 def _check_signature(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Raise SimplifyError when inputs, outputs or operator sets changed."""
-    opsets, left = ({e.domain: e.version for e in m.opset_import} for m in (before, after))
-    signature = [("operator sets", {d: v for d, v in opsets.items() if d in left}, left)]
-    for kind in ("input", "output"):
-        names = ([value.name for value in getattr(m.graph, kind)] for m in (before, after))
-        signature.append((f"{kind}s", *names))
-    for what, old, new in signature:
+    names = [
+        [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
+        for model in (before, after)
+    ]
+    opsets = [{e.domain: e.version for e in model.opset_import} for model in (before, after)]
+    known = {domain: version for domain, version in opsets[0].items() if domain in opsets[1]}
+    for what, old, new in (
+        ("inputs", names[0][0], names[1][0]),
+        ("outputs", names[0][1], names[1][1]),
+        ("operator sets", known, opsets[1]),
+    ):
         if old != new:
             raise SimplifyError(
                 f"onnxsim changed the {what} from {old} to {new}", hint=NO_SIMPLIFY_HINT

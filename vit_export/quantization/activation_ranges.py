@@ -160,9 +160,10 @@ class Ranges:
             tensors = {
                 str(name): TensorRange(
                     arrays[f"channels.{i}"],
-                    *limits[i].tolist(),
-                    int(arrays["exponents"][i]),
-                    counts[i],
+                    smallest=float(limits[i, 0]),
+                    largest=float(limits[i, 1]),
+                    exponent=int(arrays["exponents"][i]),
+                    counts=counts[i],
                 )
                 for i, name in enumerate(names)
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -61,13 +62,13 @@ class QuantizeSettings:
                 raise UsageError(
                     f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
                 )
-        for option, number, fits, expected in (
-            ("budget", self.budget, lambda x: 0 <= x <= 1, "a share of the weights, 0 to 1"),
-            ("percentile", self.percentile, lambda x: 0 < x <= 100, "above 0, at most 100"),
-            ("smooth", self.smooth, lambda x: 0 <= x <= 1, "a strength, 0 to 1"),
-            ("max-drop", self.max_drop, lambda x: x >= 0, "percentage points, at least 0"),
+        for option, number, least, most, expected in (
+            ("budget", self.budget, 0, 1, "a share of the weights, 0 to 1"),
+            ("percentile", self.percentile, math.ulp(0), 100, "above 0, at most 100"),
+            ("smooth", self.smooth, 0, 1, "a strength, 0 to 1"),
+            ("max-drop", self.max_drop, 0, math.inf, "percentage points, at least 0"),
         ):
-            if number is not None and not fits(number):
+            if number is not None and not least <= number <= most:
                 raise UsageError(f"--{option} {number:g}: expected {expected}")
         if self.max_drop is not None and self.images is None:
             raise UsageError("--max-drop needs real images", hint="add --images DIR")
