@@ -33,7 +33,7 @@ class Calibrator:
     Args:
         golden: Golden file of the artifact.
         preprocess: How the artifact prepares images; `None` where its inputs are no images.
-        images: Folder of images or a digits CSV; `None` for the golden images.
+        images: As `read_images` takes them; `None` for the golden images.
         progress: Called with the number of images done.
 
     Attributes:
@@ -61,7 +61,7 @@ class Calibrator:
         if images is not None:
             if preprocess is None:
                 raise UsageError("--calibration needs a model of images, and this one takes none")
-            found = read_images(Path(images), preprocess, ())
+            found = read_images(images, preprocess, ())
             self._images = found.some(MAX_IMAGES)
             self._count = len(self._images)
             self.description = f"{self._count} of {len(found)} images of {found.source}"
