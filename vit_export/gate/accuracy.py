@@ -19,7 +19,7 @@ from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
 from vit_export.images.folder import image_files
 from vit_export.images.prepare import prepare_batch, resize_and_crop
 from vit_export.progress import Progress, silent
-from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runner import Runner, batch_size, run_filled
 
 BATCH = 32
 LABEL = "label"  # first column of a digits CSV with labels
@@ -144,7 +144,7 @@ def top1(
 ) -> NDArray[np.int64]:
     """Return the top-1 class of every image, int64 (S,); -1 where a logit is not finite."""
     spec = runner.inputs[0]
-    size = fixed_batch(spec) or BATCH
+    size = batch_size(runner, BATCH)
     classes = []
     for start in range(0, len(images), size):
         progress(f"{images.source} on {runner.provider}", start, len(images))

@@ -19,7 +19,7 @@ from vit_export.errors import ArtifactError, GateError, ImageError, InputError, 
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runner import Runner, batch_size, run_filled
 from vit_export.runtime.checks import check_range
 from vit_export.runtime.prediction import Prediction, predict
 
@@ -142,10 +142,11 @@ class Model:
         Args:
             images: One image or many; see the class. To a type checker, a string or an array is
                 one image: write `[folder]`, `[pattern]` or `list(batch)` for many.
-            top: How many classes to return, best first.
+            top: How many classes to return, best first. Of a model with sigmoid scores, all further
+                classes with a score of at least 0.5 are returned too.
 
         Returns:
-            For one image, `top` predictions; for many images, a list of such lists.
+            For one image, its predictions; for many images, a list of such lists.
 
         Raises:
             ImageError: An image cannot be read, or there is none.
@@ -218,7 +219,7 @@ class Model:
         spec = runner.inputs[0]
         prepared = (_prepare(image, preprocess) for image in iterate_images(images))
         index = 0
-        while batch := list(islice(prepared, fixed_batch(spec) or MAX_BATCH)):
+        while batch := list(islice(prepared, batch_size(runner, MAX_BATCH))):
             readable = [item.pixels for item in batch if item.pixels is not None]
             rows: Iterator[NDArray[Any]] = iter(())
             if readable:

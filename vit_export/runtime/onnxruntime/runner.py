@@ -22,6 +22,7 @@ from vit_export.runtime.checks import check_array, check_feeds, check_names, che
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
+    EngineOptions,
     ProviderOptions,
     check_profile,
     resolve,
@@ -94,6 +95,9 @@ class OrtRunner:
         self._open_session: ort.InferenceSession | None
         self._request, self._open_session = self._open(request)
         self.provider, self.options = self._request.provider, self._request.options
+        self.profile = (
+            self.options.profile if isinstance(self.options, EngineOptions) else None
+        )
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
         self.outputs = tuple(
