@@ -20,8 +20,8 @@ class Prediction:
     Attributes:
         index: Class number.
         label: Class name; `"class 7"` where the artifact carries no labels.
-        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
-            (each label by itself); the model's own output where it is `"none"`.
+        score: Probability by softmax or, of each label by itself, by sigmoid; the model's own
+            output where the manifest's activation is `"none"`.
     """
 
     index: int
@@ -36,7 +36,7 @@ def predict(
 
     Args:
         logits: Output of the model, (num_classes,).
-        activation: What turns logits into scores.
+        activation: Turns logits into scores.
         labels: Class names; may be fewer than the classes.
         top: How many classes to return; all where there are fewer. With sigmoid, all further
             classes with a score of at least `PRESENT` are returned too.
