@@ -17,7 +17,7 @@ from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
 from vit_export.images.folder import image_files
-from vit_export.images.prepare import prepare_batch, resize_and_crop
+from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner, batch_size, run_filled
 
@@ -126,16 +126,13 @@ def gives_classes(logits: TensorSpec) -> bool:
 
 
 def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
-    def decode(image: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return resize_and_crop(image, preprocess)
-
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with path.open(encoding="utf-8", errors="replace") as stream:
         has_label = stream.readline().partition(",")[0].strip() == LABEL
     if not has_label:
-        return RealImages(path.name, read_unlabelled_digits(path, decode=decode))
-    digits = read_digits(path, decode=decode)
+        return RealImages(path.name, read_unlabelled_digits(path, preprocess))
+    digits = read_digits(path, preprocess)
     return RealImages(path.name, digits.images, digits.targets)
 
 
