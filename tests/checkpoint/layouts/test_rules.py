@@ -1,4 +1,4 @@
-"""Every layout against the library that it comes from, in float64."""
+"""Every layout compared with its library, in float64."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_first_release_of_timm_has_pre_logits(tmp_path: Path, randomised: Ra
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_parts_that_our_model_has_not_are_refused_by_name(
+def test_parts_that_our_model_lacks_are_refused_by_name(
     options: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
     """A model that would load in part would compute something else."""
@@ -198,7 +198,7 @@ def test_a_hugging_face_folder_computes_the_same(
 @pytest.mark.slow
 @EACH_SQUARE
 @pytest.mark.parametrize("name", HF_CLASSIFIERS)
-def test_the_names_that_transformers_5_has_in_memory_are_known_too(
+def test_the_names_of_transformers_5_in_memory_are_read_too(
     name: str, size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
     """A state dict saved with torch or safetensors, without any config."""
@@ -222,7 +222,7 @@ def test_the_pooler_of_a_hugging_face_backbone_becomes_pre_logits(
     assert compare(found.model, original, lambda output: output.pooler_output) < EXACT
 
 
-def test_the_pooler_of_a_distilled_backbone_is_left_aside(
+def test_the_pooler_of_a_distilled_backbone_is_unused(
     tmp_path: Path, randomised: Randomised
 ) -> None:
     """DeiTModel: its tokens come out, its pooler reads one token where ours reads two."""
@@ -328,7 +328,7 @@ def test_a_notebook_model_computes_the_same(
     assert compare(found.model, original) < EXACT
 
 
-def test_the_heads_of_a_notebook_model_are_asked_for(tmp_path: Path) -> None:
+def test_the_number_of_heads_of_a_notebook_model_must_be_given(tmp_path: Path) -> None:
     """Even where a variant has the same widths: notebooks take any number of heads."""
     mnist = Size(96, 6, 6, 4, 28, 28, 10, 384, channels=1)
     path = saved(Notebook(mnist).state_dict(), tmp_path)
@@ -460,7 +460,7 @@ def test_an_untransposed_kernel_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_each_layout_is_recognised_by_its_own_names() -> None:
-    """And none takes another's for its own."""
+    """And not as another one."""
     for layout, state in originals(SQUARE[0]).items():
         recognised = recognise(state)
         assert recognised is not None
