@@ -41,7 +41,7 @@ def linked_artifact(source: ExportResult, folder: Path, layout: str) -> Path:
     file = OnnxFile.read(source.path)
     outputs = [spec.name for spec in file.outputs]
     external = "" if layout == "inline" else "m.onnx.data"
-    pack(file, path, metadata=file.metadata, outputs=outputs, external_name=external)
+    pack(file, path, metadata=file.metadata, outputs=outputs, external_data=bool(external))
     shutil.copy(source.golden, golden_path(path))
     link(folder, golden_path(path), "store/golden")
     if layout != "weights":

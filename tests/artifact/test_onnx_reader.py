@@ -277,15 +277,15 @@ def test_a_file_that_starts_like_a_checkpoint_is_not_called_one(tmp_path, start)
         OnnxFile.read(path)
 
 
-@pytest.mark.parametrize("external_name", ["", "m.onnx.data"])
-def test_inner_tensors_are_exposed_without_the_weights(tiny_export, tmp_path, external_name):
+@pytest.mark.parametrize("external_data", [False, True])
+def test_inner_tensors_are_exposed_without_the_weights(tiny_export, tmp_path, external_data):
     path = tmp_path / "m.onnx"
     source = OnnxFile.read(tiny_export.path)
     names = [spec.name for spec in source.outputs]
-    pack(source, path, metadata={}, outputs=names, external_name=external_name)
+    pack(source, path, metadata={}, outputs=names, external_data=external_data)
     file = OnnxFile.read(path)
     blob = file.expose(["blocks.1", "logits", "features"])
-    assert len(blob) < file.size_bytes - 100_000 if not external_name else len(blob) < 70_000
+    assert len(blob) < file.size_bytes - 100_000 if not external_data else len(blob) < 70_000
     options = ort.SessionOptions()
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(tmp_path)

@@ -32,16 +32,18 @@ def source(tiny_export) -> OnnxFile:
     return OnnxFile.read(tiny_export.path)
 
 
-def packed(source: OnnxFile, path: Path, external_name: str = "", **changes: object) -> OnnxFile:
+def packed(
+    source: OnnxFile, path: Path, external_data: bool = False, **changes: object
+) -> OnnxFile:
     """Pack with the outputs of the source."""
     arguments = {"metadata": {}, "outputs": [spec.name for spec in source.outputs], **changes}
-    pack(source, path, external_name=external_name, **arguments)
+    pack(source, path, external_data=external_data, **arguments)
     return OnnxFile.read(path)
 
 
 def test_weights_survive_moves_between_inline_and_external(source, tmp_path):
     expected = run(source.path)
-    beside = packed(source, tmp_path / "beside.onnx", "beside.onnx.data")
+    beside = packed(source, tmp_path / "beside.onnx", external_data=True)
     inside = packed(beside, tmp_path / "inside.onnx")
     for file in (beside, inside):
         onnx.checker.check_model(file.path, full_check=True)
@@ -54,7 +56,7 @@ def test_weights_survive_moves_between_inline_and_external(source, tmp_path):
 
 
 def test_external_weights_start_at_page_boundaries_and_small_ones_stay_inline(source, tmp_path):
-    file = packed(source, tmp_path / "m.onnx", "m.onnx.data")
+    file = packed(source, tmp_path / "m.onnx", external_data=True)
     outside = [t for t in file.initializers if t.location]
     assert outside
     assert {t.location for t in outside} == {"m.onnx.data"}
@@ -69,7 +71,7 @@ def test_external_weights_start_at_page_boundaries_and_small_ones_stay_inline(so
 
 
 def test_onnx_reads_every_weight_back(source, tmp_path):
-    file = packed(source, tmp_path / "m.onnx", "m.onnx.data")
+    file = packed(source, tmp_path / "m.onnx", external_data=True)
     before, after = (onnx.load(f.path).graph.initializer for f in (source, file))
     assert [t.name for t in after] == [t.name for t in before]
     for a, b in zip(after, before, strict=True):
@@ -125,21 +127,21 @@ def test_weights_too_large_for_one_file_are_refused_before_anything_is_written(
     with pytest.raises(ArtifactError, match=r"do not fit into one .*\nhint: .*external data"):
         packed(source, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
-    packed(source, tmp_path / "m.onnx", "m.onnx.data")
+    packed(source, tmp_path / "m.onnx", external_data=True)
 
 
 def test_weights_that_end_too_early_are_named(source, tmp_path):
-    beside = packed(source, tmp_path / "m.onnx", "m.onnx.data")
+    beside = packed(source, tmp_path / "m.onnx", external_data=True)
     data = tmp_path / "m.onnx.data"
     data.write_bytes(data.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match=r"m\.onnx\.data: ends before "):
         packed(beside, tmp_path / "copy.onnx")
 
 
-@pytest.mark.parametrize("external_name", ["", "m.onnx.data"])
-def test_stamping_again_replaces_what_was_stamped(source, tmp_path, external_name):
+@pytest.mark.parametrize("external_data", [False, True])
+def test_stamping_again_replaces_what_was_stamped(source, tmp_path, external_data):
     path = tmp_path / "m.onnx"
-    first = packed(source, path, external_name, metadata={"a": "1"})
+    first = packed(source, path, external_data, metadata={"a": "1"})
     digest, clean = first.graph_sha256(), path.read_bytes()
     stamp(path, {"vit": "x" * 5000, "b": "猫"})
     assert OnnxFile.read(path).metadata == {"vit": "x" * 5000, "b": "猫"}

@@ -111,7 +111,7 @@ def test_the_first_block_that_diverges_is_named(gate):
     comparison = gate(
         lambda model: edit(model, "blocks.1.mlp.fc1.weight", lambda v: v * np.float32(1.5))
     )
-    assert [block.diverges for block in comparison.blocks] == [False, True, True]
+    assert [block.accepted for block in comparison.blocks] == [True, False, False]
     assert "first tensor outside its tolerance: blocks.1" in comparison.stage.reason
 
 

@@ -51,9 +51,13 @@ def write_artifact(model: VisionTransformer, settings: ExportSettings, path: Pat
     if settings.simplify:
         simplify(made, path.with_name("simplified.onnx"))
         made = path.with_name("simplified.onnx")
-    beside = "fp32.onnx.data" if settings.external_data else ""
-    outputs = source.outputs
-    pack(OnnxFile.read(made), path, metadata={}, outputs=outputs, external_name=beside)
+    pack(
+        OnnxFile.read(made),
+        path,
+        metadata={},
+        outputs=source.outputs,
+        external_data=settings.external_data,
+    )
 
 
 @pytest.mark.parametrize(("fields", "settings", "products"), KINDS.values(), ids=KINDS)

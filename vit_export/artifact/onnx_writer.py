@@ -24,9 +24,9 @@ def pack(
     *,
     metadata: Mapping[str, str],
     outputs: Collection[str],
-    external_name: str = "",
-) -> None:
-    """Write a model with its weights inside the file, or in one file beside it.
+    external_data: bool = False,
+) -> OnnxFile:
+    """Write a model; weights above 2 GiB go to a file beside it, `NAME.onnx.data`.
 
     Metadata comes last, so that `stamp` can replace it; that of the source is dropped.
 
@@ -35,11 +35,13 @@ def pack(
         destination: File to write.
         metadata: Entries of `metadata_props`.
         outputs: Graph outputs to keep; the others stay as inner tensors.
-        external_name: Name of the file of weights beside `destination`; empty for none.
+        external_data: Whether to store weights of any size beside the file.
 
     Raises:
         ArtifactError: The weights do not fit into one file.
     """
+    beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
+    external_name = destination.name + ".data" if beside else ""
     with mapped(source.path) as buffer:
         plan = list(_plan(source, buffer, outputs, external_name))
         graph_size = sum(len(part.head) + part.inline_bytes for part in plan)
@@ -65,6 +67,7 @@ def pack(
                     if part.tensor is not None and not part.inline_bytes:
                         out.write(b"\0" * (-out.tell() % ALIGNMENT))
                         out.writelines(source.chunks(buffer, part.tensor))
+    return OnnxFile.read(destination)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.onnx_writer import EXTERNAL_FROM_BYTES, pack, stamp
+from vit_export.artifact.onnx_writer import stamp
 from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
 SUFFIXES = (".onnx", ".engine")  # artifacts of one stem share a golden file
@@ -141,34 +141,6 @@ def _keep(file: Path, backup: Path) -> None:
         os.link(file, backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
         shutil.copy2(file, backup, follow_symlinks=False)
-
-
-def pack_artifact(
-    source: OnnxFile,
-    path: Path,
-    manifest: Manifest,
-    *,
-    outputs: Collection[str],
-    external_data: bool = False,
-) -> OnnxFile:
-    """Write an artifact into a staging folder; weights above 2 GiB go to a file beside it.
-
-    Args:
-        source: The graph, and its weights wherever they are.
-        path: File to write.
-        manifest: Its metadata, until `publish_artifact` replaces it.
-        outputs: Graph outputs to keep.
-        external_data: Whether to store weights of any size beside the file.
-    """
-    beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
-    pack(
-        source,
-        path,
-        metadata=manifest.metadata(),
-        outputs=outputs,
-        external_name=path.name + ".data" if beside else "",
-    )
-    return OnnxFile.read(path)
 
 
 def publish_artifact(

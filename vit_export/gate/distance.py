@@ -19,26 +19,15 @@ SINGLE_SHARE = 0.1  # of the spread over images, where an output is one number p
 
 @dataclass(frozen=True)
 class Reference:
-    """What torch computes in float64 for one tensor, and how far an artifact may be from it.
+    """What torch computes in float64 for one tensor, and how far an artifact may be from it."""
 
-    Attributes:
-        values: float64 (S, K).
-        indices: Elements of a flattened row that `values` keeps; `None` for all.
-        own: Distance of torch's own arithmetic in the artifact's precision; infinite where it
-            overflows, `None` where there is no such arithmetic.
-        tolerance: Largest distance allowed; `None` where distance does not decide.
-        row_tolerance: How far a row may change with its neighbours; `None` for no limit.
-        min_cosine: Smallest cosine similarity allowed; `None` for no limit.
-        max_scale_error: Largest distance of the scale from 1; `None` for no limit.
-    """
-
-    values: NDArray[np.float64]
-    indices: NDArray[np.int64] | None
-    own: float | None
-    tolerance: float | None
-    row_tolerance: float | None
+    values: NDArray[np.float64]  # (S, K)
+    indices: NDArray[np.int64] | None  # of a flattened row, that `values` keeps; None for all
+    own: float | None  # error of torch's own arithmetic in this precision; inf where it overflows
+    tolerance: float | None  # largest distance allowed; None where distance does not decide
+    row_tolerance: float | None  # how far a row may change with its neighbours; None: no limit
     min_cosine: float | None
-    max_scale_error: float | None
+    max_scale_error: float | None  # largest distance of the scale from 1
 
     @property
     def largest(self) -> float:
@@ -54,13 +43,16 @@ class Reference:
             rows = rows[:, self.indices]
         return rows.astype(np.float64)
 
-    def accepts(self, distance: float, cosine: float, scale: float = 1.0) -> bool:
+    def limits(self, distance: float, cosine: float, scale: float) -> list[tuple[float, float]]:
+        """Return each error with the largest one allowed, rows excluded."""
+        pairs = [(distance, self.tolerance), (abs(scale - 1), self.max_scale_error)]
+        if self.min_cosine is not None:
+            pairs.append((1 - cosine, 1 - self.min_cosine))
+        return [(error, allowed) for error, allowed in pairs if allowed is not None]
+
+    def accepts(self, distance: float, cosine: float, scale: float) -> bool:
         """Whether a result is within every limit but that of its rows."""
-        return bool(
-            (self.tolerance is None or distance <= self.tolerance)
-            and (self.min_cosine is None or cosine >= self.min_cosine)
-            and (self.max_scale_error is None or abs(scale - 1) <= self.max_scale_error)
-        )
+        return all(error <= allowed for error, allowed in self.limits(distance, cosine, scale))
 
 
 def references(golden: Golden, tolerances: Tolerances) -> dict[str, Reference]:
@@ -97,39 +89,25 @@ def _reference(
     indices: NDArray[np.int64] | None,
 ) -> Reference:
     largest = float(np.abs(values).max(initial=0))
-    tolerance = tolerances.tolerance(own, largest)
-    max_scale_error = tolerances.max_scale_error
+    tolerance, scale_error = tolerances.tolerance(own, largest), tolerances.max_scale_error
     if tolerance is None and values.shape[1] == 1:  # cosine is undefined for a single value
-        tolerance = SINGLE_SHARE * float(np.abs(values - values.mean(axis=0)).max())
-        max_scale_error = None
+        spread = float(np.abs(values - values.mean(axis=0)).max())
+        tolerance, scale_error = SINGLE_SHARE * spread, None
+    row_tolerance = tolerances.row_tolerance(own, largest)
     return Reference(
-        values=values,
-        indices=indices,
-        own=own,
-        tolerance=tolerance,
-        row_tolerance=tolerances.row_tolerance(own, largest),
-        min_cosine=tolerances.min_cosine,
-        max_scale_error=max_scale_error,
+        values, indices, own, tolerance, row_tolerance, tolerances.min_cosine, scale_error
     )
 
 
 @dataclass
 class Measured:
-    """Distance of one output from its reference, over the batches added so far.
-
-    Attributes:
-        reference: What the output is compared with.
-        by_batch: Largest distance at each batch size.
-        cosine: Smallest cosine similarity at each batch size.
-        rows: The first row computed for each sample.
-        row_max_abs: Largest difference between two rows of one sample.
-    """
+    """Distance of one output from its reference, over the batches added so far."""
 
     reference: Reference
-    by_batch: dict[int, float] = field(default_factory=dict)
-    cosine: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    row_max_abs: float = 0.0
+    by_batch: dict[int, float] = field(default_factory=dict)  # largest distance, by batch size
+    cosine: dict[int, float] = field(default_factory=dict)  # smallest one, by batch size
+    rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one of each sample
+    row_max_abs: float = 0.0  # largest difference between two rows of one sample
     _product: float = 0.0  # sum of y * y64
     _square: float = 0.0  # sum of y64 * y64
 
@@ -181,16 +159,10 @@ class Measured:
     @property
     def error_ratio(self) -> float:
         """Largest error as a multiple of what is allowed: up to 1 the output is within limits."""
-        reference, ratios = self.reference, [0.0]
-        if reference.tolerance is not None:
-            ratios.append(ratio(self.max_abs, reference.tolerance))
-        if reference.min_cosine is not None:
-            ratios.append(ratio(1 - self.min_cosine, 1 - reference.min_cosine))
-        if reference.max_scale_error is not None:
-            ratios.append(ratio(abs(self.scale - 1), reference.max_scale_error))
-        if reference.row_tolerance is not None:
-            ratios.append(ratio(self.row_max_abs, reference.row_tolerance))
-        return max(ratios)
+        limits = self.reference.limits(self.max_abs, self.min_cosine, self.scale)
+        if self.reference.row_tolerance is not None:
+            limits.append((self.row_max_abs, self.reference.row_tolerance))
+        return max([0.0, *(ratio(error, allowed) for error, allowed in limits)])
 
 
 def ratio(error: float, allowed: float) -> float:

@@ -13,33 +13,19 @@ class Tolerances:
 
     With `e` the distance of torch's own arithmetic in this precision, `max|y - y64|` may be at
     most `max(factor * e, floor * max|y64|)`, and never more than `cap * max|y64|`.
-
-    Attributes:
-        precision: e.g. `"fp16"`.
-        baseline: Field of the golden file that holds `e`; empty where torch has no arithmetic of
-            this precision, and cosine, scale and top-1 agreement decide.
-        torch_name: torch's name of that arithmetic.
-        factor: How many times torch's own distance is allowed.
-        floor: Share of `max|y64|` that is always allowed.
-        cap: Share of `max|y64|` that is never exceeded.
-        min_cosine: Smallest cosine similarity of an output with the reference.
-        max_scale_error: Largest distance from 1 of the projection of an output on the reference;
-            cosine cannot detect an output that is wrong by a factor.
-        min_agreement: Smallest share of real images with the same top-1 class as in fp32.
-        row_share: Share of `max|y64|` by which a row may change with its neighbours in the batch,
-            where there is no baseline. `None` where rows share one activation scale: their change
-            is then measured and certified, and has no limit.
     """
 
     precision: str
-    baseline: str = ""
-    torch_name: str = ""
+    baseline: str = ""  # field of the golden file that holds `e`; empty where torch has none
+    torch_name: str = ""  # of that arithmetic
     factor: float = 1.0
     floor: float = 0.0
     cap: float = float("inf")
-    min_cosine: float | None = None
-    max_scale_error: float | None = None
-    min_agreement: float | None = None
+    min_cosine: float | None = None  # between an output and the reference
+    max_scale_error: float | None = None  # an output wrong by a factor has a cosine of 1
+    min_agreement: float | None = None  # share of real images with the top-1 class of fp32
+    # Share of max|y64| by which a row may change with its neighbours, where there is no baseline.
+    # None where rows share one activation scale: their change is certified, and has no limit.
     row_share: float | None = None
 
     @property

@@ -21,28 +21,14 @@ from vit_export.runner import Runnable, Runner, batch_rows, batch_size
 
 @dataclass(frozen=True, kw_only=True)
 class BlockError:
-    """Distance of one inner tensor from its reference, over the elements in the golden file.
-
-    Attributes:
-        name: Name of the tensor.
-        max_abs: `None` where the graph has no tensor of that name.
-        tolerance: Largest distance allowed; `None` where the cosine decides.
-        cosine: Smallest cosine similarity over images; `None` where there is no such tensor.
-        relative: `max_abs` as a share of the largest value of the tensor.
-        accepted: Whether it is within its limits.
-    """
+    """Distance of one inner tensor from its reference, over the elements in the golden file."""
 
     name: str
-    max_abs: float | None
-    tolerance: float | None
-    cosine: float | None = None
-    relative: float | None = None
-    accepted: bool = True
-
-    @property
-    def diverges(self) -> bool:
-        """Whether the tensor is outside its limits."""
-        return not self.accepted
+    max_abs: float | None  # None where the graph has no tensor of that name
+    tolerance: float | None  # largest distance allowed; None where the cosine decides
+    cosine: float | None = None  # smallest one over images
+    relative: float | None = None  # `max_abs` as a share of the largest value of the tensor
+    accepted: bool = True  # whether it is within its limits
 
 
 def golden_feeds(
@@ -105,18 +91,16 @@ def trace(
         exposed = runner.expose(present)
         outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
         exposed.release()
-    return tuple(
-        _block_error(name, known[name], rows, outputs.get(name)) for name in golden.blocks.names
-    )
+    return tuple(_block_error(name, known[name], rows, outputs) for name in golden.blocks.names)
 
 
 def _block_error(
-    name: str, reference: Reference, rows: Sequence[int], output: Array | None
+    name: str, reference: Reference, rows: Sequence[int], outputs: Mapping[str, Array]
 ) -> BlockError:
-    if output is None:
+    if name not in outputs:
         return BlockError(name=name, max_abs=None, tolerance=reference.tolerance)
     result = Measured(reference)
-    result.add(len(rows), rows, output)
+    result.add(len(rows), rows, outputs[name])
     return BlockError(
         name=name,
         max_abs=result.max_abs,
@@ -130,14 +114,11 @@ def _block_error(
 def locate(blocks: Sequence[BlockError]) -> list[str]:
     """Return the sentence that names the first block outside its limits, where that is known."""
     for block in blocks:
-        if block.diverges:
-            return [f"first tensor outside its tolerance: {block.name} ({_error_of(block)})"]
+        if not block.accepted:
+            error = f"cosine {block.cosine:.4f}"
+            if block.tolerance is not None:
+                error = f"{block.max_abs:.3g}, allowed {block.tolerance:.3g}"
+            return [f"first tensor outside its tolerance: {block.name} ({error})"]
     if any(block.max_abs is not None for block in blocks):
         return ["every block is within its tolerance: the error is behind the last block"]
     return ["the graph has no tensor with the name of a block in the golden file"] if blocks else []
-
-
-def _error_of(block: BlockError) -> str:
-    if block.tolerance is None:
-        return f"cosine {block.cosine:.4f}"
-    return f"{block.max_abs:.3g}, allowed {block.tolerance:.3g}"

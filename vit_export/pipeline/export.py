@@ -17,11 +17,10 @@ from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.onnx_writer import stamp
+from vit_export.artifact.onnx_writer import pack, stamp
 from vit_export.artifact.publish import (
     check_golden_not_shared,
     check_output_name,
-    pack_artifact,
     publish_artifact,
     staging,
 )
@@ -237,10 +236,10 @@ def _pack_and_gate(
         simplified = raw.path.with_name("simplified.onnx")
         simplify(raw.path, simplified)
         final = OnnxFile.read(simplified)
-    packed = pack_artifact(
+    packed = pack(
         final,
         path,
-        manifest,
+        metadata=manifest.metadata(),
         outputs=[spec.name for spec in manifest.outputs],
         external_data=settings.external_data,
     )

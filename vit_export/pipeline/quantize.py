@@ -13,10 +13,10 @@ from pathlib import Path
 from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import pack
 from vit_export.artifact.publish import (
     check_golden_not_shared,
     check_output_name,
-    pack_artifact,
     publish_artifact,
     staging,
 )
@@ -242,8 +242,12 @@ def _convert(
             kept=(*conversion.kept, *reasons),
         )
         outputs = [spec.name for spec in manifest.outputs]
-        packed = pack_artifact(
-            OnnxFile.read(file), path, manifest, outputs=outputs, external_data=external_data
+        packed = pack(
+            OnnxFile.read(file),
+            path,
+            metadata=manifest.metadata(),
+            outputs=outputs,
+            external_data=external_data,
         )
         _check_budget(trials, conversion, budget)
         gate = run_gate(trials, packed, conversion, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.publish import pack_artifact
+from vit_export.artifact.onnx_writer import pack
 from vit_export.errors import GateError
 from vit_export.graph.half.convert import residual_tensors
 from vit_export.graph.half.types import HALVES
@@ -103,7 +103,8 @@ def _smoothed(
     count = smooth(source, graph, absmax, alpha=alpha)
     file = OnnxFile.read(graph)
     outputs = [spec.name for spec in file.outputs]
-    return pack_artifact(file, packed, manifest, outputs=outputs).path, count
+    pack(file, packed, metadata=manifest.metadata(), outputs=outputs)
+    return packed, count
 
 
 def _check_residual(source: Path, calibrator: Calibrator, precision: str) -> None:

@@ -203,13 +203,13 @@ def test_threads_share_a_session(runner):
         assert all(pool.map(work, range(8)))
 
 
-@pytest.mark.parametrize("external_name", ["", "w.data"])
-def test_inner_tensors_can_be_exposed(tiny_export, runner, tmp_path, external_name):
+@pytest.mark.parametrize("external_data", [False, True])
+def test_inner_tensors_can_be_exposed(tiny_export, runner, tmp_path, external_data):
     """With weights in the file or beside it, in a folder of any name."""
     path = tmp_path / "мои модели 模型" / "m.onnx"
     path.parent.mkdir()
     source = OnnxFile.read(tiny_export.path)
-    pack(source, path, metadata={}, outputs=["logits"], external_name=external_name)
+    pack(source, path, metadata={}, outputs=["logits"], external_data=external_data)
     exposed = OrtRunner(path, provider="cpu", threads=1).expose(["blocks.0", "features"])
     found = exposed.run({"pixel_values": X})
     assert list(found) == ["logits", "blocks.0", "features"]
@@ -322,7 +322,7 @@ def test_missing_weights_are_named(tiny_export, tmp_path):
     """ONNX Runtime's message names neither the file nor its folder."""
     path = tmp_path / "m.onnx"
     source = OnnxFile.read(tiny_export.path)
-    pack(source, path, metadata={}, outputs=["logits"], external_name="m.onnx.data")
+    pack(source, path, metadata={}, outputs=["logits"], external_data=True)
     (tmp_path / "m.onnx.data").unlink()
     with pytest.raises(ArtifactError, match=r"copy m\.onnx\.data into"):
         OrtRunner(path)

@@ -33,7 +33,7 @@ def comparison_text(comparison: Comparison) -> str:
         headers = ("tensor", "max_abs", "share of max|y64|", "tolerance", "cosine", "")
         rows = [
             (b.name, b.max_abs, b.relative, b.tolerance,
-             None if b.cosine is None else f"{b.cosine:.6f}", "diverges" if b.diverges else "")
+             None if b.cosine is None else f"{b.cosine:.6f}", "" if b.accepted else "diverges")
             for b in comparison.blocks
         ]  # fmt: skip
         lines.append(table(headers, rows))
