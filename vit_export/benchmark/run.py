@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vit_export.artifact.golden import find_golden
 from vit_export.benchmark.candidates import Candidate
 from vit_export.errors import UsageError, VitExportError
 from vit_export.host.child_process import Answer, Worker
@@ -169,9 +170,8 @@ class _CandidateProcess:
         """
         candidate = self.candidate
         try:
-            if not candidate.golden.exists():
-                raise VitExportError(f"there is no golden file {candidate.golden.name} beside it")
-            result = self._ask("distance", golden=str(candidate.golden), batch=batch)
+            golden = find_golden(candidate.order["path"])
+            result = self._ask("distance", golden=str(golden), batch=batch)
         except VitExportError as error:
             reason = _one_line(error)
             if candidate.must_match:
