@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -23,12 +22,7 @@ def save_checkpoint(
 ) -> None:
     """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
 
-    The file gets its name when it is complete.
-
-    Args:
-        model: The model to save.
-        path: Name of the file, e.g. `best.safetensors`.
-        labels: Class names.
+    The file gets its name when it is complete; `labels` are names of the classes.
 
     Raises:
         OutputError: The file cannot be written.
@@ -56,10 +50,7 @@ def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
         return None, ()
     try:
         data = json.loads(text)
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in data["config"].items()
-        }
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["config"].items()}
         return ViTConfig(**fields), tuple(data.get("labels", ()))
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
