@@ -13,9 +13,8 @@ from vit_export.checkpoint.layouts.rules import Layout
 from vit_export.checkpoint.metadata import CONFIG, PROCESSOR, Metadata
 from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.variants import IDENTITY, VARIANTS, ViTConfig, parse_field
+from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
-PREPARATION = ("mean", "std", "crop_pct", "interpolation")
 # fields that tensors show beyond doubt, so that no other claim may contradict them
 DECIDED_BY_TENSORS = (
     "embed_dim",
@@ -122,16 +121,8 @@ def resolve(
     Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
     checkpoint, defaults of its library. Fields without any claim are those of the variant.
 
-    Args:
-        state: Meta tensors under our names, in our shapes.
-        layout: Layout of the file.
-        metadata: Contents of the files beside it.
-        own: The config inside a file of vit-export.
-        variant: The variant that the user names.
-        overrides: Config fields set by the user; `WANTED` describe another model than the file's.
-        num_heads: Number of heads, where shapes show it.
-        source: Name of the file, for messages.
-        stem: Name of the model where it is no variant.
+    `state` are meta tensors under our names, `own` is the config inside a file of vit-export, and
+    `num_heads` is known where shapes show it. A model that is no variant is named `stem`.
 
     Raises:
         CheckpointError: A claim contradicts the tensors, or a field is unknown.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -50,7 +51,8 @@ def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
         return None, ()
     try:
         data = json.loads(text)
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["config"].items()}
+        config: dict[str, Any] = data["config"]
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         return ViTConfig(**fields), tuple(data.get("labels", ()))
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(

@@ -31,7 +31,7 @@ def trained_size(
         pos_embed: (1, N, D), prefix tokens first.
         patch_size: In pixels.
         num_prefix_tokens: 1, or 2 for a distilled model.
-        sizes: `ViTConfig.img_size` or None, by who states it; the most trusted first.
+        sizes: Stated image sizes or None, by who states them; the most trusted first.
         source: Name of the file, for messages.
 
     Returns:

@@ -103,7 +103,7 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
             continue
         if any(layout.contains(template, present) for template in rule.unless):
             continue
-        targets = {}
+        targets: dict[str, dict[str, str]] = {}
         for template in rule.sources:
             for match in layout.matches(template, present):
                 values = {"n": "", "p": "", **match.groupdict()}
