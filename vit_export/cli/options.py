@@ -117,7 +117,7 @@ class PrecisionOptions:
     )
     fp16_io: bool | None = option(PRECISION, "Make the input and the outputs float16 too.")
     calibration: str | None = option(
-        PRECISION, "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
+        PRECISION, "Images to measure activation ranges on: folder, pattern or digits CSV.", "PATH"
     )
     calibration_method: str | None = option(
         PRECISION, "percentile by default.", choices=["percentile", "entropy", "max"]

@@ -22,7 +22,7 @@ class QuantizeOptions(PrecisionOptions):
 
     golden: str | None = option(SOURCE, "By default NAME.golden.npz beside the artifact.", "FILE")
     images: str | None = option(
-        PRECISION, "Real images to compare classes on: a folder or a digits CSV.", "PATH"
+        PRECISION, "Real images to compare classes on: folder, pattern or digits CSV.", "PATH"
     )
     explain: bool = option(OUTPUT, "Show the error of each block, as a table and a picture.")
     external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
