@@ -51,8 +51,10 @@ def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
         return None, ()
     try:
         data = json.loads(text)
-        config: dict[str, Any] = data["config"]
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in data["config"].items()
+        }
         return ViTConfig(**fields), tuple(data.get("labels", ()))
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
