@@ -26,11 +26,6 @@ def test_only_usage_errors_exit_with_2(error):
     assert error.exit_code == (2 if issubclass(error, UsageError) else 1)
 
 
-@pytest.mark.parametrize("error", TREE)
-def test_every_error_is_in_the_tree_of_the_docstring(error):
-    assert error.__name__ in errors.__doc__
-
-
 @pytest.mark.parametrize(
     ("word", "clause"),
     [

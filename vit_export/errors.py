@@ -1,22 +1,5 @@
 """Errors that vit-export raises on purpose.
 
-    VitExportError              exit status 1
-    ├── UsageError              exit status 2: the request itself cannot be met
-    │   ├── UnknownVariantError   no variant has that name
-    │   └── ConfigError           an architecture that cannot be built
-    ├── CheckpointError         a checkpoint cannot be read, or does not fit the model
-    ├── DataError               training or calibration data cannot be used
-    ├── ExportError             torch could not export the module to ONNX
-    ├── SimplifyError           the simplifier failed
-    ├── EngineError             TensorRT did not build the engine that was requested
-    ├── ArtifactError           an artifact, golden file or sidecar is damaged or incomplete
-    ├── BenchmarkError          a candidate of a benchmark crashed, or has wrong outputs
-    ├── GateError               an artifact does not compute what its torch model computes
-    ├── ProviderError           the requested execution provider cannot run the model
-    ├── InputError              a tensor does not fit the model's input
-    ├── ImageError              an image cannot be read or used
-    └── OutputError             an output file cannot be written
-
 A message states what was done, what was found and what was expected; the hint states what to do.
 Programming mistakes stay `TypeError` and `ValueError`.
 """
@@ -83,10 +66,6 @@ class EngineError(VitExportError):
 
 class ArtifactError(VitExportError):
     """An artifact, golden file or sidecar is damaged or incomplete."""
-
-
-class BenchmarkError(VitExportError):
-    """A candidate of a benchmark crashed, or its outputs are wrong."""
 
 
 class GateError(VitExportError):

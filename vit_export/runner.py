@@ -37,11 +37,7 @@ class Runnable(Protocol):
 
 
 class Runner(Runnable, Protocol):
-    """Runs one artifact on one provider.
-
-    Attributes:
-        outputs: Graph outputs.
-    """
+    """Runs one artifact on one provider."""
 
     outputs: tuple[TensorSpec, ...]
 
@@ -74,15 +70,9 @@ def batch_size(runner: Runnable, most: int) -> int:
 
 
 def batch_rows(samples: int, size: int) -> list[list[int]]:
-    """Cut samples into batches of one size.
+    """Return the numbers of the samples in each batch of one size.
 
-    Args:
-        samples: Number of samples.
-        size: Batch size.
-
-    Returns:
-        The numbers of the samples in each batch. Every sample comes once, in order; the last
-        batch is filled up with the first samples.
+    Every sample comes once, in order; the last batch is filled up with the first samples.
     """
     starts = range(0, samples, size)
     return [[i % samples for i in range(start, start + size)] for start in starts]
