@@ -43,14 +43,7 @@ def check_batch_range(batch_range: BatchRange) -> None:
 
 
 def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> tuple[Profile, ...]:
-    """Return one profile per range of batch sizes.
-
-    Args:
-        inputs: The graph's inputs.
-        batches: The ranges; `DEFAULT_BATCH` where there are none.
-
-    Returns:
-        No profile where every shape is fixed.
+    """Return one profile per range of batch sizes, none where all shapes of the inputs are fixed.
 
     Raises:
         UsageError: The graph has a fixed batch size other than `batches`, or another dynamic

@@ -18,11 +18,6 @@ OLDEST_BF16 = Version("8.0")  # compute capability
 def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
     """Return the compute capabilities to compile for: those of the settings, or the GPU's.
 
-    Args:
-        backend: TensorRT or TensorRT-RTX.
-        settings: The build's.
-        gpu: The GPU of this machine; `None` without one.
-
     Raises:
         EngineError: The build needs a GPU, and there is none.
         UsageError: No GPU is known, or the engine cannot be built for it.

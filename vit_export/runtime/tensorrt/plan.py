@@ -43,16 +43,7 @@ def check_plan_file(path: Path, sidecar: Sidecar) -> None:
 
 
 def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
-    """Return why an engine cannot run here: what it was built for and what is here.
-
-    Args:
-        sidecar: The engine's.
-        version: Of the installed backend.
-        gpu: The GPU of this machine.
-
-    Returns:
-        Empty where the engine can run.
-    """
+    """Return why an engine does not fit a version of its backend and a GPU; `""` where it does."""
     if not _version_fits(sidecar, version):
         return (
             f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
@@ -85,16 +76,7 @@ def _version_fits(sidecar: Sidecar, version: str) -> bool:
 
 
 def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
-    """Raise an error where an engine cannot run here.
-
-    Args:
-        path: The engine.
-        sidecar: The engine's.
-        version: Of the installed backend.
-        gpu: The GPU of this machine; `None` without one.
-
-    Returns:
-        The GPU.
+    """Check that an engine can run here, and return the GPU.
 
     Raises:
         ProviderError: There is no GPU.
@@ -138,39 +120,16 @@ def find_source(path: Path, sidecar: Sidecar) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A loaded engine, with the objects that must live as long as it does.
-
-    Attributes:
-        backend: TensorRT or TensorRT-RTX.
-        runtime: Its `IRuntime`.
-        engine: Its `ICudaEngine`.
-        sidecar: The engine's.
-    """
+    """A loaded engine, with the objects that must live as long as it does."""
 
     backend: Backend
-    runtime: Any
-    engine: Any
+    runtime: Any  # IRuntime
+    engine: Any  # ICudaEngine
     sidecar: Sidecar
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's inputs."""
-        return self.sidecar.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's outputs."""
-        return self.sidecar.manifest.outputs
 
     @classmethod
     def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
         """Load an engine; needs the GPU.
-
-        Args:
-            backend: The one that built the engine.
-            path: The engine.
-            sidecar: The engine's.
-            allow_host_code: Let a version compatible plan run its code on the CPU.
 
         Raises:
             ArtifactError: TensorRT cannot load it, or its tensors are not those of the sidecar.
@@ -211,8 +170,11 @@ class Plan:
             is_input = engine.get_tensor_mode(name) == input_mode
             dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
             tensors[is_input].add(tensor_spec(name, dtype, shape))
-        expected = {True: set(map(without_names, self.inputs)),
-                    False: set(map(without_names, self.outputs))}  # fmt: skip
+        manifest = self.sidecar.manifest
+        expected = {
+            True: set(map(without_names, manifest.inputs)),
+            False: set(map(without_names, manifest.outputs)),
+        }
         profiles = [
             {
                 name: tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))

@@ -28,19 +28,12 @@ from vit_export.runtime.tensorrt.session import DeviceTensor, Session
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a batch that run together.
+    """Rows of a batch that run together."""
 
-    Attributes:
-        start: First row.
-        rows: Number of rows.
-        batch: Batch size that the engine gets; rows beyond `rows` are zeros.
-        profile: Index of the optimization profile.
-    """
-
-    start: int
+    start: int  # first row
     rows: int
-    batch: int
-    profile: int
+    batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
+    profile: int  # index of the optimization profile
 
     @property
     def padded(self) -> bool:
@@ -54,10 +47,6 @@ def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
     A batch that a profile accepts stays whole, in the profile with the nearest `opt`. A larger
     one is split into largest chunks; the rest, and a batch below every smallest size, is padded
     to the next size that a profile accepts.
-
-    Args:
-        rows: Batch size, at least 1.
-        profiles: Batch sizes of each profile.
     """
     largest = max(range(len(profiles)), key=lambda index: profiles[index].max)
     chunks, start = [], 0

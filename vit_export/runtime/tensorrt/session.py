@@ -22,14 +22,7 @@ Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape
 
 
 class DeviceTensor:
-    """An output on the GPU.
-
-    Attributes:
-        address: Of its first element.
-        shape: Its shape.
-        dtype: numpy's name.
-        ordinal: Number of the GPU.
-    """
+    """An output on the GPU: `shape`, `dtype` (numpy's name), `address`, `ordinal` (the GPU's)."""
 
     def __init__(
         self, address: int, shape: tuple[int, ...], dtype: str, ordinal: int, owner: Any
@@ -64,6 +57,7 @@ class Session:
 
     def __init__(self, plan: Plan, *, cuda_graphs: bool) -> None:
         self.plan = plan
+        self._inputs, self._outputs = plan.sidecar.manifest.inputs, plan.sidecar.manifest.outputs
         self._captures_graphs = cuda_graphs and not plan.backend.is_rtx
         self.stream = Stream()
         self._scratch: DeviceBuffer | None = None
@@ -71,7 +65,7 @@ class Session:
         self._device: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedArray] = {}
         largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
-        for spec in (*plan.inputs, *plan.outputs):
+        for spec in (*self._inputs, *self._outputs):
             host = PinnedArray(with_batch(spec.shape, largest), np.dtype(spec.dtype))
             self._host[spec.name] = host
             self._device[spec.name] = DeviceBuffer(host.array.nbytes)
@@ -103,17 +97,11 @@ class Session:
     ) -> dict[str, NDArray[Any]]:
         """Compute outputs from arrays in host memory.
 
-        Args:
-            feeds: Every input; those with a batch dimension are padded with zeros to `batch`.
-            batch: Batch size that the engine gets.
-            profile: Index of the optimization profile.
-
-        Returns:
-            Outputs, without the rows of the padding.
+        Inputs are padded with zeros to `batch`; outputs come without the rows of the padding.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         rows = batch
-        for spec in self.plan.inputs:
+        for spec in self._inputs:
             values = feeds[spec.name]
             host = self._host[spec.name].array[: batch if spec.dynamic else len(values)]
             host[: len(values)] = values
@@ -123,12 +111,12 @@ class Session:
             self.stream.to_device(
                 self._device[spec.name].address, self._host[spec.name].address, host.nbytes
             )
-        for spec in self.plan.outputs:
+        for spec in self._outputs:
             shapes[spec.name] = with_batch(spec.shape, batch)
         self._enqueue(
             tuple((name, self._device[name].address, shapes[name]) for name in shapes), profile
         )
-        for spec in self.plan.outputs:
+        for spec in self._outputs:
             host = self._host[spec.name].array[: shapes[spec.name][0]]
             self.stream.to_host(
                 self._host[spec.name].address, self._device[spec.name].address, host.nbytes
@@ -136,7 +124,7 @@ class Session:
         self.stream.synchronize()
         return {
             spec.name: self._host[spec.name].array[: rows if spec.dynamic else None].copy()
-            for spec in self.plan.outputs
+            for spec in self._outputs
         }
 
     def run_on_device(
@@ -144,16 +132,12 @@ class Session:
     ) -> dict[str, DeviceTensor]:
         """Compute outputs from tensors on the GPU, without a copy.
 
-        Args:
-            views: Every input.
-            targets: Tensors to write outputs to, of exactly the shapes of this run; other
-                outputs get memory of their own.
-            profile: Index of the optimization profile.
+        Outputs are written to `targets`, of exactly their shapes; others get memory of their own.
         """
-        first = views[self.plan.inputs[0].name]
+        first = views[self._inputs[0].name]
         batch, ordinal = first.shape[0], first.device[1]
         results: dict[str, DeviceTensor] = {}
-        for spec in self.plan.outputs:
+        for spec in self._outputs:
             shape = with_batch(spec.shape, batch)
             owner: View | DeviceBuffer | None = targets.get(spec.name)
             if owner is None:
@@ -198,7 +182,7 @@ class Session:
 
     def _execute(self, context: Any, tensors: Addresses, profile: int) -> None:
         backend = self.plan.backend
-        inputs = {spec.name for spec in self.plan.inputs}
+        inputs = {spec.name for spec in self._inputs}
         if not context.set_optimization_profile_async(profile, self.stream.handle):
             raise ProviderError(f"{backend.name} cannot use optimization profile {profile}")
         for name, address, shape in tensors:
