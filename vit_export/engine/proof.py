@@ -31,11 +31,12 @@ def product_types(network: Network) -> dict[str, int]:
     A product of two dequantized int8 operands counts as INT8: TensorRT fuses the DequantizeLinear
     of both into it.
     """
-    makers = {}
-    for layer in network.layers:
-        for index in range(layer.num_outputs):
-            if layer.get_output(index) is not None:
-                makers[layer.get_output(index).name] = layer
+    outputs = (
+        (layer, layer.get_output(index))
+        for layer in network.layers
+        for index in range(layer.num_outputs)
+    )
+    makers = {tensor.name: layer for layer, tensor in outputs if tensor is not None}
     types: Counter[str] = Counter()
     for layer in network.layers:
         if layer.type.name in PRODUCTS:
@@ -71,13 +72,12 @@ def check_network(
     Raises:
         EngineError: The network has another precision.
     """
-    wanted = COMPUTE_TYPES[precision]
+    wanted, narrow_at_least = COMPUTE_TYPES[precision], max(narrow_at_least, 1)
     start = f"--precision {precision}, but the network's products are {_counts(types)}"
     if precision == "fp32":
         if set(types) != {"FLOAT"}:
             raise EngineError(start)
         return
-    narrow_at_least = max(narrow_at_least, 1)
     if types.get(wanted, 0) < narrow_at_least:
         raise EngineError(f"{start}: at least {narrow_at_least} must be {wanted}")
     wide = types.get("FLOAT", 0)

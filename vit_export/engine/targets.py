@@ -39,7 +39,7 @@ def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> t
 
 
 def _here(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
-    """The GPU of this machine, which is the only one that TensorRT builds for."""
+    """Return the GPU of this machine, which is the only one that TensorRT builds for."""
     here = gpu.compute_capability if gpu is not None else "none"
     for target in settings.compute_capabilities:
         if target != here:

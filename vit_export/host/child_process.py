@@ -39,7 +39,7 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of a child: it imports from where this process does.
+    """Return the environment of a child, which imports from where this process does.
 
     The current folder is left out, unless the user's own PYTHONPATH names it.
     """
@@ -63,8 +63,7 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
 class Worker:
     """A child that answers orders, one line of JSON each.
 
-    Args:
-        module: Its `main()` runs in the child and calls `answer_orders`.
+    It runs `main()` of a module, which calls `answer_orders`.
     """
 
     def __init__(self, module: str) -> None:
@@ -83,12 +82,7 @@ class Worker:
         self.close()
 
     def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
-        """Give an order and wait for its answer.
-
-        Args:
-            order: Name of the handler in the child.
-            timeout_s: The child is killed when it has not answered by then.
-            **arguments: JSON values for the handler.
+        """Call a handler of the child with JSON values; kill the child after `timeout_s`.
 
         Raises:
             UsageError: The handler raised one.
@@ -108,8 +102,7 @@ class Worker:
         if "raised" in reply:
             error_type = UsageError if reply["exit_code"] == UsageError.exit_code else WorkerError
             raise error_type(reply["raised"], hint=reply["hint"])
-        answer: Answer = reply["answer"]
-        return answer
+        return dict(reply["answer"])
 
     def _exchange(self, order: str) -> str:
         """Send an order; return the reply, or nothing where the child died."""
@@ -147,16 +140,11 @@ class Worker:
         status = self._process.wait()
         if self._timed_out_after_s is not None:
             return f"no answer within {self._timed_out_after_s:.3g} s, so its process was killed"
-        how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+        signals = {entry.value: entry.name for entry in signal.Signals}
+        killed_by = signals.get(-status, f"signal {-status}")
+        how = f"exit status {status}" if status >= 0 else f"killed by {killed_by}"
         lines = self.log()
         return f"its process ended ({how}): {lines[-1] if lines else 'no message'}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def answer_orders(handlers: Mapping[str, Callable[[Order], Answer]]) -> None:

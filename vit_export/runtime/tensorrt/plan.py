@@ -9,7 +9,6 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
-from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
@@ -164,39 +163,25 @@ class Plan:
 
     def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
-        engine, input_mode = self.engine, self.backend.trt.TensorIOMode.INPUT
-        tensors: dict[bool, set[TensorSpec]] = {True: set(), False: set()}  # by "is an input"
+        engine, manifest = self.engine, self.sidecar.manifest
+        input_mode = self.backend.trt.TensorIOMode.INPUT
+        found, expected = [], []
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
-            is_input = engine.get_tensor_mode(name) == input_mode
             dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
-            tensors[is_input].add(tensor_spec(name, dtype, shape))
-        manifest = self.sidecar.manifest
-        expected = {
-            True: set(map(without_names, manifest.inputs)),
-            False: set(map(without_names, manifest.outputs)),
-        }
-        profiles = [
-            {
-                name: tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
-                for name in profile
-            }
-            for index, profile in enumerate(self.sidecar.profiles)
-        ]
-        expected_profiles = [
-            {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
-            for profile in self.sidecar.profiles
-        ]
-        if tensors != expected or profiles != expected_profiles:
+            kind = "input" if engine.get_tensor_mode(name) == input_mode else "output"
+            found.append(f"{kind} {tensor_spec(name, dtype, shape)}")
+        for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+            expected += [f"{kind} {without_names(spec)}" for spec in specs]
+        for index, profile in enumerate(self.sidecar.profiles):
+            for name, shapes in profile.items():
+                built = tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
+                found.append(f"profile {index} of {name} {built}")
+                expected.append(f"profile {index} of {name} {shapes.min, shapes.opt, shapes.max}")
+        if sorted(found) != sorted(expected):
             raise ArtifactError(
-                f"{path.name}: the engine has the inputs {_listed(tensors[True])}, outputs "
-                f"{_listed(tensors[False])} and profiles {profiles}; its sidecar describes "
-                f"{_listed(expected[True])}, {_listed(expected[False])} and {expected_profiles}: "
-                "the files belong to two engines"
+                f"{path.name}: the engine has {'; '.join(found)}; its sidecar describes "
+                f"{'; '.join(expected)}: the files belong to two engines"
             )
-
-
-def _listed(specs: set[TensorSpec]) -> str:
-    return "; ".join(sorted(map(str, specs)))
 
 
 def _refit(backend: Backend, engine: Any, source: Path) -> None:
