@@ -207,7 +207,7 @@ def _to_onnx(
         config=loaded.config,
         weights=loaded.weights,
         opset=opset,
-        inputs=exported.inputs,
+        inputs=loaded.inputs,
         outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
         preprocess=loaded.preprocess,
         labels=loaded.labels,
@@ -234,7 +234,9 @@ def _pack_and_gate(
         comparisons.append(_gate(raw.path, golden, manifest, "torch -> onnx", progress))
         comparisons[-1].raise_for_failure()
         progress("simplify")
-        final = OnnxFile.read(simplify(raw.path, raw.path.with_name("simplified.onnx")).path)
+        simplified = raw.path.with_name("simplified.onnx")
+        simplify(raw.path, simplified)
+        final = OnnxFile.read(simplified)
     packed = pack_artifact(
         final,
         path,

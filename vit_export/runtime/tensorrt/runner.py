@@ -79,6 +79,8 @@ class TrtRunner:
     size that comes again is replayed as one CUDA graph.
     """
 
+    profile: tuple[int, int, int] | None = None  # `run` splits and pads batches itself
+
     def __init__(
         self,
         path: str | os.PathLike[str],
