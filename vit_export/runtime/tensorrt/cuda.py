@@ -135,7 +135,7 @@ class PinnedArray:
         self.address = int(call("cudaMallocHost", nbytes))
         _free_with(self, "cudaFreeHost", self.address)
         memory = (ctypes.c_uint8 * nbytes).from_address(self.address)
-        self.array: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 class Stream:
