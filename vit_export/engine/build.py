@@ -63,10 +63,10 @@ def build_plan(
         EngineError: TensorRT cannot build it, or builds another precision.
         UsageError: The settings cannot be met.
     """
-    name, trt = file.path.name, f"{backend.name} {backend.version}"
+    name, version = file.path.name, f"{backend.name} {backend.version}"
     targets = targets_of(backend, settings, gpu)
     profiles = profiles_of(manifest.inputs, settings.batches)
-    progress(f"{trt} reads {name}")
+    progress(f"{version} reads {name}")
     network = parse(backend, file.path)
     check_signature(network, manifest, name)
     types = product_types(network)
@@ -81,7 +81,7 @@ def build_plan(
     with backend.collect_messages() as messages:
         config = _config(backend, network, settings, profiles, targets)
         if messages.errors:
-            raise EngineError(f"{trt} refuses these settings: {messages.reason()}")
+            raise EngineError(f"{version} refuses these settings: {messages.reason()}")
         if settings.timing_cache is not None:
             load_cache(config, settings.timing_cache)
         cancelled = threading.Event()
@@ -95,11 +95,11 @@ def build_plan(
             hint = ""
             if settings.workspace_mib is not None and "workspace" in messages.reason():
                 hint = f"--workspace-mib {settings.workspace_mib} is too little"
-            raise EngineError(f"{trt} cannot build {name}: {messages.reason()}", hint=hint)
+            raise EngineError(f"{version} cannot build {name}: {messages.reason()}", hint=hint)
         for warning in messages.warnings:
             if NOT_SELF_CONSISTENT in warning:
                 raise EngineError(
-                    f"{trt} cannot accept all batches of --batch: {' '.join(warning.split())}",
+                    f"{version} cannot accept all batches of --batch: {' '.join(warning.split())}",
                     hint="use smaller batches",
                 )
         if settings.timing_cache is not None:

@@ -69,13 +69,12 @@ def _rtx_targets(backend: Backend, settings: EngineSettings, gpu: Gpu | None) ->
             hint=f"name it: --compute-capability 8.9 (known: {', '.join(known)}; several may be "
             "given)",
         )
-    for target in targets:
-        if target not in known:
-            raise UsageError(
-                f"--compute-capability {target}: TensorRT-RTX {backend.version} compiles for "
-                f"{', '.join(known)} only",
-                hint="use --backend tensorrt for other GPUs",
-            )
+    if unknown := [target for target in targets if target not in known]:
+        raise UsageError(
+            f"--compute-capability {unknown[0]}: TensorRT-RTX {backend.version} compiles for "
+            f"{', '.join(known)} only",
+            hint="use --backend tensorrt for other GPUs",
+        )
     return targets
 
 

@@ -33,11 +33,6 @@ class WorkerError(VitExportError):
     """A worker died, refused an order, or gave no answer in time."""
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main()` of a module in a fresh interpreter."""
-    return [sys.executable, "-c", START.format(module=module), *arguments]
-
-
 def child_environment() -> dict[str, str]:
     """Return the environment of a child, which imports from where this process does.
 
@@ -55,7 +50,7 @@ def child_environment() -> dict[str, str]:
 def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `main()` of a module in a child and wait for it, with its output captured."""
     return subprocess.run(
-        python_command(module, *arguments),
+        [sys.executable, "-c", START.format(module=module), *arguments],
         env=child_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -70,7 +65,7 @@ class Worker:
         self._timed_out_after_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
-            python_command(module),
+            [sys.executable, "-c", START.format(module=module)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, env=child_environment(),
         )  # fmt: skip

@@ -67,10 +67,6 @@ def rebuild_engine(path: Path) -> None:
     """Build an engine again for the GPU of this machine, by the command in its sidecar.
 
     In a child process, since a build imports what a device does without.
-
-    Raises:
-        ArtifactError: Its .onnx file is missing, or is another model by now.
-        EngineError: The build failed; the message has its reason.
     """
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
@@ -99,11 +95,7 @@ def needs_check(sidecar: Sidecar, check: Check) -> bool:
 
 
 def measure(runner: TrtRunner) -> Comparison:
-    """Run the gate on an engine, at the batch sizes of its profiles.
-
-    Raises:
-        ArtifactError: There is no golden file beside it.
-    """
+    """Run the gate on an engine, at the batch sizes of its profiles, with its golden file."""
     return compare(
         runner,
         Golden.read(find_golden(runner.path)),
