@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, ImageError, OutputError
 from vit_export.images.decode import SUFFIXES, Pixels
 from vit_export.images.folder import split_files
