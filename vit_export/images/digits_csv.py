@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -133,16 +134,13 @@ def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
         return b"", f"{len(cells)} columns, expected {len(header)}"
     try:
         row = bytes(map(int, cells))
+        if header[0] != "label" or row[0] < len(LABELS):
+            return row, ""
     except ValueError:
-        return b"", _first_fault(cells, header)
-    if header[0] == "label" and row[0] >= len(LABELS):
-        return b"", f"label is {row[0]}, expected 0 to {len(LABELS) - 1}"
-    return row, ""
-
-
-def _first_fault(cells: Sequence[str], header: Sequence[str]) -> str:
-    for cell, name in zip(cells, header, strict=True):
-        top = len(LABELS) - 1 if name == "label" else 255
-        if not cell.strip().isdecimal() or int(cell) > top:
-            return f"{name} is {cell[:20]!r}, expected an integer from 0 to {top}"
-    raise ValueError(f"no fault in {cells[:3]}")
+        pass
+    limits = [len(LABELS) - 1 if name == "label" else 255 for name in header]
+    return b"", next(
+        f"{name} is {cell[:20]!r}, expected an integer from 0 to {most}"
+        for cell, name, most in zip(cells, header, limits, strict=True)
+        if not re.fullmatch(r"\s*\d{1,3}\s*", cell) or int(cell) > most
+    )
