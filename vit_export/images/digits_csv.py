@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vit_export.artifact.manifest import Preprocess
 from vit_export.artifact.open_file import open_file
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import LabelledImages, indented_list, spool
+from vit_export.images.dataset import LabelledImages, listed, spool
 from vit_export.images.decode import Pixels
 from vit_export.images.prepare import resize_and_crop
 from vit_export.progress import Progress, silent
@@ -38,10 +38,7 @@ def read_digits(
         OutputError: The disk is full.
     """
     rows = _read_rows(path, leading=("label",))
-    targets = rows[:, 0].astype(np.int64)
-    pictures = _pictures(rows[:, 1:], preprocess)
-    images, digest = spool(pictures, len(rows), targets.tolist(), progress)
-    return LabelledImages(images=images, targets=targets, labels=LABELS, sha256=digest)
+    return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
 
 
 def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
@@ -54,7 +51,7 @@ def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
         DataError, OutputError: As `read_digits`.
     """
     rows = _read_rows(path, leading=())
-    return spool(_pictures(rows, preprocess), len(rows), (), silent)[0]
+    return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
@@ -99,8 +96,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         raise DataError(f"cannot read {path} as CSV text: {error}") from error
     if faults:
         raise DataError(
-            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad\n"
-            f"{indented_list(faults)}",
+            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad{listed(faults)}",
             hint="correct or remove these lines",
         )
     if not rows:
