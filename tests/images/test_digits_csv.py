@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
 

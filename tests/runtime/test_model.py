@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import (
     ArtifactError,
     DataError,

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from vit_export.artifact.manifest import Preprocess, Weights
+from vit_export.artifact.manifest import Weights
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes

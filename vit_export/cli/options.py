@@ -22,7 +22,7 @@ from vit_export.errors import UsageError
 from vit_export.variants import CHOICES, IDENTITY
 
 if TYPE_CHECKING:  # these import numpy, and --help must not
-    from vit_export.artifact.manifest import Preprocess
+    from vit_export.artifact.preprocess import Preprocess
     from vit_export.quantization.settings import QuantizeSettings
 
 json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPUT, is_flag=True,

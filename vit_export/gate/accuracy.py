@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.open_file import open_file
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits

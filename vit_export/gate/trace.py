@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_export.artifact.golden import BATCHES, Golden
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Array, Measured, Reference, references
 from vit_export.gate.tolerances import Tolerances

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, ImageError, OutputError
 from vit_export.images.decode import SUFFIXES, Pixels
 from vit_export.images.folder import split_files
@@ -180,9 +180,9 @@ def spool(
     Raises:
         OutputError: The disk is full.
     """
-    targets = np.array(targets, dtype=np.int64)
-    count, shape = len(targets), ()
-    digest = hashlib.sha256(targets.tobytes())
+    classes = np.array(targets, dtype=np.int64)
+    count, shape = len(classes), ()
+    digest = hashlib.sha256(classes.tobytes())
     with tempfile.TemporaryFile(buffering=0) as file:
         for done, image in enumerate(images, start=1):
             shape, data = image.shape, image.tobytes()
@@ -190,7 +190,7 @@ def spool(
             _append(file, data, need=count * len(data))
             progress("decoding images", done, count)
         pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape))
-    return LabelledImages(images=pixels, targets=targets, labels=labels, sha256=digest.hexdigest())
+    return LabelledImages(images=pixels, targets=classes, labels=labels, sha256=digest.hexdigest())
 
 
 def _append(file: io.FileIO, data: bytes, *, need: int) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
 from vit_export.artifact.open_file import open_file
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
 from vit_export.images.dataset import LabelledImages, listed, spool
 from vit_export.images.decode import Pixels

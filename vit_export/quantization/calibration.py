@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import GateError, UsageError
 from vit_export.gate.accuracy import RealImages, read_images
 from vit_export.gate.trace import golden_feeds

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec
+from vit_export.artifact.manifest import Shape, TensorSpec
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import InputError, nearest
 
 MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
