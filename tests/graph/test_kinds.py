@@ -90,5 +90,5 @@ def write_artifact(loaded: LoadedSource, settings: ExportSettings, path: Path) -
     if settings.simplify:
         simplify(made, path.with_name("simplified.onnx"))
         file = OnnxFile.read(path.with_name("simplified.onnx"))
-    beside = "fp32.onnx.data" if settings.external_data else ""
-    pack(file, path, metadata={}, outputs=loaded.outputs, external_name=beside)
+    outputs, beside = loaded.outputs, settings.external_data
+    pack(file, path, metadata={}, outputs=outputs, external_data=beside)

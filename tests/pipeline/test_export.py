@@ -307,14 +307,14 @@ def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(
 
 def test_the_packed_file_is_gated_without_the_simplifier_too(make_model, tmp_path, monkeypatch):
     """It is the file that is published."""
-    real = export_door.pack_artifact
+    real = export_door.pack
 
     def careless(final: OnnxFile, path: Path, *arguments: object, **options: object) -> OnnxFile:
         real(final, path, *arguments, **options)
         zeroed(path)
         return OnnxFile.read(path)
 
-    monkeypatch.setattr(export_door, "pack_artifact", careless)
+    monkeypatch.setattr(export_door, "pack", careless)
     with pytest.raises(GateError, match="torch -> onnx"):
         export(make_model(depth=1), tmp_path / "m.onnx", settings=ExportSettings(simplify=False))
     assert not list(tmp_path.iterdir())
