@@ -54,9 +54,10 @@ def test_every_kind_of_model_is_exported_and_converted_whole(
         assert (file.opsets[""], file.op_counts["Attention"]) == (23, 1)  # one per block
         assert not {"Softmax", "Shape", "Expand"} & set(file.op_counts)
     simplify(raw, tmp_path / "simplified.onnx")
-    beside = "fp32.onnx.data" if settings.external_data else ""
     simplified = OnnxFile.read(tmp_path / "simplified.onnx")
-    pack(simplified, path, metadata={}, outputs=loaded.outputs, external_name=beside)
+    pack(
+        simplified, path, metadata={}, outputs=loaded.outputs, external_data=settings.external_data
+    )
     x = images(1 if settings.batch == 1 else 2)
     with torch.no_grad():
         computed = dict(zip(loaded.model.all_names, loaded.model(torch.from_numpy(x)), strict=True))
