@@ -6,18 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from vit_export.artifact.vocabulary import PRECISIONS
-from vit_export.cli.option_fields import (
-    OUTPUT,
-    PRECISION,
-    PREPARATION,
-    RUN,
-    SOURCE,
-    SectionOption,
-    option,
-)
+from vit_export.cli.option_fields import option
 from vit_export.errors import UsageError
 from vit_export.variants import CHOICES, IDENTITY
 
@@ -25,22 +15,19 @@ if TYPE_CHECKING:  # these import numpy, and --help must not
     from vit_export.artifact.manifest import Preprocess
     from vit_export.quantization.settings import QuantizeSettings
 
-json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPUT, is_flag=True,
-                           help="End with one JSON object on standard output.")  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
     """The network, and the weights it starts from."""
 
-    variant: str | None = option(SOURCE, "e.g. b16; `vit-export variants` lists them.", "NAME")
-    weights: str | None = option(SOURCE, "A file, a folder, hub, or hf:owner/name.", "CHECKPOINT")
-    layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
+    variant: str | None = option("Source", "e.g. b16; `vit-export variants` lists them.", "NAME")
+    weights: str | None = option("Source", "A file, a folder, hub, or hf:owner/name.", "CHECKPOINT")
+    layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
     reset_head: bool = option(
-        SOURCE, "Replace the head with a zero-initialised one, for a different number of classes."
+        "Source", "Replace the head with a zero-initialised one, for a different number of classes."
     )
-    img_size: str | None = option(SOURCE, "e.g. 384, or 224x160 (height x width).", "PX")
-    sets: tuple[str, ...] = option(SOURCE, "Change a config field.", "FIELD=VALUE", name="--set")
+    img_size: str | None = option("Source", "e.g. 384, or 224x160 (height x width).", "PX")
+    sets: tuple[str, ...] = option("Source", "Change a config field.", "FIELD=VALUE", name="--set")
 
     def overrides(self, **named: Any) -> dict[str, Any]:
         """Return the config fields that --set, --img-size and other options change.
@@ -71,8 +58,8 @@ class CheckpointOptions:
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str = option(RUN, "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
-    trust_host_code: bool = option(RUN, "Let a version-compatible engine run its own code.")
+    provider: str = option("Run", "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
+    trust_host_code: bool = option("Run", "Let a version-compatible engine run its own code.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +67,15 @@ class PreparationOptions:
     """How images are prepared; `None` where an option was not given."""
 
     mean: str | None = option(
-        PREPARATION,
+        "Image preparation",
         "Subtracted from pixels in [0, 1]; one number counts for every channel.",
         "R,G,B",
     )
-    std: str | None = option(PREPARATION, "Divides pixels after that.", "R,G,B")
-    crop_pct: float | None = option(PREPARATION, "Side of the crop / short side of the image.")
-    interpolation: str | None = option(PREPARATION, choices=CHOICES["interpolation"])
+    std: str | None = option("Image preparation", "Divides pixels after that.", "R,G,B")
+    crop_pct: float | None = option(
+        "Image preparation", "Side of the crop / short side of the image."
+    )
+    interpolation: str | None = option("Image preparation", choices=CHOICES["interpolation"])
 
     def preparation(self) -> dict[str, Any]:
         """Return the fields of a `Preprocess` that were given."""
@@ -111,26 +100,30 @@ class PreparationOptions:
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    precision: str = option(PRECISION, choices=PRECISIONS[1:], required=True)
+    precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
-        PRECISION, "mixed (default) keeps residual stream and norms fp32.", choices=["mixed", "all"]
+        "Precision",
+        "mixed (default) keeps residual stream and norms fp32.",
+        choices=["mixed", "all"],
     )
-    fp16_io: bool | None = option(PRECISION, "Make the input and the outputs float16 too.")
+    fp16_io: bool | None = option("Precision", "Make the input and the outputs float16 too.")
     calibration: str | None = option(
-        PRECISION, "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
+        "Precision", "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
     )
     calibration_method: str | None = option(
-        PRECISION, "percentile by default.", choices=["percentile", "entropy", "max"]
+        "Precision", "percentile by default.", choices=["percentile", "entropy", "max"]
     )
     percentile: float | None = option(
-        PRECISION, "Of absolute activations, for the threshold; 99.99 by default."
+        "Precision", "Of absolute activations, for the threshold; 99.99 by default."
     )
-    smooth: float | None = option(PRECISION, "SmoothQuant strength before int8, e.g. 0.5.", "ALPHA")
+    smooth: float | None = option(
+        "Precision", "SmoothQuant strength before int8, e.g. 0.5.", "ALPHA"
+    )
     max_drop: float | None = option(
-        PRECISION, "Top-1 accuracy on --images that may be lost.", "POINTS"
+        "Precision", "Top-1 accuracy on --images that may be lost.", "POINTS"
     )
     budget: float | None = option(
-        PRECISION, "Share of the weights that may stay fp32; a third by default.", "SHARE"
+        "Precision", "Share of the weights that may stay fp32; a third by default.", "SHARE"
     )
 
     def check_stays_fp32(self) -> None:
@@ -168,7 +161,7 @@ class PrecisionOptions:
 class LabelsOption:
     """Where class names come from."""
 
-    labels: str | None = option(OUTPUT, "Class names: one a line, or JSON.", "FILE")
+    labels: str | None = option("Output", "Class names: one a line, or JSON.", "FILE")
 
     def class_names(self) -> tuple[str, ...]:
         """Read the class names; none where no file was given."""

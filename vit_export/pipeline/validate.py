@@ -49,7 +49,10 @@ def validate(
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
-        golden = _read_golden(path, settings)
+        hint = (
+            "give its path with --golden FILE, or the checkpoint with --weights FILE (needs torch)"
+        )
+        golden = Golden.read(find_golden(path, settings.golden, hint=hint))
     progress(f"measure on {runner.provider}")
     comparison = compare(
         runner,
@@ -79,14 +82,6 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
 
     engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
-
-
-def _read_golden(path: Path, settings: ValidateSettings) -> Golden:
-    hint = (
-        "give its path with --golden FILE, or compute the reference again from the checkpoint "
-        "with --weights FILE (needs torch)"
-    )
-    return Golden.read(find_golden(path, settings.golden, hint=hint))
 
 
 def _recorded_from(

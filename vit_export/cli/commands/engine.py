@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vit_export.cli.console import attributes, emit, progress_bar
-from vit_export.cli.option_fields import (
-    BUILD,
-    OUTPUT,
-    PRECISION,
-    TARGET,
-    WEIGHTS,
-    SectionCommand,
-    option,
-    takes,
-)
-from vit_export.cli.options import json_option, path_of
+from vit_export.cli.option_fields import command, option
+from vit_export.cli.options import path_of
 
 if TYPE_CHECKING:
     from vit_export.engine.settings import EngineSettings
@@ -30,31 +21,33 @@ class EngineOptions:
     """Options of `engine`."""
 
     precision: str = option(
-        PRECISION, "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
+        "Precision", "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
     )
-    backend: str = option(TARGET, "tensorrt or tensorrt-rtx.", default="tensorrt")
-    batch: tuple[str, ...] = option(TARGET, "Once per profile; 1:8:32 by default.", "MIN:OPT:MAX")
+    backend: str = option("Target", "tensorrt or tensorrt-rtx.", default="tensorrt")
+    batch: tuple[str, ...] = option("Target", "Once per profile; 1:8:32 by default.", "MIN:OPT:MAX")
     compute_capability: tuple[str, ...] = option(
-        TARGET, "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
+        "Target", "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
     )
     hardware_compatibility: str = option(
-        TARGET, "none, ampere-plus or same-compute-capability.", default="none"
+        "Target", "none, ampere-plus or same-compute-capability.", default="none"
     )
-    version_compatible: bool = option(TARGET, "Let later TensorRT versions run the engine.")
-    workspace_mib: int | None = option(BUILD, "Scratch memory limit of one layer.")
-    timing_cache: str | None = option(BUILD, "Timings of earlier builds; builds share it.", "FILE")
-    builder_level: int | None = option(BUILD, "0 to 5: how long to search for fast kernels.")
-    weight_streaming: bool = option(WEIGHTS, "Let weights stay in host memory.")
-    refit: bool = option(WEIGHTS, "Let weights be replaced later.")
-    strip: bool = option(WEIGHTS, "Leave weights out; they are read from the .onnx at load.")
+    version_compatible: bool = option("Target", "Let later TensorRT versions run the engine.")
+    workspace_mib: int | None = option("Build", "Scratch memory limit of one layer.")
+    timing_cache: str | None = option(
+        "Build", "Timings of earlier builds; builds share it.", "FILE"
+    )
+    builder_level: int | None = option("Build", "0 to 5: how long to search for fast kernels.")
+    weight_streaming: bool = option("Weights", "Let weights stay in host memory.")
+    refit: bool = option("Weights", "Let weights be replaced later.")
+    strip: bool = option("Weights", "Leave weights out; they are read from the .onnx at load.")
     print_trtexec: str | None = option(
-        OUTPUT,
+        "Output",
         "Print the trtexec line of the same build for TensorRT 10 or 11; build nothing.",
         "[VERSION]",
         is_flag=False,
         flag_value="",
     )
-    output: str | None = option(OUTPUT, "By default NAME.<precision>.engine", "PATH", short="-o")
+    output: str | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
 
     def settings(self) -> EngineSettings:
         """Return the settings of the build."""
@@ -77,10 +70,8 @@ class EngineOptions:
         )
 
 
-@click.command(cls=SectionCommand)
+@command(EngineOptions)
 @click.argument("artifact")
-@takes(EngineOptions)
-@json_option
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from vit_export.cli.report.engines import engine_text

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from vit_export.cli.console import emit, progress_bar, what_remains
-from vit_export.cli.option_fields import (
-    AUGMENTATION,
-    OUTPUT,
-    RECIPE,
-    RUN,
-    SOURCE,
-    SectionCommand,
-    option,
-    takes,
-)
-from vit_export.cli.options import CheckpointOptions, given, json_option, path_of
+from vit_export.cli.option_fields import command, option
+from vit_export.cli.options import CheckpointOptions, given, path_of
 
 if TYPE_CHECKING:
-    from vit_export.training.loop import TrainingResult
     from vit_export.training.run import FinetuneSettings
 
 
@@ -32,31 +20,39 @@ class FinetuneOptions(CheckpointOptions):
     """Options of `finetune`; `None` where a hyperparameter was not given."""
 
     data: str = option(
-        SOURCE, "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
+        "Source", "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
     )
-    variant: str | None = option(SOURCE, "Optional with --weights.", "NAME")
-    weights: str | None = option(SOURCE, "Start from this instead of random weights.", "CHECKPOINT")
-    epochs: int | None = option(RECIPE)
-    batch_size: int | None = option(RECIPE)
-    optimizer: str | None = option(RECIPE, choices=["adamw", "adam"])
-    learning_rate: float | None = option(RECIPE, "Peak learning rate, after the warm-up.")
-    warmup_epochs: float | None = option(RECIPE)
-    weight_decay: float | None = option(RECIPE)
-    clip_grad_norm: float | None = option(RECIPE)
+    variant: str | None = option("Source", "Optional with --weights.", "NAME")
+    weights: str | None = option(
+        "Source", "Start from this instead of random weights.", "CHECKPOINT"
+    )
+    epochs: int | None = option("Recipe")
+    batch_size: int | None = option("Recipe")
+    optimizer: str | None = option("Recipe", choices=["adamw", "adam"])
+    learning_rate: float | None = option("Recipe", "Peak learning rate, after the warm-up.")
+    warmup_epochs: float | None = option("Recipe")
+    weight_decay: float | None = option("Recipe")
+    clip_grad_norm: float | None = option("Recipe")
     validation_fraction: float | None = option(
-        RECIPE, "Share of every class held out, where there is no val/ folder."
+        "Recipe", "Share of every class held out, where there is no val/ folder."
     )
-    patience: int | None = option(RECIPE, "Stop after this many epochs without a better one.")
-    seed: int | None = option(RECIPE)
-    label_smoothing: float | None = option(AUGMENTATION)
-    drop_path_rate: float | None = option(AUGMENTATION, "Stochastic depth of the last block.")
-    rotation_degrees: float | None = option(AUGMENTATION, "Largest random rotation.")
-    shift: float | None = option(AUGMENTATION, "Largest random shift, as a share of the side.")
-    device: str = option(RUN, "cpu, cuda, or auto.", default="auto")
-    resume: bool = option(RUN, "Resume an interrupted run.")
-    predict: str | None = option(OUTPUT, "Classify this CSV, and write ImageId,Label.", "CSV")
+    patience: int | None = option("Recipe", "Stop after this many epochs without a better one.")
+    seed: int | None = option("Recipe")
+    label_smoothing: float | None = option("Augmentation and regularisation")
+    drop_path_rate: float | None = option(
+        "Augmentation and regularisation", "Stochastic depth of the last block."
+    )
+    rotation_degrees: float | None = option(
+        "Augmentation and regularisation", "Largest random rotation."
+    )
+    shift: float | None = option(
+        "Augmentation and regularisation", "Largest random shift, as a share of the side."
+    )
+    device: str = option("Run", "cpu, cuda, or auto.", default="auto")
+    resume: bool = option("Run", "Resume an interrupted run.")
+    predict: str | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
     output: str | None = option(
-        OUTPUT,
+        "Output",
         "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
         "PATH",
         short="-o",
@@ -81,11 +77,10 @@ class FinetuneOptions(CheckpointOptions):
         )
 
 
-@click.command(cls=SectionCommand)
-@takes(FinetuneOptions)
-@json_option
+@command(FinetuneOptions)
 def finetune(options: FinetuneOptions, as_json: bool) -> None:
     """Train a variant, or a checkpoint, on labelled images."""
+    from vit_export.cli.report.pictures import draw_picture
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.run import finetune as train
@@ -101,15 +96,16 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
         return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
-        result = train(
-            Path(options.data),
-            path,
-            settings=settings,
-            progress=progress,
-            epochs_progress=EpochLines(progress),
-        )
+        result = train(Path(options.data), path, settings=settings, progress=progress,
+                       epochs_progress=EpochLines(progress))  # fmt: skip
     training = result.training
-    problem = _draw_curve(training)
+
+    def draw(path: Path) -> None:
+        from vit_export.cli.report.training_plot import training_plot
+
+        training_plot(training.history, path)
+
+    problem = draw_picture(files.curve, draw)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
         "best": training.best,
@@ -120,15 +116,3 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
         "ignored": result.ignored,
     }
     emit(as_json, data, training_text(result, no_curve=problem))
-
-
-def _draw_curve(training: TrainingResult) -> str:
-    """Draw the learning curve; return why there is none."""
-    from vit_export.cli.report.pictures import draw_picture
-
-    def draw(path: Path) -> None:
-        from vit_export.cli.report.training_plot import training_plot
-
-        training_plot(training.history, path)
-
-    return draw_picture(training.files.curve, draw)

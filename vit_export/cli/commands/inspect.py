@@ -7,13 +7,11 @@ from pathlib import Path
 import click
 
 from vit_export.cli.console import attributes, emit
-from vit_export.cli.option_fields import SectionCommand
-from vit_export.cli.options import json_option
+from vit_export.cli.option_fields import command
 
 
-@click.command(cls=SectionCommand)
+@command()
 @click.argument("path")
-@json_option
 def inspect(path: str, as_json: bool) -> None:
     """Show what is in an ONNX, engine or golden file, or in a file of activation ranges."""
     if path.endswith(".ranges.npz"):

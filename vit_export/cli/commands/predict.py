@@ -8,22 +8,20 @@ from typing import Any
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.option_fields import OUTPUT, SectionCommand, option, takes
-from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions, json_option
+from vit_export.cli.option_fields import command, option
+from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
     """Options of `predict`."""
 
-    top: int = option(OUTPUT, "Classes per image.", default=5, type=click.IntRange(min=1))
+    top: int = option("Output", "Classes per image.", default=5, type=click.IntRange(min=1))
 
 
-@click.command(cls=SectionCommand)
+@command(PredictOptions)
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
-@takes(PredictOptions)
-@json_option
 def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_json: bool) -> None:
     """Classify images: files, folders or patterns such as "photos/*.jpg"."""
     from vit_export.cli.report.files import predictions_text
