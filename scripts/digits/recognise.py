@@ -44,8 +44,12 @@ def main() -> int:
             for p, right, scan in zip(predictions[row], correct[row], scans[row], strict=True)
         ]
         print(GAP.join(caption.center(WIDTH) for caption in captions).rstrip())
-    print(f"\n{sum(correct)} of {len(scans)} scans that the model never saw recognised, "
-          f"by {artifact.name} on {provider}")  # fmt: skip
+    print(
+        f"\n{sum(correct)} of {len(scans)} scans that the model never saw recognised, "
+        f"by {artifact.name} on {provider}"
+    )
+    if not all(correct):
+        print("A mark such as (5!) is the digit on a scan that was taken for another one.")
     return 0 if 2 * sum(correct) >= len(scans) else 1
 
 

@@ -37,9 +37,7 @@ def engine_cache(folder: Path) -> dict[str, Any]:
     shutil.rmtree(cache, ignore_errors=True)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     profile = (1, 2, 8)
-    load(EDGE, options=TensorrtOptions(profile=profile)).run(
-        x
-    )  # loads libraries, untimed
+    load(EDGE, options=TensorrtOptions(profile=profile)).run(x)  # loads libraries, untimed
     results, seconds, plans = [], [], []
     for path in (EDGE, EDGE, other):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The architecture that shapes show."""
+"""The architecture of a checkpoint."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_variant_is_recognised_by_its_shapes(name: str) -> None:
     qkv_bias=st.booleans(),
     classes=st.integers(0, 5),
 )
-def test_any_architecture_is_fields_from_shapes_its_shapes(
+def test_the_fields_of_any_architecture_are_inferred_from_shapes(
     dim: int, hidden: int, depth: int, patch: int, side: int, channels: int, distilled: bool,
     qkv_bias: bool, classes: int,
 ) -> None:  # fmt: skip
@@ -79,14 +79,14 @@ def test_a_size_is_inferred_though_the_variant_has_another() -> None:
     assert resolved(file, variant=variant, overrides={"img_size": 128}).img_size == 96
 
 
-def test_a_setting_that_no_network_has_is_the_users_mistake() -> None:
-    """Not the file's."""
+def test_a_setting_that_makes_no_network_is_a_config_error() -> None:
+    """Not a checkpoint error."""
     with pytest.raises(ConfigError, match="not divisible by num_heads 7"):
         resolved(get_variant("ti16"), overrides={"num_heads": 7})
 
 
 def test_an_absent_block_is_named() -> None:
-    """A number alone does not make a model deep, or long to build."""
+    """A large block number does not make a deep model."""
     state = dict(blank_model(get_variant("mnist")).state_dict())
     state["blocks.999999999.norm1.weight"] = state["blocks.0.norm1.weight"]
     with pytest.raises(CheckpointError, match="7 blocks, numbered up to 999999999; block 6 is"):

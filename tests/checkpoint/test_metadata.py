@@ -1,4 +1,4 @@
-"""What the JSON files beside a checkpoint say."""
+"""JSON files beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -79,7 +79,21 @@ def test_labels_come_from_the_config(hf_folder: Path) -> None:
     assert load_checkpoint(hf_folder, overrides={"num_classes": 0}).labels == ()
 
 
-def test_generic_labels_are_none(hf_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id2label": {"0": ["n1", "cat"], "1": ["n2", "dog"], "2": ["n3", "owl"]}},
+        {"id2label": None, "label2id": {"owl": 2, "cat": 0, "dog": 1}},
+    ],
+    ids=["identifiers", "label2id"],
+)
+def test_other_forms_of_labels_are_read(changes: dict[str, Any], hf_folder: Path) -> None:
+    """As in a file of `--labels`."""
+    edit(hf_folder / "config.json", **changes)
+    assert load_checkpoint(hf_folder).labels == ("cat", "dog", "owl")
+
+
+def test_generic_labels_are_ignored(hf_folder: Path) -> None:
     """LABEL_0 names nothing."""
     edit(hf_folder / "config.json", id2label={str(n): f"LABEL_{n}" for n in range(3)})
     assert load_checkpoint(hf_folder).labels == ()
@@ -104,7 +118,7 @@ def test_labels_that_do_not_fit_the_head_are_left_out_and_reported(hf_folder: Pa
         ("qkv_bias", False, "qkv_bias"),
     ],
 )
-def test_a_config_that_the_file_denies_is_an_error(
+def test_a_config_json_that_contradicts_the_file_is_an_error(
     name: str, value: object, field: str, hf_folder: Path
 ) -> None:
     """The two belong to different models."""
@@ -121,12 +135,13 @@ def test_a_config_that_the_file_denies_is_an_error(
         ({"patch_size": [8, 4]}, r"config.json: patch_size \(8, 4\) is not supported"),
         ({"id2label": {"0": "a", "2": "b"}}, "config.json: id2label: "),
         ({"id2label": ["a"]}, "config.json: id2label: "),
+        ({"id2label": {"0": "a", "1": {"b": 1}, "2": "c"}}, "config.json: id2label: "),
     ],
 )
-def test_a_config_that_ours_cannot_follow_is_refused(
+def test_a_config_json_of_an_unsupported_network_is_refused(
     changes: dict[str, Any], match: str, hf_folder: Path
 ) -> None:
-    """By the entry that is the reason."""
+    """The message names the field."""
     edit(hf_folder / "config.json", **changes)
     with pytest.raises(CheckpointError, match=match):
         load_checkpoint(hf_folder)
@@ -140,7 +155,7 @@ def test_a_damaged_config_is_refused(text: str, hf_folder: Path) -> None:
         load_checkpoint(hf_folder)
 
 
-def test_the_config_of_another_kind_of_model_is_left_alone(hf_folder: Path) -> None:
+def test_the_config_json_of_another_kind_of_model_is_ignored(hf_folder: Path) -> None:
     """It says nothing about a ViT; then the heads are asked for."""
     edit(hf_folder / "config.json", model_type="bert")
     with pytest.raises(CheckpointError, match="--set num_heads=N"):
@@ -148,8 +163,8 @@ def test_the_config_of_another_kind_of_model_is_left_alone(hf_folder: Path) -> N
     assert read_metadata(hf_folder, layout="torchvision") == Metadata()
 
 
-def test_the_user_may_know_better_than_the_config(hf_folder: Path) -> None:
-    """And the report says so."""
+def test_the_users_settings_replace_those_of_config_json(hf_folder: Path) -> None:
+    """The report shows both."""
     found = load_checkpoint(hf_folder, overrides={"num_heads": 8})
     assert found.config.num_heads == 8
     assert found.report.assumed["num_heads"] == "8, as set; 4, from config.json otherwise"
@@ -190,7 +205,7 @@ def test_images_are_prepared_as_the_processor_does(
     assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_an_old_processor_with_a_bare_size_is_understood(hf_folder: Path) -> None:
+def test_an_old_processor_with_one_number_as_size_is_read(hf_folder: Path) -> None:
     """`"size": 224`, as the first ViT repositories have it."""
     edit(hf_folder / "preprocessor_config.json", size=32, do_normalize=True, resample=2,
          image_mean=[0.5] * 3, image_std=[0.5] * 3)  # fmt: skip
@@ -241,7 +256,9 @@ def test_the_architecture_of_timm_names_the_heads(timm_folder: Path, tmp_path: P
     assert timm_loaded(timm_folder, architecture=architecture, model_args={}).config.num_heads == 3
 
 
-def test_heads_that_do_not_divide_the_width_are_the_files_fault(timm_folder: Path) -> None:
+def test_a_number_of_heads_that_does_not_divide_the_width_is_a_checkpoint_error(
+    timm_folder: Path,
+) -> None:
     """Config and weights do not belong together."""
     with pytest.raises(CheckpointError, match="embed_dim 32 is not divisible by num_heads 5"):
         timm_loaded(timm_folder, model_args={"num_heads": 5})

@@ -1,4 +1,4 @@
-"""Files of every kind, whole, damaged and foreign."""
+"""Weights files of every kind, complete, damaged and of other programs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ WRITERS: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin", ".npz", ".weights"])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_the_content_says_what_a_file_is(
+def test_the_kind_of_a_file_is_recognised_from_its_content(
     kind: str, suffix: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     """Every kind under every name."""
@@ -78,7 +78,7 @@ def test_the_content_says_what_a_file_is(
     lambda s: {"state_dict_ema": s, "state_dict": {n: 2 * t for n, t in s.items()}},
     lambda s: {"ema": {"state_dict": {f"_orig_mod.{n}": t for n, t in s.items()}}},
 ])  # fmt: skip
-def test_wrappers_of_training_scripts_are_taken_off(
+def test_wrappers_of_training_scripts_are_removed(
     wrapped: Callable[[dict[str, Tensor]], object], state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     """DataParallel, torch.compile, Lightning, timm; averaged weights before the others."""
@@ -87,7 +87,7 @@ def test_wrappers_of_training_scripts_are_taken_off(
     assert same(path, state)
 
 
-def test_what_lies_beside_the_weights_is_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_entries_beside_the_weights_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
     """An optimizer is left aside, and that the averaged copy was taken is said."""
     path = tmp_path / "checkpoint.pth"
     torch.save({"model_ema": state, "model": state, "optimizer": {}, "epoch": 1}, path)
@@ -96,7 +96,9 @@ def test_what_lies_beside_the_weights_is_named(state: dict[str, Tensor], tmp_pat
     assert file.notes == {"weights": "model_ema, the averaged copy"}
 
 
-def test_prefixes_are_taken_off_safetensors_too(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_prefixes_are_removed_from_safetensors_too(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     """Whatever the file, names are what the layouts expect."""
     save_file({f"module.{n}": t for n, t in state.items()}, tmp_path / "x.safetensors")
     assert same(tmp_path / "x.safetensors", state)
@@ -225,9 +227,7 @@ def test_a_truncated_file_is_one_clear_error(kind: str, share: float, tmp_path: 
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{not json at all", "truncated or damaged"),
     ],
 )  # fmt: skip
-def test_what_is_no_weights_file_is_called_by_its_name(
-    content: bytes, match: str, tmp_path: Path
-) -> None:
+def test_other_files_are_refused_by_their_kind(content: bytes, match: str, tmp_path: Path) -> None:
     """A pointer, a web page, another format, noise."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -308,7 +308,7 @@ def test_a_program_is_no_checkpoint(tmp_path: Path) -> None:
         open_tensors(tmp_path / "x.pt")
 
 
-def test_a_zip_archive_of_something_else_is_told(tmp_path: Path) -> None:
+def test_a_zip_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     """For example a compressed folder."""
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -125,6 +126,17 @@ def test_contributing_names_only_files_that_exist():
         if not (PACKAGE / path.replace("NAME", "onnx")).exists() and path != "options.py"
     ]
     assert missing == []
+
+
+def test_the_accuracy_of_the_digits_model_is_the_recorded_one():
+    results = json.loads((ROOT / "scripts" / "digits" / "accuracy.json").read_text())
+    page = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+    for result in results:
+        seed, correct, tested = (result[key] for key in ("seed", "correct", "tested"))
+        assert (
+            f"| {seed} | {correct} of {tested} | {correct / tested:.1%} |".replace("%", " %")
+            in page
+        )
 
 
 def test_the_readme_is_short():

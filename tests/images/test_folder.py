@@ -110,7 +110,7 @@ PICTURE = np.zeros((4, 4, 3), np.uint8)
         ("*.jpg", False),
     ],
 )
-def test_one_image_is_told_from_many(images, one):
+def test_one_image_is_distinguished_from_many(images, one):
     """Folders and patterns are many."""
     assert is_one_image(images) is one
 

@@ -1,4 +1,4 @@
-"""Our Vision Transformer is timm's, to the last digits of float64, and starts as the papers say."""
+"""Our Vision Transformer compared with timm's in float64, and its initial weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vit_export.model.vit import (
 )
 from vit_export.variants import VARIANTS, ViTConfig
 
-timm = importlib.import_module("timm")  # after the conftest has mended torchvision
+timm = importlib.import_module("timm")  # after the conftest has made torchvision importable
 
 WITH_TIMM = [name for name in VARIANTS if name != "vit_mnist_28"]
 
@@ -85,7 +85,7 @@ def test_average_pooling_is_that_of_timm_without_its_second_norm(compare, random
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_attention_written_out_is_the_fused_attention(scale):
+def test_decomposed_attention_equals_the_fused_operator(scale):
     """Also where the softmax is close to one-hot."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
@@ -277,9 +277,7 @@ CONFIGS: Configs = [
 
 
 @pytest.mark.parametrize("fields", CONFIGS)
-def test_every_parameter_has_a_part_in_the_result(
-    make_model: Callable[..., VisionTransformer], fields
-):
+def test_every_parameter_changes_the_result(make_model: Callable[..., VisionTransformer], fields):
     """A gradient reaches it, and it is not zero; an average needs all tokens but the prefix."""
     model = make_model(**fields)
     config = model.config
@@ -292,7 +290,7 @@ def test_every_parameter_has_a_part_in_the_result(
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_model_without_positions_does_not_see_the_order_of_patches(make_model):
+def test_a_model_without_positions_ignores_the_order_of_patches(make_model):
     """Nothing else tells one patch from another."""
     model = make_model(pos_embed="none").double()
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
@@ -302,7 +300,7 @@ def test_a_model_without_positions_does_not_see_the_order_of_patches(make_model)
     assert not torch.allclose(learned(x), learned(swapped))
 
 
-def test_both_gelus_are_those_that_were_asked_for(make_model):
+def test_both_forms_of_gelu_can_be_chosen(make_model):
     """The tanh form differs in the fourth digit."""
     x = torch.randn(2, 3, 32, 32)
     exact, tanh = make_model(), make_model(act_layer="gelu_tanh")

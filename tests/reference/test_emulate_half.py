@@ -1,4 +1,4 @@
-"""The rounded form of torch's half precision is what torch's own half precision computes."""
+"""Emulated half precision compared with torch's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The torch truth is float64 throughout, and the model is left as it was."""
+"""Float64 reference outputs; the model is unchanged afterwards."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_tokens_are_subsampled_like_a_block(make_model):
     assert "tokens" in golden.blocks.names
 
 
-def test_a_subsample_tells_the_size_of_its_row():
+def test_a_subsample_ends_with_the_size_of_its_row():
     """Short rows repeat elements, long ones are spread over evenly."""
     short = subsample(torch.arange(6.0).reshape(2, 3))
     assert short.shape == (2, 257)
@@ -179,7 +179,7 @@ class Casting(nn.Module):
 
 
 def test_a_forward_that_casts_is_refused_with_the_reason():
-    """Its float64 result would be no truth."""
+    """Its result would not be float64."""
     module = Casting()
     with pytest.raises(ExportError, match=r"(?s)Casting fails in float64.*fixed dtype"):
         record(module_outputs(module, [torch.zeros(2, 3, 8, 8)]), {"x": IMAGES[:2]})
@@ -210,7 +210,7 @@ def small_cnn() -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [Encoder, small_cnn])
-def test_anybodys_module_is_recorded_the_same_way(make):
+def test_any_module_is_recorded_the_same_way(make):
     """With the names that it gives."""
     torch.manual_seed(0)
     module = make().eval()
@@ -245,13 +245,13 @@ def test_whole_numbers_stay_whole():
 
 def test_progress_counts_every_block_of_both_passes(make_model):
     """Nine images are two passes of three blocks, in each precision."""
-    told: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     record(
         vit_outputs(make_model()),
         {"pixel_values": IMAGES},
-        progress=lambda stage, done=0, total=0: told.append((stage, done, total)),
+        progress=lambda stage, done=0, total=0: steps.append((stage, done, total)),
     )
     for what in ("float64", "float32"):
-        assert [step for step in told if what in step[0]] == [
+        assert [step for step in steps if what in step[0]] == [
             (f"torch {what}", done, 6) for done in range(1, 7)
         ]

@@ -1,4 +1,4 @@
-"""Any module's outputs get names, and its blocks are found and tapped without leaving a trace."""
+"""Names of a module's outputs, and its blocks as taps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def hooks(module: nn.Module) -> int:
     ],
     ids=["tensor", "tuple", "list", "dict", "mapping with None", "tuple with None"],
 )
-def test_whatever_a_module_returns_gets_names(wrap, names):
+def test_returned_tensors_get_names(wrap, names):
     """A tensor is the logits; a mapping keeps its names; nothing is left out of a sequence."""
     model = module_outputs(Body(wrap).eval(), IMAGES)
     assert model.names == names
@@ -74,7 +74,7 @@ def _values(found: Any) -> Any:
         (lambda x: (x, [x]), "its output 'output_1' is a list"),
     ],
 )
-def test_what_is_no_tensor_is_refused(wrap, complaint):
+def test_other_results_than_tensors_are_refused(wrap, complaint):
     """Named by what was found."""
     with pytest.raises(ExportError, match=complaint):
         module_outputs(Body(wrap), IMAGES)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from vit_export.artifact.labels import parse_labels
 from vit_export.artifact.open_file import read_text
 from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import CheckpointError
@@ -176,14 +177,15 @@ def _hugging_face(config: _Json) -> Metadata:
 
 
 def _labels(config: _Json) -> tuple[str, ...]:
-    """Class names of `id2label`; none where they are LABEL_0, LABEL_1, ..."""
-    try:
-        id2label = config.get("id2label", dict[str, str] | None) or {}
-        names = {int(number): name for number, name in id2label.items()}
-        labels = tuple(names[number] for number in range(len(names)))
-    except (ValueError, KeyError) as error:
-        raise config.error(f"id2label: expected every class number from 0 ({error!r})") from error
-    return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
+    """Class names of `id2label` or `label2id`; none where they are LABEL_0, LABEL_1, ..."""
+    for key in ("id2label", "label2id"):
+        if config.data.get(key):
+            try:
+                labels = parse_labels({key: config.data[key]})
+            except ValueError as error:
+                raise config.error(f"{key}: {error}") from error
+            return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
+    return ()
 
 
 def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:

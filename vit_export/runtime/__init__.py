@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import (
     ArtifactError,
+    DataError,
+    EngineError,
     GateError,
     ImageError,
     InputError,
+    OutputError,
     ProviderError,
     UsageError,
     VitExportError,
@@ -42,10 +45,13 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactError",
     "CudaOptions",
+    "DataError",
+    "EngineError",
     "GateError",
     "ImageError",
     "InputError",
     "Model",
+    "OutputError",
     "Prediction",
     "Preprocess",
     "ProviderError",

@@ -157,7 +157,7 @@ def test_a_batch_outside_the_profile_is_refused(size):
 
 
 def test_options_name_their_provider():
-    """With `auto` it is theirs; any other provider is an error."""
+    """`auto` becomes that provider; any other provider is an error."""
     options = TensorrtRtxOptions()
     assert resolve("auto", options) == resolve("tensorrt-rtx", options) == ("tensorrt-rtx", options)
     assert resolve("cuda", None) == ("cuda", CudaOptions())

@@ -1,0 +1,212 @@
+"""Which published models load, and which are refused and why: a table of timm, HF and torchvision.
+
+`census.txt` says which models load, `preparation.txt` whether images are prepared as published
+weights expect; so a change shows in a diff. To write the tables anew, set UPDATE_CENSUS=1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from originals import distance, perturb
+from torch import Tensor, nn
+
+from vit_export.checkpoint.architecture import PREPARATION
+from vit_export.checkpoint.assemble import assemble
+from vit_export.checkpoint.layouts.torchvision import TORCHVISION
+from vit_export.checkpoint.load import plan_load
+from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.tensor_files import TensorFile
+from vit_export.errors import CheckpointError
+from vit_export.variants import ViTConfig
+
+FAMILIES = ["vit_*", "deit*", "flexivit_*", "beit*", "eva*"]
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+HUGGING_FACE = [
+    "ViTForImageClassification", "ViTModel", "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher", "DeiTModel", "ViTMAEForPreTraining", "ViTMSNModel",
+    "BeitForImageClassification", "Data2VecVisionModel", "Dinov2ForImageClassification",
+    "Dinov2WithRegistersModel", "DINOv3ViTModel", "IJepaModel", "CLIPVisionModel",
+    "SiglipVisionModel", "YolosModel",
+]  # fmt: skip
+
+
+def in_memory(name: str, state: Mapping[str, Tensor]) -> TensorFile:
+    """A state dict as a file that lies in no folder."""
+    return TensorFile(
+        path=Path("/nonexistent") / name,
+        parts=(),
+        tensors={name: tensor.to("meta") for name, tensor in state.items()},
+        read=state.__getitem__,
+    )
+
+
+def outcome(name: str, model: nn.Module, read: Any = lambda output: output) -> str:
+    """Whether a model loads and then computes the same in float64, or why it is refused."""
+    file, heads = in_memory(name, model.state_dict()), {"num_heads": SMALL["num_attention_heads"]}
+    try:
+        plan = plan_load(file, overrides=heads)
+    except CheckpointError as error:
+        parts = re.findall(r"  \+ (.*?): ", error.message) if error.hint == MODULE_HINT else []
+        reason = error.message.splitlines()[0].replace(str(file.path), "it")
+        reason = re.sub(r": its \d+ tensors are named.*", "", reason.partition("it: ")[2] or reason)
+        return "refused: " + ("; ".join(parts) or reason)
+    if next(model.parameters()).is_meta:
+        return "loads exactly"  # compared in test_rules.py
+    ours, _ = assemble(file, plan.steps, source_config=plan.architecture.config, config=plan.config)
+    x = torch.randn(1, plan.config.in_chans, *plan.config.image_hw, dtype=torch.float64)
+    with torch.no_grad():
+        error = distance(ours.double()(x), read(model.double()(x)))
+    return "loads exactly" if error < 1e-12 else "loads, but computes something else"
+
+
+def timm_model(name: str) -> nn.Module:
+    """A named model with two narrow blocks, or on the meta device where it cannot be narrow."""
+    try:
+        model = timm.create_model(name, depth=2, embed_dim=64, num_heads=4, num_classes=5)
+    except (AssertionError, TypeError, ValueError, RuntimeError):
+        with torch.device("meta"):
+            return timm.create_model(name)
+    return perturb(model)
+
+
+def timm_outcomes() -> dict[str, str]:
+    """Every named model of the families."""
+    return {f"timm {name}": outcome(name, timm_model(name)) for name in timm.list_models(FAMILIES)}
+
+
+def huggingface_outcomes() -> dict[str, str]:
+    """A small model of every class."""
+    outcomes = {}
+    for name in HUGGING_FACE:
+        kind = getattr(transformers, name)
+        sizes = {"image_size": [32, 32]} if name == "YolosModel" else {}
+        model = perturb(kind(kind.config_class(**{**SMALL, **sizes})))
+        outcomes[f"transformers {name}"] = outcome(name, model, read_huggingface)
+    return outcomes
+
+
+def read_huggingface(output: Any) -> Tensor:
+    """Logits, or the features of a model without head."""
+    if "logits" in output:
+        return output.logits
+    pooled = output.get("pooler_output")
+    return output.last_hidden_state[:, 0] if pooled is None else pooled
+
+
+def torchvision_outcomes() -> dict[str, str]:
+    """Every named model, at its own size and depth."""
+    outcomes = {}
+    for name in torchvision.models.list_models(include="vit_*"):
+        with torch.device("meta"):
+            outcomes[f"torchvision {name}"] = outcome(name, torchvision.models.get_model(name))
+    return outcomes
+
+
+OUTCOMES: dict[str, Callable[[], dict[str, str]]] = {
+    "timm": timm_outcomes,
+    "transformers": huggingface_outcomes,
+    "torchvision": torchvision_outcomes,
+}
+
+
+@pytest.mark.parametrize("library", [
+    pytest.param("timm", marks=pytest.mark.slow), "transformers", "torchvision",
+])  # fmt: skip
+def test_published_models_load_or_are_refused_as_the_table_says(library: str) -> None:
+    """One line for each model."""
+    check_table("census.txt", library, OUTCOMES[library]())
+
+
+def check_table(file: str, library: str, outcomes: Mapping[str, str]) -> None:
+    """Compare with the lines of a library in a table, or write them anew."""
+    path = Path(__file__).with_name(file)
+    table = path.read_text().splitlines() if path.exists() else []
+    lines = [f"{name}: {what}" for name, what in outcomes.items()]
+    if os.environ.get("UPDATE_CENSUS"):
+        others = [line for line in table if not line.startswith(f"{library} ")]
+        path.write_text("".join(f"{line}\n" for line in sorted([*others, *lines])))
+    else:
+        assert sorted(lines) == [line for line in table if line.startswith(f"{library} ")]
+
+
+def loadable_timm_weights() -> list[str]:
+    """Published weights, e.g. `"vit_base_patch16_224.dino"`, of the models that load exactly."""
+    table = Path(__file__).with_name("census.txt").read_text().splitlines()
+    exact = {line.removesuffix(": loads exactly").removeprefix("timm ") for line in table}
+    return [name for name in timm.list_pretrained(FAMILIES) if name.split(".")[0] in exact]
+
+
+def test_the_config_json_of_timm_gives_the_preparation_of_all_published_weights(
+    tmp_path: Path,
+) -> None:
+    """Mean, standard deviation, crop and interpolation, as in timm's repositories."""
+    names = loadable_timm_weights()
+    assert len(names) > 50
+    for name in names:
+        cfg = timm.get_pretrained_cfg(name)
+        about = {"architecture": name.split(".")[0], "pretrained_cfg": cfg.to_dict()}
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        metadata = read_metadata(tmp_path, layout="timm")
+        fields = metadata.fields["config.json"]
+        assert metadata.crop_mode == cfg.crop_mode, name
+        assert {field: fields[field] for field in PREPARATION} == {
+            field: getattr(cfg, field) for field in PREPARATION
+        }, name
+
+
+def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The fields of the image preparation that differ."""
+    differing = [
+        f"{field} {ours[field]} instead of {theirs[field]}"
+        for field in PREPARATION
+        if ours[field] != theirs[field]
+    ]
+    return "; ".join(differing) or "the same"
+
+
+def test_the_preparation_for_weights_of_torchvision_is_what_the_table_says() -> None:
+    """No file shows it: one assumption holds for all of torchvision's weights."""
+    ours = {field: value for field, (value, _) in TORCHVISION.assumed.items()}
+    outcomes = {}
+    for model in torchvision.models.list_models(include="vit_*"):
+        for weights in torchvision.models.get_model_weights(model):
+            preset = weights.transforms()
+            theirs = {
+                "mean": tuple(preset.mean),
+                "std": tuple(preset.std),
+                "crop_pct": preset.crop_size[0] / preset.resize_size[0],
+                "interpolation": preset.interpolation.value,
+            }
+            outcomes[f"torchvision {weights}"] = compared(ours, theirs)
+    check_table("preparation.txt", "torchvision", outcomes)
+
+
+@pytest.mark.slow
+def test_the_preparation_for_files_of_timm_without_config_json_is_what_the_table_says() -> None:
+    """It is that of the variant with the same shapes."""
+    configs: dict[str, ViTConfig] = {}
+    outcomes = {}
+    for name in loadable_timm_weights():
+        cfg, model = timm.get_pretrained_cfg(name), name.split(".")[0]
+        if model not in configs:
+            with torch.device("meta"):
+                original = timm.create_model(model)
+            file = in_memory(model, original.state_dict())
+            heads = {"num_heads": original.blocks[0].attn.num_heads}
+            configs[model] = plan_load(file, overrides=heads).config
+        outcomes[f"timm {name}"] = compared(vars(configs[model]), vars(cfg))
+    check_table("preparation.txt", "timm", outcomes)
