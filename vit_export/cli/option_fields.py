@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
 
 Section = Literal[
     "Source", "Image preparation", "Graph", "Precision", "Target", "Build", "Weights", "Recipe",
-    "Augmentation and regularisation", "Timing", "Run", "Output", "Other options",
+    "Regularisation", "Timing", "Run", "Output", "Other options",
 ]  # fmt: skip
-_TYPES = {"str": str, "int": int, "float": float}
+_TYPES = {"str": str, "int": int, "float": float, "Path": Path}
 
 
 class SectionOption(click.Option):
@@ -47,7 +48,6 @@ def option(
     help: str = "",
     metavar: str | None = None,
     *,
-    name: str = "",
     short: str = "",
     choices: Sequence[str] = (),
     default: Any = None,
@@ -56,13 +56,12 @@ def option(
     """Declare a field of a dataclass as an option.
 
     The field's name is the option's: `crop_pct` is `--crop-pct`. Its annotation says whether it
-    is a number, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
+    is a text, a number, a path, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
 
     Args:
         section: Section of `--help`.
         help: A short sentence.
         metavar: What `--help` shows for the value.
-        name: The option's name where it is not the field's.
         short: A second name of one letter, e.g. `-o`.
         choices: The only values it takes.
         default: Value without the option; `--help` shows it.
@@ -73,7 +72,7 @@ def option(
         attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
-    return dataclasses.field(metadata={"name": name, "short": short, "attributes": attributes})
+    return dataclasses.field(metadata={"short": short, "attributes": attributes})
 
 
 def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.Command]:
@@ -113,6 +112,5 @@ def _click_option(field: dataclasses.Field[Any]) -> click.Option:
         attributes["multiple"] = True
     elif "type" not in attributes:
         attributes["type"] = _TYPES[annotation]
-    name = field.metadata["name"] or f"--{field.name.replace('_', '-')}"
-    names = [text for text in (field.metadata["short"], name) if text]
-    return SectionOption([*names, field.name], **attributes)
+    names = (field.metadata["short"], f"--{field.name.replace('_', '-')}", field.name)
+    return SectionOption(list(filter(None, names)), **attributes)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.option_fields import option
 from vit_export.errors import UsageError
+from vit_export.quantization.settings import METHODS, RECIPES, QuantizeSettings
 from vit_export.variants import CHOICES, IDENTITY
 
-if TYPE_CHECKING:  # these import numpy, and --help must not
+if TYPE_CHECKING:  # it imports msgspec, and --help must answer at once
     from vit_export.artifact.manifest import Preprocess
-    from vit_export.quantization.settings import QuantizeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class CheckpointOptions:
         "Source", "Replace the head with a zero-initialised one, for a different number of classes."
     )
     img_size: str | None = option("Source", "e.g. 384, or 224x160 (height x width).", "PX")
-    sets: tuple[str, ...] = option("Source", "Change a config field.", "FIELD=VALUE", name="--set")
+    set: tuple[str, ...] = option("Source", "Change a config field.", "FIELD=VALUE")
 
     def overrides(self, **named: Any) -> dict[str, Any]:
         """Return the config fields that --set, --img-size and other options change.
@@ -40,7 +40,7 @@ class CheckpointOptions:
         """
         own = given(img_size=self.img_size, **named)
         fields: dict[str, Any] = {}
-        for pair in self.sets:
+        for pair in self.set:
             name, equals, value = (part.strip() for part in pair.partition("="))
             if not equals:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
@@ -72,9 +72,7 @@ class PreparationOptions:
         "R,G,B",
     )
     std: str | None = option("Image preparation", "Divides pixels after that.", "R,G,B")
-    crop_pct: float | None = option(
-        "Image preparation", "Side of the crop / short side of the image."
-    )
+    crop_pct: float | None = option("Image preparation", "Crop side / short side of the image.")
     interpolation: str | None = option("Image preparation", choices=CHOICES["interpolation"])
 
     def preparation(self) -> dict[str, Any]:
@@ -104,24 +102,18 @@ class PrecisionOptions:
     fp16_recipe: str | None = option(
         "Precision",
         "mixed (default) keeps residual stream and norms fp32.",
-        choices=["mixed", "all"],
+        choices=RECIPES,
     )
     fp16_io: bool | None = option("Precision", "Make the input and the outputs float16 too.")
-    calibration: str | None = option(
+    calibration: Path | None = option(
         "Precision", "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
     )
-    calibration_method: str | None = option(
-        "Precision", "percentile by default.", choices=["percentile", "entropy", "max"]
-    )
+    calibration_method: str | None = option("Precision", "percentile by default.", choices=METHODS)
     percentile: float | None = option(
         "Precision", "Of absolute activations, for the threshold; 99.99 by default."
     )
-    smooth: float | None = option(
-        "Precision", "SmoothQuant strength before int8, e.g. 0.5.", "ALPHA"
-    )
-    max_drop: float | None = option(
-        "Precision", "Top-1 accuracy on --images that may be lost.", "POINTS"
-    )
+    smooth: float | None = option("Precision", "SmoothQuant strength for int8, e.g. 0.5.", "ALPHA")
+    max_drop: float | None = option("Precision", "Largest accuracy drop on --images.", "POINTS")
     budget: float | None = option(
         "Precision", "Share of the weights that may stay fp32; a third by default.", "SHARE"
     )
@@ -134,23 +126,21 @@ class PrecisionOptions:
                     f"--{field.replace('_', '-')} is for a narrower --precision than fp32"
                 )
 
-    def quantize_settings(self, *, images: str | None, explain: bool = False) -> QuantizeSettings:
+    def quantize_settings(self, *, images: Path | None, explain: bool = False) -> QuantizeSettings:
         """Return the settings of a conversion.
 
         Args:
             images: Real images to compare classes on.
             explain: Measure every block even when the gate passes at once.
         """
-        from vit_export.quantization.settings import QuantizeSettings
-
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
-            calibration=path_of(self.calibration),
+            calibration=self.calibration,
             method=self.calibration_method,
             percentile=self.percentile,
             smooth=self.smooth,
-            images=path_of(images),
+            images=images,
             max_drop=self.max_drop,
             budget=self.budget,
         )
@@ -170,11 +160,6 @@ class LabelsOption:
         from vit_export.artifact.labels import read_labels
 
         return read_labels(self.labels)
-
-
-def path_of(text: str | None) -> Path | None:
-    """Return an option's path; `None` where the option was not given."""
-    return None if text is None else Path(text)
 
 
 def given(**values: Any) -> dict[str, Any]:

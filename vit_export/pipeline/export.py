@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import time
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from vit_export.errors import GateError, UsageError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
+from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
 from vit_export.pipeline.quantize import has_classes, quantize
 from vit_export.pipeline.record import choose_activation, record_golden
@@ -198,7 +197,7 @@ def _to_onnx(
         preprocess=loaded.preprocess,
         labels=loaded.labels,
         blocks=exported.taps,
-        toolchain=_toolchain(),
+        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
     return OnnxFile.read(exported.path), manifest
 
@@ -215,21 +214,27 @@ def _pack_and_gate(
 
     The last gate is always that of the packed file, which is the one that is published.
     """
-    comparisons, final = [], raw
+
+    def gate(file: Path, stage: str) -> Comparison:
+        progress(f"measure {stage}")
+        trim_memory()
+        runner = OrtRunner(file, provider="cpu")
+        comparison = compare(runner, golden, manifest=manifest, stage=stage)
+        runner.release()
+        return comparison
+
+    comparisons, final, stage = [], raw, "torch -> onnx"
     if settings.simplify:
-        comparisons.append(_gate(raw.path, golden, manifest, "torch -> onnx", progress))
+        comparisons.append(gate(raw.path, stage))
         comparisons[-1].raise_for_failure()
         progress("simplify")
         final = OnnxFile.read(simplify(raw.path, raw.path.with_name("simplified.onnx")).path)
+        stage = "onnx -> simplified"
+    outputs = [spec.name for spec in manifest.outputs]
     packed = pack_artifact(
-        final,
-        path,
-        manifest,
-        outputs=[spec.name for spec in manifest.outputs],
-        external_data=settings.external_data,
+        final, path, manifest, outputs=outputs, external_data=settings.external_data
     )
-    stage = "onnx -> simplified" if settings.simplify else "torch -> onnx"
-    comparisons.append(_gate(packed.path, golden, manifest, stage, progress))
+    comparisons.append(gate(packed.path, stage))
     if settings.simplify and not comparisons[-1].passed:
         raise GateError(
             f"{stage}: the simplifier changed what the model computes: "
@@ -238,17 +243,6 @@ def _pack_and_gate(
         )
     comparisons[-1].raise_for_failure()
     return packed, comparisons
-
-
-def _gate(
-    path: Path, golden: Golden, manifest: Manifest, stage: str, progress: Progress
-) -> Comparison:
-    progress(f"measure {stage}")
-    trim_memory()
-    runner = OrtRunner(path, provider="cpu")
-    comparison = compare(runner, golden, manifest=manifest, stage=stage)
-    runner.release()
-    return comparison
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:
@@ -267,12 +261,3 @@ def _notes(settings: ExportSettings) -> tuple[str, ...]:
             "these targets export one file per size with --img-size"
         )
     return tuple(notes)
-
-
-def _toolchain() -> dict[str, str]:
-    """Versions of every package that takes part in an export."""
-    versions = {"vit-export": __version__}
-    for name in TOOLCHAIN:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

@@ -125,7 +125,8 @@ def quantize(
         blocks = result.repair.blocks
         if settings.explain and not blocks:
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
-        shutil.copyfile(golden_file, stage / golden_path(path).name)
+        golden_copy = stage / golden_path(path).name
+        shutil.copyfile(golden_file, golden_copy)
         final = trials.manifest.replace(
             inputs=result.packed.inputs,
             outputs=result.packed.outputs,
@@ -137,8 +138,7 @@ def quantize(
             graph_sha256=result.packed.graph_sha256(),
             certificate=(*manifest.certificate, *result.gate.stages),
         )
-        companions = [stage / golden_path(path).name, *prepared.companions]
-        files = publish_artifact(result.packed, companions, final, path)
+        files = publish_artifact(result.packed, [golden_copy, *prepared.companions], final, path)
     return QuantizeResult(
         path=path,
         golden=golden_path(path),

@@ -28,35 +28,20 @@ BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSource:
-    """A model that is ready to be recorded and exported.
+    """A model that is ready to be recorded and exported."""
 
-    Attributes:
-        model: The module, in evaluation mode, with named outputs.
-        inputs: The tensors it takes.
-        outputs: Names of the outputs to keep in the artifact.
-        variant: Name of the model, also of the default output file.
-        config: Fields of its `ViTConfig`; empty for a user's module.
-        weights: Where the weights came from.
-        preprocess: How its images are prepared.
-        labels: Class names.
-        activation: How logits become scores; `None` for a module, whose outputs show it.
-        other_sizes: Further image sizes (height, width) to measure a model of dynamic size at.
-        report: What became of every tensor of the checkpoint, where there was one.
-        owned: The model was built here, so its weights can be freed after the export.
-    """
-
-    model: Outputs
+    model: Outputs  # in evaluation mode, with named outputs
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[str, ...]
-    variant: str
-    config: Mapping[str, Any]
+    outputs: tuple[str, ...]  # names of the outputs to keep in the artifact
+    variant: str  # name of the model, also of the default output file
+    config: Mapping[str, Any]  # fields of its ViTConfig; empty for a user's module
     weights: Weights
     preprocess: Preprocess
     labels: tuple[str, ...]
-    activation: Activation | None = "softmax"
-    other_sizes: tuple[tuple[int, int], ...] = ()
-    report: LoadReport | None = None
-    owned: bool = False
+    activation: Activation | None  # None for a module, whose outputs show it
+    other_sizes: tuple[tuple[int, int], ...] = ()  # (height, width); measured too
+    report: LoadReport | None = None  # where there was a checkpoint
+    owned: bool = False  # the model was built here, so that its weights can be freed
 
     def free(self) -> None:
         """Free the weights of a model that was built here.

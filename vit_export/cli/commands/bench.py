@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import emit, progress_bar
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import ProviderOptions, comma_separated, path_of
+from vit_export.cli.options import ProviderOptions, comma_separated
 from vit_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class BenchOptions(ProviderOptions):
     timeout: float = option(
         "Timing", "Seconds to wait for an answer.", default=600.0, type=click.FloatRange(min=1)
     )
-    plot: str | None = option("Output", "Draw latency against error: .png, .svg or .pdf.", "FILE")
+    plot: Path | None = option("Output", "Draw latency against error: .png, .svg or .pdf.", "FILE")
 
 
 @command(BenchOptions)
@@ -53,7 +54,7 @@ def bench(artifacts: tuple[str, ...], options: BenchOptions, as_json: bool) -> N
     from vit_export.cli.report.pictures import check_picture, draw_picture
     from vit_export.host.machine import this_machine
 
-    batches, threads, picture = _batches(options.batch), options.threads, path_of(options.plot)
+    batches, threads, picture = _batches(options.batch), options.threads, options.plot
     if picture is not None:
         check_picture(picture)
     candidates = plan(

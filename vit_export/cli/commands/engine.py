@@ -10,7 +10,6 @@ import click
 
 from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import path_of
 
 if TYPE_CHECKING:
     from vit_export.engine.settings import EngineSettings
@@ -33,9 +32,7 @@ class EngineOptions:
     )
     version_compatible: bool = option("Target", "Let later TensorRT versions run the engine.")
     workspace_mib: int | None = option("Build", "Scratch memory limit of one layer.")
-    timing_cache: str | None = option(
-        "Build", "Timings of earlier builds; builds share it.", "FILE"
-    )
+    timing_cache: Path | None = option("Build", "Timings that builds read and add to.", "FILE")
     builder_level: int | None = option("Build", "0 to 5: how long to search for fast kernels.")
     weight_streaming: bool = option("Weights", "Let weights stay in host memory.")
     refit: bool = option("Weights", "Let weights be replaced later.")
@@ -47,7 +44,7 @@ class EngineOptions:
         is_flag=False,
         flag_value="",
     )
-    output: str | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
+    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
 
     def settings(self) -> EngineSettings:
         """Return the settings of the build."""
@@ -62,7 +59,7 @@ class EngineOptions:
             hardware_compatibility=self.hardware_compatibility,
             version_compatible=self.version_compatible,
             workspace_mib=self.workspace_mib,
-            timing_cache=path_of(self.timing_cache),
+            timing_cache=self.timing_cache,
             builder_level=self.builder_level,
             weight_streaming=self.weight_streaming,
             refit=self.refit,
@@ -77,7 +74,7 @@ def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     from vit_export.cli.report.engines import engine_text
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
-    settings, output = options.settings(), path_of(options.output)
+    settings, output = options.settings(), options.output
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vit_export.cli.console import emit, progress_bar, what_remains
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import CheckpointOptions, given, path_of
+from vit_export.cli.options import CheckpointOptions, given
 
 if TYPE_CHECKING:
     from vit_export.training.run import FinetuneSettings
@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 class FinetuneOptions(CheckpointOptions):
     """Options of `finetune`; `None` where a hyperparameter was not given."""
 
-    data: str = option(
+    data: Path = option(
         "Source", "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
-    )
-    variant: str | None = option("Source", "Optional with --weights.", "NAME")
-    weights: str | None = option(
-        "Source", "Start from this instead of random weights.", "CHECKPOINT"
     )
     epochs: int | None = option("Recipe")
     batch_size: int | None = option("Recipe")
@@ -38,20 +34,14 @@ class FinetuneOptions(CheckpointOptions):
     )
     patience: int | None = option("Recipe", "Stop after this many epochs without a better one.")
     seed: int | None = option("Recipe")
-    label_smoothing: float | None = option("Augmentation and regularisation")
-    drop_path_rate: float | None = option(
-        "Augmentation and regularisation", "Stochastic depth of the last block."
-    )
-    rotation_degrees: float | None = option(
-        "Augmentation and regularisation", "Largest random rotation."
-    )
-    shift: float | None = option(
-        "Augmentation and regularisation", "Largest random shift, as a share of the side."
-    )
+    label_smoothing: float | None = option("Regularisation")
+    drop_path_rate: float | None = option("Regularisation", "Stochastic depth of the last block.")
+    rotation_degrees: float | None = option("Regularisation", "Largest random rotation.")
+    shift: float | None = option("Regularisation", "Largest random shift, as a share of the side.")
     device: str = option("Run", "cpu, cuda, or auto.", default="auto")
     resume: bool = option("Run", "Resume an interrupted run.")
-    predict: str | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
-    output: str | None = option(
+    predict: Path | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
+    output: Path | None = option(
         "Output",
         "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
         "PATH",
@@ -73,20 +63,20 @@ class FinetuneOptions(CheckpointOptions):
             recipe=Recipe(**recipe),
             device=self.device,
             resume=self.resume,
-            predict=path_of(self.predict),
+            predict=self.predict,
         )
 
 
 @command(FinetuneOptions)
 def finetune(options: FinetuneOptions, as_json: bool) -> None:
-    """Train a variant, or a checkpoint, on labelled images."""
+    """Train a variant from random weights, or a checkpoint, on labelled images."""
     from vit_export.cli.report.pictures import draw_picture
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.run import finetune as train
 
     settings = options.settings()
-    path = path_of(options.output) or settings.default_output()
+    path = options.output or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()
 
     def remains() -> str:
@@ -96,7 +86,7 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
         return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
-        result = train(Path(options.data), path, settings=settings, progress=progress,
+        result = train(options.data, path, settings=settings, progress=progress,
                        epochs_progress=EpochLines(progress))  # fmt: skip
     training = result.training
 

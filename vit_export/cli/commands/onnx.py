@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,15 +33,10 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
     seed: int = option("Source", "Of random weights.", default=0, type=click.IntRange(0, 2**63 - 1))
     num_classes: int | None = option("Source", "0 exports features.")
     batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
-    dynamic_size: bool = option(
-        "Graph", "Any height and width that are multiples of the patch size."
-    )
+    dynamic_size: bool = option("Graph", "Any height and width in multiples of the patch size.")
     opset: int | None = option("Graph", "20 by default, 23 with --attention op.")
     attention: str = option(
-        "Graph",
-        "op: an Attention node per block",
-        default="decomposed",
-        choices=["decomposed", "op"],
+        "Graph", "op: an Attention node a block", default="decomposed", choices=["decomposed", "op"]
     )
     outputs: str = option("Graph", "Any of logits,features,tokens.", default=LOGITS)
     no_simplify: bool = option("Graph", "Leave the graph as torch exports it.")
@@ -48,9 +44,9 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
         "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
     )
     precision: str = option("Precision", default="fp32", choices=PRECISIONS)
-    images: str | None = option("Precision", "Measure on these images as well.", "DIR")
+    images: Path | None = option("Precision", "Measure on these images as well.", "DIR")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
-    output: str | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
+    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
 
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):

@@ -40,16 +40,14 @@ def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_
     classified: list[tuple[str, Any]] = []
     rows: list[dict[str, Any]] = []
     unreadable: list[ImageError] = []
-    for file, result in zip(
-        map(str, files), model.classify_each(files, top=options.top), strict=True
-    ):
-        row: dict[str, Any] = {"image": file, "provider": model.provider}
+    for file, result in zip(files, model.classify_each(files, top=options.top), strict=True):
+        row: dict[str, Any] = {"image": str(file), "provider": model.provider}
         if isinstance(result, ImageError):
             unreadable.append(result)
             rows.append(row | {"error": result.message})
-            continue
-        classified.append((file, result))
-        rows.append(row | {"top": result})
+        else:
+            classified.append((str(file), result))
+            rows.append(row | {"top": result})
     lines = [predictions_text(classified)] if classified else []
     lines.append(f"provider: {model.provider}")
     lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]

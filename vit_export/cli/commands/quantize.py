@@ -17,12 +17,12 @@ class QuantizeOptions(PrecisionOptions):
     """Options of `quantize`."""
 
     golden: str | None = option("Source", "By default NAME.golden.npz beside the artifact.", "FILE")
-    images: str | None = option(
+    images: Path | None = option(
         "Precision", "Real images to compare classes on: a folder or a digits CSV.", "PATH"
     )
     explain: bool = option("Output", "Show the error of each block, as a table and a picture.")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
-    output: str | None = option("Output", "By default NAME.<precision>.onnx", "PATH", short="-o")
+    output: Path | None = option("Output", "By default NAME.<precision>.onnx", "PATH", short="-o")
 
 
 @command(QuantizeOptions)

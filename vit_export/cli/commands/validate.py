@@ -9,7 +9,7 @@ import click
 
 from vit_export.cli.console import emit, progress_bar
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import PreparationOptions, ProviderOptions, path_of
+from vit_export.cli.options import PreparationOptions, ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ValidateOptions(ProviderOptions, PreparationOptions):
     weights: str | None = option("Source", "Compute the reference again from it.", "CHECKPOINT")
     layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
     trace: bool = option("Output", "Show the error of every block, as a table and a picture.")
-    plot: str | None = option("Output", "The picture; by default NAME.trace.png", "FILE")
+    plot: Path | None = option("Output", "The picture; by default NAME.trace.png", "FILE")
 
 
 @command(ValidateOptions)
@@ -32,7 +32,7 @@ def validate(artifact: str, options: ValidateOptions, as_json: bool) -> None:
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
-    picture = path_of(options.plot)
+    picture = options.plot
     if picture is not None:
         check_picture(picture)
     settings = ValidateSettings(
