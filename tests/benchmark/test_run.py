@@ -105,6 +105,11 @@ def test_torch_is_timed_only_with_the_artifacts_weights(seeded, tmp_path):
     assert artifact.error == ""
     assert "its weights are not the artifact's" in row.error
     assert row.median_ms is None
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "m.onnx"
+    link.symlink_to(other)  # the golden file is beside the file that the link leads to
+    artifact, _ = measure(plan([link], against=["torch"]), timing=QUICK)
+    assert artifact.max_abs is not None
     golden_path(other).unlink()
     artifact, row = measure(plan([other], providers=["cpu"], against=["torch"]), timing=QUICK)
     assert "there is no golden file" in artifact.notes[0]

@@ -34,6 +34,8 @@ def test_a_folder_has_labels_only_if_every_subfolder_is_a_class_of_the_artifact(
     assert found.targets.tolist() == [0, 0, 1]
     assert [path.name for path in found.images] == ["2.png", "3.png", "1.png"]
     assert read_images(tmp_path, PREPROCESS, ["cat"]).targets is None
+    matched = read_images(f"{tmp_path}/*/*.png", PREPROCESS, ["cat", "dog"])  # a pattern
+    assert (matched.images, matched.targets.tolist()) == (found.images, [0, 0, 1])
     pictures(tmp_path, ["loose.png"])
     assert read_images(tmp_path, PREPROCESS, ["cat", "dog"]).targets is None
 
@@ -66,8 +68,12 @@ def test_a_digits_csv_has_labels_where_it_has_that_column(tmp_path, labelled):
 def test_no_images_are_an_error(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         read_images(tmp_path, PREPROCESS, ())
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="no such CSV file"):
         read_images(tmp_path / "none.csv", GREY, ())
+    with pytest.raises(DataError, match="no such folder or file"):
+        read_images(tmp_path / "none", GREY, ())
+    with pytest.raises(DataError, match="no image matches"):
+        read_images(tmp_path / "*.jpg", GREY, ())
 
 
 def test_top1_is_the_same_at_any_batch_size(tiny_export):

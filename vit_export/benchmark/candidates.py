@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.golden import golden_path
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, nearest
 
@@ -28,7 +27,6 @@ class Candidate:
     module: str  # its `main()` runs the candidate in a child process
     provider: str  # the requested one
     order: Mapping[str, Any]  # arguments of the child's `load`
-    golden: Path  # may be missing
     file_bytes: int | None = None  # of the artifact, external data included; None for torch
     must_match: bool = False
 
@@ -91,7 +89,6 @@ def plan(
                 "threads": None if path in engines else threads,
                 "allow_host_code": allow_host_code and path in engines,
             },
-            golden=golden_path(path),
             file_bytes=_file_bytes(path),
         )
         for path, name in zip(paths, _names(paths), strict=True)
@@ -111,7 +108,6 @@ def plan(
                     "layout": layout,
                     "compiled": AGAINST[name],
                 },
-                golden=golden_path(paths[0]),
                 must_match=True,
             )
             for provider in [p for p in providers if p in TORCH_PROVIDERS] or ["auto"]

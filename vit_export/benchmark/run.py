@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vit_export.artifact.golden import find_golden
 from vit_export.benchmark.candidates import Candidate
-from vit_export.errors import BenchmarkError, UsageError
+from vit_export.errors import ArtifactError, BenchmarkError, UsageError, VitExportError
 from vit_export.host.child_process import Worker, WorkerError
 from vit_export.progress import Progress, silent
 
@@ -199,10 +200,9 @@ class _CandidateProcess:
         """
         candidate = self.candidate
         try:
-            if not candidate.golden.exists():
-                raise BenchmarkError(f"there is no golden file {candidate.golden.name} beside it")
-            result = self.ask("distance", golden=str(candidate.golden), batch=batch)
-        except BenchmarkError as error:
+            golden = find_golden(candidate.order["path"])
+            result = self.ask("distance", golden=str(golden), batch=batch)
+        except (ArtifactError, BenchmarkError) as error:
             if candidate.must_match:
                 raise BenchmarkError(
                     f"cannot check that its weights are the artifact's: {_one_line(error)}"
@@ -253,7 +253,7 @@ class _CandidateProcess:
         )
 
 
-def _one_line(error: BenchmarkError) -> str:
+def _one_line(error: VitExportError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.artifact.vocabulary import PRECISIONS
+from vit_export.cli.console import attributes
 from vit_export.cli.option_fields import option
 from vit_export.errors import UsageError
 from vit_export.quantization.settings import METHODS, RECIPES, QuantizeSettings
@@ -77,8 +78,7 @@ class PreparationOptions:
 
     def preparation(self) -> dict[str, Any]:
         """Return the fields of a `Preprocess` that were given."""
-        return given(mean=self.mean, std=self.std, crop_pct=self.crop_pct,
-                     interpolation=self.interpolation)  # fmt: skip
+        return given(**attributes(self, "mean std crop_pct interpolation"))
 
     def preprocess_of(self, artifact: str) -> Preprocess | None:
         """Return the preparation of an artifact with the given fields; `None` if there are none.
@@ -100,13 +100,13 @@ class PrecisionOptions:
 
     precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
-        "Precision",
-        "mixed (default) keeps residual stream and norms fp32.",
-        choices=RECIPES,
+        "Precision", "mixed (default) keeps residual stream and norms fp32.", choices=RECIPES
     )
     fp16_io: bool | None = option("Precision", "Make the input and the outputs float16 too.")
     calibration: Path | None = option(
-        "Precision", "Images to measure activation ranges on: a folder or a digits CSV.", "PATH"
+        "Precision",
+        "Images to measure activation ranges on: folder, pattern or digits CSV.",
+        "PATH",
     )
     calibration_method: str | None = option("Precision", "percentile by default.", choices=METHODS)
     percentile: float | None = option(

@@ -5,6 +5,7 @@ Images are decoded batch by batch, so a folder may be of any size.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,41 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.open_file import open_file
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
-from vit_export.images.folder import image_files
+from vit_export.images.folder import list_images, spread
 from vit_export.images.prepare import prepare_batch, resize_and_crop
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner, fixed_batch, run_filled
 
 BATCH = 32
-LABEL = "label"  # first column of a digits CSV with labels
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """Images to measure on.
+    """Images to measure on."""
 
-    Attributes:
-        source: Name of their folder or file.
-        images: Files, or uint8 (S, H, W, C) at the model's size.
-        targets: Class numbers int64 (S,); `None` where the images have no labels.
-    """
-
-    source: str
-    images: Sequence[Path] | NDArray[np.uint8]
-    targets: NDArray[np.int64] | None = None
+    source: str  # name of their folder, pattern or file
+    images: Sequence[Path] | NDArray[np.uint8]  # files, or (S, H, W, C) at the model's size
+    targets: NDArray[np.int64] | None = None  # class numbers (S,); None without labels
 
     def __len__(self) -> int:
         return len(self.images)
 
     def some(self, most: int) -> RealImages:
         """Return at most `most` of the images, spread evenly."""
-        if len(self) <= most:
-            return self
-        chosen = np.linspace(0, len(self) - 1, most).round().astype(int)
-        images = self.images
+        chosen, images = spread(len(self), most), self.images
         return RealImages(
             self.source,
             images[chosen] if isinstance(images, np.ndarray) else [images[i] for i in chosen],
@@ -57,19 +49,12 @@ class RealImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 classes of a converted artifact and of the fp32 one on the same real images.
-
-    Attributes:
-        images: Number of images.
-        agreement: Share of images with the same top-1 class.
-        top1: Top-1 accuracy of the converted artifact; `None` without labels.
-        reference_top1: Top-1 accuracy of the fp32 artifact; `None` without labels.
-    """
+    """Top-1 classes of a converted artifact and of the fp32 one on the same real images."""
 
     images: int
-    agreement: float
-    top1: float | None = None
-    reference_top1: float | None = None
+    agreement: float  # share of images with the same top-1 class
+    top1: float | None = None  # accuracy of the converted artifact; None without labels
+    reference_top1: float | None = None  # accuracy of the fp32 artifact
 
     @property
     def drop(self) -> float | None:
@@ -86,57 +71,61 @@ class Accuracy:
         return text
 
 
-def read_images(path: Path, preprocess: Preprocess, labels: Sequence[str]) -> RealImages:
-    """Read images from a folder or a digits CSV.
+def read_images(
+    source: str | os.PathLike[str], preprocess: Preprocess, labels: Sequence[str]
+) -> RealImages:
+    """Read images from a folder, a pattern or a digits CSV.
 
-    They have labels in a CSV with a `label` column, and in a folder where every image is in a
-    subfolder named like one of the artifact's classes.
+    They have labels in a CSV with a `label` column, and where every image is in a folder named
+    like one of the artifact's classes: below the given folder, or below the first folder of a
+    pattern such as `"photos/*/*.jpg"`.
 
     Args:
-        path: The folder or CSV file.
+        source: The CSV file, or whatever `list_images` takes.
         preprocess: How images are prepared.
         labels: Class names of the artifact.
 
     Raises:
-        DataError: There are no images, they cannot be read, or a subfolder has the name of two
+        DataError: There are no images, they cannot be read, or a folder has the name of two
             classes.
     """
+    path = Path(source)
     if path.suffix.lower() == ".csv":
         return _read_csv(path, preprocess)
-    files = image_files(path)
-    folders = [file.relative_to(path).parts[0] for file in files]
+    files = list_images(path)
+    if files == [path] and not path.exists():
+        raise DataError(f"{path}: no such folder or file of images")
+    root = next(parent for parent in (path, *path.parents) if parent.is_dir())
+    folders = [file.relative_to(root).parts[0] for file in files]
     if not set(folders) <= set(labels):
         return RealImages(path.name, files)
-    number = {label: i for i, label in enumerate(labels)}
     for name in sorted(set(folders)):
         if labels.count(name) > 1:  # ImageNet has two classes "crane"
             first, second = [i for i, label in enumerate(labels) if label == name][:2]
             raise DataError(
-                f"{path / name}: classes {first} and {second} are both called {name!r}, so the "
+                f"{root / name}: classes {first} and {second} are both called {name!r}, so the "
                 "class of these images is ambiguous",
                 hint="export the model with unique --labels, or rename the folder so that it is "
                 "no class: the images are then compared without labels",
             )
-    return RealImages(path.name, files, np.array([number[name] for name in folders], np.int64))
-
-
-def gives_classes(logits: TensorSpec) -> bool:
-    """Whether an output has the shape (batch, classes), with at least two classes."""
-    return len(logits.shape) == 2 and logits.shape[1] != 1
+    return RealImages(path.name, files, np.array([labels.index(name) for name in folders]))
 
 
 def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
     def decode(image: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         return resize_and_crop(image, preprocess)
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        has_label = stream.readline().partition(",")[0].strip() == LABEL
-    if not has_label:
+    with open_file(path, what="CSV file", error=DataError) as stream:
+        first_column = stream.readline().partition(b",")[0].decode("utf-8-sig", "replace")
+    if first_column.strip() != "label":
         return RealImages(path.name, read_unlabelled_digits(path, decode=decode))
     digits = read_digits(path, decode=decode)
     return RealImages(path.name, digits.images, digits.targets)
+
+
+def gives_classes(logits: TensorSpec) -> bool:
+    """Whether an output has the shape (batch, classes), with at least two classes."""
+    return len(logits.shape) == 2 and logits.shape[1] != 1
 
 
 def top1(
@@ -159,12 +148,9 @@ def compare_classes(
     classes: NDArray[np.int64], reference: NDArray[np.int64], targets: NDArray[np.int64] | None
 ) -> Accuracy:
     """Return how far the classes of two artifacts agree, and their accuracy where known."""
-    agreement = float((classes == reference).mean())
-    if targets is None:
-        return Accuracy(images=len(classes), agreement=agreement)
     return Accuracy(
         images=len(classes),
-        agreement=agreement,
-        top1=float((classes == targets).mean()),
-        reference_top1=float((reference == targets).mean()),
+        agreement=float((classes == reference).mean()),
+        top1=None if targets is None else float((classes == targets).mean()),
+        reference_top1=None if targets is None else float((reference == targets).mean()),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Preprocess
 from vit_export.errors import DataError
@@ -80,6 +81,11 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
     raise DataError(f"{path}: no image matches this pattern ({', '.join(SUFFIXES)})")
 
 
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Choose at most `most` of `count` images: their indices, evenly spread from first to last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 def is_one_image(images: object) -> bool:
     """Whether an argument is one image, not many.
 
@@ -132,6 +138,5 @@ def user_pictures(
         ImageError: One cannot be read.
     """
     files = list_images(source)
-    count = min(MAX_USER_PICTURES, len(files))
-    chosen = np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))
-    return np.concatenate([before, *(resize_and_crop(files[i], preprocess)[None] for i in chosen)])
+    chosen = (files[i] for i in spread(len(files), MAX_USER_PICTURES))
+    return np.concatenate([before, *(resize_and_crop(file, preprocess)[None] for file in chosen)])

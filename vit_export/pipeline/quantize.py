@@ -188,7 +188,7 @@ def _accuracy_limits(
                 f"--images compares classes, and {source.name} has no output {LOGITS} "
                 "(batch, classes) of images"
             )
-        images = read_images(Path(settings.images), manifest.preprocess, manifest.labels)
+        images = read_images(settings.images, manifest.preprocess, manifest.labels)
     return AccuracyLimits(
         images=images, gated=not manifest.weights.random, max_drop=settings.max_drop
     )

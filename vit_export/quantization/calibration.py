@@ -34,7 +34,7 @@ class Calibrator:
     Args:
         golden: Golden file of the artifact.
         preprocess: How the artifact prepares images; `None` where its inputs are no images.
-        images: Folder of images or a digits CSV; `None` for the golden images.
+        images: As `read_images` takes them; `None` for the golden images.
         progress: Called with the number of images done.
 
     Attributes:
@@ -54,19 +54,22 @@ class Calibrator:
         progress: Progress = silent,
     ) -> None:
         self._golden, self._preprocess, self._progress = golden, preprocess, progress
-        self._all: RealImages | None = None
+        self._images: RealImages | None = None  # those that are used, of `_available`
+        self._available, self._count = 0, golden.samples
         self.flat_images = 0
         if images is not None:
             if preprocess is None:
                 raise UsageError("--calibration needs a model of images, and this one takes none")
-            self._all = read_images(Path(images), preprocess, ())
+            everything = read_images(images, preprocess, ())
+            self._images = everything.some(MAX_IMAGES)
+            self._available, self._count = len(everything), len(self._images)
 
     @property
     def description(self) -> str:
         """Which images the ranges come from."""
-        if self._all is None:
-            return f"the {self._golden.samples} golden images"
-        return f"{self._count} of {len(self._all)} images of {self._all.source}"
+        if self._images is None:
+            return f"the {self._count} golden images"
+        return f"{self._count} of {self._available} images of {self._images.source}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -77,10 +80,6 @@ class Calibrator:
             f"{self.flat_images} of {self._count} calibration images have one colour only (e.g. "
             "black): the ranges measured on them may be too narrow for real images",
         )
-
-    @property
-    def _count(self) -> int:
-        return self._golden.samples if self._all is None else min(MAX_IMAGES, len(self._all))
 
     def ranges(self, source: Path, tensors: Sequence[str]) -> Ranges:
         """Run all images through an artifact.
@@ -109,12 +108,11 @@ class Calibrator:
         return Ranges(tensors=ranges, images=self._count)
 
     def _feeds(self, runner: Runner, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return the inputs of images `start` to `stop`, evenly spread over all."""
-        if self._all is None or self._preprocess is None:
+        """Return the inputs of images `start` to `stop`."""
+        if self._images is None or self._preprocess is None:
             feeds = golden_feeds(runner, self._golden, self._preprocess)
             return {name: values[start:stop] for name, values in feeds.items()}
-        images = self._all.some(MAX_IMAGES).images[start:stop]
-        batch = prepare_batch(images, self._preprocess)
+        batch = prepare_batch(self._images.images[start:stop], self._preprocess)
         self.flat_images += int((np.ptp(batch, axis=(2, 3)) == 0).all(axis=1).sum())
         return {runner.inputs[0].name: batch}
 

@@ -24,12 +24,13 @@ class QuantizeSettings:
         recipe: For half precision: `"mixed"` keeps the residual stream and the norms in fp32;
             `"all"` converts them too, where their range allows it.
         half_io: Whether inputs and outputs are half precision too.
-        calibration: Images that activation ranges are measured on: a folder, or a digits CSV.
+        calibration: Images that activation ranges are measured on: a folder, a pattern such as
+            `"photos/*.jpg"`, or a digits CSV.
         method: How a range becomes a clipping threshold: `"percentile"` (the default),
             `"entropy"` or `"max"`.
         percentile: Percentage of absolute values below the threshold; 99.99 by default.
         smooth: Strength of SmoothQuant (arXiv 2211.10438), 0 to 1; `None` for none.
-        images: Real images to measure top-1 agreement on: a folder, or a digits CSV.
+        images: Real images to measure top-1 agreement on, given in the same way.
         max_drop: Largest drop of top-1 accuracy on them in percentage points; of agreement, where
             they have no labels.
         budget: Largest share of the weights that may stay fp32 to make the gate pass.

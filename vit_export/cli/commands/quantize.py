@@ -18,7 +18,7 @@ class QuantizeOptions(PrecisionOptions):
 
     golden: str | None = option("Source", "By default NAME.golden.npz beside the artifact.", "FILE")
     images: Path | None = option(
-        "Precision", "Real images to compare classes on: a folder or a digits CSV.", "PATH"
+        "Precision", "Real images to compare classes on: folder, pattern or digits CSV.", "PATH"
     )
     explain: bool = option("Output", "Show the error of each block, as a table and a picture.")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
