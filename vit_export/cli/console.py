@@ -99,11 +99,7 @@ def _unwinding_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def what_remains(remains: Callable[[], str]) -> Iterator[None]:
-    """Let a command that leaves files behind say so when it is interrupted or terminated.
-
-    Args:
-        remains: Returns the second half of the message, e.g. `"resume with --resume"`.
-    """
+    """Add what a command leaves behind to the message of its interruption or termination."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -126,15 +122,8 @@ def emit(
 ) -> None:
     """Print a result; with --json as text on standard error, and one JSON object at the end.
 
-    Args:
-        as_json: Whether --json was given.
-        data: The JSON object; `failures` and `hint` are added to it.
-        text: The same for people.
-        failures: What went wrong, although there is a result; the exit status is then 1.
-        hint: What to do about it.
-
-    Raises:
-        OutputError: Standard output cannot be written, e.g. on a full disk.
+    Failures are what went wrong although there is a result: the exit status is then 1, and the
+    JSON object has them as `error`.
     """
     error = "; ".join(failures)
     if as_json:

@@ -31,14 +31,7 @@ class CheckpointOptions:
     set: tuple[str, ...] = option("Source", "Change a config field.", "FIELD=VALUE")
 
     def overrides(self, **named: Any) -> dict[str, Any]:
-        """Return the config fields that --set, --img-size and other options change.
-
-        Args:
-            named: Values of options of their own, by field; `None` where one was not given.
-
-        Raises:
-            UsageError: A text is not `field=value`, or a field is given twice or cannot be set.
-        """
+        """Return the config fields that --set, --img-size and the named options change."""
         own = given(img_size=self.img_size, **named)
         fields: dict[str, Any] = {}
         for pair in self.set:
@@ -81,11 +74,7 @@ class PreparationOptions:
         return given(**attributes(self, "mean std crop_pct interpolation"))
 
     def preprocess_of(self, artifact: str) -> Preprocess | None:
-        """Return the preparation of an artifact with the given fields; `None` if there are none.
-
-        Raises:
-            UsageError: The file does not say how to prepare images, and mean or std is not given.
-        """
+        """Return the preparation of an artifact with the given fields; `None` if there are none."""
         changes = self.preparation()
         if not changes:
             return None
@@ -127,12 +116,7 @@ class PrecisionOptions:
                 )
 
     def quantize_settings(self, *, images: Path | None, explain: bool = False) -> QuantizeSettings:
-        """Return the settings of a conversion.
-
-        Args:
-            images: Real images to compare classes on.
-            explain: Measure every block even when the gate passes at once.
-        """
+        """Return the settings of a conversion; classes are compared on the images."""
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,

@@ -165,11 +165,7 @@ def build_engine(
 
 
 def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> bool:
-    """Return whether an artifact must be converted to the precision of the settings.
-
-    Raises:
-        UsageError: It has another precision, and cannot be converted.
-    """
+    """Return whether an artifact must be converted first; raise UsageError if it cannot be."""
     precision = settings.precision
     wanted = "int8-static" if precision == "int8" else precision
     if manifest.precision == wanted:

@@ -20,10 +20,7 @@ def record_golden(
 ) -> Golden:
     """Run a model in float64, float32, float16 and bfloat16 on the golden images.
 
-    Args:
-        source: The model.
-        images: Folder of images to add to the synthetic ones.
-        progress: Called with each encoder block.
+    The golden images are synthetic; those of a folder are added to them.
     """
     preprocess = source.preprocess
 
@@ -43,11 +40,8 @@ def choose_activation(
 ) -> tuple[Activation, tuple[str, ...]]:
     """Return how logits become scores, and a note where that is neither usual nor asked for.
 
-    Args:
-        loaded: The model; a user's module has no activation.
-        golden: Its outputs, which show whether a module ends in a softmax or a sigmoid: the rows
-            of a softmax add up to 1, and each value of a sigmoid lies between 0 and 1.
-        wanted: The activation that the user asks for.
+    The float64 outputs show whether a user's module ends in a softmax, whose rows add up to 1, or
+    in a sigmoid, whose values lie between 0 and 1.
     """
     found = wanted or loaded.activation
     if found is not None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import attributes, emit, progress_bar
 from vit_export.cli.option_fields import command, option
-
-if TYPE_CHECKING:
-    from vit_export.engine.settings import EngineSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,35 +42,31 @@ class EngineOptions:
     )
     output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
 
-    def settings(self) -> EngineSettings:
-        """Return the settings of the build."""
-        from vit_export.engine.profiles import parse_range
-        from vit_export.engine.settings import EngineSettings
-
-        return EngineSettings(
-            backend=self.backend,
-            precision=self.precision,
-            batches=tuple(parse_range(text) for text in self.batch),
-            compute_capabilities=self.compute_capability,
-            hardware_compatibility=self.hardware_compatibility,
-            version_compatible=self.version_compatible,
-            workspace_mib=self.workspace_mib,
-            timing_cache=self.timing_cache,
-            builder_level=self.builder_level,
-            weight_streaming=self.weight_streaming,
-            refit=self.refit,
-            strip=self.strip,
-        )
-
 
 @command(EngineOptions)
 @click.argument("artifact")
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from vit_export.cli.report.engines import engine_text
+    from vit_export.engine.profiles import parse_range
+    from vit_export.engine.settings import EngineSettings
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
-    settings, output = options.settings(), options.output
+    output = options.output
+    settings = EngineSettings(
+        backend=options.backend,
+        precision=options.precision,
+        batches=tuple(parse_range(text) for text in options.batch),
+        compute_capabilities=options.compute_capability,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache,
+        builder_level=options.builder_level,
+        weight_streaming=options.weight_streaming,
+        refit=options.refit,
+        strip=options.strip,
+    )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)

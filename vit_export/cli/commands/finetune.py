@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.cli.console import emit, progress_bar, what_remains
+from vit_export.cli.console import attributes, emit, progress_bar, what_remains
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import CheckpointOptions, given
 
@@ -98,11 +98,7 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
     problem = draw_picture(files.curve, draw)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
-        "best": training.best,
-        "history": training.history,
-        "stopped_early": training.stopped_early,
-        "predictions": result.predictions,
-        "report": result.report,
-        "ignored": result.ignored,
+        **attributes(training, "best history stopped_early"),
+        **attributes(result, "predictions report ignored"),
     }
     emit(as_json, data, training_text(result, no_curve=problem))
