@@ -230,10 +230,7 @@ def _pack_and_gate(
         progress("simplify")
         final = OnnxFile.read(simplify(raw.path, raw.path.with_name("simplified.onnx")).path)
         stage = "onnx -> simplified"
-    outputs = [spec.name for spec in manifest.outputs]
-    packed = pack_artifact(
-        final, path, manifest, outputs=outputs, external_data=settings.external_data
-    )
+    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
     comparisons.append(gate(packed.path, stage))
     if settings.simplify and not comparisons[-1].passed:
         raise GateError(

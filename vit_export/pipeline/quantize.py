@@ -229,10 +229,7 @@ def _convert(
             source_sha256=manifest.graph_sha256,
             kept=(*conversion.kept, *reasons),
         )
-        outputs = [spec.name for spec in manifest.outputs]
-        packed = pack_artifact(
-            OnnxFile.read(file), path, manifest, outputs=outputs, external_data=external_data
-        )
+        packed = pack_artifact(OnnxFile.read(file), path, manifest, external_data=external_data)
         _check_budget(trials, conversion, budget)
         gate = run_gate(trials, packed, conversion, progress)
         return _Converted(packed=packed, conversion=conversion, gate=gate, repair=repaired)

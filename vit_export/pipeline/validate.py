@@ -49,24 +49,16 @@ def validate(
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
-        hint = (
-            "give its path with --golden FILE, or the checkpoint with --weights FILE (needs torch)"
-        )
+        hint = "give --golden FILE, or the checkpoint with --weights FILE (needs torch)"
         golden = Golden.read(find_golden(path, settings.golden, hint=hint))
     progress(f"measure on {runner.provider}")
-    comparison = compare(
-        runner,
-        golden,
-        preprocess=settings.preprocess,
-        stage=f"validate {path.name}",
-        batches=batches,
-    )
+    stage, preprocess = f"validate {path.name}", settings.preprocess
+    comparison = compare(runner, golden, preprocess=preprocess, stage=stage, batches=batches)
     if not settings.trace or comparison.blocks:
         return comparison
     progress(f"trace on {runner.provider}")
     manifest = runner.manifest
-    preprocess = settings.preprocess or (manifest.preprocess if manifest else None)
-    feeds = golden_feeds(runner, golden, preprocess)
+    feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
     blocks = trace(runner, golden, feeds, tolerances_of_artifact(runner, manifest))
     return dataclasses.replace(comparison, blocks=blocks)
 

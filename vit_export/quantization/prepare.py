@@ -112,9 +112,7 @@ def _smoothed(
     for path in (graph, packed):
         path.parent.mkdir()
     count = smooth(source, graph, ranges.channel_absmax, alpha=alpha)
-    file = OnnxFile.read(graph)
-    outputs = [spec.name for spec in file.outputs]
-    return pack_artifact(file, packed, manifest, outputs=outputs).path, count
+    return pack_artifact(OnnxFile.read(graph), packed, manifest).path, count
 
 
 def _check_residual(source: Path, calibrator: Calibrator, precision: str) -> None:
