@@ -28,10 +28,10 @@ def need_cuda_wheel() -> None:
 def need_tensorrt_provider() -> None:
     """Raise NotRunError unless the TensorRT that ONNX Runtime is linked with is installed."""
     need_cuda_wheel()
-    from vit_export.host.nvidia import tensorrt_conflict, tensorrt_install
+    from vit_export.host.nvidia import tensorrt_conflict
 
     if conflict := tensorrt_conflict():
-        raise NotRunError(f"{conflict}: {tensorrt_install()}")
+        raise NotRunError(": ".join(conflict))
 
 
 def need_rtx_plugin() -> None:
@@ -71,9 +71,9 @@ def need_kernels_for(precision: str) -> None:
 
 def gpu_capability() -> tuple[int, int]:
     """Return the compute capability of the first GPU; (0, 0) where it is unknown."""
-    from vit_export.host.doctor.gpu import capability, check_gpu
+    from vit_export.host.doctor.checks import capability, check_gpu, run_checks
 
-    return capability(check_gpu(())[0])
+    return capability(run_checks(check_gpu)[0])
 
 
 def _shown(found: tuple[int, int]) -> str:

@@ -36,7 +36,7 @@ def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
         variant=loaded.variant,
         weights=loaded.weights,
         opset=20,
-        inputs=exported.inputs,
+        inputs=loaded.inputs,
         outputs=exported.outputs,
     )
     return path, manifest

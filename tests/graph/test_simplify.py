@@ -35,26 +35,25 @@ def run(path: Path) -> list[np.ndarray]:
     return session.run(None, {"pixel_values": X})
 
 
-def test_inputs_outputs_and_results_stay_the_same(raw):
-    """In order, the outputs of blocks included."""
-    result = simplify(raw, raw.with_name("simplified.onnx"))
-    before, after = OnnxFile.read(raw), OnnxFile.read(result.path)
+def test_only_needless_nodes_and_metadata_are_removed(raw):
+    """Inputs, outputs and results stay. A second time, on the result too, gives the same bytes."""
+    once, same, twice = (raw.with_name(f"{name}.onnx") for name in ("once", "same", "twice"))
+    simplify(raw, once)
+    before, after = OnnxFile.read(raw), OnnxFile.read(once)
     assert [s.name for s in after.inputs] == ["pixel_values"]
     assert [s.name for s in after.outputs] == [s.name for s in before.outputs]
     assert after.inputs == before.inputs
-    assert (result.nodes_before, result.nodes) == (len(before.nodes), len(after.nodes))
-    assert result.nodes <= result.nodes_before
-    for found, wanted in zip(run(result.path), run(raw), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_a_simplified_graph_is_not_simplified_further(raw):
-    """Same nodes and bytes; two runs on one file give the same bytes."""
-    once = simplify(raw, raw.with_name("once.onnx"))
-    same = simplify(raw, raw.with_name("same.onnx"))
-    twice = simplify(once.path, raw.with_name("twice.onnx"))
-    assert twice.nodes == once.nodes
-    assert twice.path.read_bytes() == once.path.read_bytes() == same.path.read_bytes()
+    assert len(after.nodes) <= len(before.nodes)
+    for output, expected in zip(run(once), run(raw), strict=True):
+        np.testing.assert_allclose(output, expected, atol=1e-5)
+    assert not any(
+        holder.metadata_props
+        for model in [onnx.load(once)]
+        for holder in (model, model.graph, *model.graph.node)
+    )
+    simplify(raw, same)
+    simplify(once, twice)
+    assert twice.read_bytes() == once.read_bytes() == same.read_bytes()
 
 
 def test_needless_nodes_are_removed(tmp_path):
@@ -71,32 +70,23 @@ def test_needless_nodes_are_removed(tmp_path):
     graph = helper.make_graph(nodes, "g", [x], [y], [weight, bias])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
-    result = simplify(tmp_path / "m.onnx", tmp_path / "s.onnx")
-    assert list(OnnxFile.read(result.path).op_counts) == ["MatMul", "Add"]
-    assert (result.nodes_before, result.nodes) == (4, 2)
+    simplify(tmp_path / "m.onnx", tmp_path / "s.onnx")
+    assert [node.op_type for node in OnnxFile.read(tmp_path / "s.onnx").nodes] == ["MatMul", "Add"]
 
 
 def test_large_weights_are_not_loaded(raw, monkeypatch):
     """Both files refer to the same data."""
     monkeypatch.setattr(module, "FOLDABLE_BYTES", 2000)
-    result = simplify(raw, raw.with_name("large.onnx"))
-    before, after = OnnxFile.read(raw), OnnxFile.read(result.path)
+    large = raw.with_name("large.onnx")
+    simplify(raw, large)
+    before, after = OnnxFile.read(raw), OnnxFile.read(large)
     outside = {t.name for t in after.initializers if t.location}
     assert "blocks.0.attn.qkv.weight" in outside
     assert outside <= {t.name for t in before.initializers if t.nbytes > 2000}
     assert after.external_files == (raw.with_name("vit.onnx.data"),)
-    assert result.path.stat().st_size < raw.with_name("vit.onnx.data").stat().st_size / 2
-    for found, wanted in zip(run(result.path), run(raw), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_the_simplifiers_metadata_is_removed(raw):
-    """It writes some twenty keys."""
-    result = simplify(raw, raw.with_name("plain.onnx"))
-    model = onnx.load(result.path)
-    assert not model.metadata_props
-    assert not model.graph.metadata_props
-    assert not any(node.metadata_props for node in model.graph.node)
+    assert large.stat().st_size < raw.with_name("vit.onnx.data").stat().st_size / 2
+    for output, expected in zip(run(large), run(raw), strict=True):
+        np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def test_a_broken_graph_is_an_error_with_a_hint(tmp_path):
@@ -159,9 +149,3 @@ def test_changed_inputs_outputs_or_operator_sets_are_refused(raw, monkeypatch, d
     with pytest.raises(SimplifyError, match=rf"{what}[\s\S]*--no-simplify"):
         simplify(raw, raw.with_name("odd.onnx"))
     assert not raw.with_name("odd.onnx").exists()
-
-
-def test_the_result_must_be_in_the_folder_of_its_weights(raw, tmp_path):
-    """References are relative to the file."""
-    with pytest.raises(SimplifyError, match="must be in the folder"):
-        simplify(raw, tmp_path.parent / "elsewhere.onnx")

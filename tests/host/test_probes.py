@@ -20,10 +20,6 @@ def test_a_probe_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["error"].startswith("no answer within 0.01 s")
 
 
-def test_a_plugin_that_is_not_installed_is_absent():
-    assert run_probe(probes.probe_rtx_plugin) == {"absent": "not installed"}
-
-
 def test_libraries_that_the_loader_does_not_find_are_listed():
     names = ("libc.so.6", "libcublas.so.99")
     assert run_probe(probes.probe_libraries, *names) == {"missing": ["libcublas.so.99"]}

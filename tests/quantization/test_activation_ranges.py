@@ -105,7 +105,7 @@ def test_a_file_that_was_read_is_written_again_to_the_byte(tmp_path):
     assert found.images == 9
     assert all(same(found.tensors[name], tensors[name]) for name in tensors)
     assert found.thresholds() == Ranges(tensors, images=9).thresholds()
-    assert [len(reach) for reach in found.channel_absmax.values()] == [3, 5]
+    assert [len(tensor.channels) for tensor in found.tensors.values()] == [3, 5]
 
 
 def test_another_file_is_no_file_of_ranges(tmp_path):

@@ -52,7 +52,7 @@ def test_ranges_are_those_of_all_images_at_once(tiny_export, calibrator, folder)
     assert (list(ranges.tensors), ranges.images) == (names, 11)
     for name in names:
         absmax = np.abs(whole[name]).reshape(-1, whole[name].shape[-1]).max(axis=0)
-        np.testing.assert_allclose(ranges.channel_absmax[name], absmax, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(ranges.tensors[name].channels, absmax, rtol=1e-4, atol=1e-6)
         assert ranges.tensors[name].counts.sum() == whole[name].size
     assert calibrator.description == f"11 of 11 images of {folder.name}"
     assert calibrator.warnings == ()

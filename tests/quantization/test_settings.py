@@ -29,7 +29,7 @@ from vit_export.quantization.settings import QuantizeSettings
         ({"precision": "fp16", "max_drop": -1, "images": Path("x")}, "at least 0"),
         ({"precision": "fp16", "budget": 1.5}, "expected a share of the weights"),
         ({"precision": "int8", "percentile": 0}, "expected above 0, at most 100"),
-        ({"precision": "bf16", "half_io": True}, "numpy has no bfloat16"),
+        ({"precision": "bf16", "half_io": True}, "--fp16-io is for fp16, not for bf16"),
         ({"precision": "fp16", "percentile": 99}, "--percentile is for int8-static"),
         ({"precision": "int8", "method": "max"}, "--calibration-method is for int8-static"),
         (

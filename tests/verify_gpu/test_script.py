@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.host.doctor.types import Fact
+from vit_export.host.doctor.checks import Fact
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "verify_gpu"
@@ -83,7 +83,7 @@ def script(monkeypatch):
         Fact("gpu", name, value, usable=True)
         for name, value in {"driver": "CUDA 13.0", "GPU 0": "NVIDIA H100"}.items()
     )
-    monkeypatch.setattr(module, "check_gpu", lambda _: (facts, ()))
+    monkeypatch.setattr(module, "run_checks", lambda check: (facts, ()))
     monkeypatch.setattr(sys, "argv", ["verify_gpu"])
     return module
 

@@ -10,7 +10,7 @@ onnx_ir's passes do what they can do. Three of them are worse here, and stay out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -35,21 +35,11 @@ class UniqueNames:
         return free
 
 
-def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Add an initializer."""
-    tensor = ir.Tensor(array, name=name)
-    return _register(graph, tensor, tensor.shape)
-
-
-def add_lazy_constant(
-    graph: ir.Graph,
-    name: str,
-    dtype: ir.DataType,
-    shape: ir.Shape,
-    compute: Callable[[], NDArray[Any]],
-) -> ir.Value:
-    """Add an initializer whose values are computed when the file is written, and not kept."""
-    return _register(graph, lazy_tensor(name, dtype, shape, compute), shape)
+def add_constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add an initializer with the name, type and shape of a tensor."""
+    value = ir.val(tensor.name, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def lazy_tensor(
@@ -59,14 +49,6 @@ def lazy_tensor(
     return ir.LazyTensor(
         lambda: ir.Tensor(compute(), dtype=dtype, name=name), dtype, shape, name=name
     )
-
-
-def _register(graph: ir.Graph, tensor: ir.TensorProtocol, shape: Any) -> ir.Value:
-    value = ir.Value(
-        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol:
@@ -80,7 +62,7 @@ def insert_before(
     graph: ir.Graph,
     node: ir.Node,
     op_type: str,
-    inputs: list[ir.Value],
+    inputs: Sequence[ir.Value],
     name: str,
     attributes: Mapping[str, int] | None = None,
 ) -> ir.Value:
@@ -96,10 +78,7 @@ def insert_cast(
 ) -> ir.Value:
     """Insert a Cast behind the node that computes a value, or at the start for a graph input.
 
-    The node is called `name/op_name`.
-
-    Returns:
-        The output of the Cast, called `name`; the readers of the value stay as they are.
+    Returns its output, called `name`. The readers of the value are not changed.
     """
     out = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
     cast = ir.node("Cast", [value], {"to": dtype.value}, outputs=[out], name=f"{name}/{op_name}")
@@ -120,13 +99,11 @@ def remove_unread_constants(graph: ir.Graph) -> None:
 
 def clear_origin(model: ir.Model) -> None:
     """Remove metadata and documentation, which hold source paths and stack traces, in place."""
-    ClearMetadataAndDocStringPass()(model)  # of nodes and graphs; not of the model and its values
+    ClearMetadataAndDocStringPass()(model)  # of graphs and nodes
+    holders: list[ir.Model | ir.Value] = [model]
     for graph in model.graphs():
-        graph.metadata_props.clear()
-        graph.doc_string = None
         values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-        for value in (*graph.inputs, *values.values()):
-            value.metadata_props.clear()
-            value.doc_string = None
-    model.metadata_props.clear()
-    model.doc_string = None
+        holders += (*graph.inputs, *values.values())
+    for holder in holders:
+        holder.metadata_props.clear()
+        holder.doc_string = None

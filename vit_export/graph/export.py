@@ -30,19 +30,11 @@ _LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An exported file.
+    """An exported file."""
 
-    Attributes:
-        path: The `.onnx` file; its weights are in `path` + `.data`.
-        inputs: Graph inputs.
-        outputs: Graph outputs that were asked for.
-        taps: Names of the tensors that leave the encoder blocks; further graph outputs.
-    """
-
-    path: Path
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    taps: tuple[str, ...]
+    path: Path  # its weights are in `path` + `.data`
+    outputs: tuple[TensorSpec, ...]  # graph outputs that were asked for
+    taps: tuple[str, ...]  # further graph outputs: the tensors that leave the encoder blocks
 
 
 def export_module(
@@ -71,6 +63,10 @@ def export_module(
     examples = tuple(example_input(spec, example_sizes) for spec in inputs)
     model = module if isinstance(module, Outputs) else module_outputs(module.eval(), examples)
     names = [spec.name for spec in inputs]
+    axes = tuple(
+        {i: torch.export.Dim(size) for i, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in inputs
+    )
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
@@ -80,7 +76,7 @@ def export_module(
                 opset_version=opset,
                 input_names=names,
                 output_names=list(model.all_names),
-                dynamic_shapes=(tuple(_dynamic_axes(spec) for spec in inputs),),
+                dynamic_shapes=(axes,),
                 verbose=False,
             )
     except _TORCH_FAILURES as error:
@@ -97,7 +93,6 @@ def export_module(
     outputs = OnnxFile.read(path).outputs
     return Exported(
         path=path,
-        inputs=tuple(inputs),
         outputs=tuple(spec for spec in outputs if spec.name in model.names),
         taps=model.taps,
     )
@@ -110,20 +105,11 @@ def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> T
     return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
-def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
-    return {
-        axis: torch.export.Dim(size)
-        for axis, size in enumerate(spec.shape)
-        if isinstance(size, str)
-    }
-
-
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Silence the warnings and log messages of torch's exporter about itself.
+    """Silence what torch's exporter warns and logs about itself; a failure is an exception.
 
-    A failed export is an exception, so nothing is lost. Log levels are restored, and loggers with
-    a level of their own (`TORCH_LOGS=onnx`) still print.
+    Loggers with a level of their own (`TORCH_LOGS=onnx`) still print.
     """
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]

@@ -7,7 +7,6 @@ whose name is no path, is a layer by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,14 +20,6 @@ def layer_of(node: ir.Node) -> str:
     """Return the layer that a node belongs to."""
     name = node.name or ""
     return name.rpartition("/")[0] or name
-
-
-def block_of(layer: str, blocks: Sequence[str]) -> str:
-    """Return the encoder block that a layer is in; empty for a layer outside the blocks."""
-    for block in blocks:
-        if layer == block or layer.startswith(f"{block}."):
-            return block
-    return ""
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:

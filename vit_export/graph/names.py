@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from vit_export.graph.layers import WEIGHTED_OPS
+from vit_export.graph.layers import weight_of
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -25,11 +25,15 @@ def name_after_modules(model: ir.Model, *, prefix: str, keep: Collection[str]) -
         prefix: Path of the exported module inside its wrapper, e.g. `"module."`.
         keep: Names of graph inputs and outputs, which do not change.
     """
-    graph = model.graph
-    taken = set(keep)
+    graph, taken = model.graph, set(keep)
+
+    def rename_constant(value: ir.Value, name: str) -> None:
+        if name not in taken and name not in graph.initializers:
+            value.name = name
+
     for value in list(graph.initializers.values()):
         if value.name is not None and value.name.startswith(prefix):
-            _rename_constant(graph, value, value.name.removeprefix(prefix), taken)
+            rename_constant(value, value.name.removeprefix(prefix))
     used: Counter[str] = Counter()
     for node in graph:
         scope = _scope(node, prefix)
@@ -39,21 +43,9 @@ def name_after_modules(model: ir.Model, *, prefix: str, keep: Collection[str]) -
         for i, value in enumerate(node.outputs):
             if value.name not in keep:
                 value.name = node.name if i == 0 else f"{node.name}:{i}"
-        if node.op_type in WEIGHTED_OPS and scope and len(node.inputs) > 1:
-            weight = node.inputs[1]
-            if weight is not None and _is_numbered(weight.name, graph):
-                _rename_constant(graph, weight, f"{scope}.weight", taken)
-
-
-def _is_numbered(name: str | None, graph: ir.Graph) -> bool:
-    """Whether a name belongs to an initializer that the exporter made, e.g. by transposing."""
-    return name is not None and name.startswith("val_") and name in graph.initializers
-
-
-def _rename_constant(graph: ir.Graph, value: ir.Value, name: str, taken: set[str]) -> None:
-    """Give an initializer another name, unless that is taken."""
-    if name not in taken and name not in graph.initializers:
-        value.name = name
+        weight = weight_of(node)
+        if scope and weight is not None and (weight.name or "").startswith("val_"):
+            rename_constant(weight, f"{scope}.weight")  # the exporter made it, e.g. transposed
 
 
 def _scope(node: ir.Node, prefix: str) -> str:

@@ -8,8 +8,6 @@ at batch 1 only.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -21,28 +19,10 @@ from vit_export.errors import SimplifyError
 FOLDABLE_BYTES = 1 << 22  # constants up to this size may be folded; larger ones are weights
 NO_SIMPLIFY_HINT = "export without the simplifier: --no-simplify"
 # MatMul + Add stays: as Reshape, Gemm, Reshape it is no faster, and layers lose their names
-SKIPPED_OPTIMIZERS = (
-    "fuse_matmul_add_bias_into_gemm",
-    "fuse_matmul_add_bias_into_gemm_batched",
-)
+SKIPPED_OPTIMIZERS = ("fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Simplified:
-    """A simplified file.
-
-    Attributes:
-        path: The `.onnx` file; it shares the large weights of the source.
-        nodes_before: Number of nodes in the source.
-        nodes: Number of nodes in the simplified graph.
-    """
-
-    path: Path
-    nodes_before: int
-    nodes: int
-
-
-def simplify(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> Simplified:
+def simplify(source: Path, destination: Path) -> None:
     """Simplify a graph.
 
     Args:
@@ -52,14 +32,7 @@ def simplify(source: str | os.PathLike[str], destination: str | os.PathLike[str]
     Raises:
         SimplifyError: The simplifier failed, or changed an input, output or operator set.
     """
-    source, destination = Path(source), Path(destination)
-    if source.resolve().parent != destination.resolve().parent:
-        raise SimplifyError(
-            f"cannot write {destination}: it must be in the folder of {source}, since both share "
-            "the weights"
-        )
     model = onnx.load(source, load_external_data=False)
-    nodes_before = len(model.graph.node)
     weights = _replace_weights_by_inputs(model, source.parent)
     try:
         simplified, _ = onnxsim.simplify(
@@ -72,11 +45,13 @@ def simplify(source: str | os.PathLike[str], destination: str | os.PathLike[str]
             hint=NO_SIMPLIFY_HINT,
         ) from error
     _check_signature(model, simplified)
-    _restore_weights(simplified, weights)
+    names = {tensor.name for tensor in weights}
+    for value in [value for value in simplified.graph.input if value.name in names]:
+        simplified.graph.input.remove(value)
+    simplified.graph.initializer.extend(weights)
     for holder in (simplified, simplified.graph, *simplified.graph.node):
         del holder.metadata_props[:]
     onnx.save(simplified, destination)
-    return Simplified(path=destination, nodes_before=nodes_before, nodes=len(simplified.graph.node))
 
 
 def _replace_weights_by_inputs(model: onnx.ModelProto, folder: Path) -> list[onnx.TensorProto]:
@@ -89,7 +64,8 @@ def _replace_weights_by_inputs(model: onnx.ModelProto, folder: Path) -> list[onn
     for tensor in model.graph.initializer:
         if not uses_external_data(tensor):
             continue
-        if _nbytes(tensor) > FOLDABLE_BYTES:
+        lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
+        if not lengths or lengths[0] > FOLDABLE_BYTES:
             weights.append(tensor)
         else:
             load_external_data_for_tensor(tensor, str(folder))
@@ -103,30 +79,20 @@ def _replace_weights_by_inputs(model: onnx.ModelProto, folder: Path) -> list[onn
     return weights
 
 
-def _restore_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> None:
-    """Undo `_replace_weights_by_inputs`, in place."""
-    names = {tensor.name for tensor in weights}
-    for value in [value for value in model.graph.input if value.name in names]:
-        model.graph.input.remove(value)
-    model.graph.initializer.extend(weights)
-
-
-def _nbytes(tensor: onnx.TensorProto) -> int:
-    lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
-    return lengths[0] if lengths else FOLDABLE_BYTES + 1
-
-
 def _check_signature(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Raise SimplifyError when inputs, outputs or operator sets changed."""
-    for kind in ("input", "output"):
-        names = [[value.name for value in getattr(m.graph, kind)] for m in (before, after)]
-        if names[0] != names[1]:
+    names = [
+        [[value.name for value in values] for values in (model.graph.input, model.graph.output)]
+        for model in (before, after)
+    ]
+    opsets = [{e.domain: e.version for e in model.opset_import} for model in (before, after)]
+    known = {domain: version for domain, version in opsets[0].items() if domain in opsets[1]}
+    for what, old, new in (
+        ("inputs", names[0][0], names[1][0]),
+        ("outputs", names[0][1], names[1][1]),
+        ("operator sets", known, opsets[1]),
+    ):
+        if old != new:
             raise SimplifyError(
-                f"onnxsim changed the {kind}s from {names[0]} to {names[1]}", hint=NO_SIMPLIFY_HINT
+                f"onnxsim changed the {what} from {old} to {new}", hint=NO_SIMPLIFY_HINT
             )
-    opsets = [{entry.domain: entry.version for entry in m.opset_import} for m in (before, after)]
-    if not opsets[1].items() <= opsets[0].items():
-        raise SimplifyError(
-            f"onnxsim changed the operator sets from {opsets[0]} to {opsets[1]}",
-            hint=NO_SIMPLIFY_HINT,
-        )

@@ -13,27 +13,22 @@ import importlib.metadata
 import importlib.util
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+RTX = "NvTensorRTRTXExecutionProvider"
 PROVIDER_LIBRARIES = {
-    "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
-    "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
+    CUDA: "libonnxruntime_providers_cuda.so",
+    TENSORRT: "libonnxruntime_providers_tensorrt.so",
 }
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"  # its module
-RTX_PLUGIN_WHEELS = (
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu12",
-    "onnxruntime-ep-nv-tensorrt-rtx",
-)
 RTX_INSTALL = "pip install onnxruntime-ep-nv-tensorrt-rtx"
-TENSORRT_WHEELS = (
-    *("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    *("tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
-)
-TENSORRT_RTX_WHEELS = (
-    *("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
-    *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
-)
+RTX_PLUGIN_WHEELS = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{end}" for end in ("-cu13", "-cu12", ""))
+WHEELS = {  # package -> wheels that contain the same module
+    name: (name, *(f"{name}-cu{cuda}{end}" for end in ("", "-bindings") for cuda in (13, 12)))
+    for name in ("tensorrt", "tensorrt-rtx")
+}
 TENSORRT_LIBRARIES = "tensorrt_libs"  # the module in which TensorRT's wheels keep them
 
 
@@ -46,23 +41,15 @@ def version_of(*distributions: str) -> str:
 
 
 def onnxruntime_wheels() -> tuple[str, ...]:
-    """Return the names of the installed wheels that contain the module `onnxruntime`.
-
-    Two of them overwrite each other's files.
-    """
+    """Return the installed wheels that contain `onnxruntime`; two overwrite each other's files."""
     owners = importlib.metadata.packages_distributions().get("onnxruntime", ())
     return tuple(sorted({name.lower().replace("_", "-") for name in owners if name}))
 
 
 def provider_libraries(provider: str) -> tuple[str, ...]:
-    """Return the CUDA, cuDNN and TensorRT libraries that a provider is linked with.
+    """Return the NVIDIA libraries that a provider is linked with, e.g. `"libcudart.so.13"`.
 
-    Args:
-        provider: ONNX Runtime's name for it, e.g. `"TensorrtExecutionProvider"`.
-
-    Returns:
-        e.g. `("libcublasLt.so.13", "libcudart.so.13", "libcuda.so.1")`; nothing where the
-        installed wheel lacks the provider, or the system has no `ldd`.
+    Nothing where the installed wheel lacks the provider, or the system has no `ldd`.
     """
     spec = importlib.util.find_spec("onnxruntime")
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -82,36 +69,30 @@ def linked_libraries(library: Path) -> tuple[str, ...]:
     return tuple(re.findall(r"^\s*(lib(?:cu|nv)\S+)", listing.stdout, flags=re.MULTILINE))
 
 
-def major_version(libraries: tuple[str, ...], stem: str) -> str:
+def major_version(libraries: Iterable[str], stem: str) -> str:
     """Return the major version in a library's name: `"13"` for `libcudart` of `libcudart.so.13`."""
     matches = (re.fullmatch(rf"{stem}\.so\.(\d+)", name) for name in libraries)
     return next((match[1] for match in matches if match), "")
 
 
-def tensorrt_conflict() -> str:
+def tensorrt_conflict() -> tuple[str, str] | None:
     """Return why ONNX Runtime's TensorRT provider cannot use the installed TensorRT.
 
     Returns:
-        One sentence; empty where the major versions are equal, and where the installed wheel has
-        no such provider. `tensorrt_install` returns the command that resolves the conflict.
+        One sentence, and the command that installs the right TensorRT; `None` where the major
+        versions are equal, and where the installed wheel has no such provider.
     """
-    linked = major_version(provider_libraries("TensorrtExecutionProvider"), "libnvinfer")
-    installed = version_of(*TENSORRT_WHEELS)
+    libraries = provider_libraries(TENSORRT)
+    linked, cuda = major_version(libraries, "libnvinfer"), major_version(libraries, "libcudart")
+    installed = version_of(*WHEELS["tensorrt"])
     if not linked or installed.partition(".")[0] == linked:
-        return ""
+        return None
     found = f"TensorRT {installed} is installed" if installed else "no TensorRT wheel is installed"
     return (
         f"ONNX Runtime's TensorRT provider is linked with TensorRT {linked} "
-        f"(libnvinfer.so.{linked}) and {found}"
+        f"(libnvinfer.so.{linked}) and {found}",
+        f"pip install 'tensorrt-cu{cuda or 13}>={linked},<{int(linked) + 1}'",
     )
-
-
-def tensorrt_install() -> str:
-    """Return the command that installs the TensorRT that ONNX Runtime's provider needs."""
-    libraries = provider_libraries("TensorrtExecutionProvider")
-    linked = int(major_version(libraries, "libnvinfer") or 10)
-    cuda = major_version(libraries, "libcudart") or "13"
-    return f"pip install 'tensorrt-cu{cuda}>={linked},<{linked + 1}'"
 
 
 def load_tensorrt() -> None:
@@ -123,7 +104,7 @@ def load_tensorrt() -> None:
     """
     spec = importlib.util.find_spec(TENSORRT_LIBRARIES)
     for folder in (spec and spec.submodule_search_locations) or ():
-        for name in provider_libraries("TensorrtExecutionProvider"):
+        for name in provider_libraries(TENSORRT):
             if name.startswith("libnv") and Path(folder, name).is_file():
                 with contextlib.suppress(OSError):
                     ctypes.CDLL(str(Path(folder, name)), mode=ctypes.RTLD_GLOBAL)

@@ -10,20 +10,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import importlib.util
 import io
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from vit_export.host.child_process import Answer, Worker, WorkerError, answer_orders
-from vit_export.host.nvidia import RTX_PLUGIN, load_tensorrt
+from vit_export.host.nvidia import PROVIDER_LIBRARIES, RTX_PLUGIN, load_tensorrt
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA_ERROR_NO_DEVICE = 100  # CUresult
-COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
-NVIDIA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major, minor
 # An .onnx file: y = x @ x for x of shape (2, 2), IR version 8, opset 13.
 MATMUL_MODEL = bytes.fromhex(
     "08083a440a110a01780a017812017922064d61744d756c120570726f62655a130a0178120e0a0c08"
@@ -39,7 +37,9 @@ def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
     """
     with Worker(__name__) as worker:
         try:
-            answer = worker.ask(probe.__name__, timeout_s=TIMEOUT_S, arguments=arguments)
+            answer = worker.ask(
+                "probe", timeout_s=TIMEOUT_S, name=probe.__name__, arguments=arguments
+            )
         except WorkerError as error:
             answer = {"error": error.message}
         missing = [line for line in worker.log() if "cannot open shared object file" in line]
@@ -50,12 +50,7 @@ def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
 
 def main() -> None:
     """Answer one probe after the other; the child of `run_probe`."""
-    probes = (probe_nvidia, probe_onnxruntime, probe_provider, probe_rtx_plugin, probe_libraries)
-    answer_orders({probe.__name__: _handler(probe) for probe in probes})
-
-
-def _handler(probe: Callable[..., Answer]) -> Callable[[Answer], Answer]:
-    return lambda order: probe(*order["arguments"])
+    answer_orders({"probe": lambda order: globals()[order["name"]](*order["arguments"])})
 
 
 def probe_nvidia() -> Answer:
@@ -68,57 +63,42 @@ def probe_nvidia() -> Answer:
         driver = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError as error:
         return {"absent": str(error)}
-    status = driver.cuInit(0)
-    if status:
+    if status := driver.cuInit(0):
         text = ctypes.c_char_p()
         driver.cuGetErrorString(status, ctypes.byref(text))
         kind = "absent" if status == CUDA_ERROR_NO_DEVICE else "error"
         return {kind: f"cuInit: {(text.value or b'unknown').decode()} ({status})"}
-    version, count = ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))  # 13000 is CUDA 13.0
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return {"cuda": cuda, "gpus": [_describe_gpu(driver, n) for n in range(count.value)]}
+    version = _read(driver.cuDriverGetVersion)  # 13000 is CUDA 13.0
+    gpus = []
+    for ordinal in range(_read(driver.cuDeviceGetCount)):
+        device, name = _read(driver.cuDeviceGet, ordinal), ctypes.create_string_buffer(256)
+        driver.cuDeviceGetName(name, len(name), device)
+        major, minor = (_read(driver.cuDeviceGetAttribute, n, device) for n in COMPUTE_CAPABILITY)
+        gib = _read(driver.cuDeviceTotalMem_v2, device, kind=ctypes.c_size_t) / 2**30
+        gpus.append(f"{name.value.decode()}, compute capability {major}.{minor}, {gib:.0f} GiB")
+    return {"cuda": f"{version // 1000}.{version % 1000 // 10}", "gpus": gpus}
 
 
-def _describe_gpu(driver: ctypes.CDLL, ordinal: int) -> str:
-    device, major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGet(ctypes.byref(device), ordinal)
-    driver.cuDeviceGetName(name, len(name), device)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), COMPUTE_CAPABILITY_MINOR, device)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    capability = f"compute capability {major.value}.{minor.value}"
-    return f"{name.value.decode()}, {capability}, {memory.value / 2**30:.0f} GiB"
+def _read(function: Any, *arguments: int, kind: Any = ctypes.c_int) -> int:
+    """Return the number that a function of the driver writes to its first argument."""
+    number = kind()
+    function(ctypes.byref(number), *arguments)
+    return int(number.value)
 
 
 def probe_onnxruntime() -> Answer:
-    """List the providers that the installed wheel was compiled with.
-
-    Returns:
-        `{"providers": [name, ...], "cuda": "13.0"}`; cuda is empty in a wheel without CUDA.
-    """
+    """List the providers that the installed wheel was compiled with: `{"providers": [...]}`."""
     import onnxruntime
 
-    providers = onnxruntime.get_available_providers()
-    if "CUDAExecutionProvider" not in providers:
-        return {"providers": providers, "cuda": ""}
-    from onnxruntime.capi import build_and_package_info
-
-    return {"providers": providers, "cuda": build_and_package_info.cuda_version}
+    return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(provider: str) -> Answer:
-    """Multiply two matrices on an execution provider.
-
-    Returns:
-        `{}`, or `{"error": why}` where that failed.
-    """
+    """Multiply two matrices on a provider; return `{}`, or `{"error": why}`."""
     import numpy as np
     import onnxruntime
 
-    if provider in NVIDIA_PROVIDERS:
+    if provider in PROVIDER_LIBRARIES:
         _preload_wheels(onnxruntime)
     session = onnxruntime.InferenceSession(MATMUL_MODEL, providers=[provider])
     if session.get_providers()[0] != provider:
@@ -129,15 +109,9 @@ def probe_provider(provider: str) -> Answer:
 
 
 def probe_rtx_plugin() -> Answer:
-    """Register the TensorRT-RTX plugin with ONNX Runtime and count the GPUs that it offers.
-
-    Returns:
-        `{"devices": 1}`, `{"absent": why}` or `{"error": why}`.
-    """
+    """Register the TensorRT-RTX plugin and count the GPUs that it offers: `{"devices": 1}`."""
     import onnxruntime
 
-    if importlib.util.find_spec(RTX_PLUGIN) is None:
-        return {"absent": "not installed"}
     plugin = importlib.import_module(RTX_PLUGIN)
     name = plugin.get_ep_name()
     onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
@@ -145,15 +119,17 @@ def probe_rtx_plugin() -> Answer:
 
 
 def probe_libraries(*names: str) -> Answer:
-    """Load shared libraries by name, as ONNX Runtime does after it has loaded those of wheels.
-
-    Returns:
-        `{"missing": [name, ...]}`.
-    """
+    """Load shared libraries by name, after those of wheels: `{"missing": [name, ...]}`."""
     import onnxruntime
 
     _preload_wheels(onnxruntime)
     return {"missing": [name for name in names if not _loads(name)]}
+
+
+def _loads(library: str) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(ctypes.CDLL(library))
+    return False
 
 
 def _preload_wheels(onnxruntime: Any) -> None:
@@ -162,11 +138,3 @@ def _preload_wheels(onnxruntime: Any) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
     load_tensorrt()
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

@@ -192,7 +192,7 @@ def _to_onnx(
         config=loaded.config,
         weights=loaded.weights,
         opset=opset,
-        inputs=exported.inputs,
+        inputs=loaded.inputs,
         outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
         preprocess=loaded.preprocess,
         labels=loaded.labels,
@@ -223,14 +223,17 @@ def _pack_and_gate(
         runner.release()
         return comparison
 
-    comparisons, final, stage = [], raw, "torch -> onnx"
+    comparisons, final, stage = [], raw.path, "torch -> onnx"
     if settings.simplify:
-        comparisons.append(gate(raw.path, stage))
+        comparisons.append(gate(final, stage))
         comparisons[-1].raise_for_failure()
         progress("simplify")
-        final = OnnxFile.read(simplify(raw.path, raw.path.with_name("simplified.onnx")).path)
+        final = final.with_name("simplified.onnx")
+        simplify(raw.path, final)
         stage = "onnx -> simplified"
-    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
+    packed = pack_artifact(
+        OnnxFile.read(final), path, manifest, external_data=settings.external_data
+    )
     comparisons.append(gate(packed.path, stage))
     if settings.simplify and not comparisons[-1].passed:
         raise GateError(

@@ -27,21 +27,13 @@ LEVELS = 128  # magnitudes that INT8 distinguishes
 
 @dataclass(eq=False)
 class TensorRange:
-    """Statistics of one tensor.
+    """Statistics of one tensor."""
 
-    Attributes:
-        channels: Largest magnitude per channel (last axis), float32 (C,).
-        smallest: Smallest value.
-        largest: Largest value.
-        exponent: The bins reach from 0 to 2 ** exponent; every magnitude is below.
-        counts: Values per bin, int64 (2048,).
-    """
-
-    channels: NDArray[np.float32]
+    channels: NDArray[np.float32]  # largest magnitude per channel (last axis), (C,)
     smallest: float = math.inf
     largest: float = -math.inf
-    exponent: int = -126  # of the smallest normal float32
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    exponent: int = -126  # bins reach from 0 to 2 ** exponent; first the smallest normal float32
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))  # per bin
 
     @property
     def absmax(self) -> float:
@@ -60,19 +52,14 @@ class TensorRange:
         np.maximum(self.channels, per_channel, out=self.channels)
         self.smallest = min(self.smallest, float(values.min()))
         self.largest = max(self.largest, float(values.max()))
-        if per_channel.any():
-            self._extend(math.frexp(float(per_channel.max()))[1])
-        bins = np.ldexp(magnitudes.ravel(), -self.exponent) * np.float32(BINS)  # exact: by 2 ** n
-        self.counts += np.bincount(bins.astype(np.int64), minlength=BINS)
-
-    def _extend(self, exponent: int) -> None:
-        """Double the range until it reaches 2 ** exponent."""
-        for _ in range(exponent - self.exponent):
-            if not self.counts.any():
-                break
+        exponent = math.frexp(float(per_channel.max()))[1] if per_channel.any() else self.exponent
+        while self.exponent < exponent and self.counts.any():  # double the range, join bins by two
             joined = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.concatenate([joined, np.zeros(BINS // 2, np.int64)])
+            self.exponent += 1
         self.exponent = max(self.exponent, exponent)
+        bins = np.ldexp(magnitudes.ravel(), -self.exponent) * np.float32(BINS)  # exact: by 2 ** n
+        self.counts += np.bincount(bins.astype(np.int64), minlength=BINS)
 
     def threshold(self, method: str = METHODS[0], *, percentile: float = PERCENTILE) -> float:
         """Return the magnitude at which INT8 should clip the tensor.
@@ -125,15 +112,10 @@ def _divergence(counts: NDArray[np.int64], clip: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """Statistics of the calibrated tensors.
-
-    Attributes:
-        tensors: By name.
-        images: Number of images.
-    """
+    """Statistics of the calibrated tensors, by name."""
 
     tensors: Mapping[str, TensorRange]
-    images: int
+    images: int  # that they were measured on
 
     def thresholds(
         self, method: str = METHODS[0], *, percentile: float = PERCENTILE
@@ -142,11 +124,6 @@ class Ranges:
         return {
             name: r.threshold(method, percentile=percentile) for name, r in self.tensors.items()
         }
-
-    @property
-    def channel_absmax(self) -> dict[str, NDArray[np.float32]]:
-        """Largest magnitude per channel of every tensor, float32 (C,)."""
-        return {name: r.channels for name, r in self.tensors.items()}
 
     def write(self, path: Path) -> None:
         """Write a .npz file; the same statistics give the same bytes.
@@ -175,27 +152,24 @@ class Ranges:
         """
         arrays = read_arrays(path, what="file of activation ranges")
         try:
-            return cls._from_arrays(arrays)
+            names, limits, counts = arrays["names"], arrays["limits"], arrays["counts"]
+            if limits.shape != (len(names), 2) or counts.shape != (len(names), BINS):
+                raise ValueError(
+                    f"{len(names)} names, limits {limits.shape}, counts {counts.shape}"
+                )
+            tensors = {
+                str(name): TensorRange(
+                    arrays[f"channels.{i}"],
+                    smallest=float(limits[i, 0]),
+                    largest=float(limits[i, 1]),
+                    exponent=int(arrays["exponents"][i]),
+                    counts=counts[i],
+                )
+                for i, name in enumerate(names)
+            }
+            return cls(tensors=tensors, images=int(arrays["images"]))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ArtifactError(
                 f"{path}: not a file of activation ranges, or damaged ({error})",
                 hint="calibrate again",
             ) from error
-
-    @classmethod
-    def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Ranges:
-        names, limits = arrays["names"], arrays["limits"]
-        exponents, counts = arrays["exponents"], arrays["counts"]
-        if limits.shape != (len(names), 2) or counts.shape != (len(names), BINS):
-            raise ValueError(f"{len(names)} names, limits {limits.shape}, counts {counts.shape}")
-        tensors = {
-            str(name): TensorRange(
-                channels=arrays[f"channels.{i}"],
-                smallest=float(limits[i, 0]),
-                largest=float(limits[i, 1]),
-                exponent=int(exponents[i]),
-                counts=counts[i],
-            )
-            for i, name in enumerate(names)
-        }
-        return cls(tensors=tensors, images=int(arrays["images"]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from vit_export.gate.trace import golden_feeds
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
 from vit_export.quantization.activation_ranges import Ranges, TensorRange
-from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runner import fixed_batch, run_filled
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 MAX_IMAGES = 128  # TensorRT's guide uses about 500 of ImageNet; ranges of a ViT need fewer
@@ -38,7 +37,8 @@ class Calibrator:
         progress: Called with the number of images done.
 
     Attributes:
-        flat_images: Number of images of one colour in the last calibration.
+        description: Which images the ranges come from.
+        warnings: What is wrong with the images, after a calibration.
 
     Raises:
         UsageError: Images were given for an artifact that takes none.
@@ -54,67 +54,52 @@ class Calibrator:
         progress: Progress = silent,
     ) -> None:
         self._golden, self._preprocess, self._progress = golden, preprocess, progress
-        self._images: RealImages | None = None  # those that are used, of `_available`
-        self._available, self._count = 0, golden.samples
-        self.flat_images = 0
+        self._images: RealImages | None = None
+        self._count = golden.samples
+        self.description = f"the {self._count} golden images"
+        self.warnings: tuple[str, ...] = ()
         if images is not None:
             if preprocess is None:
                 raise UsageError("--calibration needs a model of images, and this one takes none")
-            everything = read_images(images, preprocess, ())
-            self._images = everything.some(MAX_IMAGES)
-            self._available, self._count = len(everything), len(self._images)
-
-    @property
-    def description(self) -> str:
-        """Which images the ranges come from."""
-        if self._images is None:
-            return f"the {self._count} golden images"
-        return f"{self._count} of {self._available} images of {self._images.source}"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the calibration images; empty after a sound calibration."""
-        if not self.flat_images:
-            return ()
-        return (
-            f"{self.flat_images} of {self._count} calibration images have one colour only (e.g. "
-            "black): the ranges measured on them may be too narrow for real images",
-        )
+            found = read_images(images, preprocess, ())
+            self._images = found.some(MAX_IMAGES)
+            self._count = len(self._images)
+            self.description = f"{self._count} of {len(found)} images of {found.source}"
 
     def ranges(self, source: Path, tensors: Sequence[str]) -> Ranges:
-        """Run all images through an artifact.
-
-        Args:
-            source: An fp32 artifact.
-            tensors: Names of the tensors to measure.
+        """Run all images through an artifact, and measure tensors of it by name.
 
         Raises:
             ImageError: An image cannot be read.
             GateError: A tensor is not finite.
         """
         ranges: dict[str, TensorRange] = {}
-        self.flat_images = 0
+        flat = 0
         runner = OrtRunner(source, provider="cpu", expose=list(dict.fromkeys(tensors)))
         try:
             size = fixed_batch(runner.inputs[0]) or BATCH
             for start in range(0, self._count, size):
                 self._progress("calibrate", start, self._count)
-                outputs = run_filled(runner, self._feeds(runner, start, start + size))
+                rows = slice(start, start + size)
+                if self._images is None or self._preprocess is None:
+                    golden = golden_feeds(runner, self._golden, self._preprocess)
+                    feeds = {name: values[rows] for name, values in golden.items()}
+                else:
+                    batch = prepare_batch(self._images.images[rows], self._preprocess)
+                    flat += int((np.ptp(batch, axis=(2, 3)) == 0).all(axis=1).sum())
+                    feeds = {runner.inputs[0].name: batch}
+                outputs = run_filled(runner, feeds)
                 for name in tensors:
                     _add(ranges, name, np.asarray(outputs[name], np.float32))
         finally:
             runner.release()
         self._progress("calibrate", self._count, self._count)
+        if flat:
+            self.warnings = (
+                f"{flat} of {self._count} calibration images have one colour only (e.g. black): "
+                "the ranges measured on them may be too narrow for real images",
+            )
         return Ranges(tensors=ranges, images=self._count)
-
-    def _feeds(self, runner: Runner, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return the inputs of images `start` to `stop`."""
-        if self._images is None or self._preprocess is None:
-            feeds = golden_feeds(runner, self._golden, self._preprocess)
-            return {name: values[start:stop] for name, values in feeds.items()}
-        batch = prepare_batch(self._images.images[start:stop], self._preprocess)
-        self.flat_images += int((np.ptp(batch, axis=(2, 3)) == 0).all(axis=1).sum())
-        return {runner.inputs[0].name: batch}
 
 
 def _add(ranges: dict[str, TensorRange], name: str, values: NDArray[np.float32]) -> None:

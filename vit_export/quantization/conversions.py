@@ -13,54 +13,36 @@ from vit_export.graph.half.convert import layers_to_narrow, narrow_nodes, to_hal
 from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
 from vit_export.graph.int8.select import planned_layers
 from vit_export.graph.int8.static import to_int8_static
-from vit_export.graph.layers import block_of
+from vit_export.quantization.settings import QuantizeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A narrower precision, and how to convert to it.
-
-    Attributes:
-        precision: e.g. `"fp16"`.
-        emulated: Whether a CPU skips roundings of this precision, so that it is measured with
-            every operation rounded.
-        convert: Called with the source, the file to write, and `keep=`: layers that stay fp32.
-        layers: Returns the layers of a source that are converted, in the order of the graph.
-        count: Returns the number of converted nodes with weights in a file.
-    """
+    """A narrower precision, and how to convert to it."""
 
     precision: str
-    emulated: bool
-    convert: Callable[..., Conversion]
-    layers: Callable[[Path], list[str]]
-    count: Callable[[OnnxFile], int]
+    emulated: bool  # a CPU skips roundings of it, so it is measured with every operation rounded
+    convert: Callable[..., Conversion]  # (source, file to write, keep=layers that stay fp32)
+    layers: Callable[[Path], list[str]]  # converted layers of a source, in the order of the graph
+    count: Callable[[OnnxFile], int]  # converted nodes with weights in a file
 
 
-def half_target(precision: str, *, recipe: str = "mixed", half_io: bool = False) -> Target:
-    """Return the target FP16 or BF16; see `to_half` for the arguments."""
-    return Target(
-        precision=precision,
-        emulated=True,
-        convert=partial(to_half, precision=precision, recipe=recipe, half_io=half_io),
-        layers=partial(layers_to_narrow, precision=precision, recipe=recipe),
-        count=narrow_nodes,
-    )
-
-
-def int8_target(thresholds: Mapping[str, float] | None = None) -> Target:
-    """Return the target INT8.
-
-    Args:
-        thresholds: Largest magnitude by tensor, for static INT8; `None` for dynamic INT8.
-    """
-    if thresholds is None:
-        precision, convert = "int8", to_int8_dynamic
-    else:
-        precision, convert = "int8-static", partial(to_int8_static, thresholds=thresholds)
+def target_of(settings: QuantizeSettings, thresholds: Mapping[str, float]) -> Target:
+    """Return the target of the settings; static INT8 needs the thresholds of `to_int8_static`."""
+    precision, recipe = settings.precision, settings.recipe
+    if settings.is_half:
+        return Target(
+            precision=precision,
+            emulated=True,
+            convert=partial(to_half, precision=precision, recipe=recipe, half_io=settings.half_io),
+            layers=partial(layers_to_narrow, precision=precision, recipe=recipe),
+            count=narrow_nodes,
+        )
+    static = precision == "int8-static"
     return Target(
         precision=precision,
         emulated=False,
-        convert=convert,
+        convert=partial(to_int8_static, thresholds=thresholds) if static else to_int8_dynamic,
         layers=planned_layers,
         count=quantised_nodes,
     )
@@ -70,5 +52,6 @@ def units_of(layers: Sequence[str], blocks: Sequence[str]) -> dict[str, list[str
     """Group layers by encoder block; a layer outside the blocks is a unit by itself."""
     units: dict[str, list[str]] = {}
     for layer in layers:
-        units.setdefault(block_of(layer, blocks) or layer, []).append(layer)
+        inside = (block for block in blocks if f"{layer}.".startswith(f"{block}."))
+        units.setdefault(next(inside, layer), []).append(layer)
     return units

@@ -16,7 +16,7 @@ from vit_export.graph.int8.select import planned_tensors
 from vit_export.graph.int8.smooth import smooth
 from vit_export.progress import Progress
 from vit_export.quantization.calibration import Calibrator
-from vit_export.quantization.conversions import Target, half_target, int8_target
+from vit_export.quantization.conversions import Target, target_of
 from vit_export.quantization.settings import METHODS, PERCENTILE, QuantizeSettings
 
 HEADROOM = 2  # the residual stream may reach the largest value of its type, divided by this
@@ -25,21 +25,13 @@ RANGES_SUFFIX = ".ranges.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An artifact that is ready to be converted.
+    """An artifact that is ready to be converted."""
 
-    Attributes:
-        source: The fp32 artifact, or the same with smoothed weights.
-        target: The precision, and how to convert to it.
-        calibration: Images that the activation ranges come from; empty where none were needed.
-        notes: What was done to the weights, and warnings about the calibration images.
-        companions: Files in the staging folder that are published beside the result.
-    """
-
-    source: Path
+    source: Path  # the fp32 artifact, or the same with smoothed weights
     target: Target
-    calibration: str = ""
-    notes: tuple[str, ...] = ()
-    companions: tuple[Path, ...] = ()
+    calibration: str  # images that the activation ranges come from; empty where none were needed
+    notes: tuple[str, ...]  # what was done to the weights; warnings about the calibration images
+    companions: tuple[Path, ...]  # files that are published beside the result
 
 
 def prepare(
@@ -67,34 +59,30 @@ def prepare(
         DataError: The calibration images cannot be used.
     """
     calibrator = Calibrator(golden, manifest.preprocess, settings.calibration, progress=progress)
-    if settings.is_half:
-        target = half_target(settings.precision, recipe=settings.recipe, half_io=settings.half_io)
-        if settings.recipe != "all":
-            return Prepared(source=source, target=target)
-        _check_residual(source, calibrator, settings.precision)
-        return Prepared(source=source, target=target, calibration=calibrator.description)
+    calibration, thresholds = "", dict[str, float]()
     notes: tuple[str, ...] = ()
+    companions: tuple[Path, ...] = ()
+    if settings.is_half and settings.recipe == "all":
+        _check_residual(source, calibrator, settings.precision)
+        calibration = calibrator.description
     if settings.smooth is not None:
         source, count = _smoothed(source, manifest, calibrator, settings.smooth, folder)
+        calibration = calibrator.description
         notes = (f"SmoothQuant with alpha {settings.smooth:g} after {count} LayerNormalizations",)
-    if settings.precision == "int8":
-        return Prepared(
-            source=source,
-            target=int8_target(),
-            calibration=calibrator.description if notes else "",
-            notes=(*notes, *calibrator.warnings),
-        )
-    method, percentile = settings.method or METHODS[0], settings.percentile or PERCENTILE
-    described = f"percentile {percentile:g}" if method == "percentile" else method
-    ranges = calibrator.ranges(source, planned_tensors(source))
-    file = folder / f"{stem}{RANGES_SUFFIX}"
-    ranges.write(file)
+    if settings.precision == "int8-static":
+        method, percentile = settings.method or METHODS[0], settings.percentile or PERCENTILE
+        ranges = calibrator.ranges(source, planned_tensors(source))
+        thresholds = ranges.thresholds(method, percentile=percentile)
+        described = f"percentile {percentile:g}" if method == "percentile" else method
+        calibration = f"{calibrator.description}, {described}"
+        companions = (folder / f"{stem}{RANGES_SUFFIX}",)
+        ranges.write(companions[0])
     return Prepared(
         source=source,
-        target=int8_target(ranges.thresholds(method, percentile=percentile)),
-        calibration=f"{calibrator.description}, {described}",
+        target=target_of(settings, thresholds),
+        calibration=calibration,
         notes=(*notes, *calibrator.warnings),
-        companions=(file,),
+        companions=companions,
     )
 
 
@@ -111,20 +99,21 @@ def _smoothed(
     graph, packed = folder / "smooth" / source.name, folder / "smoothed" / source.name
     for path in (graph, packed):
         path.parent.mkdir()
-    count = smooth(source, graph, ranges.channel_absmax, alpha=alpha)
+    absmax = {name: r.channels for name, r in ranges.tensors.items()}
+    count = smooth(source, graph, absmax, alpha=alpha)
     return pack_artifact(OnnxFile.read(graph), packed, manifest).path, count
 
 
 def _check_residual(source: Path, calibrator: Calibrator, precision: str) -> None:
     """Raise GateError when the residual stream comes near the largest value of its type."""
-    tensors = residual_tensors(source)
-    absmax = {name: r.absmax for name, r in calibrator.ranges(source, tensors).tensors.items()}
+    ranges = calibrator.ranges(source, residual_tensors(source)).tensors
     largest = HALVES[precision].largest
-    large = [name for name in tensors if absmax[name] > largest / HEADROOM]
+    large = [(name, r.absmax) for name, r in ranges.items() if r.absmax > largest / HEADROOM]
     if large:
+        (first, absmax), most = large[0], max(absmax for _, absmax in large)
         raise GateError(
             f"{source.name}: --fp16-recipe all puts the residual stream into {precision}, but it "
-            f"reaches {max(absmax.values()):.3g} (first at {large[0]}, {absmax[large[0]]:.3g}) of "
-            f"{largest:g}, the largest {precision} value",
+            f"reaches {most:.3g} (first at {first}, {absmax:.3g}) of {largest:g}, the largest "
+            f"{precision} value",
             hint="leave --fp16-recipe out: the default recipe keeps the residual stream in fp32",
         )

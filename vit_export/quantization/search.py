@@ -26,31 +26,21 @@ Measure = Callable[[frozenset[str]], float]
 
 
 class Sensitivity(Struct, frozen=True, rename={"error_ratio": "harm"}):
-    """Error when one unit alone is converted.
+    """Error when one unit alone is converted."""
 
-    Attributes:
-        unit: A block or a layer.
-        error_ratio: Error as a multiple of the tolerance, infinite for NaN; `harm` in JSON.
-    """
-
-    unit: str
-    error_ratio: float
+    unit: str  # a block or a layer
+    error_ratio: float  # as a multiple of the tolerance, infinite for NaN; `harm` in JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """Result of a search.
+    """Result of a search."""
 
-    Attributes:
-        keep: Layers that stay fp32, and the error ratio when that layer is converted as well;
-            `None` where the gate fails even with all layers in fp32.
-        blocks: Sensitivity of every unit, in the order of the graph.
-        layers: Sensitivity of the layers of the units that had to stay fp32.
-    """
-
+    # Layers that stay fp32, and the error ratio when that layer is converted as well; `None` where
+    # the gate fails even with all layers in fp32.
     keep: Mapping[str, float] | None
-    blocks: tuple[Sensitivity, ...]
-    layers: tuple[Sensitivity, ...] = ()
+    blocks: tuple[Sensitivity, ...]  # of every unit, in the order of the graph
+    layers: tuple[Sensitivity, ...] = ()  # of the layers of the units that had to stay fp32
 
     def reason(self, layer: str, precision: str) -> str:
         """Return why a layer stays fp32."""
@@ -101,38 +91,31 @@ def repair(
         progress: Called before each measurement of a unit alone.
     """
     blocks = sensitivities(units, measure, progress=progress)
-    chosen = _shortest_prefix(_worst_first(blocks), units, measure)
+    chosen = _shortest_prefix(blocks, units, measure)
     if chosen is None:
         return Repair(keep=None, blocks=blocks)
     candidates = {layer: [layer] for unit in chosen for layer in units[unit]}
+    others = frozenset(layer for unit in units.values() for layer in unit) - set(candidates)
     layers = sensitivities(
-        candidates,
-        measure,
-        fp32=frozenset(layer for unit in units.values() for layer in unit) - set(candidates),
-        progress=progress,
-        stage="error per layer",
+        candidates, measure, fp32=others, progress=progress, stage="error per layer"
     )
-    kept = _shortest_prefix(_worst_first(layers), candidates, measure) or list(candidates)
+    kept = _shortest_prefix(layers, candidates, measure) or list(candidates)
     keep = _without_needless(kept, measure)
     needed = {layer: measure(keep - {layer}) for layer in sorted(keep)}
     return Repair(keep=needed, blocks=blocks, layers=layers)
 
 
-def _worst_first(measured: Sequence[Sensitivity]) -> list[str]:
-    return [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
-
-
 def _shortest_prefix(
-    order: Sequence[str], units: Mapping[str, Sequence[str]], measure: Measure
+    measured: Sequence[Sensitivity], units: Mapping[str, Sequence[str]], measure: Measure
 ) -> list[str] | None:
-    """Return the shortest prefix of an order that passes when it stays fp32, by bisection.
+    """Return the fewest units, those of the largest error first, that pass when they stay fp32.
 
-    The prefix was measured and passes. Where a longer prefix has a larger error than a shorter
-    one, it need not be the shortest.
+    A bisection finds them. Where more units in fp32 give a larger error, fewer may pass as well.
 
     Returns:
         Units; `None` where not even all of them pass.
     """
+    order = [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
 
     def passes(count: int) -> bool:
         return measure(frozenset(layer for unit in order[:count] for layer in units[unit])) <= LIMIT
@@ -142,20 +125,12 @@ def _shortest_prefix(
     failing, passing = -1, len(order)
     while passing - failing > 1:
         middle = (failing + passing) // 2
-        if passes(middle):
-            passing = middle
-        else:
-            failing = middle
-    return list(order[:passing])
+        failing, passing = (failing, middle) if passes(middle) else (middle, passing)
+    return order[:passing]
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
-    """Return the layers that are left when each is dropped that the rest passes without.
-
-    Args:
-        kept: Layers that pass when they stay fp32; the last ones are tried first.
-        measure: Called with the layers that stay fp32.
-    """
+    """Drop each layer that the rest passes without, the last ones first, until none is left."""
     keep, dropped = frozenset(kept), True
     while dropped:
         dropped = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -62,18 +63,16 @@ class QuantizeSettings:
                 raise UsageError(
                     f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
                 )
-        if not 0 <= self.budget <= 1:
-            raise UsageError(f"--budget {self.budget:g}: expected a share of the weights, 0 to 1")
-        if self.percentile is not None and not 0 < self.percentile <= 100:
-            raise UsageError(f"--percentile {self.percentile:g}: expected above 0, at most 100")
-        if self.smooth is not None and not 0 <= self.smooth <= 1:
-            raise UsageError(f"--smooth {self.smooth:g}: expected a strength, 0 to 1")
+        for option, number, least, most, expected in (
+            ("budget", self.budget, 0, 1, "a share of the weights, 0 to 1"),
+            ("percentile", self.percentile, math.ulp(0), 100, "above 0, at most 100"),
+            ("smooth", self.smooth, 0, 1, "a strength, 0 to 1"),
+            ("max-drop", self.max_drop, 0, math.inf, "percentage points, at least 0"),
+        ):
+            if number is not None and not least <= number <= most:
+                raise UsageError(f"--{option} {number:g}: expected {expected}")
         if self.max_drop is not None and self.images is None:
             raise UsageError("--max-drop needs real images", hint="add --images DIR")
-        if self.max_drop is not None and self.max_drop < 0:
-            raise UsageError(
-                f"--max-drop {self.max_drop:g}: expected percentage points, at least 0"
-            )
         self._check_precision_options()
         self._check_calibration()
 
@@ -84,18 +83,18 @@ class QuantizeSettings:
 
     def _check_precision_options(self) -> None:
         """Raise UsageError for an option of another precision."""
-        if self.half_io and self.precision != "fp16":
-            why = ": numpy has no bfloat16" if self.precision == "bf16" else ""
-            raise UsageError(f"--fp16-io is for fp16, not for {self.precision}{why}")
-        for option, value in (("calibration-method", self.method), ("percentile", self.percentile)):
-            if value is not None and self.precision != "int8-static":
-                raise UsageError(f"--{option} is for int8-static, not for {self.precision}")
+        static, half = self.precision == "int8-static", self.is_half
+        for option, given, fits, precisions in (
+            ("fp16-io", self.half_io, self.precision == "fp16", "fp16"),
+            ("calibration-method", self.method is not None, static, "int8-static"),
+            ("percentile", self.percentile is not None, static, "int8-static"),
+            ("fp16-recipe", self.recipe != "mixed", half, "fp16 and bf16"),
+            ("smooth", self.smooth is not None, not half, "int8 and int8-static"),
+        ):
+            if given and not fits:
+                raise UsageError(f"--{option} is for {precisions}, not for {self.precision}")
         if self.percentile is not None and self.method not in (None, "percentile"):
             raise UsageError(f"--percentile is not for --calibration-method {self.method}")
-        if not self.is_half and self.recipe != "mixed":
-            raise UsageError(f"--fp16-recipe is for fp16 and bf16, not for {self.precision}")
-        if self.is_half and self.smooth is not None:
-            raise UsageError(f"--smooth is for int8 and int8-static, not for {self.precision}")
 
     def _check_calibration(self) -> None:
         """Raise UsageError where calibration images are missing, or nothing needs them."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import Conversion, Manifest, Preprocess
+from vit_export.artifact.manifest import Conversion, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.gate.accuracy import Accuracy, RealImages, compare_classes, top1
 from vit_export.gate.distance import Measured, ratio, references
@@ -30,17 +30,11 @@ FEW_IMAGES = 128  # real images that are compared in each trial
 
 @dataclass(kw_only=True)
 class AccuracyLimits:
-    """Accuracy limits on real images.
-
-    Attributes:
-        images: `None` without real images.
-        gated: Whether the limits apply; the classes of random weights mean nothing.
-        max_drop: Largest drop of accuracy in percentage points; of agreement without labels.
-    """
+    """Accuracy limits on real images."""
 
     images: RealImages | None = None
-    gated: bool = True
-    max_drop: float | None = None
+    gated: bool = True  # whether the limits apply; the classes of random weights mean nothing
+    max_drop: float | None = None  # in percentage points of accuracy; of agreement without labels
 
     def error_ratio(self, accuracy: Accuracy, precision: str) -> float:
         """Return the loss of accuracy as a multiple of what the limits allow."""
@@ -53,31 +47,30 @@ class AccuracyLimits:
             ratios.append(ratio(max(lost, 0.0), self.max_drop))
         return max(ratios)
 
+    def failures(self, accuracy: Accuracy, precision: str) -> list[str]:
+        """Return why a gate fails by these limits; empty where it passes."""
+        if self.error_ratio(accuracy, precision) <= 1:
+            return []
+        min_agreement = TOLERANCES[precision].min_agreement or 0.0
+        expected = f"expected agreement on at least {100 * min_agreement:g} %"
+        if self.max_drop is not None:
+            expected += f" and a drop of at most {self.max_drop:g} points"
+        return [f"{accuracy}, {expected}"]
+
 
 @dataclass(kw_only=True)
 class TrialConverter:
-    """Converts an fp32 artifact in a folder, again and again, and measures each conversion.
-
-    Attributes:
-        source: The fp32 artifact.
-        golden: Its golden file.
-        manifest: Manifest of the source, with the target's precision.
-        target: The precision to convert to.
-        limits: Accuracy limits on real images.
-        folder: Folder for files; each trial overwrites those of the one before.
-        all_images: Whether trials compare all real images, and not a few of them.
-        error_ratios: Results so far, by the layers that stayed fp32.
-    """
+    """Converts an fp32 artifact in a folder, again and again, and measures each conversion."""
 
     source: Path
     golden: Golden
-    manifest: Manifest
+    manifest: Manifest  # of the source, with the target's precision
     target: Target
     limits: AccuracyLimits
-    folder: Path
-    all_images: bool = False
-    error_ratios: dict[frozenset[str], float] = field(default_factory=dict)
-    # classes of the source, by number of images
+    folder: Path  # each trial overwrites the files of the one before
+    all_images: bool = False  # compare all real images in each trial, not a few of them
+    # results by the layers that stayed fp32, and classes of the source by number of images
+    _error_ratios: dict[frozenset[str], float] = field(default_factory=dict)
     _source_classes: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def convert(self, keep: Collection[str]) -> tuple[Path, Conversion]:
@@ -95,7 +88,7 @@ class TrialConverter:
 
     def error_ratio(self, keep: frozenset[str]) -> float:
         """Return the error with some layers in fp32, as a multiple of the tolerance."""
-        if keep not in self.error_ratios:
+        if keep not in self._error_ratios:
             runner = self.runner(self.convert(keep)[0], expose=self._inner_tensors)
             error = golden_error_ratio(runner, self.golden, self.manifest)
             images = self.limits.images
@@ -104,17 +97,20 @@ class TrialConverter:
                 accuracy = self.accuracy(runner, images)
                 error = max(error, self.limits.error_ratio(accuracy, self.target.precision))
             runner.release()
-            self.error_ratios[keep] = error
-        return self.error_ratios[keep]
+            self._error_ratios[keep] = error
+        return self._error_ratios[keep]
 
     def accuracy(self, runner: Runner, images: RealImages) -> Accuracy:
         """Compare the classes of a conversion with those of its source, which runs once."""
+        preprocess = self.manifest.preprocess
+        if preprocess is None:
+            raise ValueError(f"the manifest of {self.source.name} has no image preparation")
         if len(images) not in self._source_classes:
             runner.release()  # one session at a time: each holds the weights
             source = OrtRunner(self.source, provider="cpu")
-            self._source_classes[len(images)] = top1(source, images, self._preprocess)
+            self._source_classes[len(images)] = top1(source, images, preprocess)
             source.release()
-        classes = top1(runner, images, self._preprocess)
+        classes = top1(runner, images, preprocess)
         return compare_classes(classes, self._source_classes[len(images)], images.targets)
 
     def file(self, stage: str) -> Path:
@@ -126,36 +122,25 @@ class TrialConverter:
     @cached_property
     def _inner_tensors(self) -> list[str]:
         """Tensors that the gate measures and that are no outputs."""
-        outputs = {spec.name for spec in self.manifest.outputs}
-        values = OnnxFile.read(self.source).values
-        return [n for n in gated_always(self.golden) if n not in outputs and n in values]
-
-    @property
-    def _preprocess(self) -> Preprocess:
-        if self.manifest.preprocess is None:
-            raise ValueError(f"the manifest of {self.source.name} has no image preparation")
-        return self.manifest.preprocess
+        file = OnnxFile.read(self.source)
+        inner = file.values - {spec.name for spec in file.outputs}
+        return [name for name in gated_always(self.golden) if name in inner]
 
 
 def golden_error_ratio(runner: Runner, golden: Golden, manifest: Manifest) -> float:
-    """Return the error on the golden images as a multiple of the tolerance.
+    """Return the error of all outputs on the golden images as a multiple of the tolerance.
 
-    All tensors and image sizes of the gate are measured, in batches of one size: each image twice,
-    with different neighbours.
+    Images of all sizes are measured, in batches of one size: each image twice, with different
+    neighbours.
     """
     return max(_error_ratio_at_size(runner, part, manifest) for part in (golden, *golden.others))
 
 
 def _error_ratio_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> float:
     known = references(golden, TOLERANCES[manifest.precision])
-    names = [spec.name for spec in manifest.outputs if spec.name in known]
-    inner = [n for n in gated_always(golden) if n not in names and runner.has_tensor(n)]
-    if not set(inner) <= {spec.name for spec in runner.outputs}:
-        runner.release()  # one session at a time: each holds the weights
-        runner = runner.expose(inner)
+    measured = {s.name: Measured(known[s.name]) for s in runner.outputs if s.name in known}
     feeds = golden_feeds(runner, golden, manifest.preprocess)
     size = fixed_batch(manifest.inputs[0]) or golden.samples
-    measured = {name: Measured(known[name]) for name in (*names, *inner)}
     batches = batch_rows(golden.samples, size)
     for rows in (*batches, *(batch[::-1] for batch in batches)):
         outputs = runner.run({name: x[rows] for name, x in feeds.items()})

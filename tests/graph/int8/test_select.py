@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from vit_export.graph.int8.select import input_of, plan
+from vit_export.graph.int8.select import Int8Conversion, input_of
 from vit_export.graph.layers import layer_of
 
 SQUARE = np.eye(4, dtype=np.float32)
@@ -14,7 +14,8 @@ SQUARE = np.eye(4, dtype=np.float32)
 
 def test_every_planned_layer_reads_a_tensor_that_can_be_calibrated(tiny_export):
     """Four in each block, and the head."""
-    inputs = {layer_of(node): input_of(node).name for node in plan(tiny_export.path).planned}
+    planned = Int8Conversion(tiny_export.path).planned
+    inputs = {layer_of(node): input_of(node).name for node in planned}
     assert len(inputs) == 13
     assert inputs["blocks.1.mlp.fc1"] == "blocks.1.norm2/LayerNormalization"
     assert inputs["blocks.1.mlp.fc2"] == "blocks.1.mlp.act/Gelu"
@@ -35,4 +36,4 @@ def test_only_plain_products_with_a_constant_matrix_are_planned(write_graph, nod
     """The graph also holds one plain product."""
     plain = helper.make_node("MatMul", ["x", "w"], ["z"], name="fc/MatMul")
     source = write_graph([node, plain], {"w": SQUARE}, [4, 4], [4, 4])
-    assert [n.name for n in plan(source).planned] == ["fc/MatMul"]
+    assert [node.name for node in Int8Conversion(source).planned] == ["fc/MatMul"]

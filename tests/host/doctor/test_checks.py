@@ -1,13 +1,25 @@
-"""Packages, wheels of ONNX Runtime, and the NVIDIA libraries that they need."""
+"""Packages, the GPU, wheels of ONNX Runtime, and the NVIDIA libraries that they need."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable, Iterator
+from email.message import Message
 
 import pytest
 
+from vit_export.host import nvidia, probes
+from vit_export.host.child_process import Answer
 from vit_export.host.doctor import checks
-from vit_export.host.doctor.types import Fact, Facts, Fault, find
+from vit_export.host.doctor.checks import (
+    Fact,
+    Facts,
+    Fault,
+    Findings,
+    capability,
+    find,
+    run_checks,
+)
 
 CUDA_LIBRARIES = ("libcublasLt.so.13", "libcublas.so.13", "libcudart.so.13", "libcuda.so.1")
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libcudart.so.13", "libcudnn.so.9")
@@ -26,10 +38,22 @@ def with_gpu(cuda: str) -> Facts:
     return (Fact("gpu", "driver", f"CUDA {cuda}", usable=True),)
 
 
+def found_by(
+    check: Callable[[Facts], Findings], facts: Facts = ()
+) -> tuple[Facts, tuple[Fault, ...]]:
+    """Run one check with the facts of earlier ones."""
+    return run_checks(lambda _: check(facts))
+
+
 @pytest.fixture
-def declared(monkeypatch):
+def declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the package's own metadata declares."""
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
+    metadata = Message()
+    for extra in ("cpu", "gpu", "tensorrt", "tensorrt-rtx"):
+        metadata["Provides-Extra"] = extra
+    for requirement in DECLARED:
+        metadata["Requires-Dist"] = requirement
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: metadata)
     checks.requirements.cache_clear()
     yield
     checks.requirements.cache_clear()
@@ -38,34 +62,41 @@ def declared(monkeypatch):
 def only_installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """Make these the only installed packages; names are spelt with underscores."""
     known = {name.replace("_", "-"): version for name, version in versions.items()}
-    monkeypatch.setattr(checks, "version_of", lambda name: known.get(name, ""))
+    monkeypatch.setattr(nvidia, "version_of", lambda name: known.get(name, ""))
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
+    """Let every probe give this answer."""
+    monkeypatch.setattr(probes, "run_probe", lambda probe, *names: answer)
 
 
 @pytest.mark.usefixtures("declared")
-def test_the_packages_of_an_extra_are_those_that_the_metadata_declares():
+def test_the_packages_of_an_extra_are_those_that_the_metadata_declares() -> None:
     """Without the packages of other extras, and of other versions of Python."""
-    assert [r.name for r in checks.requirements()] == ["numpy"]
-    assert [r.name for r in checks.requirements("cpu")] == ["onnxruntime"]
-    assert [r.name for r in checks.requirements("gpu")] == ["onnxruntime-gpu"]
-    assert checks.requirements("no such extra") == ()
+    names = {extra: [r.name for r in rs] for extra, rs in checks.requirements().items()}
+    assert names == {"": ["numpy"], "cpu": ["onnxruntime"], "gpu": ["onnxruntime-gpu"],
+                     "tensorrt": ["tensorrt"], "tensorrt-rtx": ["tensorrt-rtx"]}  # fmt: skip
 
 
-def test_a_package_that_is_only_importable_has_no_packages_to_check(monkeypatch):
+@pytest.mark.usefixtures("declared")
+def test_a_package_that_is_only_importable_has_no_packages_to_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As in a checkout on PYTHONPATH."""
 
     def metadata(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "metadata", metadata)
-    assert checks.check_packages(()) == ((), ())
+    assert found_by(checks.check_packages) == ((), ())
 
 
 @pytest.mark.parametrize("wheel", ["tensorrt", "tensorrt_cu12", "tensorrt_cu13_bindings"])
 @pytest.mark.usefixtures("declared")
-def test_any_wheel_of_tensorrt_counts(monkeypatch, wheel):
+def test_any_wheel_of_tensorrt_counts(monkeypatch: pytest.MonkeyPatch, wheel: str) -> None:
     """They contain one module; the package that the extra names only depends on another."""
     only_installed(monkeypatch, **{wheel: "10.13.3.9"})
-    facts, faults = checks.check_packages(())
+    facts, faults = found_by(checks.check_packages)
     assert find(facts, "package", "tensorrt") == Fact("package", "tensorrt", "10.13.3.9", True)
     assert not find(facts, "package", "tensorrt-rtx").usable
     assert faults == ()
@@ -83,17 +114,20 @@ def test_any_wheel_of_tensorrt_counts(monkeypatch, wheel):
     ],
 )
 @pytest.mark.usefixtures("declared")
-def test_versions_are_compared_as_pip_compares_them(monkeypatch, package, version, usable):
+def test_versions_are_compared_as_pip_compares_them(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str, usable: bool
+) -> None:
     only_installed(monkeypatch, **{package: version})
-    _, faults = checks.check_packages(())
-    assert (faults == ()) == usable
+    assert (found_by(checks.check_packages)[1] == ()) == usable
 
 
 @pytest.mark.usefixtures("declared")
-def test_a_wheel_that_is_too_old_is_upgraded_by_its_own_name(monkeypatch):
+def test_a_wheel_that_is_too_old_is_upgraded_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Another wheel would be laid over it."""
     only_installed(monkeypatch, tensorrt_cu12="10.2.0")
-    facts, faults = checks.check_packages(())
+    facts, faults = found_by(checks.check_packages)
     assert not find(facts, "package", "tensorrt").usable
     assert faults == (
         Fault(
@@ -103,120 +137,111 @@ def test_a_wheel_that_is_too_old_is_upgraded_by_its_own_name(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "usable", "faults"),
+    [
+        ({"absent": "libcuda.so.1: no such file"}, False, 0),
+        ({"error": "cuInit: system driver mismatch (803)"}, False, 1),
+        ({"cuda": "13.0", "gpus": []}, False, 0),
+        ({"cuda": "13.0", "gpus": ["NVIDIA H200, compute capability 9.0, 140 GiB"]}, True, 0),
+    ],
+)
+def test_an_absent_driver_is_no_fault_and_a_broken_one_is(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, usable: bool, faults: int
+) -> None:
+    answering(monkeypatch, answer)
+    facts, found = found_by(checks.check_gpu)
+    assert (facts[0].usable, len(found)) == (usable, faults)
+    assert len(facts) == 1 + len(answer.get("gpus", ()))
+    assert capability(facts) == ((9, 0) if usable else (0, 0))
+
+
 @pytest.mark.usefixtures("gpu_wheel_without_cuda")
 def test_an_unused_gpu_is_a_fault_that_names_the_missing_library() -> None:
-    """ONNX Runtime only logs it; an old driver, and a fault that is known, change the answer."""
-    facts, (fault,) = checks.check_onnxruntime(with_gpu("13.1"))
+    """ONNX Runtime only logs it."""
+    facts, (fault,) = found_by(checks.check_onnxruntime, with_gpu("13.1"))
     assert "CUDAExecutionProvider does not run: libcublasLt.so.13: cannot open" in fault.what
     assert fault.remedy == "pip install --upgrade 'vit-export[gpu]'"
     assert [fact.usable for fact in facts] == [False, True]
     assert facts[0].value.startswith("compiled in, not active: libcublasLt.so.13")
-
-
-ERROR = "libcublasLt.so.13: cannot open"
-
-
-@pytest.mark.parametrize("provider", [checks.CUDA, checks.TENSORRT])
-def test_a_gpu_wheel_without_a_gpu_is_no_fault(provider) -> None:
-    assert checks._provider_fault(provider, ERROR, "13.0", ()) is None
-
-
-def test_a_driver_too_old_for_the_wheel_is_named_whatever_else_is_missing() -> None:
-    """No package fixes that."""
-    missing = Fact("library", checks.CUDA_LIBRARIES, "CUDA 13, missing: x", usable=False)
-    for facts in (with_gpu("12.4"), (*with_gpu("12.4"), missing)):
-        fault = checks._provider_fault(checks.CUDA, ERROR, "13.0", facts)
-        assert "built for CUDA 13.0, the driver is for 12.4" in fault.what
-        assert fault.remedy == "update the NVIDIA driver to one for CUDA 13.0 or newer"
-
-
-def test_a_missing_library_is_reported_once():
-    missing = Fact("library", checks.CUDA_LIBRARIES, "CUDA 13, missing: x", usable=False)
-    facts = (*with_gpu("13.0"), missing)
-    assert checks._provider_fault(checks.CUDA, ERROR, "13.0", facts) is None
+    assert found_by(checks.check_onnxruntime)[1] == ()  # without a GPU
 
 
 @pytest.fixture
-def linked(monkeypatch) -> None:
+def linked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The libraries that onnxruntime-gpu 1.31 is linked with."""
-    libraries = {checks.CUDA: CUDA_LIBRARIES, checks.TENSORRT: TENSORRT_LIBRARIES}
-    monkeypatch.setattr(checks, "provider_libraries", lambda provider: libraries[provider])
-
-
-def missing(monkeypatch, *names: str) -> None:
-    """Let the loader find all libraries but these."""
-    monkeypatch.setattr(checks, "run_probe", lambda probe, *asked: {"missing": list(names)})
+    libraries = {nvidia.CUDA: CUDA_LIBRARIES, nvidia.TENSORRT: TENSORRT_LIBRARIES}
+    monkeypatch.setattr(nvidia, "provider_libraries", lambda provider: libraries[provider])
 
 
 @pytest.mark.usefixtures("linked")
-def test_a_missing_cublas_is_a_fault_with_the_extras_that_install_it(monkeypatch):
-    missing(monkeypatch, "libcublasLt.so.13", "libcublas.so.13", "libcuda.so.1")
-    facts, faults = checks.check_libraries(with_gpu("13.0"))
-    assert facts == (
-        Fact("library", "CUDA of onnxruntime-gpu",
-             "CUDA 13, missing: libcublasLt.so.13, libcublas.so.13", usable=False),
-        Fact("library", "cuDNN of onnxruntime-gpu", "9, found", usable=True),
-    )  # fmt: skip
-    assert faults == (
-        Fault(
-            "onnxruntime-gpu is linked with libraries that are not found: libcublasLt.so.13, "
-            "libcublas.so.13 (its extra [cuda] alone does not install cuBLAS)",
-            "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'",
-        ),
-    )
-    assert checks.check_libraries(()) == (facts, ())
-
-
-@pytest.mark.usefixtures("linked")
-def test_a_missing_cudnn_is_named_too(monkeypatch):
-    """The provider loads it late."""
-    missing(monkeypatch, "libcudnn.so.9")
-    facts, (fault,) = checks.check_libraries(with_gpu("13.0"))
-    assert facts[1].value == "9, missing"
-    assert not facts[1].usable
-    assert fault.what.endswith("not found: libcudnn.so.9")
-
-
-@pytest.mark.usefixtures("linked")
-def test_libraries_that_are_all_found_are_no_fault(monkeypatch):
-    missing(monkeypatch)
-    facts, faults = checks.check_libraries(with_gpu("13.0"))
+def test_missing_libraries_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, {"missing": ["libcublasLt.so.13", "libcudnn.so.9"]})
+    facts, faults = found_by(checks.check_libraries)
+    values = {fact.name: fact.value for fact in facts}
+    assert (values["libcublas.so.13"], values["libcudnn.so.9"]) == ("found", "missing")
     assert faults == ()
-    assert [fact.value for fact in facts] == ["CUDA 13, found", "9, found"]
 
 
-def test_a_wheel_without_cuda_needs_no_libraries():
+@pytest.mark.parametrize(
+    ("cuda", "missing", "error", "what", "remedy"),
+    [
+        ("13.0", (), "", "", ""),
+        ("13.0", (), "why", "CUDAExecutionProvider does not run: why", "pip install --upgrade"),
+        ("13.0", ("libcublas.so.13", "libcudnn.so.9"), "why", "missing: libcublas.so.13, libcudnn",
+         "pip install --upgrade 'vit-export[gpu]'"),
+        ("13.0", ("libcudnn.so.9",), "", "libraries are missing: libcudnn.so.9", "pip install --"),
+        ("13.0", ("libnvinfer.so.10",), "", "", ""),
+        ("12.4", (), "why", "is built for CUDA 13, and the NVIDIA driver is for CUDA 12.4",
+         "update the NVIDIA driver to one for CUDA 13 or newer"),
+        ("12.4", ("libcudnn.so.9",), "", "the NVIDIA driver is for CUDA 12.4", "update the NVID"),
+    ],
+)  # fmt: skip
+def test_what_cuda_lacks_is_one_fault(
+    monkeypatch: pytest.MonkeyPatch, cuda: str, missing: str, error: str, what: str, remedy: str
+) -> None:
+    """A missing cuDNN is a fault before a provider fails; no package helps an old driver."""
+    libraries = (*CUDA_LIBRARIES, *TENSORRT_LIBRARIES)
+    found = tuple(Fact("library", name, "", usable=name not in missing) for name in libraries)
+    answers = {
+        probes.probe_onnxruntime: {"providers": [nvidia.CUDA]},
+        probes.probe_provider: {"error": error} if error else {},
+    }
+    monkeypatch.setattr(probes, "run_probe", lambda probe, *_: answers[probe])
+    _, faults = found_by(checks.check_onnxruntime, (*with_gpu(cuda), *found))
+    assert len(faults) == bool(what)
+    for fault in faults:
+        assert what in fault.what
+        assert fault.remedy.startswith(remedy)
+    assert found_by(checks.check_onnxruntime, found)[1] == ()  # without a GPU
+
+
+def test_a_wheel_without_cuda_needs_no_libraries() -> None:
     """The wheel that these tests run with."""
-    assert checks.check_libraries(with_gpu("13.0")) == ((), ())
+    assert found_by(checks.check_libraries, with_gpu("13.0")) == ((), ())
 
 
 @pytest.mark.usefixtures("linked")
-def test_tensorrt_11_beside_a_provider_for_10_is_reported_and_no_fault(monkeypatch):
+def test_tensorrt_11_beside_a_provider_for_10_is_reported_and_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Engines run without ONNX Runtime."""
-    conflict = "linked with TensorRT 10 and TensorRT 11.4 is installed"
-    monkeypatch.setattr(checks, "tensorrt_conflict", lambda: conflict)
-    monkeypatch.setattr(checks, "tensorrt_install", lambda: "pip install this")
-    monkeypatch.setattr(checks, "version_of", lambda *names: "11.4" * ("tensorrt" in names))
-    missing(monkeypatch, "libnvinfer.so.10")
-    assert checks.check_tensorrt(()) == (
-        (
-            Fact("library", "TensorRT", "11.4", usable=True),
-            Fact("library", "TensorRT of onnxruntime-gpu", f"{conflict}: pip install this", False),
-        ),
-        (),
-    )
+    monkeypatch.setattr(nvidia, "tensorrt_conflict", lambda: ("11.4 is installed", "pip install x"))
+    answering(monkeypatch, {"missing": ["libnvinfer.so.10"]})
+    facts, faults = found_by(checks.check_libraries, with_gpu("13.0"))
+    assert find(facts, "library", "libnvinfer.so.10").value == "11.4 is installed: pip install x"
+    assert faults == ()
 
 
 @pytest.mark.usefixtures("linked")
-def test_a_tensorrt_that_was_installed_without_a_wheel_is_found_by_the_loader(monkeypatch):
+def test_a_tensorrt_that_was_installed_without_a_wheel_is_found_by_the_loader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """From a .deb, or in a container."""
-    monkeypatch.setattr(checks, "tensorrt_conflict", lambda: "no TensorRT wheel is installed")
-    missing(monkeypatch)
-    *_, fact = checks.check_tensorrt(())[0]
-    assert fact == Fact("library", "TensorRT of onnxruntime-gpu", "10, found", usable=True)
-    monkeypatch.setattr(checks, "run_probe", lambda probe, *names: {"error": "it crashed"})
-    *_, fact = checks.check_tensorrt(())[0]
-    assert not fact.usable
+    monkeypatch.setattr(nvidia, "tensorrt_conflict", lambda: ("no TensorRT wheel is installed", ""))
+    answering(monkeypatch, {"missing": []})
+    facts, _ = found_by(checks.check_libraries)
+    assert find(facts, "library", "libnvinfer.so.10").usable
 
 
 @pytest.mark.parametrize(
@@ -227,12 +252,18 @@ def test_a_tensorrt_that_was_installed_without_a_wheel_is_found_by_the_loader(mo
         ({"error": "libcuda.so.1: no such file"}, "plugin 0.5.0, not active: libcuda.so.1: no", 1),
     ],
 )
-def test_the_rtx_plugin_is_active_when_it_offers_a_gpu(monkeypatch, answer, value, faults):
+def test_the_rtx_plugin_is_active_when_it_offers_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, value: str, faults: int
+) -> None:
     """A GPU that it does not support is no fault of the machine."""
-    monkeypatch.setattr(checks, "version_of", lambda *names: "0.5.0")
-    monkeypatch.setattr(checks, "run_probe", lambda probe: answer)
-    (fact,), found = checks._check_rtx_plugin(with_gpu("13.0"))
+    monkeypatch.setattr(nvidia, "version_of", lambda *names: "0.5.0")
+    monkeypatch.setattr(
+        probes,
+        "run_probe",
+        lambda probe, *_: {"providers": []} if probe is probes.probe_onnxruntime else answer,
+    )
+    (fact,), found = found_by(checks.check_onnxruntime, with_gpu("13.0"))
     assert fact.value.startswith(value)
-    assert fact.usable == ("devices" in answer and answer["devices"] > 0)
+    assert fact.usable == bool(answer.get("devices"))
     assert len(found) == faults
-    assert checks._check_rtx_plugin(())[1] == ()
+    assert found_by(checks.check_onnxruntime)[1] == ()

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from vit_export.cli.report.diagnosis import diagnosis_text
-from vit_export.host.doctor import abilities, checks
-from vit_export.host.doctor.types import Ability, Diagnosis, Fact, Fault
+from vit_export.host.doctor import Ability, Diagnosis, abilities_of, checks
+from vit_export.host.doctor.checks import Fact, Fault, run_checks
 
 ROOT = Path(__file__).parents[3]
 
 
 EXAMINE = """
-import json, sys
-from vit_export.host.doctor.examine import examine
-found = examine().to_dict()
+import dataclasses, json, sys
+from vit_export.host.doctor import examine
+found = dataclasses.asdict(examine())
 found["loaded"] = sorted({"torch", "onnx", "onnxruntime", "numpy"} & set(sys.modules))
 print(json.dumps(found))
 """
@@ -68,11 +68,11 @@ def test_the_machine_that_runs_the_tests_has_no_faults() -> None:
 def test_two_wheels_of_onnxruntime_are_a_fault_with_one_command(install) -> None:
     """They overwrite each other's files, whatever happens to work at the moment."""
     install("onnxruntime-gpu", "1.31.1", module="onnxruntime")
-    facts, (fault,) = checks.check_onnxruntime(())
+    facts, (fault,) = run_checks(checks.check_onnxruntime)
     assert "onnxruntime and onnxruntime-gpu are both installed" in fault.what
     assert fault.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install ")
-    facts += checks.check_packages(())[0]
-    by_name = {ability.name: ability for ability in abilities.abilities(facts)}
+    facts += run_checks(checks.check_packages)[0]
+    by_name = {ability.name: ability for ability in abilities_of(facts)}
     for name in ("run on the CPU", "export from torch"):
         assert not by_name[name].possible
         assert "both installed" in by_name[name].reason
@@ -89,7 +89,7 @@ def test_two_wheels_of_onnxruntime_are_a_fault_with_one_command(install) -> None
 def test_a_wheel_that_cannot_be_imported_is_a_fault(install, source: str, cause: str) -> None:
     """Also when importing it ends the process: that process is a child."""
     install("onnxruntime", "1.99", module="onnxruntime", source=source)
-    _, (fault,) = checks.check_onnxruntime(())
+    _, (fault,) = run_checks(checks.check_onnxruntime)
     assert "cannot be imported" in fault.what
     assert cause in fault.what
     assert fault.remedy == "pip install --force-reinstall --no-deps onnxruntime"
@@ -98,7 +98,7 @@ def test_a_wheel_that_cannot_be_imported_is_a_fault(install, source: str, cause:
 def test_a_provider_that_computes_something_else_is_a_fault(install, falling_back) -> None:
     source = falling_back.replace('["CUDAExecutionProvider", ', "[").replace("@", "+")
     install("onnxruntime", "1.99", module="onnxruntime", source=source)
-    _, (fault,) = checks.check_onnxruntime(())
+    _, (fault,) = run_checks(checks.check_onnxruntime)
     assert "CPUExecutionProvider does not run: x @ x gives" in fault.what
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import click
@@ -16,9 +17,9 @@ from vit_export.cli.option_fields import SectionOption, command
 def doctor(strict: bool, as_json: bool) -> None:
     """Show what this machine can run and how to fix each problem."""
     from vit_export.cli.report.diagnosis import diagnosis_text
-    from vit_export.host.doctor.examine import examine
+    from vit_export.host.doctor import examine
 
     diagnosis = examine()
-    emit(as_json, diagnosis.to_dict(), diagnosis_text(diagnosis))
+    emit(as_json, dataclasses.asdict(diagnosis), diagnosis_text(diagnosis))
     if strict and diagnosis.faults:
         sys.exit(1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from vit_export.graph.builder import (
-    add_lazy_constant,
+    add_constant,
     constant_of,
     insert_cast,
+    lazy_tensor,
     remove_unread_constants,
 )
 from vit_export.graph.half.plan import Plan, Width, is_float
@@ -39,7 +40,9 @@ def apply_plan(graph: ir.Graph, plan: Plan, half: Half, *, half_io: bool) -> Non
         if (value, width) not in converted:
             name = f"{value.name}/{dtypes[width].numpy()}"
             if value.is_initializer():
-                converted[value, width] = _half_weight(graph, value, half, name)
+                tensor, shape = constant_of(value), value.shape or ir.Shape(())
+                weight = lazy_tensor(name, half.dtype, shape, lambda: half.round(tensor.numpy()))
+                converted[value, width] = add_constant(graph, weight)
             else:
                 converted[value, width] = insert_cast(graph, value, dtypes[width], name)
         return converted[value, width]
@@ -67,8 +70,3 @@ def _widths(graph: ir.Graph, plan: Plan, io_width: Width) -> dict[ir.Value, Widt
     for node, width in plan.items():
         widths |= {value: width for value in node.outputs if is_float(value)}
     return widths
-
-
-def _half_weight(graph: ir.Graph, weight: ir.Value, half: Half, name: str) -> ir.Value:
-    tensor, shape = constant_of(weight), weight.shape or ir.Shape(())
-    return add_lazy_constant(graph, name, half.dtype, shape, lambda: half.round(tensor.numpy()))

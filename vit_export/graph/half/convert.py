@@ -62,18 +62,17 @@ def to_half(
     )
     weighted = (node for node in model.graph if weight_of(node) is not None)
     planned = [node for node in weighted if node.op_type not in half.wide_ops]
-    narrowed = [node for node in planned if plan[node] == "narrow"]
     converted = narrow_weights(plan)
-    kept = _overflowing(model.graph, losses, half)
-    apply_plan(model.graph, plan, half, half_io=half_io)
-    save_graph(model, destination)
-    return Conversion(
+    conversion = Conversion(
         recipe=recipe,
         planned=len(planned),
-        narrowed=len(narrowed),
-        kept=tuple(kept),
-        notes=tuple(_notes({name: losses[name] for name in converted if name in losses}, half)),
+        narrowed=sum(plan[node] == "narrow" for node in planned),
+        kept=tuple(_overflowing(model.graph, losses, half)),
+        notes=tuple(_notes({n: loss for n, loss in losses.items() if n in converted}, half)),
     )
+    apply_plan(model.graph, plan, half, half_io=half_io)
+    save_graph(model, destination)
+    return conversion
 
 
 def layers_to_narrow(source: Path, *, precision: str, recipe: str) -> list[str]:
@@ -108,7 +107,7 @@ def _overflowing(graph: ir.Graph, losses: dict[str, WeightLoss], half: Half) -> 
             readers = graph.initializers[name].consumers()
             reason = (
                 f"{loss.overflow} of {loss.size} values of {name} exceed {half.largest:g}, the "
-                f"largest {half.dtype_name}"
+                f"largest {half.dtype.numpy()}"
             )
             kept.append(Kept(layer_of(readers[0]) if readers else name, "fp32", reason))
     return kept
@@ -118,9 +117,8 @@ def _notes(losses: dict[str, WeightLoss], half: Half) -> list[str]:
     flushed = sum(loss.flushed for loss in losses.values())
     if not flushed:
         return []
-    total = sum(loss.size for loss in losses.values())
-    worst = max(losses, key=lambda name: losses[name].flushed)
+    worst, loss = max(losses.items(), key=lambda item: item[1].flushed)
     return [
-        f"{flushed} of {total} weights became 0 in {half.dtype_name}, "
-        f"{losses[worst].flushed} of them in {worst}"
+        f"{flushed} of {sum(loss.size for loss in losses.values())} weights became 0 in "
+        f"{half.dtype.numpy()}, {loss.flushed} of them in {worst}"
     ]

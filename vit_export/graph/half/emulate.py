@@ -8,7 +8,6 @@ operation, whose inner sums are float32 on a GPU too. It is used to validate, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +35,14 @@ def to_rounded(source: Path, destination: Path) -> None:
             _widen_weight(value)
     nodes = list(graph)
     for value in graph.inputs:
-        if value.dtype in HALF_TYPES:
-            _round_input(graph, value, value.dtype)
+        _round(graph, value, name=f"{value.name}/rounded", exact=value.name or "")
     for node in nodes:
         is_cast = node.op_type == "Cast" and not node.domain
         if is_cast and ir.DataType(node.attributes["to"].as_int()) not in HALF_TYPES:
             continue  # from half precision: its input is rounded already
         for value in node.outputs:
-            if value.dtype in HALF_TYPES:
-                _round_output(graph, value, value.dtype, is_half=is_cast)
+            exact = f"{value.name}/half" if is_cast else f"{value.name}/exact"
+            _round(graph, value, name=value.name or "", exact=exact, is_half=is_cast)
     save_graph(model, destination)
 
 
@@ -56,46 +54,28 @@ def _widen_weight(value: ir.Value) -> None:
     value.type = FLOAT
 
 
-def _round_input(graph: ir.Graph, value: ir.Value, half: ir.DataType | None) -> None:
-    """Make a half-precision graph input float32, and round it to the half type."""
-    readers = list(value.uses())
-    value.type = FLOAT
-    _replace(graph, value, readers, _rounded(graph, value, half, f"{value.name}/rounded"))
-
-
-def _round_output(
-    graph: ir.Graph, value: ir.Value, half: ir.DataType | None, *, is_half: bool
+def _round(
+    graph: ir.Graph, value: ir.Value, *, name: str, exact: str, is_half: bool = False
 ) -> None:
-    """Make what a node computes float32, and let its readers read it rounded.
+    """Make a half-precision value float32, and let its readers read it rounded to the half type.
 
     Args:
         graph: Changed in place.
-        value: Output of a node; the rounded tensor gets its name.
-        half: Its type.
-        is_half: Whether the node is a Cast to the half type, which stays.
+        value: Graph input, or output of a node; nothing is done where it is not half precision.
+        name: Name of the rounded float32 tensor.
+        exact: New name of the value.
+        is_half: Whether a Cast to the half type computes the value; it stays.
     """
-    name, readers = value.name or "", list(value.uses())
-    value.name = f"{name}/half" if is_half else f"{name}/exact"
+    half = value.dtype
+    if half is None or half not in HALF_TYPES:
+        return
+    readers, value.name, narrow = list(value.uses()), exact, value
     if not is_half:
         value.type = FLOAT
-        rounded = _rounded(graph, value, half, name)
-    else:
-        rounded = insert_cast(graph, value, ir.DataType.FLOAT, name, op_name="Round")
-    _replace(graph, value, readers, rounded)
-
-
-def _rounded(graph: ir.Graph, value: ir.Value, half: ir.DataType | None, name: str) -> ir.Value:
-    if half is None:
-        raise ValueError(f"{name} has no type")
-    narrow = insert_cast(graph, value, half, f"{name}/half")
-    return insert_cast(graph, narrow, ir.DataType.FLOAT, name, op_name="Round")
-
-
-def _replace(
-    graph: ir.Graph, old: ir.Value, readers: Sequence[tuple[ir.Node, int]], new: ir.Value
-) -> None:
+        narrow = insert_cast(graph, value, half, f"{name}/half")
+    rounded = insert_cast(graph, narrow, ir.DataType.FLOAT, name, op_name="Round")
     for reader, i in readers:
-        reader.replace_input_with(i, new)
-    for i, value in enumerate(graph.outputs):
-        if value is old:
-            graph.outputs[i] = new
+        reader.replace_input_with(i, rounded)
+    for i, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[i] = rounded

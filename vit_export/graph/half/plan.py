@@ -52,7 +52,6 @@ def plan_widths(
         keep: Layers that are wide.
         too_large: Names of weights that overflow the narrow type; their nodes are wide.
     """
-    narrow_ops, overflowing = RECIPES[recipe], set(too_large)
     plan: Plan = {}
     for node in graph:
         if not any(is_float(value) for value in node.outputs):
@@ -60,15 +59,13 @@ def plan_widths(
                 plan[node] = "wide"  # a comparison, whose inputs must have one type
             continue
         kept = layer_of(node) in keep and node.op_type not in FOLLOWING
-        input_names = {value.name for value in node.inputs if value is not None}
-        if kept or node.op_type in wide_ops or input_names & overflowing:
+        overflows = any(value is not None and value.name in too_large for value in node.inputs)
+        if kept or overflows or node.op_type in wide_ops or node.domain:
             plan[node] = "wide"
-        elif node.op_type in narrow_ops and not node.domain:
+        elif node.op_type in RECIPES[recipe]:
             plan[node] = "narrow"
-        elif _follows(node):
-            plan[node] = _width_of_inputs(node, plan)
         else:
-            plan[node] = "wide"
+            plan[node] = _width_of_inputs(node, plan) if _follows(node) else "wide"
     return plan
 
 
@@ -78,8 +75,6 @@ def is_float(value: ir.Value | None) -> bool:
 
 
 def _follows(node: ir.Node) -> bool:
-    if node.domain:
-        return False
     if node.op_type != "Add":
         return node.op_type in FOLLOWING
     constants = [v for v in node.inputs if v is not None and v.is_initializer()]

@@ -14,14 +14,14 @@ similar graph, whose integers saturate on some processors; see `weights.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.graph.builder import UniqueNames, insert_before
-from vit_export.graph.int8.select import Int8Weights, input_of, plan
+from vit_export.graph.int8.select import Int8Conversion, input_of
 from vit_export.graph.layers import layer_of
 
 
@@ -40,18 +40,14 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
         ArtifactError: The source is damaged, is not float32, or has no product to convert.
         UsageError: A layer to keep is not among the planned ones.
     """
-    planned = plan(source, keep)
-    graph = planned.model.graph
-    names = UniqueNames(graph)
-    weights = Int8Weights(graph, names)
+    conversion = Int8Conversion(source, keep)
     quantised: dict[ir.Value, Sequence[ir.Value]] = {}  # all readers of a tensor share one node
-    for node in planned.narrowed:
-        weight = weights.of(node, as_columns=True)
+    for node in conversion.narrowed:
         x = input_of(node)
         if x not in quantised:
-            quantised[x] = _quantise(graph, names, x, node)
-        _replace_product(graph, names, node, quantised[x], weight)
-    return planned.write(destination, recipe="dynamic")
+            quantised[x] = _quantise(conversion, x, node)
+        _replace_product(conversion, node, quantised[x])
+    return conversion.write(destination, recipe="dynamic")
 
 
 def quantised_nodes(file: OnnxFile) -> int:
@@ -69,32 +65,22 @@ def quantised_nodes(file: OnnxFile) -> int:
     )
 
 
-def _quantise(
-    graph: ir.Graph, names: UniqueNames, x: ir.Value, reader: ir.Node
-) -> Sequence[ir.Value]:
+def _quantise(conversion: Int8Conversion, x: ir.Value, reader: ir.Node) -> Sequence[ir.Value]:
     """Insert a node that quantises a tensor; return uint8 values, scale and zero point."""
-    name = names(f"{layer_of(reader)}/DynamicQuantizeLinear")
+    name = conversion.names(f"{layer_of(reader)}/DynamicQuantizeLinear")
     node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
     for value, suffix in zip(node.outputs, ("", ":scale", ":zero_point"), strict=True):
         value.name = name + suffix
-    graph.insert_before(reader, node)
+    conversion.graph.insert_before(reader, node)
     return node.outputs
 
 
 def _replace_product(
-    graph: ir.Graph,
-    names: UniqueNames,
-    node: ir.Node,
-    quantised: Sequence[ir.Value],
-    int8_weight: Sequence[ir.Value],
+    conversion: Int8Conversion, node: ir.Node, quantised: Sequence[ir.Value]
 ) -> None:
     """Replace a float32 product; the new nodes give its output under the same name."""
-
-    def insert(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        name = names(f"{layer_of(node)}/{op_type}")
-        return insert_before(graph, node, op_type, list(inputs), name, attributes)
-
-    (x, scale, zero_point), (weight, weight_scale) = quantised, int8_weight
+    insert = partial(conversion.insert, node)
+    (x, scale, zero_point), (weight, weight_scale) = quantised, conversion.weight(node)
     integers = insert("MatMulInteger", x, weight, zero_point)
     product = insert("Cast", integers, to=ir.DataType.FLOAT.value)
     new = insert("Mul", product, insert("Mul", scale, weight_scale))
@@ -104,5 +90,5 @@ def _replace_product(
     old = node.outputs[0]
     name, new.type, new.shape = old.name, old.type, old.shape
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    conversion.graph.remove(node, safe=True)
     new.name = name

@@ -1,12 +1,10 @@
-"""Choose the nodes that become INT8: products with a constant matrix; and convert their weights."""
+"""Choose the nodes that become INT8, products with a constant matrix, and convert their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
@@ -14,63 +12,104 @@ from vit_export.errors import ArtifactError, UsageError, nearest
 from vit_export.graph.builder import (
     UniqueNames,
     add_constant,
-    add_lazy_constant,
     constant_of,
+    insert_before,
+    lazy_tensor,
     remove_unread_constants,
 )
-from vit_export.graph.int8.weights import Float32, Int8, channel_scales, to_int8
+from vit_export.graph.int8.weights import Float32, channel_scales, to_int8
 from vit_export.graph.io import open_fp32_graph, save_graph
 from vit_export.graph.layers import layer_of, weight_of
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A float32 graph, and the nodes of it that become INT8.
-
-    Attributes:
-        model: The graph.
-        planned: MatMul and Gemm nodes with a constant matrix.
-        narrowed: The planned nodes that are not kept in float32.
-    """
-
-    model: ir.Model
-    planned: tuple[ir.Node, ...]
-    narrowed: tuple[ir.Node, ...]
-
-    def write(self, path: Path, *, recipe: str) -> Conversion:
-        """Write the graph after the narrowed nodes were replaced, and return their count."""
-        remove_unread_constants(self.model.graph)
-        save_graph(self.model, path)
-        return Conversion(recipe=recipe, planned=len(self.planned), narrowed=len(self.narrowed))
-
-
-def plan(source: Path, keep: Collection[str] = ()) -> Plan:
-    """Open an artifact and choose the nodes.
+class Int8Conversion:
+    """A float32 graph while products with a constant matrix are replaced by INT8 ones.
 
     Args:
         source: An .onnx file in float32.
         keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
 
+    Attributes:
+        graph: The graph.
+        planned: MatMul and Gemm nodes with a constant matrix.
+        narrowed: The planned nodes that are not kept in float32.
+        names: Names for new nodes and tensors.
+
     Raises:
         ArtifactError: The source is damaged, is not float32, or has no product to convert.
         UsageError: A layer to keep is not among the planned ones.
     """
-    model = open_fp32_graph(source)
-    planned = tuple(node for node in model.graph if is_planned(node))
-    if not planned:
-        raise ArtifactError(
-            f"{source}: has no MatMul or Gemm with a constant float32 matrix, so nothing in it "
-            "can be INT8",
-            hint="convert it to fp16",
-        )
-    layers = {layer_of(node) for node in planned}
-    for layer in keep:
-        if layer not in layers:
-            raise UsageError(
-                f"cannot keep {layer!r} in fp32: {source.name} has no such layer among the "
-                f"{len(layers)} that INT8 converts{nearest(layer, sorted(layers))}"
+
+    def __init__(self, source: Path, keep: Collection[str] = ()) -> None:
+        self._model = open_fp32_graph(source)
+        self.graph = self._model.graph
+        self.names = UniqueNames(self.graph)
+        self._weights: dict[tuple[str, bool], tuple[ir.Value, ir.Value]] = {}
+        self.planned = [node for node in self.graph if is_planned(node)]
+        if not self.planned:
+            raise ArtifactError(
+                f"{source}: has no MatMul or Gemm with a constant float32 matrix, so nothing in it "
+                "can be INT8",
+                hint="convert it to fp16",
             )
-    return Plan(model, planned, tuple(n for n in planned if layer_of(n) not in set(keep)))
+        layers = {layer_of(node) for node in self.planned}
+        for layer in keep:
+            if layer not in layers:
+                raise UsageError(
+                    f"cannot keep {layer!r} in fp32: {source.name} has no such layer among the "
+                    f"{len(layers)} that INT8 converts{nearest(layer, sorted(layers))}"
+                )
+        self.narrowed = [node for node in self.planned if layer_of(node) not in keep]
+
+    def weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value]:
+        """Return the INT8 weight of a planned node (K, N), and its scales float32 (N,).
+
+        Nodes that share a weight share its INT8 form. Its values are computed when the file is
+        written, one weight at a time.
+
+        Raises:
+            ArtifactError: A weight is not finite.
+        """
+        tensor, transposed = constant_of(node.inputs[1]), is_transposed(node)
+        name = tensor.name or ""
+        if (name, transposed) not in self._weights:
+
+            def columns() -> Float32:
+                array: Float32 = tensor.numpy()
+                return array.T if transposed else array
+
+            try:
+                scales = channel_scales(columns())
+            except ValueError as error:
+                raise ArtifactError(
+                    f"weight {name!r} cannot be INT8: {error}",
+                    hint="export weights that are all finite",
+                ) from error
+            weight = lazy_tensor(
+                self.names(f"{name}_int8"),
+                ir.DataType.INT8,
+                ir.Shape(columns().shape),
+                lambda: to_int8(columns(), scales),
+            )
+            scale = ir.Tensor(scales, name=self.names(f"{name}_scale"))
+            self._weights[name, transposed] = (
+                add_constant(self.graph, weight),
+                add_constant(self.graph, scale),
+            )
+        return self._weights[name, transposed]
+
+    def insert(
+        self, reader: ir.Node, op_type: str, *inputs: ir.Value, suffix: str = "", **attributes: int
+    ) -> ir.Value:
+        """Insert a node of one output in front of another, named after the layer of that one."""
+        name = self.names(f"{layer_of(reader)}/{op_type}{suffix}")
+        return insert_before(self.graph, reader, op_type, inputs, name, attributes)
+
+    def write(self, path: Path, *, recipe: str) -> Conversion:
+        """Write the graph after the narrowed nodes were replaced, and return their count."""
+        remove_unread_constants(self.graph)
+        save_graph(self._model, path)
+        return Conversion(recipe=recipe, planned=len(self.planned), narrowed=len(self.narrowed))
 
 
 def is_planned(node: ir.Node) -> bool:
@@ -88,13 +127,13 @@ def is_planned(node: ir.Node) -> bool:
 
 
 def planned_tensors(source: Path) -> list[str]:
-    """Return the tensors that the products of `plan` read, each once: the ones to calibrate."""
-    return list(dict.fromkeys(input_of(node).name or "" for node in plan(source).planned))
+    """Return the tensors that the planned products read, each once: the ones to calibrate."""
+    return list(dict.fromkeys(input_of(n).name or "" for n in Int8Conversion(source).planned))
 
 
 def planned_layers(source: Path) -> list[str]:
-    """Return the layers of the products of `plan`, each once."""
-    return list(dict.fromkeys(layer_of(node) for node in plan(source).planned))
+    """Return the layers of the planned products, each once."""
+    return list(dict.fromkeys(layer_of(node) for node in Int8Conversion(source).planned))
 
 
 def input_of(node: ir.Node) -> ir.Value:
@@ -108,57 +147,3 @@ def input_of(node: ir.Node) -> ir.Value:
 def is_transposed(node: ir.Node) -> bool:
     """Whether the weight is stored as (N, K)."""
     return bool(node.attributes.get_int("transB", 0))
-
-
-class Int8Weights:
-    """INT8 weights of a graph and their scales; nodes that share a weight share its INT8 form.
-
-    The values are computed when the file is written, one weight at a time.
-    """
-
-    def __init__(self, graph: ir.Graph, names: UniqueNames) -> None:
-        self._graph, self._names = graph, names
-        self._converted: dict[tuple[str, bool, bool], tuple[ir.Value, ir.Value]] = {}
-
-    def of(self, node: ir.Node, *, as_columns: bool) -> tuple[ir.Value, ir.Value]:
-        """Return the INT8 weight of a planned node, and its scales float32 (N,).
-
-        Args:
-            node: A planned node.
-            as_columns: Whether to store the weight as (K, N); by default as it was stored.
-
-        Raises:
-            ArtifactError: A weight is not finite.
-        """
-        weight, transposed = weight_of(node), is_transposed(node)
-        name, tensor = (weight.name or "" if weight else ""), constant_of(weight)
-        key = (name, transposed, transposed and not as_columns)
-        if key not in self._converted:
-            self._converted[key] = self._convert(name, tensor, *key[1:])
-        return self._converted[key]
-
-    def _convert(
-        self, name: str, tensor: ir.TensorProtocol, transposed: bool, as_rows: bool
-    ) -> tuple[ir.Value, ir.Value]:
-        def columns() -> Float32:
-            array: Float32 = tensor.numpy()
-            return array.T if transposed else array
-
-        try:
-            scales = channel_scales(columns())
-        except ValueError as error:
-            raise ArtifactError(
-                f"weight {name!r} cannot be INT8: {error}",
-                hint="export weights that are all finite",
-            ) from error
-
-        def values() -> Int8:
-            integers = to_int8(columns(), scales)
-            return np.ascontiguousarray(integers.T if as_rows else integers)
-
-        k, n = columns().shape
-        shape = ir.Shape((n, k) if as_rows else (k, n))
-        weight = add_lazy_constant(
-            self._graph, self._names(f"{name}_int8"), ir.DataType.INT8, shape, values
-        )
-        return weight, add_constant(self._graph, self._names(f"{name}_scale"), scales)

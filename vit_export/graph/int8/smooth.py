@@ -17,26 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from vit_export.errors import ArtifactError
-from vit_export.graph.builder import (
-    UniqueNames,
-    add_lazy_constant,
-    constant_of,
-    remove_unread_constants,
-)
-from vit_export.graph.int8.select import is_planned, is_transposed, plan
-from vit_export.graph.io import save_graph
+from vit_export.graph.builder import add_constant, constant_of, lazy_tensor
+from vit_export.graph.int8.select import Int8Conversion, is_planned, is_transposed
+from vit_export.graph.int8.weights import Float32
 
 LARGEST_EXPONENT = 16  # of a factor: far from the limits of float32
-Float32 = NDArray[np.float32]
 
 
 def smooth(
     source: Path,
     destination: Path,
-    channel_absmax: Mapping[str, NDArray[np.float32]],
+    channel_absmax: Mapping[str, Float32],
     *,
     alpha: float = 0.5,
 ) -> int:
@@ -48,8 +41,7 @@ def smooth(
     Args:
         source: An .onnx file in float32.
         destination: File to write; its weights go to `destination` + `.data`.
-        channel_absmax: Largest magnitude per channel, float32 (C,), by tensor:
-            `Ranges.channel_absmax`.
+        channel_absmax: Largest magnitude per channel, float32 (C,), by tensor.
         alpha: Share of the difficulty that moves to the weights, 0 to 1.
 
     Returns:
@@ -58,9 +50,8 @@ def smooth(
     Raises:
         ArtifactError: The source is damaged, is not float32, or a tensor has no statistics.
     """
-    model = plan(source).model
-    graph, names, changed = model.graph, UniqueNames(model.graph), 0
-    for norm in list(graph):
+    conversion, changed = Int8Conversion(source), 0
+    for norm in list(conversion.graph):
         readers = _readers(norm)
         if not readers:
             continue
@@ -71,11 +62,15 @@ def smooth(
                 hint="calibrate this artifact itself",
             )
         factors = _factors(channel_absmax[tensor], [_row_absmax(n) for n in readers], alpha)
-        if (factors != 1).any():
-            _fold(graph, names, norm, readers, factors)
-            changed += 1
-    remove_unread_constants(graph)
-    save_graph(model, destination)
+        if (factors == 1).all():
+            continue
+        changed += 1
+        for i in range(1, len(norm.inputs)):
+            if norm.inputs[i] is not None:
+                _scale(conversion, norm, i, np.float32(1) / factors)
+        for node in readers:
+            _scale(conversion, node, 1, factors if is_transposed(node) else factors[:, None])
+    conversion.write(destination, recipe="smooth")
     return changed
 
 
@@ -99,10 +94,7 @@ def _row_absmax(node: ir.Node) -> Float32:
 def _factors(activations: Float32, weights: Sequence[Float32], alpha: float) -> Float32:
     """Return the divisor of each channel: a power of two, 1 for a channel of zeros; float32 (K,).
 
-    Args:
-        activations: Largest magnitude per channel, float32 (K,).
-        weights: Largest magnitude per row of each weight, float32 (K,).
-        alpha: Share of the difficulty that moves to the weights.
+    The arguments are the largest magnitudes per channel (K,) and, by weight, per row (K,).
     """
     columns, rows = np.asarray(activations, np.float64), np.maximum.reduce(list(weights))
     if columns.shape != rows.shape:
@@ -111,37 +103,19 @@ def _factors(activations: Float32, weights: Sequence[Float32], alpha: float) -> 
             hint="calibrate this artifact itself",
         )
     alive = (columns > 0) & (rows > 0)
-    exponents = alpha * np.log2(columns, where=alive, out=np.zeros_like(columns)) - (
-        1 - alpha
-    ) * np.log2(rows, where=alive, out=np.zeros_like(columns))
+    columns, rows = np.where(alive, (columns, rows), 1)
+    exponents = alpha * np.log2(columns) - (1 - alpha) * np.log2(rows)
     limited = np.clip(np.rint(exponents), -LARGEST_EXPONENT, LARGEST_EXPONENT)
     return np.asarray(np.exp2(limited), np.float32)
 
 
-def _fold(
-    graph: ir.Graph, names: UniqueNames, norm: ir.Node, readers: list[ir.Node], factors: Float32
-) -> None:
-    """Divide a norm's gamma and beta by the factors, and multiply the readers' weights.
-
-    Each node gets constants of its own, because layers may share equal ones.
-    """
-    for i in range(1, len(norm.inputs)):
-        if norm.inputs[i] is not None:
-            _scale(graph, names, norm, i, np.float32(1) / factors)
-    for node in readers:
-        _scale(graph, names, node, 1, factors if is_transposed(node) else factors[:, None])
-
-
-def _scale(graph: ir.Graph, names: UniqueNames, node: ir.Node, index: int, by: Float32) -> None:
-    """Replace a constant input of a node by its product with `by`."""
+def _scale(conversion: Int8Conversion, node: ir.Node, index: int, by: Float32) -> None:
+    """Give a node its own constant: its input times `by`; other nodes may share the old one."""
     tensor = constant_of(node.inputs[index])
-    name = names(f"{node.name}.smoothed_{('weight', 'bias')[index - 1]}")
-    shape = ir.Shape(np.broadcast_shapes(tuple(tensor.shape.numpy()), by.shape))
-    scaled = add_lazy_constant(
-        graph,
-        name,
+    scaled = lazy_tensor(
+        conversion.names(f"{node.name}.smoothed_{('weight', 'bias')[index - 1]}"),
         ir.DataType.FLOAT,
-        shape,
+        ir.Shape(np.broadcast_shapes(tuple(tensor.shape.numpy()), by.shape)),
         lambda: np.asarray(tensor.numpy() * by, np.float32),
     )
-    node.replace_input_with(index, scaled)
+    node.replace_input_with(index, add_constant(conversion.graph, scaled))

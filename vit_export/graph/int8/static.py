@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError
-from vit_export.graph.builder import UniqueNames, add_constant, insert_before
-from vit_export.graph.int8.select import Int8Weights, input_of, is_transposed, plan
+from vit_export.graph.builder import add_constant
+from vit_export.graph.int8.select import Int8Conversion, input_of
 from vit_export.graph.int8.weights import LARGEST
 from vit_export.graph.layers import layer_of
 
@@ -52,41 +54,32 @@ def to_int8_static(
             tensor has no finite threshold of at least 0.
         UsageError: A layer to keep is not among the planned ones.
     """
-    planned = plan(source, keep)
-    graph = planned.model.graph
-    names = UniqueNames(graph)
-    weights = Int8Weights(graph, names)
-    zero = add_constant(graph, names("int8_zero"), np.zeros((), np.int8))
+    conversion = Int8Conversion(source, keep)
+    graph, names, insert = conversion.graph, conversion.names, conversion.insert
+    zero = add_constant(graph, ir.Tensor(np.zeros((), np.int8), name=names("int8_zero")))
     dequantised: dict[ir.Value, ir.Value] = {}  # what all readers of a tensor read instead
-
-    def insert(node: ir.Node, op: str, what: str, *inputs: ir.Value, **axis: int) -> ir.Value:
-        name = names(f"{layer_of(node)}/{op}_{what}")
-        return insert_before(graph, node, op, list(inputs), name, axis)
-
-    for node in planned.narrowed:
+    for node in conversion.narrowed:
         x = input_of(node)
-        weight, scales = weights.of(node, as_columns=False)
+        weight, scales = conversion.weight(node)
         if x not in dequantised:
-            step = np.asarray(_step(thresholds.get(x.name or ""), x, node, source), np.float32)
-            scale = add_constant(graph, names(f"{x.name}_scale"), step)
-            integers = insert(node, "QuantizeLinear", "input", x, scale, zero)
-            dequantised[x] = insert(node, "DequantizeLinear", "input", integers, scale, zero)
+            step = _step(thresholds.get(x.name or ""), x, node, source)
+            scale = add_constant(graph, ir.Tensor(step, name=names(f"{x.name}_scale")))
+            integers = insert(node, "QuantizeLinear", x, scale, zero, suffix="_input")
+            dequantised[x] = insert(
+                node, "DequantizeLinear", integers, scale, zero, suffix="_input"
+            )
         if weight not in dequantised:
-            axis = 0 if is_transposed(node) else 1
             dequantised[weight] = insert(
-                node, "DequantizeLinear", "weight", weight, scales, axis=axis
+                node, "DequantizeLinear", weight, scales, suffix="_weight", axis=1
             )
         node.replace_input_with(0, dequantised[x])
         node.replace_input_with(1, dequantised[weight])
-    return planned.write(destination, recipe="static")
+        node.attributes.pop("transB", None)  # the INT8 weight is (K, N)
+    return conversion.write(destination, recipe="static")
 
 
-def _step(threshold: float | None, x: ir.Value, reader: ir.Node, source: Path) -> float:
-    """Return the distance of two INT8 values of a tensor.
-
-    Raises:
-        ArtifactError: The threshold is missing, or is not a number of at least 0.
-    """
+def _step(threshold: float | None, x: ir.Value, reader: ir.Node, source: Path) -> NDArray[Any]:
+    """Return the distance of two INT8 values of a tensor, float32 ()."""
     if threshold is None or not (math.isfinite(threshold) and threshold >= 0):
         raise ArtifactError(
             f"{source.name}: no usable range for {x.name!r}, which {layer_of(reader)} reads "
@@ -94,4 +87,5 @@ def _step(threshold: float | None, x: ir.Value, reader: ir.Node, source: Path) -
             hint="calibrate this artifact itself",
         )
     step = threshold / LARGEST
-    return step if step >= np.finfo(np.float32).tiny else 1.0  # 1 for a tensor of zeros
+    usable = step >= np.finfo(np.float32).tiny
+    return np.asarray(step if usable else 1, np.float32)  # 1 for a tensor of zeros

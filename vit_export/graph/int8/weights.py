@@ -57,14 +57,8 @@ def channel_scales(weight: Float32) -> Float32:
 
 
 def to_int8(weight: Float32, scales: Float32) -> Int8:
-    """Divide weights by their channel's scale and round half to even: int8 (K, N).
-
-    Args:
-        weight: float32 (K, N).
-        scales: float32 (N,), from `channel_scales`.
-    """
-    values: Int8 = np.rint(weight / scales).astype(np.int8)
-    return values
+    """Divide weights (K, N) by the scales (N,) of their channels and round half to even."""
+    return np.ascontiguousarray(np.rint(weight / scales), np.int8)
 
 
 def _fits(weight: Float32, scales: Float32) -> NDArray[np.bool_]:

@@ -1,215 +1,207 @@
-"""Checks of packages, NVIDIA libraries, TensorRT and ONNX Runtime."""
+"""Checks of this machine: packages, GPU, NVIDIA libraries and ONNX Runtime.
+
+Nothing that may crash or print is loaded into this process: versions are read from package
+metadata, and NVIDIA's driver and ONNX Runtime are tried in child processes.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import platform
+import re
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
 from vit_export import __version__
-from vit_export.host.doctor.types import Fact, Facts, Fault, Finding, find, has_gpu
-from vit_export.host.nvidia import (
-    RTX_INSTALL,
-    RTX_PLUGIN_WHEELS,
-    TENSORRT_RTX_WHEELS,
-    TENSORRT_WHEELS,
-    major_version,
-    onnxruntime_wheels,
-    provider_libraries,
-    tensorrt_conflict,
-    tensorrt_install,
-    version_of,
-)
-from vit_export.host.probes import (
-    probe_libraries,
-    probe_onnxruntime,
-    probe_provider,
-    probe_rtx_plugin,
-    run_probe,
-)
+from vit_export.host import nvidia, probes
+from vit_export.host.nvidia import CUDA, RTX, TENSORRT
 
-# Package -> wheels that contain the same module.
-WHEELS = {"tensorrt": TENSORRT_WHEELS, "tensorrt-rtx": TENSORRT_RTX_WHEELS}
-RUNTIME = "ONNX Runtime"
+CPU = "CPUExecutionProvider"
+RUNTIME = "ONNX Runtime"  # name of the fact that it cannot be used at all
 REMOTE_PROVIDERS = ("AzureExecutionProvider",)  # calls a server; runs no model by itself
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-RTX = "NvTensorRTRTXExecutionProvider"
-DRIVER_LIBRARY = "libcuda.so.1"
-CUDA_LIBRARIES = "CUDA of onnxruntime-gpu"  # name of a fact
-GPU_WHEEL = "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that was looked for on this machine."""
+
+    topic: str  # "system", "package", "gpu", "library" or "provider"
+    name: str  # e.g. "torch" or "CUDAExecutionProvider"
+    value: str  # a version, a description, or why it is missing
+    usable: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something broken, and the one command (or action) that fixes it."""
+
+    what: str
+    remedy: str
+
+
+Facts = tuple[Fact, ...]
+Findings = Iterator[Fact | Fault]
+
+
+def find(facts: Facts, topic: str, name: str) -> Fact:
+    """Return the fact of that name, or one that is not usable where there is none."""
+    matches = (fact for fact in facts if (fact.topic, fact.name) == (topic, name))
+    return next(matches, Fact(topic, name, "not available", usable=False))
+
+
+def has_gpu(facts: Facts) -> bool:
+    """Return whether NVIDIA's driver works and lists a GPU."""
+    return find(facts, "gpu", "driver").usable
+
+
+def capability(facts: Facts) -> tuple[int, int]:
+    """Return the compute capability of the first GPU, e.g. (8, 9); (0, 0) where it is unknown."""
+    match = re.search(r"compute capability (\d+)\.(\d+)", find(facts, "gpu", "GPU 0").value)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, tuple[Fault, ...]]:
+    """Run checks in order, each with the facts of those before it; return what they found."""
+    facts: Facts = ()
+    faults: tuple[Fault, ...] = ()
+    for check in checks:
+        findings = tuple(check(facts))
+        facts += tuple(finding for finding in findings if isinstance(finding, Fact))
+        faults += tuple(finding for finding in findings if isinstance(finding, Fault))
+    return facts, faults
 
 
 @functools.cache
-def requirements(extra: str = "") -> tuple[Requirement, ...]:
-    """Return what an extra of vit-export installs, by the package's own metadata.
+def requirements() -> dict[str, tuple[Requirement, ...]]:
+    """Return what each extra of vit-export installs (`""`: the base), by its own metadata.
 
-    Args:
-        extra: Its name; `""` for what every installation has.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: vit-export is importable, but not installed.
+    Empty where vit-export is importable, but not installed.
     """
-    declared = map(Requirement, importlib.metadata.requires("vit-export") or ())
-    return tuple(
-        requirement
-        for requirement in declared
-        if ("extra" in str(requirement.marker)) == bool(extra)
-        and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
-    )
+    try:
+        metadata = importlib.metadata.metadata("vit-export")
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    declared = [Requirement(text) for text in metadata.get_all("Requires-Dist") or ()]
+    return {
+        extra: tuple(
+            requirement
+            for requirement in declared
+            if ("extra" in str(requirement.marker)) == bool(extra)
+            and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
+        )
+        for extra in ("", *(metadata.get_all("Provides-Extra") or ()))
+    }
 
 
-def check_system(facts: Facts) -> Finding:
+def check_system(_: Facts) -> Findings:
     """Read the versions of Python, the operating system and vit-export itself."""
     python = f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
-    return (
-        Fact("system", "vit-export", __version__, usable=True),
-        Fact("system", "python", python, usable=True),
-        Fact("system", "platform", platform.platform(), usable=True),
-    ), ()
+    versions = {"vit-export": __version__, "python": python, "platform": platform.platform()}
+    return (Fact("system", name, value, usable=True) for name, value in versions.items())
 
 
-def check_packages(facts: Facts) -> Finding:
+def check_packages(_: Facts) -> Findings:
     """Check the versions of every package that an extra installs, without importing one."""
-    try:
-        extras = importlib.metadata.metadata("vit-export").get_all("Provides-Extra") or []
-    except importlib.metadata.PackageNotFoundError:
-        return (), ()
-    by_name = {r.name: r for extra in ("", *extras) for r in requirements(extra)}
-    findings = [_check_package(requirement) for requirement in by_name.values()]
-    faults = tuple(fault for _, faults in findings for fault in faults)
-    return tuple(fact for fact, _ in findings), faults
+    required = {each.name: each for extra in requirements().values() for each in extra}
+    for name, requirement in required.items():
+        wheel = next(filter(nvidia.version_of, nvidia.WHEELS.get(name, ())), name)
+        version, accepted = nvidia.version_of(wheel), requirement.specifier
+        usable = bool(version) and accepted.contains(version, prereleases=True)
+        yield Fact("package", name, version or "not installed", usable=usable)
+        if version and not usable:
+            what = f"{wheel} {version} is installed, and vit-export needs {accepted}"
+            yield Fault(what, f"pip install --upgrade '{wheel}{accepted}'")
 
 
-def _check_package(requirement: Requirement) -> tuple[Fact, tuple[Fault, ...]]:
-    name, accepted = requirement.name, requirement.specifier
-    wheel = next((wheel for wheel in WHEELS.get(name, ()) if version_of(wheel)), name)
-    version = version_of(wheel)
-    usable = bool(version) and accepted.contains(version, prereleases=True)
-    fact = Fact("package", name, version or "not installed", usable=usable)
-    if usable or not version:
-        return fact, ()
-    what = f"{wheel} {version} is installed, and vit-export needs {accepted}"
-    return fact, (Fault(what, f"pip install --upgrade '{wheel}{accepted}'"),)
-
-
-def check_libraries(facts: Facts) -> Finding:
-    """Check that the loader finds the CUDA and cuDNN that ONNX Runtime's wheel is linked with."""
-    libraries = provider_libraries(CUDA)
-    if not libraries:
-        return (), ()
-    cuda = major_version(libraries, "libcudart")
-    cudnn = major_version(provider_libraries(TENSORRT), "libcudnn")
-    cudnn_library = f"libcudnn.so.{cudnn}"
-    answer = run_probe(probe_libraries, *libraries, *([cudnn_library] if cudnn else []))
+def check_gpu(_: Facts) -> Findings:
+    """Read NVIDIA's driver version and its GPUs; a machine without a driver has no fault."""
+    answer = probes.run_probe(probes.probe_nvidia)
+    gpus = answer.get("gpus", ())
+    value = answer.get("absent") or answer.get("error") or f"CUDA {answer['cuda']}"
+    yield Fact("gpu", "driver", value, usable=bool(gpus))
+    for number, text in enumerate(gpus):
+        yield Fact("gpu", f"GPU {number}", text, usable=True)
     if "error" in answer:
-        return (Fact("library", CUDA_LIBRARIES, answer["error"], usable=False),), ()
-    missing = [name for name in answer["missing"] if name != DRIVER_LIBRARY]
-    value = f"missing: {', '.join(missing)}" if missing else "found"
-    found = [Fact("library", CUDA_LIBRARIES, f"CUDA {cuda}, {value}", usable=not missing)]
-    if cudnn:
-        has_cudnn = cudnn_library not in missing
-        installed = version_of("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
-        value = f"{cudnn}, {'found' if has_cudnn else 'missing'}"
-        value += f" ({installed} as a wheel)" if installed else ""
-        found.append(Fact("library", "cuDNN of onnxruntime-gpu", value, usable=has_cudnn))
-    if not missing or not has_gpu(facts):
-        return tuple(found), ()
-    what = f"onnxruntime-gpu is linked with libraries that are not found: {', '.join(missing)}"
-    if any(name.startswith("libcublas") for name in missing):
-        what += " (its extra [cuda] alone does not install cuBLAS)"
-    return tuple(found), (Fault(what, GPU_WHEEL),)
+        what = f"the NVIDIA driver is installed and does not work: {value}"
+        remedy = "sudo reboot  # after a driver update; in a container: start it with --gpus all"
+        yield Fault(what, remedy)
 
 
-def check_tensorrt(facts: Facts) -> Finding:
-    """Read which TensorRT is installed, and which one ONNX Runtime's provider is linked with.
-
-    Different major versions are no fault: engines are built and run without ONNX Runtime.
-    """
-    flavours = {"TensorRT": TENSORRT_WHEELS, "TensorRT-RTX": TENSORRT_RTX_WHEELS}
-    versions = {name: version_of(*wheels) for name, wheels in flavours.items()}
-    found = [Fact("library", name, v, usable=True) for name, v in versions.items() if v]
-    if linked := major_version(provider_libraries(TENSORRT), "libnvinfer"):
-        found.append(_tensorrt_of_provider(linked))
-    return tuple(found), ()
-
-
-def _tensorrt_of_provider(linked: str) -> Fact:
-    """Compare the wheels; where they do not match, try the loader, which finds a .deb's too."""
-    name = "TensorRT of onnxruntime-gpu"
-    conflict = tensorrt_conflict()
-    if not conflict:
-        return Fact("library", name, f"{linked}, installed", usable=True)
-    if run_probe(probe_libraries, f"libnvinfer.so.{linked}").get("missing") == []:
-        return Fact("library", name, f"{linked}, found", usable=True)
-    return Fact("library", name, f"{conflict}: {tensorrt_install()}", usable=False)
+def check_libraries(_: Facts) -> Findings:
+    """Check which libraries of ONNX Runtime's GPU wheel the loader finds; no fault by itself."""
+    linked = dict.fromkeys(nvidia.provider_libraries(CUDA) + nvidia.provider_libraries(TENSORRT))
+    answer = probes.run_probe(probes.probe_libraries, *linked) if linked else {}
+    if "missing" not in answer:
+        return  # a wheel without CUDA, or one that cannot be imported, see `check_onnxruntime`
+    conflict = nvidia.tensorrt_conflict()
+    for name in linked:
+        usable = name not in answer["missing"]
+        value = "found" if usable else "missing"
+        if not usable and name.startswith("libnvinfer") and conflict:
+            value = ": ".join(conflict)
+        yield Fact("library", name, value, usable=usable)
 
 
-def check_onnxruntime(facts: Facts) -> Finding:
+def check_onnxruntime(facts: Facts) -> Findings:
     """Check that one wheel of ONNX Runtime is installed, and try each of its providers."""
-    wheels = onnxruntime_wheels()
-    extra = "gpu" if has_gpu(facts) else "cpu"
+    wheels, what = nvidia.onnxruntime_wheels(), ""
+    remedy = f"pip install 'vit-export[{'gpu' if has_gpu(facts) else 'cpu'}]'"
+    compiled = probes.run_probe(probes.probe_onnxruntime) if len(wheels) == 1 else {}
     if not wheels:
         what = "ONNX Runtime is not installed: no model can be run or checked here"
-        return _no_runtime(what, f"pip install 'vit-export[{extra}]'")
-    if len(wheels) > 1:
+    elif len(wheels) > 1:
         what = f"{' and '.join(wheels)} are both installed: they overwrite each other's files"
-        remedy = f"pip uninstall -y {' '.join(wheels)} && pip install 'vit-export[{extra}]'"
-        return _no_runtime(what, remedy)
-    built = run_probe(probe_onnxruntime)
-    if "error" in built:
-        what = f"{wheels[0]} is installed and cannot be imported: {built['error']}"
-        return _no_runtime(what, f"pip install --force-reinstall --no-deps {wheels[0]}")
-    found, faults = [], []
-    for provider in built["providers"]:
+        remedy = f"pip uninstall -y {' '.join(wheels)} && {remedy}"
+    elif "error" in compiled:
+        what = f"{wheels[0]} is installed and cannot be imported: {compiled['error']}"
+        remedy = f"pip install --force-reinstall --no-deps {wheels[0]}"
+    if what:
+        yield Fact("provider", RUNTIME, what, usable=False)
+        yield Fault(what, remedy)
+        return
+    for provider in compiled["providers"]:
         if provider in REMOTE_PROVIDERS:
             continue
-        error = run_probe(probe_provider, provider).get("error", "")
+        error = probes.run_probe(probes.probe_provider, provider).get("error", "")
         value = f"compiled in, not active: {error}" if error else "active"
-        found.append(Fact("provider", provider, value, usable=not error))
-        if error and (fault := _provider_fault(provider, error, built["cuda"], facts)):
-            faults.append(fault)
-    plugin, plugin_faults = _check_rtx_plugin(facts)
-    return (*found, *plugin), (*faults, *plugin_faults)
+        yield Fact("provider", provider, value, usable=not error)
+        if provider == CUDA and has_gpu(facts):
+            yield from _cuda_fault(facts, error)
+        elif provider == CPU and error:
+            remedy = "pip install --force-reinstall 'vit-export[cpu]'"
+            yield Fault(f"{provider} does not run: {error}", remedy)
+    if version := nvidia.version_of(*nvidia.RTX_PLUGIN_WHEELS):
+        answer = probes.run_probe(probes.probe_rtx_plugin)
+        why = "" if answer.get("devices") else "it finds no GPU that it supports"
+        error = answer.get("error", why)
+        value = f"plugin {version}, {f'not active: {error}' if error else 'active'}"
+        yield Fact("provider", RTX, value, usable=not error)
+        if "error" in answer and has_gpu(facts):
+            yield Fault(f"{RTX} does not load: {error}", f"{nvidia.RTX_INSTALL} --force-reinstall")
 
 
-def _no_runtime(what: str, remedy: str) -> Finding:
-    return (Fact("provider", RUNTIME, what, usable=False),), (Fault(what, remedy),)
+def _cuda_fault(facts: Facts, error: str) -> Findings:
+    """Name what CUDA lacks; missing cuDNN too, which ONNX Runtime loads late."""
+    libraries = {fact.name: fact.usable for fact in facts if fact.topic == "library"}
+    missing = [
+        name
+        for name, usable in libraries.items()
+        if not usable and not name.startswith(("libnvinfer", "libnvonnx"))
+    ]
+    cuda = nvidia.major_version(libraries, "libcudart") or "0"
+    driver = find(facts, "gpu", "driver").value  # e.g. "CUDA 13.0"
+    remedy = "pip install --upgrade 'vit-export[gpu]'"
+    if int(cuda) > int(driver.removeprefix("CUDA ").partition(".")[0]):
+        error = f"its wheel is built for CUDA {cuda}, and the NVIDIA driver is for {driver}"
+        remedy = f"update the NVIDIA driver to one for CUDA {cuda} or newer"
+    elif missing:
+        error = f"libraries are missing: {', '.join(missing)}"
+    if error:
+        yield Fault(f"{CUDA} does not run: {error}", remedy)
 
 
-def _provider_fault(provider: str, error: str, wheel_cuda: str, facts: Facts) -> Fault | None:
-    """Return the fault behind a provider's error; `None` where it is not expected to run."""
-    what = f"{provider} does not run: {error}"
-    if provider == "CPUExecutionProvider":
-        return Fault(what, "pip install --force-reinstall 'vit-export[cpu]'")
-    if provider != CUDA or not has_gpu(facts):
-        return None
-    driver_cuda = find(facts, "gpu", "driver").value.removeprefix("CUDA ")
-    if _major(driver_cuda) < _major(wheel_cuda):
-        what = f"{what}; its wheel is built for CUDA {wheel_cuda}, the driver is for {driver_cuda}"
-        return Fault(what, f"update the NVIDIA driver to one for CUDA {wheel_cuda} or newer")
-    if "missing:" in find(facts, "library", CUDA_LIBRARIES).value:
-        return None  # `check_libraries` has reported it
-    return Fault(what, "pip install --upgrade 'vit-export[gpu]'")
-
-
-def _major(version: str) -> int:
-    return int(version.partition(".")[0])
-
-
-def _check_rtx_plugin(facts: Facts) -> Finding:
-    version = version_of(*RTX_PLUGIN_WHEELS)
-    if not version:
-        return (), ()
-    answer = run_probe(probe_rtx_plugin)
-    error = answer.get("error", answer.get("absent", ""))
-    if not error and answer["devices"]:
-        return (Fact("provider", RTX, f"plugin {version}, active", usable=True),), ()
-    why = error or "it finds no GPU that it supports"
-    fact = Fact("provider", RTX, f"plugin {version}, not active: {why}", usable=False)
-    if error and has_gpu(facts):
-        fault = Fault(f"{RTX} does not load: {error}", f"{RTX_INSTALL} --force-reinstall")
-        return (fact,), (fault,)
-    return (fact,), ()
+CHECKS = (check_system, check_packages, check_gpu, check_libraries, check_onnxruntime)

@@ -27,7 +27,6 @@ from vit_export.host.nvidia import (
     load_tensorrt,
     onnxruntime_wheels,
     tensorrt_conflict,
-    tensorrt_install,
 )
 from vit_export.host.probes import probe_provider, run_probe
 
@@ -134,7 +133,7 @@ def cause(provider: str) -> str:
     if provider not in PLUGINS:
         reasons.append(run_probe(probe_provider, PROVIDERS[provider]).get("error", ""))
     if provider == "tensorrt" and (conflict := tensorrt_conflict()):
-        reasons.append(f"{conflict}: {tensorrt_install()}")
+        reasons.append(": ".join(conflict))
     text = "; ".join(filter(None, reasons))
     return f" ({text})" if text else ""
 
