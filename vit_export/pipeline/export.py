@@ -132,7 +132,7 @@ def export(
         loaded.free()  # from here on the weights are on disk
         del loaded, source
         packed, comparisons = _pack_and_gate(
-            raw, folder / path.name, golden, manifest, settings, progress
+            raw.path, folder / path.name, golden, manifest, settings, progress
         )
         comparison = comparisons[-1]
         manifest = manifest.replace(
@@ -203,7 +203,7 @@ def _to_onnx(
 
 
 def _pack_and_gate(
-    raw: OnnxFile,
+    raw: Path,
     path: Path,
     golden: Golden,
     manifest: Manifest,
@@ -223,13 +223,13 @@ def _pack_and_gate(
         runner.release()
         return comparison
 
-    comparisons, final, stage = [], raw.path, "torch -> onnx"
+    comparisons, final, stage = [], raw, "torch -> onnx"
     if settings.simplify:
         comparisons.append(gate(final, stage))
         comparisons[-1].raise_for_failure()
         progress("simplify")
         final = final.with_name("simplified.onnx")
-        simplify(raw.path, final)
+        simplify(raw, final)
         stage = "onnx -> simplified"
     packed = pack_artifact(
         OnnxFile.read(final), path, manifest, external_data=settings.external_data

@@ -231,7 +231,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("status", "arguments", "words"), WRONG, ids=lambda v: str(v)[-40:])
-def test_a_wrong_turn_is_answered_in_words(status, arguments, words, tmp_path, monkeypatch):
+def test_wrong_usage_is_an_error_message(status, arguments, words, tmp_path, monkeypatch):
     """In text and in JSON, with the right status, without a traceback, leaving nothing."""
     monkeypatch.chdir(tmp_path)
     result = finetune(*arguments)
