@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit_export.cli.console import attributes, emit, progress_bar, what_remains
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import CheckpointOptions, given
-
-if TYPE_CHECKING:
-    from vit_export.training.run import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +44,6 @@ class FinetuneOptions(CheckpointOptions):
         short="-o",
     )
 
-    def settings(self) -> FinetuneSettings:
-        """Return the settings of the training."""
-        from vit_export.training.recipe import Recipe
-        from vit_export.training.run import FinetuneSettings
-
-        recipe = given(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
-        return FinetuneSettings(
-            variant=self.variant,
-            weights=self.weights,
-            layout=self.layout,
-            overrides=self.overrides(drop_path_rate=self.drop_path_rate),
-            reset_head=self.reset_head,
-            recipe=Recipe(**recipe),
-            device=self.device,
-            resume=self.resume,
-            predict=self.predict,
-        )
-
 
 @command(FinetuneOptions)
 def finetune(options: FinetuneOptions, as_json: bool) -> None:
@@ -73,9 +51,22 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
     from vit_export.cli.report.pictures import draw_picture
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
+    from vit_export.training.recipe import Recipe
+    from vit_export.training.run import FinetuneSettings
     from vit_export.training.run import finetune as train
 
-    settings = options.settings()
+    recipe = given(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__})
+    settings = FinetuneSettings(
+        variant=options.variant,
+        weights=options.weights,
+        layout=options.layout,
+        overrides=options.overrides(drop_path_rate=options.drop_path_rate),
+        reset_head=options.reset_head,
+        recipe=Recipe(**recipe),
+        device=options.device,
+        resume=options.resume,
+        predict=options.predict,
+    )
     path = options.output or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()
 

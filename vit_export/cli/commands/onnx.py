@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,9 +20,6 @@ from vit_export.cli.options import (
 )
 from vit_export.errors import UsageError
 from vit_export.variants import get_variant
-
-if TYPE_CHECKING:
-    from vit_export.pipeline.settings import ExportSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,38 +51,6 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
         if self.variant is not None:
             get_variant(self.variant)
 
-    def settings(self) -> ExportSettings:
-        """Return the settings of the export."""
-        from vit_export.pipeline.settings import ExportSettings
-
-        outputs = tuple(comma_separated(self.outputs))
-        if not outputs:
-            raise UsageError("--outputs: expected at least one of logits, features, tokens")
-        quantize = None
-        if self.precision == "fp32":
-            self.check_stays_fp32()
-        else:
-            compared = self.images if self.max_drop is not None else None
-            quantize = self.quantize_settings(images=compared)
-        return ExportSettings(
-            layout=self.layout,
-            reset_head=self.reset_head,
-            seed=self.seed,
-            overrides=self.overrides(num_classes=self.num_classes),
-            batch=_batch(self.batch),
-            dynamic_size=self.dynamic_size,
-            opset=self.opset,
-            attention=self.attention,
-            outputs=outputs,
-            labels=self.class_names(),
-            preprocess=self.preparation(),
-            activation=self.activation,
-            images=self.images,
-            simplify=not self.no_simplify,
-            external_data=self.external_data,
-            quantize=quantize,
-        )
-
     def source(self) -> Any:
         """Return what `export` takes as its source: a variant's name, a module, or `None`."""
         if self.module:
@@ -108,8 +73,35 @@ def onnx(options: OnnxOptions, as_json: bool) -> None:
     """Export a variant, a checkpoint or a module to a validated ONNX file."""
     from vit_export.cli.report.exports import export_text
     from vit_export.pipeline.export import export
+    from vit_export.pipeline.settings import ExportSettings
 
-    settings, source = options.settings(), options.source()
+    quantize, outputs = None, tuple(comma_separated(options.outputs))
+    if not outputs:
+        raise UsageError("--outputs: expected at least one of logits, features, tokens")
+    if options.precision == "fp32":
+        options.check_stays_fp32()
+    else:
+        compared = options.images if options.max_drop is not None else None
+        quantize = options.quantize_settings(images=compared)
+    settings = ExportSettings(
+        layout=options.layout,
+        reset_head=options.reset_head,
+        seed=options.seed,
+        overrides=options.overrides(num_classes=options.num_classes),
+        batch=_batch(options.batch),
+        dynamic_size=options.dynamic_size,
+        opset=options.opset,
+        attention=options.attention,
+        outputs=outputs,
+        labels=options.class_names(),
+        preprocess=options.preparation(),
+        activation=options.activation,
+        images=options.images,
+        simplify=not options.no_simplify,
+        external_data=options.external_data,
+        quantize=quantize,
+    )
+    source = options.source()
     with progress_bar() as progress:
         result = export(
             source, options.output, weights=options.weights, settings=settings, progress=progress
