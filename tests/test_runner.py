@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.runner import batch_rows, fixed_batch, run_filled
+from vit_export.runner import batch_rows, batch_size, fixed_batch, run_filled
 
 
 class Doubling:
@@ -18,7 +18,8 @@ class Doubling:
     path, provider = Path("x.onnx"), "cpu"
     manifest: Manifest | None = None
 
-    def __init__(self, batch: int | str) -> None:
+    def __init__(self, batch: int | str, profile: tuple[int, int, int] | None = None) -> None:
+        self.profile = profile
         self.inputs = (TensorSpec("x", "float32", (batch, 2)),)
         self.fed = np.zeros(0)
 
@@ -46,6 +47,27 @@ def test_a_fixed_batch_is_filled_up_and_the_outputs_are_cut(batch, given, fed):
     np.testing.assert_array_equal(run_filled(model, {"x": x})["y"], 2 * x)
     assert len(model.fed) == fed
     assert set(map(tuple, model.fed)) == set(map(tuple, x))  # no row that was not given
+
+
+def test_a_batch_below_the_smallest_of_the_profile_is_filled_up():
+    model, x = Doubling("n", profile=(4, 8, 16)), np.arange(6.0).reshape(3, 2)
+    for rows, fed in ((3, 4), (2, 4)):
+        np.testing.assert_array_equal(run_filled(model, {"x": x[:rows]})["y"], 2 * x[:rows])
+        assert len(model.fed) == fed
+
+
+@pytest.mark.parametrize(
+    ("batch", "profile", "size"),
+    [
+        ("n", None, 32),
+        ("n", (1, 4, 8), 8),
+        ("n", (48, 64, 64), 48),
+        ("n", (1, 8, 64), 32),
+        (3, None, 3),
+    ],
+)
+def test_the_batch_size_is_one_that_the_runner_takes(batch, profile, size):
+    assert batch_size(Doubling(batch, profile), 32) == size
 
 
 def test_the_fixed_batch_of_an_input():

@@ -22,12 +22,14 @@ class Runnable(Protocol):
         provider: What really runs it.
         inputs: Graph inputs.
         manifest: The artifact's manifest; `None` in a file of another tool.
+        profile: Smallest, usual and largest size of a dynamic batch; `None` where `run` takes any.
     """
 
     path: Path
     provider: str
     inputs: tuple[TensorSpec, ...]
     manifest: Manifest | None
+    profile: tuple[int, int, int] | None
 
     def run(self, feeds: Mapping[str, Any]) -> Outputs:
         """Compute every output from inputs by name; results lie in host memory."""
@@ -62,6 +64,15 @@ def fixed_batch(spec: TensorSpec) -> int | None:
     return first if isinstance(first, int) else None
 
 
+def batch_size(runner: Runnable, most: int) -> int:
+    """Return the size to cut batches to: `most`, or the nearest size that the runner takes."""
+    fixed = fixed_batch(runner.inputs[0])
+    if fixed is not None or runner.profile is None:
+        return fixed or most
+    smallest, _, largest = runner.profile
+    return max(smallest, min(most, largest))
+
+
 def batch_rows(samples: int, size: int) -> list[list[int]]:
     """Cut samples into batches of one size.
 
@@ -78,18 +89,19 @@ def batch_rows(samples: int, size: int) -> list[list[int]]:
 
 
 def run_filled(runner: Runnable, feeds: Mapping[str, NDArray[Any]]) -> Outputs:
-    """Run a batch that may be smaller than the batch size that the model fixes.
+    """Run a batch that may be smaller than the smallest that the runner takes.
 
     The batch is filled up with its own rows, and the outputs are cut to the rows given. Unlike
     zeros, repeated rows leave the activation range of dynamic INT8 as it is.
 
     Args:
         runner: What computes.
-        feeds: Inputs (B, ...) by name, B at most the fixed batch size.
+        feeds: Inputs (B, ...) by name, B at most `batch_size`.
     """
     given = len(next(iter(feeds.values())))
-    size = fixed_batch(runner.inputs[0])
-    if size is None or size <= given:
+    smallest = runner.profile[0] if runner.profile else 1
+    size = fixed_batch(runner.inputs[0]) or smallest
+    if size <= given:
         return runner.run(feeds)
     rows = batch_rows(given, size)[0]
     outputs = runner.run({name: array[rows] for name, array in feeds.items()})

@@ -16,11 +16,11 @@ from vit_export.artifact.manifest import (
     SCHEMA_VERSION,
     Manifest,
     Measurement,
-    Preprocess,
     Stage,
     TensorSpec,
     Weights,
 )
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError, ConfigError, UsageError
 from vit_export.variants import CHOICES, get_variant
 

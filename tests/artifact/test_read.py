@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from vit_export.artifact.engine_sidecar import sidecar_path
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.read import read_manifest, read_preprocess
 from vit_export.errors import ConfigError, UsageError
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from vit_export.artifact.manifest import METADATA_KEY, Preprocess
+from vit_export.artifact.manifest import METADATA_KEY
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.checkpoint.assemble import blank_model
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.checkpoint.own import save_checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError
 from vit_export.gate.accuracy import BATCH, RealImages, compare_classes, read_images, top1
 from vit_export.images.prepare import prepare_batch

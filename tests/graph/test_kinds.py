@@ -1,4 +1,4 @@
-"""Every kind of artifact can be converted to half precision and to INT8."""
+"""Every kind of artifact is exported, and can be converted to half precision and to INT8."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack
 from vit_export.gate.distance import cosine
-from vit_export.graph.export import export_module
+from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.half.convert import to_half
-from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.int8.select import Int8Conversion
+from vit_export.graph.layers import converted_nodes
 from vit_export.graph.simplify import simplify
-from vit_export.model.vit import VisionTransformer
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import load_source
+from vit_export.pipeline.source import LoadedSource, load_source
 
 # fields of a config of one block, settings of the export, products with a constant matrix
 KINDS = {
-    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 2}, 6),
+    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 1}, 6),
     "pre_logits": (
         {"representation_size": 16, "act_layer": "gelu_tanh"},
         {"opset": 18, "external_data": True},
@@ -38,33 +39,21 @@ KINDS = {
 }
 
 
-def write_artifact(model: VisionTransformer, settings: ExportSettings, path: Path) -> None:
-    """Export, simplify and pack as `export` does, without gates and golden file."""
-    source = load_source(model, settings=settings)
-    made = export_module(
-        source.model,
-        path.with_name("exported.onnx"),
-        source.inputs,
-        opset=settings.opset or (23 if settings.attention == "op" else 20),
-        example_sizes=source.example_sizes,
-    ).path
-    if settings.simplify:
-        simplify(made, path.with_name("simplified.onnx"))
-        made = path.with_name("simplified.onnx")
-    beside = "fp32.onnx.data" if settings.external_data else ""
-    outputs = source.outputs
-    pack(OnnxFile.read(made), path, metadata={}, outputs=outputs, external_name=beside)
-
-
-@pytest.mark.parametrize(("fields", "settings", "products"), KINDS.values(), ids=KINDS)
-def test_every_kind_of_artifact_is_converted_whole(
-    make_model, run_ort, tmp_path, fields, settings, products
+@pytest.mark.parametrize(("fields", "options", "products"), KINDS.values(), ids=KINDS)
+def test_every_kind_of_artifact_is_exported_and_converted_whole(
+    make_model, run_ort, tmp_path, fields, options, products
 ):
     """Types are right by onnx's own inference, every product is converted, outputs stay near."""
-    source = tmp_path / "fp32.onnx"
-    write_artifact(make_model(depth=1, **fields), ExportSettings(**settings), source)
-    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    settings, source = ExportSettings(**options), tmp_path / "fp32.onnx"
+    loaded = load_source(make_model(depth=1, **fields), settings=settings)
+    rows = 1 if settings.batch == 1 else 2
+    x = np.random.default_rng(0).standard_normal((rows, 3, 32, 32)).astype(np.float32)
+    write_artifact(loaded, settings, source)
     expected = run_ort(source, x)
+    with torch.no_grad():
+        outputs = loaded.model(torch.from_numpy(x))
+    for name, y, wanted in zip(loaded.model.all_names, expected, outputs, strict=False):
+        np.testing.assert_allclose(y, wanted.numpy(), atol=2e-5, err_msg=name)
     path = tmp_path / "converted.onnx"
     for recipe in ("mixed", "all"):
         to_half(source, path, recipe=recipe)
@@ -78,6 +67,28 @@ def test_every_kind_of_artifact_is_converted_whole(
         assert "blocks.0" in names  # a trace looks for it
     assert len(Int8Conversion(source).planned) == products
     to_int8_dynamic(source, path)
-    assert quantised_nodes(OnnxFile.read(path)) == products
+    assert converted_nodes(OnnxFile.read(path)) == products
     for y, wanted in zip(run_ort(path, x), expected, strict=True):
         assert cosine(*(a.reshape(len(a), -1).astype(float) for a in (y, wanted))) >= 0.999
+
+
+def write_artifact(loaded: LoadedSource, settings: ExportSettings, path: Path) -> None:
+    """Export, simplify and pack as `export` does, without gates and golden file."""
+    attention_op = settings.attention == "op"
+    made = export_module(
+        loaded.model,
+        path.with_name("exported.onnx"),
+        loaded.inputs,
+        opset=settings.opset or (ATTENTION_OPSET if attention_op else DEFAULT_OPSET),
+        example_sizes=loaded.example_sizes,
+    ).path
+    file = OnnxFile.read(made)
+    assert file.inputs == loaded.inputs  # a fixed batch is fixed, a dynamic size dynamic
+    if attention_op:
+        assert (file.opsets[""], file.op_counts["Attention"]) == (23, 1)  # one per block
+        assert not {"Softmax", "Shape", "Expand"} & set(file.op_counts)
+    if settings.simplify:
+        simplify(made, path.with_name("simplified.onnx"))
+        file = OnnxFile.read(path.with_name("simplified.onnx"))
+    beside = "fp32.onnx.data" if settings.external_data else ""
+    pack(file, path, metadata={}, outputs=loaded.outputs, external_name=beside)

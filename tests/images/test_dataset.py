@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
 from vit_export.images.dataset import LabelledImages, read_folder, split_folders, spool
-from vit_export.images.decode import Pixels
-from vit_export.images.prepare import resize_and_crop
 
 PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0)
 
 
-def decode(source: Path | Pixels) -> Pixels:
-    """Resize for a model of 8 x 8 pixels."""
-    return resize_and_crop(source, PREPROCESS)
-
-
 def read(root: Path) -> LabelledImages:
     """Read a folder at the size of `PREPROCESS`."""
-    return read_folder(root, decode=decode)
+    return read_folder(root, PREPROCESS)
 
 
 def write_image(path: Path, shade: int) -> None:
@@ -89,9 +82,7 @@ def test_more_images_than_one_chunk_keep_their_order(tmp_path: Path) -> None:
 def test_progress_counts_every_image(pets: Path) -> None:
     """The last call reports all of them."""
     calls: list[tuple[int, int]] = []
-    read_folder(
-        pets, decode=decode, progress=lambda _, done=0, total=0: calls.append((done, total))
-    )
+    read_folder(pets, PREPROCESS, progress=lambda _, done=0, total=0: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -160,11 +151,11 @@ def test_a_split_without_one_training_folder_is_refused(
 
 def test_validation_images_have_the_indices_of_the_training_classes(pets: Path) -> None:
     """A class may be missing among them; a class that is not trained on is an error."""
-    data = read_folder(pets, decode=decode, labels=("ant", "cat", "dog"))
+    data = read_folder(pets, PREPROCESS, labels=("ant", "cat", "dog"))
     assert data.labels == ("ant", "cat", "dog")
     assert data.targets.tolist() == [1, 1, 2]
     with pytest.raises(DataError, match="no training images for class folder 'dog'"):
-        read_folder(pets, decode=decode, labels=("ant", "cat"))
+        read_folder(pets, PREPROCESS, labels=("ant", "cat"))
 
 
 def test_a_class_without_images_is_named(pets: Path) -> None:

@@ -7,19 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import Pixels
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
-from vit_export.images.prepare import resize_and_crop
 
 GREY = Preprocess(size=(2, 2), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
 PIXELS = "pixel0,pixel1,pixel2,pixel3"
-
-
-def decode(source: Path | Pixels) -> Pixels:
-    """Resize for a grey model of 2 x 2 pixels."""
-    return resize_and_crop(source, GREY)
 
 
 def write(path: Path, *lines: str, header: str = f"label,{PIXELS}") -> Path:
@@ -31,13 +24,13 @@ def write(path: Path, *lines: str, header: str = f"label,{PIXELS}") -> Path:
 def refusal(path: Path) -> str:
     """Return the error message for a file."""
     with pytest.raises(DataError) as caught:
-        read_digits(path, decode=decode)
+        read_digits(path, GREY)
     return str(caught.value)
 
 
 def test_rows_become_images_with_their_labels(tmp_path: Path) -> None:
     """Pixels row by row; there are ten labels even where a digit is missing."""
-    data = read_digits(write(tmp_path / "d.csv", "7,0,1,2,255", "0,9,8,7,6"), decode=decode)
+    data = read_digits(write(tmp_path / "d.csv", "7,0,1,2,255", "0,9,8,7,6"), GREY)
     assert data.targets.tolist() == [7, 0]
     assert data.images[..., 0].tolist() == [[[0, 1], [2, 255]], [[9, 8], [7, 6]]]
     assert data.labels == tuple("0123456789")
@@ -47,7 +40,7 @@ def test_digits_are_converted_to_the_size_and_colour_of_the_model(tmp_path: Path
     """So that any variant can be trained on them."""
     path = write(tmp_path / "d.csv", "7,9,9,9,9")
     rgb = Preprocess(size=(6, 6), crop_pct=1.0)
-    data = read_digits(path, decode=lambda source: resize_and_crop(source, rgb))
+    data = read_digits(path, rgb)
     assert data.images.shape == (1, 6, 6, 3)
     assert set(data.images.ravel().tolist()) == {9}
 
@@ -58,7 +51,7 @@ def test_files_of_spreadsheets_are_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "d.csv"
     path.write_bytes(text.encode())
     one = Preprocess(size=(1, 1), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
-    data = read_digits(path, decode=lambda source: resize_and_crop(source, one))
+    data = read_digits(path, one)
     assert (data.targets.tolist(), data.images.ravel().tolist()) == ([3], [17])
 
 
@@ -128,10 +121,10 @@ def test_files_without_rows_of_text_are_refused(tmp_path: Path) -> None:
 def test_a_test_file_has_no_labels(tmp_path: Path) -> None:
     """Its rows keep their order; a file with labels is refused."""
     path = write(tmp_path / "test.csv", "0,1,2,3", "4,5,6,7", header=PIXELS)
-    images = read_unlabelled_digits(path, decode=decode)
+    images = read_unlabelled_digits(path, GREY)
     assert images.reshape(2, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(DataError, match="it is a training file"):
-        read_unlabelled_digits(write(tmp_path / "d.csv", "1,2,3,4,5"), decode=decode)
+        read_unlabelled_digits(write(tmp_path / "d.csv", "1,2,3,4,5"), GREY)
 
 
 def test_predictions_are_counted_from_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vit_export.artifact.golden import pictures
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, ImageError
 from vit_export.images.decode import FORMATS
 from vit_export.images.folder import (

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ImageError
 from vit_export.images.prepare import (
     normalize,
@@ -171,7 +171,7 @@ import sys
 sys.modules["PIL"] = None
 import numpy as np
 from vit_export.errors import ImageError
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.images.prepare import prepare_batch
 grey = Preprocess(size=(16, 16), crop_pct=1.0, color="L", mean=(0.5,), std=(0.5,))
 rgb = Preprocess(size=(16, 16), crop_pct=1.0)

@@ -14,8 +14,9 @@ from vit_export.artifact.manifest import Weights
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
 from vit_export.gate.validate import compare
-from vit_export.graph.half.convert import narrow_nodes, to_half
+from vit_export.graph.half.convert import to_half
 from vit_export.graph.half.emulate import to_rounded
+from vit_export.graph.layers import converted_nodes
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import quantize
 from vit_export.quantization.settings import QuantizeSettings
@@ -44,7 +45,7 @@ def test_the_certificate_of_fp16_has_two_stages_and_counts_the_nodes(tiny_export
     assert manifest.conversion.kept == ()
     assert manifest.conversion.source_sha256 == tiny_export.manifest.graph_sha256
     assert manifest.certificate[-1].accuracy == "unmeasured"
-    assert narrow_nodes(OnnxFile.read(fp16.path)) == 14
+    assert converted_nodes(OnnxFile.read(fp16.path)) == 14
     names = {path.name for path in fp16.path.parent.iterdir()}
     assert names == {"tiny.fp16.golden.npz", "tiny.fp16.onnx"}
     assert fp16.size_bytes == fp16.path.stat().st_size
@@ -229,7 +230,7 @@ def test_real_images_are_compared_and_certified(copied, tmp_path, photographs):
 def test_a_result_may_have_the_name_of_its_source_or_of_a_scratch_file(tiny_export, tmp_path):
     """Scratch files are in folders of their own."""
     made = quantize(tiny_export.path, tmp_path / "tiny.onnx", settings=FP16)
-    assert narrow_nodes(OnnxFile.read(made.path)) == 14
+    assert converted_nodes(OnnxFile.read(made.path)) == 14
     assert made.manifest.graph_sha256 == OnnxFile.read(made.path).graph_sha256()
 
 

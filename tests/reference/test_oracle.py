@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vit_export.artifact.golden import block_indices
 from vit_export.errors import ExportError, GateError
-from vit_export.reference.oracle import in_float64, record, subsample
+from vit_export.reference.oracle import record, subsample
 from vit_export.reference.outputs import module_outputs, vit_outputs
+from vit_export.reference.precision import in_float64
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.standard_normal((9, 3, 32, 32)).astype(np.float32)

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import InputError
 from vit_export.runtime.checks import (
     MAX_RANGE_FACTOR,

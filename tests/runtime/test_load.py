@@ -76,7 +76,8 @@ def test_a_missing_backend_is_named_with_its_install_command(name, module, extra
     script = f"""
 import sys
 sys.modules[{module!r}] = None
-from vit_export.runtime import ProviderError, load
+from vit_export.errors import ProviderError
+from vit_export.runtime import load
 try:
     load({name!r})
 except ProviderError as error:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import (
     ArtifactError,
     DataError,
@@ -157,6 +157,22 @@ def test_an_image_with_infinite_logits_is_an_error_that_names_it(vit, photograph
     with pytest.raises(GateError, match=rf"on 'cpu'.*image {MAX_BATCH} .*flower\.jpg"):
         broken.classify(images)
     assert len(broken.classify([photographs[0]] * MAX_BATCH)) == MAX_BATCH
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes"),
+    [((1, 4, 8), [8] * 4 + [3]), ((2, 4, 64), [MAX_BATCH, 3]), ((40, 40, 50), [40])],
+)
+def test_images_are_run_in_batches_that_the_runner_takes(vit, profile, sizes):
+    """Cut to the largest batch of its profile, and filled up to the smallest."""
+    batches = []
+    recorded = Changed(vit.runner, lambda logits: batches.append(len(logits)) or logits)
+    recorded.profile = profile
+    images = [np.full((32, 32, 3), i, np.uint8) for i in range(MAX_BATCH + 3)]
+    predictions = Model(recorded).classify(images)
+    assert batches == sizes
+    for a, b in zip(predictions, vit.classify(images), strict=True):
+        assert close(a, b)
 
 
 def test_labels_and_preprocess_arguments_replace_those_of_the_manifest(tiny_export, photographs):
@@ -328,6 +344,17 @@ def test_the_activation_of_the_manifest_makes_the_scores(vit, photographs):
         predictions = model.classify(photographs[0], top=10)
         assert [p.index for p in predictions] == order.tolist()
         assert [p.score for p in predictions] == pytest.approx(expected[order].tolist())
+
+
+def test_every_label_that_a_sigmoid_finds_is_listed(vit, photographs):
+    """Those of 0.5 and more, beside the `top` best; softmax gives `top`."""
+    logits = np.array([-3.0, 2.0, -1.0, 0.0, 1.0, *[-4.0] * 5], np.float32)
+    model = Model(Changed(vit.runner, lambda found: np.tile(logits, (len(found), 1))))
+    model.activation = "sigmoid"
+    for top, classes in ((1, [1, 4, 3]), (3, [1, 4, 3]), (4, [1, 4, 3, 2])):
+        assert [p.index for p in model.classify(photographs[0], top=top)] == classes
+    model.activation = "softmax"
+    assert [p.index for p in model.classify(photographs[0], top=1)] == [1]
 
 
 def test_activations_do_not_overflow():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.images.prepare import normalize
 from vit_export.pipeline.export import ExportResult, export

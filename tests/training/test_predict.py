@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ProviderError, UsageError, VitExportError
 from vit_export.images.prepare import normalize
 from vit_export.model.vit import VisionTransformer, create_model

@@ -14,6 +14,7 @@ from PIL import Image
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, DataError, ProviderError, UsageError
+from vit_export.images import dataset, digits_csv
 from vit_export.model.vit import create_model
 from vit_export.training import run as training
 from vit_export.training.recipe import Recipe
@@ -28,13 +29,14 @@ ONCE = Recipe(epochs=1)
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Every image that was brought to the model's size."""
     images: list[object] = []
-    resize = training.resize_and_crop
+    resize = dataset.resize_and_crop
 
     def counted(image, preprocess):
         images.append(image)
         return resize(image, preprocess)
 
-    monkeypatch.setattr(training, "resize_and_crop", counted)
+    for module in (dataset, digits_csv):
+        monkeypatch.setattr(module, "resize_and_crop", counted)
     return images
 
 

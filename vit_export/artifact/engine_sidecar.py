@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec import Struct, field
 
 from vit_export.artifact.manifest import SCHEMA_VERSION, Manifest, Stage
 from vit_export.artifact.open_file import open_file, read_text
-from vit_export.artifact.typed_json import decode, encode
+from vit_export.artifact.typed_json import Record, decode, encode
 from vit_export.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 24
@@ -50,37 +49,25 @@ class BatchRange(NamedTuple):
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """A GPU, as far as an engine depends on it.
+    """A GPU, as far as an engine depends on it."""
 
-    Attributes:
-        name: e.g. `"NVIDIA L4"`.
-        compute_capability: e.g. `"8.9"`.
-        driver: CUDA version that the driver supports, e.g. `"13.0"`.
-    """
-
-    name: str
-    compute_capability: str
-    driver: str = ""
+    name: str  # e.g. "NVIDIA L4"
+    compute_capability: str  # e.g. "8.9"
+    driver: str = ""  # CUDA version that the driver supports, e.g. "13.0"
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability})"
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """A golden check that was passed on a device, after the build.
-
-    Attributes:
-        gpu: The device.
-        plan_sha256: Hash of the engine file.
-        version: Version of the backend that ran it.
-    """
+    """A golden check that was passed on a device, after the build."""
 
     gpu: Gpu
-    plan_sha256: str
-    version: str = ""
+    plan_sha256: str  # hash of the engine file
+    version: str = ""  # of the backend that ran it
 
 
-class Sidecar(Struct, frozen=True, kw_only=True):
+class Sidecar(Record, frozen=True, kw_only=True):
     """The manifest of an engine, and what the engine depends on.
 
     Attributes:
@@ -135,19 +122,12 @@ class Sidecar(Struct, frozen=True, kw_only=True):
         """The engine's own line of the certificate."""
         return self.manifest.certificate[-1]
 
-    def replace(self, **changes: Any) -> Sidecar:
-        """Return a copy with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
-
     def to_json(self) -> str:
         """Return indented JSON."""
         return encode(self, indent=1) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write the file; an existing one stays in place until the new one is complete.
-
-        Several processes may write it at once: each has a temporary file of its own.
-        """
+        """Write the file; several processes may do so at once, and a reader sees a whole file."""
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
             with part.open("x", encoding="utf-8") as stream:
@@ -220,9 +200,7 @@ def batch_range(profile: Profile) -> BatchRange:
 def gate_batches(profiles: Sequence[Profile], fixed: int | None = None) -> tuple[int, ...]:
     """Return batch sizes to measure an engine at: 1, 2, 3, and those that name each profile.
 
-    Args:
-        profiles: Those of the engine.
-        fixed: The batch size of an engine without profiles.
+    An engine without profiles has one batch size, `fixed`.
     """
     if not profiles:
         return (fixed or 1,)

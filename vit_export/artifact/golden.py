@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.manifest import Shape, TensorSpec
 from vit_export.artifact.open_file import open_file
 from vit_export.errors import ArtifactError
 
@@ -50,48 +51,28 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """A subsample of the output of each encoder block.
+    """A subsample of the output of each encoder block."""
 
-    Attributes:
-        names: Tensor names, in the order of the network.
-        indices: Elements of a flattened row that were kept (L, K).
-        values: float64 (L, S, K).
-        e32: Error of torch float32 per block (L,).
-        e16: Error of float16, infinite where it overflows; empty in a file of an early release.
-        ebf16: Error of bfloat16.
-    """
-
-    names: tuple[str, ...]
-    indices: NDArray[np.int64]
-    values: Float64
-    e32: Float64
-    e16: Float64 = field(default_factory=lambda: np.zeros(0))
+    names: tuple[str, ...]  # of the tensors, in the order of the network
+    indices: NDArray[np.int64]  # (L, K) elements of a flattened row that were kept
+    values: Float64  # (L, S, K)
+    e32: Float64  # (L,) error of torch float32 per block
+    e16: Float64 = field(default_factory=lambda: np.zeros(0))  # empty in an old file
     ebf16: Float64 = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Golden inputs and their float64 outputs: the contents of a golden file.
+    """Golden inputs and their float64 outputs: the contents of a golden file."""
 
-    Attributes:
-        images: uint8 (S, H, W, C), or `None` where the inputs are not pictures.
-        inputs: Raw inputs (S, ...) by name; empty where they are pictures.
-        outputs: float64 (S, ...) by name.
-        e32: Error of torch float32, by name.
-        e16: Error of float16, infinite where it overflows; empty in a file of an early release.
-        ebf16: Error of bfloat16.
-        blocks: Outputs of the encoder blocks; `None` where they were not recorded.
-        others: The same at other image sizes, for a model of dynamic size.
-    """
-
-    images: UInt8 | None = None
-    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    outputs: Mapping[str, Float64]
-    e32: Mapping[str, float]
-    e16: Mapping[str, float] = field(default_factory=dict)
+    images: UInt8 | None = None  # (S, H, W, C); None where the inputs are not pictures
+    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # raw; none beside images
+    outputs: Mapping[str, Float64]  # (S, ...)
+    e32: Mapping[str, float]  # error of torch float32, by output
+    e16: Mapping[str, float] = field(default_factory=dict)  # infinite where float16 overflows
     ebf16: Mapping[str, float] = field(default_factory=dict)
     blocks: Blocks | None = None
-    others: tuple[Golden, ...] = ()
+    others: tuple[Golden, ...] = ()  # at other image sizes, for a model of dynamic size
 
     @property
     def size(self) -> str:
@@ -162,7 +143,7 @@ class Golden:
         errors |= {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
         for baseline, values in errors.items():
             for name, e in values.items():
-                _check_errors(f"{baseline}.{name}", e, shape=())
+                _check_errors(f"{baseline}.{name}", e, ())
             errors[baseline] = {name: float(e) for name, e in values.items()}
         golden = cls(
             images=arrays.get("images"),
@@ -181,18 +162,16 @@ class Golden:
 
 def _read_blocks(arrays: Arrays) -> Blocks:
     names, indices, values = (arrays[f"block.{name}"] for name in ("names", "indices", "values"))
-    _check_array("block.names", names, "str", "(L,)", has_shape=names.ndim == 1)
+    _check_array("block.names", names, "str", ("L",))
     count = len(names)
-    fits = indices.ndim == 2 and len(indices) == count
-    _check_array("block.indices", indices, "int64", f"({count}, K)", has_shape=fits)
+    _check_array("block.indices", indices, "int64", (count, "K"))
     if not indices.size or indices.min() < 0 or indices.max() > _LARGEST_INDEX:
         raise ValueError(f"block.indices must be some in 0 to {_LARGEST_INDEX}")
-    fits = values.ndim == 3 and (len(values), values.shape[2]) == indices.shape
-    _check_array("block.values", values, "float64", f"({count}, S, K)", has_shape=fits)
+    _check_array("block.values", values, "float64", (count, "S", indices.shape[1]))
     errors = {b: arrays[f"block.{b}"] for b in BASELINES if b == "e32" or f"block.{b}" in arrays}
     for baseline, e in errors.items():
         if e.size or baseline == "e32":
-            _check_errors(f"block.{baseline}", e, shape=(count,))
+            _check_errors(f"block.{baseline}", e, (count,))
     return Blocks(names=tuple(map(str, names)), indices=indices, values=values, **errors)
 
 
@@ -200,8 +179,8 @@ def _check_samples(golden: Golden) -> None:
     """Raise ValueError that names the arrays which do not hold the same number of samples."""
     arrays: dict[str, NDArray[Any]] = {f"input.{name}": x for name, x in golden.inputs.items()}
     if golden.images is not None:
-        images = arrays["images"] = golden.images
-        _check_array("images", images, "uint8", "(S, H, W, C)", has_shape=images.ndim == 4)
+        arrays["images"] = golden.images
+        _check_array("images", golden.images, "uint8", ("S", "H", "W", "C"))
     for name, output in golden.outputs.items():
         if output.dtype.kind not in "fiu":  # a module of the user may return integers
             raise ValueError(f"output.{name} is {output.dtype}, not numbers")
@@ -214,18 +193,17 @@ def _check_samples(golden: Golden) -> None:
         raise ValueError(f"expected the same number of samples in every array, found {counts}")
 
 
-def _check_array(
-    name: str, array: NDArray[Any], dtype: str, shape: str, *, has_shape: bool
-) -> None:
-    """Raise ValueError unless an array has a dtype and, as the caller checked, a shape."""
-    if not array.dtype.name.startswith(dtype) or not has_shape:
-        raise ValueError(f"{name} are {array.dtype} {array.shape}, expected {dtype} {shape}")
+def _check_array(name: str, array: NDArray[Any], dtype: str, shape: Shape) -> None:
+    """Raise ValueError unless an array has a dtype and a shape; letters stand for any size."""
+    fits = TensorSpec(name, dtype, shape).fits(array.shape)
+    if not fits or not array.dtype.name.startswith(dtype):
+        sizes = ", ".join(map(str, shape))
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} ({sizes})")
 
 
-def _check_errors(name: str, errors: NDArray[Any], *, shape: tuple[int, ...]) -> None:
+def _check_errors(name: str, errors: NDArray[Any], shape: Shape) -> None:
     """Raise ValueError unless the errors of torch are at least 0; those of e32 are finite too."""
-    if errors.dtype != np.float64 or errors.shape != shape:
-        raise ValueError(f"{name} is {errors.dtype} {errors.shape}, expected float64 {shape}")
+    _check_array(name, errors, "float64", shape)
     infinite = "e32" not in name.split(".")
     good = (errors >= 0) & (np.isfinite(errors) | infinite)
     if not good.all():

@@ -7,31 +7,22 @@ and the measured error of every stage of the conversion.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
-from vit_export.artifact.typed_json import decode, encode
+from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.typed_json import Record, decode, encode
 from vit_export.artifact.vocabulary import Activation
-from vit_export.errors import ArtifactError, ConfigError, UsageError
-from vit_export.variants import (
-    HALF,
-    NOT_IN_A_CHECKPOINT,
-    PREPARATION,
-    ViTConfig,
-    check_preparation,
-    parse_field,
-    per_channel,
-)
+from vit_export.errors import ArtifactError, ConfigError
+from vit_export.variants import NOT_IN_A_CHECKPOINT, ViTConfig
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "vit_export"
 
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
-_COLORS = {1: "L", 3: "RGB"}  # by number of channels
 
 Shape = tuple[int | str, ...]
 
@@ -66,100 +57,6 @@ class TensorSpec(Struct, frozen=True):
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
-class Preprocess(Struct, frozen=True, kw_only=True):
-    """How an image becomes `pixel_values`, as timm's evaluation transform does it.
-
-    Resize the short side to `floor(size / crop_pct)`, cut `size` out of the centre, scale to
-    [0, 1], subtract `mean`, divide by `std`.
-
-    Attributes:
-        size: Height and width of the model's input in pixels.
-        crop_pct: Crop size / resized short side.
-        interpolation: `"bicubic"`, `"bilinear"`, `"nearest"` or `"lanczos"`, as Pillow does it.
-        mean: Per channel, of pixels scaled to [0, 1].
-        std: Per channel.
-        color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
-        crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
-            whatever the aspect, before the crop.
-
-    Raises:
-        ConfigError: On construction, when no image can be prepared by these values.
-    """
-
-    size: tuple[int, int]
-    crop_pct: float = 0.9
-    interpolation: str = "bicubic"
-    mean: tuple[float, ...] = HALF
-    std: tuple[float, ...] = HALF
-    color: str = "RGB"
-    crop_mode: str = "center"
-
-    def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ConfigError(f"size={self.size}: expected a height and a width of at least 1")
-        channels = {color: count for count, color in _COLORS.items()}
-        check_preparation(
-            channels=channels.get(self.color, len(self.mean)),
-            **{name: getattr(self, name) for name in PREPARATION},
-            largest_crop=sys.float_info.max,
-        )
-        for name, choices in (("color", (*channels, "")), ("crop_mode", ("center", "squash"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
-
-    @classmethod
-    def of(cls, config: ViTConfig) -> Preprocess:
-        """Return the preparation that a config names."""
-        return cls(
-            size=config.image_hw,
-            crop_pct=config.crop_pct,
-            interpolation=config.interpolation,
-            mean=config.mean,
-            std=config.std,
-            color=_COLORS.get(config.in_chans, ""),
-        )
-
-    @classmethod
-    def for_images(cls, channels: int, size: tuple[int, int]) -> Preprocess:
-        """Return timm's defaults for images of a size, e.g. for a file of another tool.
-
-        Raises:
-            ConfigError: The number of channels, or a side, is below 1.
-        """
-        if channels < 1:
-            raise ConfigError(f"in_chans={channels}: must be at least 1")
-        values = (0.5,) * channels
-        return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
-
-    def replace(self, changes: Mapping[str, Any]) -> Preprocess:
-        """Return a copy with some fields changed.
-
-        Args:
-            changes: Any of mean, std, crop_pct and interpolation; text is read as
-                `ViTConfig.replace` reads it. One number for mean or std counts for every channel.
-
-        Raises:
-            UsageError: Another field.
-            ConfigError: A value that cannot be read, or by which no image can be prepared.
-        """
-        check_preprocess_fields(changes)
-        values = {k: parse_field(k, value, getattr(self, k)) for k, value in changes.items()}
-        for name in {"mean", "std"} & set(values):
-            values[name] = per_channel(values[name], len(self.mean))
-        current = {name: getattr(self, name) for name in PREPARATION}
-        check_preparation(channels=len(self.mean), **(current | values))
-        return msgspec.structs.replace(self, **values)
-
-
-def check_preprocess_fields(changes: Iterable[str]) -> None:
-    """Raise UsageError for a field of the image preparation that cannot be set."""
-    if unknown := sorted(set(changes) - set(PREPARATION)):
-        raise UsageError(
-            f"cannot change {', '.join(unknown)} of the image preparation: only "
-            f"{', '.join(PREPARATION)}"
-        )
-
-
 class Measurement(Struct, frozen=True, kw_only=True):
     """Distance of one output from its float64 reference at one batch size."""
 
@@ -171,7 +68,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     passed: bool
 
 
-class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
+class Stage(Record, frozen=True, kw_only=True, rename={"name": "hop"}):
     """One line of the certificate: what was measured after one stage of the conversion.
 
     Attributes:
@@ -201,13 +98,13 @@ class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
     name: str
     provider: str
     samples: int
-    batches: tuple[int, ...]
-    baseline_max_abs: float | None
-    max_abs: float | None
-    tolerance: float | None
-    cosine: float | None
-    top1_agreement: float | None
-    row_max_abs: float | None
+    batches: tuple[int, ...] = ()
+    baseline_max_abs: float | None = None
+    max_abs: float | None = None
+    tolerance: float | None = None
+    cosine: float | None = None
+    top1_agreement: float | None = None
+    row_max_abs: float | None = None
     passed: bool | None
     reason: str = ""
     accuracy: str = ""
@@ -220,32 +117,17 @@ class Stage(Struct, frozen=True, kw_only=True, rename={"name": "hop"}):
 
     def __post_init__(self) -> None:
         if self.reasons:
-            msgspec.structs.force_setattr(self, "reason", "; ".join(self.reasons))
+            force_setattr(self, "reason", "; ".join(self.reasons))
         elif self.reason:  # a file of an earlier release
-            msgspec.structs.force_setattr(self, "reasons", (self.reason,))
+            force_setattr(self, "reasons", (self.reason,))
 
     @classmethod
     def unmeasured(cls, name: str, *, provider: str, samples: int, reason: str) -> Stage:
         """Return the line of an artifact that cannot run on this machine."""
-        unknown: dict[str, Any] = dict.fromkeys(
-            ("baseline_max_abs", "max_abs", "tolerance", "cosine", "top1_agreement", "row_max_abs")
-        )
-        return cls(
-            name=name,
-            provider=provider,
-            samples=samples,
-            batches=(),
-            **unknown,
-            passed=None,
-            reasons=(reason,),
-        )
-
-    def replace(self, **changes: Any) -> Stage:
-        """Return a copy with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
+        return cls(name=name, provider=provider, samples=samples, passed=None, reasons=(reason,))
 
 
-class Weights(Struct, frozen=True, kw_only=True):
+class Weights(Record, frozen=True, kw_only=True):
     """Where the weights came from.
 
     Attributes:
@@ -267,7 +149,7 @@ class Weights(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         found = _RANDOM.fullmatch(self.source)
         if self.seed is None and not self.sha256 and found:
-            msgspec.structs.force_setattr(self, "seed", int(found[1]))
+            force_setattr(self, "seed", int(found[1]))
 
     @classmethod
     def drawn(cls, seed: int) -> Weights:
@@ -288,7 +170,7 @@ class Kept(Struct, frozen=True):
     reason: str
 
 
-class Conversion(Struct, frozen=True, kw_only=True):
+class Conversion(Record, frozen=True, kw_only=True):
     """How an artifact was converted from fp32.
 
     Attributes:
@@ -310,7 +192,7 @@ class Conversion(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Manifest(Struct, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """Everything that vit-export writes into an artifact about it.
 
     Attributes:
@@ -377,10 +259,6 @@ class Manifest(Struct, frozen=True, kw_only=True):
             raise ArtifactError(
                 f"{source}: the config in its manifest is damaged: {error}"
             ) from error
-
-    def replace(self, **changes: Any) -> Manifest:
-        """Return a copy with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
 
     def to_json(self) -> str:
         """Return compact JSON with a fixed order of keys."""

@@ -10,39 +10,13 @@ import contextlib
 import hashlib
 import mmap
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vit_export.artifact import onnx_wire as wire
 from vit_export.artifact.manifest import METADATA_KEY, Manifest, TensorSpec
-from vit_export.artifact.onnx_wire import (
-    GRAPH,
-    GRAPH_NAME,
-    INITIALIZER,
-    INPUT,
-    IR_VERSION,
-    METADATA,
-    MIN_EXTERNAL_BYTES,
-    NODE,
-    OPSET,
-    OUTPUT,
-    PRODUCER,
-    PRODUCER_VERSION,
-    Field,
-    Initializer,
-    Node,
-    WireError,
-    external_entries,
-    fields,
-    graph_fields,
-    message,
-    parse_initializer,
-    parse_node,
-    parse_value,
-    text,
-    without_data,
-)
 from vit_export.artifact.open_file import open_file
 from vit_export.errors import ArtifactError
 
@@ -52,33 +26,19 @@ COPY_AGAIN = "copy the file again, or export the model again"
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """Contents of an .onnx file, without the weights.
-
-    Attributes:
-        path: The file.
-        size_bytes: Its size, external data excluded.
-        ir_version: Version of the ONNX format.
-        producer: Name and version of the tool that wrote it.
-        opsets: Operator set version by domain; the default domain is `""`.
-        metadata: `metadata_props`, with vit-export's manifest.
-        graph_name: Name of the graph.
-        inputs: Graph inputs, initializers excluded.
-        outputs: Graph outputs.
-        nodes: Operators of the graph.
-        initializers: Constants of the graph, and where their bytes are.
-    """
+    """Contents of an .onnx file, without the weights."""
 
     path: Path
-    size_bytes: int
-    ir_version: int
-    producer: str
-    opsets: Mapping[str, int]
-    metadata: Mapping[str, str]
+    size_bytes: int  # external data excluded
+    ir_version: int  # of the ONNX format
+    producer: str  # name and version of the tool that wrote it
+    opsets: Mapping[str, int]  # operator set version by domain; the default domain is ""
+    metadata: Mapping[str, str]  # `metadata_props`, with vit-export's manifest
     graph_name: str
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]  # initializers excluded
     outputs: tuple[TensorSpec, ...]
-    nodes: tuple[Node, ...]
-    initializers: tuple[Initializer, ...]
+    nodes: tuple[wire.Node, ...]
+    initializers: tuple[wire.Initializer, ...]
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OnnxFile:
@@ -207,59 +167,50 @@ class OnnxFile:
             inline: Copy weights inside the file instead, for a runtime that takes no folder.
         """
         known = {spec.name for spec in self.outputs}
-        extra = b"".join(
-            message(OUTPUT, message(1, name.encode())) for name in names if name not in known
-        )
-        locations = {"": self._location(self.path)} | {
-            name: self._location(self.path.parent / name)
-            for name in {tensor.location for tensor in self.initializers} - {""}
-        }
+        extra = [
+            wire.message(wire.OUTPUT, wire.message(1, name.encode()))
+            for name in names
+            if name not in known
+        ]
+        folder = self.weights_folder
         with mapped(self.path) as buffer:
-            model = [bytes(buffer[f.start : f.end]) for f in fields(buffer) if f.number != GRAPH]
-            tensors = iter(self.initializers)
-            body = []
-            for part in graph_fields(buffer):
-                if part.number == INITIALIZER:
-                    tensor = next(tensors)
-                    if not (inline and not tensor.location):
-                        location = locations[tensor.location]
-                        body.append(self._relocated(buffer, part, tensor, location))
-                        continue
-                body.append(bytes(buffer[part.start : part.end]))
-            return b"".join(model) + message(GRAPH, b"".join(body) + extra)
+            model = [f.raw for f in wire.fields(buffer) if f.number != wire.GRAPH]
+            graph = [
+                self._relocated(f, folder, inline) if f.number == wire.INITIALIZER else f.raw
+                for f in wire.graph_fields(buffer)
+            ]
+        return b"".join(model) + wire.message(wire.GRAPH, b"".join(graph + extra))
 
-    def _relocated(
-        self, buffer: memoryview, part: Field, tensor: Initializer, location: str
-    ) -> bytes:
-        """Return a tensor that refers to its data by a location; small data stays inside."""
-        small = not tensor.location and tensor.nbytes < MIN_EXTERNAL_BYTES
-        if small or location == tensor.location:
-            return bytes(buffer[part.start : part.end])
-        where = external_entries(location, tensor.offset, tensor.nbytes)
-        return message(INITIALIZER, without_data(buffer, part) + where)
-
-    def _location(self, file: Path) -> str:
-        """Path of a file relative to `weights_folder`."""
-        return Path(os.path.realpath(file)).relative_to(self.weights_folder).as_posix()
+    def _relocated(self, field: wire.Field, folder: Path, inline: bool) -> bytes:
+        """Return a tensor that refers to its data from a folder; small data stays inside."""
+        tensor = wire.parse_initializer(field)
+        if not tensor.location and (inline or tensor.nbytes < wire.MIN_EXTERNAL_BYTES):
+            return field.raw
+        file = self.path.parent / tensor.location if tensor.location else self.path
+        location = Path(os.path.realpath(file)).relative_to(folder).as_posix()
+        if location == tensor.location:
+            return field.raw
+        where = wire.external_entries(location, tensor.offset, tensor.nbytes)
+        return wire.message(wire.INITIALIZER, wire.without_data(field) + where)
 
     def graph_sha256(self) -> str:
         """Return the hash of the model without its metadata, wherever its weights are stored."""
         digest = hashlib.sha256()
         with mapped(self.path) as buffer:
-            for f in fields(buffer):
-                if f.number not in (METADATA, GRAPH):
-                    digest.update(buffer[f.start : f.end])
-            tensors = iter(self.initializers)
-            for f in graph_fields(buffer):
-                if f.number == INITIALIZER and (tensor := next(tensors)).nbytes >= 0:
-                    digest.update(without_data(buffer, f))
-                    for chunk in self.chunks(buffer, tensor):
-                        digest.update(chunk)
-                else:
-                    digest.update(buffer[f.start : f.end])
+            for f in wire.fields(buffer):
+                if f.number not in (wire.METADATA, wire.GRAPH):
+                    digest.update(f.raw)
+            for f in wire.graph_fields(buffer):
+                tensor = wire.parse_initializer(f) if f.number == wire.INITIALIZER else None
+                if tensor is None or tensor.nbytes < 0:
+                    digest.update(f.raw)
+                    continue
+                digest.update(wire.without_data(f))
+                for chunk in self.chunks(buffer, tensor):
+                    digest.update(chunk)
         return digest.hexdigest()
 
-    def chunks(self, buffer: memoryview, tensor: Initializer) -> Iterator[bytes]:
+    def chunks(self, buffer: memoryview, tensor: wire.Initializer) -> Iterator[bytes]:
         """Yield the data of an initializer, piece by piece.
 
         Args:
@@ -320,47 +271,32 @@ def _checkpoint_kind(buffer: memoryview) -> str:
 
 
 def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
-    ir_version, producer, opsets, metadata = 0, [], {}, {}
-    for f in fields(buffer):
-        if f.number == IR_VERSION and not f.is_bytes:
-            ir_version = f.value
-        elif f.number in (PRODUCER, PRODUCER_VERSION):
-            producer.append(text(buffer, f))
-        elif f.number == OPSET:
-            entry = {p.number: p for p in fields(buffer, f.value, f.end)}
-            domain = text(buffer, entry[1]) if 1 in entry else ""
-            opsets[domain if domain != "ai.onnx" else ""] = entry[2].value if 2 in entry else 0
-        elif f.number == METADATA:
-            entry = {p.number: p for p in fields(buffer, f.value, f.end)}
-            key, value = (text(buffer, entry[n]) if n in entry else "" for n in (1, 2))
-            metadata[key] = value
-    graph_name = ""
-    inputs: list[TensorSpec] = []
-    outputs: list[TensorSpec] = []
-    nodes: list[Node] = []
-    initializers: list[Initializer] = []
-    for f in graph_fields(buffer):
-        if f.number == GRAPH_NAME:
-            graph_name = text(buffer, f)
-        elif f.number == NODE:
-            nodes.append(parse_node(buffer, f))
-        elif f.number == INITIALIZER:
-            initializers.append(parse_initializer(buffer, f))
-        elif f.number in (INPUT, OUTPUT):
-            (inputs if f.number == INPUT else outputs).append(parse_value(buffer, f))
-    if not ir_version or not opsets or not outputs:
-        raise WireError("no IR version, operator set or graph output in it")
+    model: defaultdict[int, list[wire.Field]] = defaultdict(list)  # fields by number
+    graph: defaultdict[int, list[wire.Field]] = defaultdict(list)
+    for parts, found in ((model, wire.fields(buffer)), (graph, wire.graph_fields(buffer))):
+        for f in found:
+            parts[f.number].append(f)
+    if not (model[wire.IR_VERSION] and model[wire.OPSET] and graph[wire.OUTPUT]):
+        raise wire.WireError("no IR version, operator set or graph output in it")
+    opsets = {}
+    for f in model[wire.OPSET]:
+        entry = {part.number: part for part in f.fields()}
+        domain = entry[1].text if 1 in entry else ""
+        opsets["" if domain == "ai.onnx" else domain] = entry[2].value if 2 in entry else 0
+    metadata = [f.texts() for f in model[wire.METADATA]]
+    initializers = tuple(map(wire.parse_initializer, graph[wire.INITIALIZER]))
     constants = {tensor.name for tensor in initializers}
+    inputs = map(wire.parse_value, graph[wire.INPUT])
     return OnnxFile(
         path=path,
         size_bytes=len(buffer),
-        ir_version=ir_version,
-        producer=" ".join(producer),
+        ir_version=model[wire.IR_VERSION][-1].value,
+        producer=" ".join(f.text for f in model[wire.PRODUCER] + model[wire.PRODUCER_VERSION]),
         opsets=opsets,
-        metadata=metadata,
-        graph_name=graph_name,
+        metadata={entry.get(1, ""): entry.get(2, "") for entry in metadata},
+        graph_name="".join(f.text for f in graph[wire.GRAPH_NAME]),
         inputs=tuple(spec for spec in inputs if spec.name not in constants),
-        outputs=tuple(outputs),
-        nodes=tuple(nodes),
-        initializers=tuple(initializers),
+        outputs=tuple(map(wire.parse_value, graph[wire.OUTPUT])),
+        nodes=tuple(map(wire.parse_node, graph[wire.NODE])),
+        initializers=initializers,
     )

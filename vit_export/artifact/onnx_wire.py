@@ -7,7 +7,7 @@ by field from a memory map, and written as a sequence of byte strings. The forma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,22 +36,32 @@ class WireError(ValueError):
 
 
 class Field(NamedTuple):
-    """One field of a message.
+    """One field of a message, in the buffer of its file."""
 
-    Attributes:
-        number: Field number.
-        start: Offset of the field's tag in the buffer.
-        end: Offset after the field.
-        value: The integer of a varint or fixed-width field; for a length-delimited field the
-            offset of its payload.
-        is_bytes: Whether the field is length-delimited.
-    """
-
+    buffer: memoryview
     number: int
-    start: int
-    end: int
-    value: int
-    is_bytes: bool
+    start: int  # offset of the field's tag
+    end: int  # offset after the field
+    value: int  # the number; of a length-delimited field, the offset of its payload
+    is_bytes: bool  # whether the field is length-delimited
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes of the field, its tag included."""
+        return bytes(self.buffer[self.start : self.end])
+
+    @property
+    def text(self) -> str:
+        """The payload as text."""
+        return str(self.buffer[self.value : self.end], "utf-8")
+
+    def fields(self) -> Iterator[Field]:
+        """Yield the fields of the message in the payload."""
+        return fields(self.buffer, self.value, self.end)
+
+    def texts(self) -> dict[int, str]:
+        """Return the texts in the message in the payload, by field number."""
+        return {f.number: f.text for f in self.fields()}
 
 
 def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterator[Field]:
@@ -79,7 +89,7 @@ def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterat
             raise WireError(f"wire type {wire_type} at byte {at}")
         if after > stop:
             raise WireError(f"a field reaches {after - stop} bytes beyond the end")
-        yield Field(number, at, after, value, wire_type == BYTES)
+        yield Field(buffer, number, at, after, value, wire_type == BYTES)
         at = after
 
 
@@ -105,13 +115,13 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def packed_varints(buffer: memoryview, field: Field) -> list[int]:
+def packed_varints(field: Field) -> list[int]:
     """Return the integers of a repeated field: all when it is packed, otherwise one."""
     if not field.is_bytes:
         return [signed(field.value)]
     values, at = [], field.value
     while at < field.end:
-        value, at = read_varint(buffer, at, field.end)
+        value, at = read_varint(field.buffer, at, field.end)
         values.append(signed(value))
     return values
 
@@ -153,114 +163,99 @@ class Node:
 
 @dataclass(frozen=True)
 class Initializer:
-    """One constant of the graph, and where its bytes are.
-
-    Attributes:
-        location: File name relative to the .onnx file; empty when it is inside.
-        offset: Byte offset of the data in that file; -1 when it is not stored raw.
-        nbytes: Size of the data; -1 when it is not stored raw, or reaches to the file's end.
-    """
+    """One constant of the graph, and where its bytes are."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    location: str
-    offset: int
-    nbytes: int
-
-
-def text(buffer: memoryview, field: Field) -> str:
-    """Return a string field."""
-    return str(buffer[field.value : field.end], "utf-8")
+    location: str  # file name relative to the .onnx file; empty when the data is inside
+    offset: int  # of the data in that file, in bytes; -1 when it is not stored raw
+    nbytes: int  # size of the data; -1 when it is not stored raw, or reaches to the file's end
 
 
 def graph_fields(buffer: memoryview) -> Iterator[Field]:
     """Yield the fields of the GraphProto."""
     for part in fields(buffer):
         if part.number == GRAPH:
-            yield from fields(buffer, part.value, part.end)
+            yield from part.fields()
 
 
-def parse_node(buffer: memoryview, node: Field) -> Node:
+def parse_node(node: Field) -> Node:
     """Return a NodeProto without its attributes: input 1, output 2, op_type 4, domain 7."""
     texts: dict[int, list[str]] = {1: [], 2: [], 4: [""], 7: [""]}
-    for f in fields(buffer, node.value, node.end):
+    for f in node.fields():
         if f.number in texts:
-            texts[f.number].append(text(buffer, f))
+            texts[f.number].append(f.text)
     return Node(texts[4][-1], texts[7][-1], tuple(texts[1]), tuple(texts[2]))
 
 
-def parse_initializer(buffer: memoryview, tensor: Field) -> Initializer:
+def parse_initializer(tensor: Field) -> Initializer:
     """Return a TensorProto without its data."""
     name, dtype, shape, location, offset, nbytes = "", 0, [], "", -1, -1
-    for f in fields(buffer, tensor.value, tensor.end):
+    for f in tensor.fields():
         if f.number == _DIMS:
-            shape.extend(packed_varints(buffer, f))
+            shape.extend(packed_varints(f))
         elif f.number == _DATA_TYPE:
             dtype = f.value
         elif f.number == _TENSOR_NAME:
-            name = text(buffer, f)
+            name = f.text
         elif f.number == RAW_DATA:
             offset, nbytes = f.value, f.end - f.value
         elif f.number == _EXTERNAL:
-            entry = {p.number: text(buffer, p) for p in fields(buffer, f.value, f.end)}
+            entry = f.texts()
             if entry.get(1) == "location":
                 location, offset = entry.get(2, ""), max(offset, 0)
             elif entry.get(1) == "offset":
                 offset = int(entry[2])
             elif entry.get(1) == "length":
                 nbytes = int(entry[2])
-    named = DTYPES.get(dtype, f"type {dtype}")
-    return Initializer(name, named, tuple(shape), location, offset, nbytes)
+    return Initializer(name, _dtype_name(dtype), tuple(shape), location, offset, nbytes)
 
 
-def parse_value(buffer: memoryview, value: Field) -> TensorSpec:
+def parse_value(value: Field) -> TensorSpec:
     """Return a ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
-    name, dtype, shape = "", 0, []
-    for f in fields(buffer, value.value, value.end):
-        if f.number == 1:
-            name = text(buffer, f)
-    for part in _inner(buffer, value, 2, 1):
-        if part.number == 1:
-            dtype = part.value
-        elif part.number == 2:
-            dims = fields(buffer, part.value, part.end)
-            shape = [_parse_dimension(buffer, dim) for dim in dims if dim.number == 1]
-    return TensorSpec(name, DTYPES.get(dtype, f"type {dtype}"), tuple(shape))
+    dtype = max((f.value for f in _inside(value, 2, 1, 1)), default=0)
+    shape = tuple(map(_parse_dimension, _inside(value, 2, 1, 2, 1)))
+    name = "".join(f.text for f in _inside(value, 1))
+    return TensorSpec(name, _dtype_name(dtype), shape)
 
 
-def _inner(buffer: memoryview, outer: Field, *path: int) -> Iterator[Field]:
-    """Yield the fields of the messages under a path of field numbers."""
-    for f in fields(buffer, outer.value, outer.end):
-        if not path:
-            yield f
-        elif f.number == path[0]:
-            yield from _inner(buffer, f, *path[1:])
+def _dtype_name(number: int) -> str:
+    return DTYPES.get(number, f"type {number}")
 
 
-def _parse_dimension(buffer: memoryview, dim: Field) -> int | str:
-    for f in fields(buffer, dim.value, dim.end):
+def _inside(outer: Field, *path: int) -> Iterator[Field]:
+    """Yield the fields at a path of field numbers, through the messages on the way."""
+    for f in outer.fields():
+        if f.number == path[0]:
+            yield from _inside(f, *path[1:]) if path[1:] else (f,)
+
+
+def _parse_dimension(dim: Field) -> int | str:
+    for f in dim.fields():
         if f.number == 1:
             size = signed(f.value)
             return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
         if f.number == 2:
-            return text(buffer, f)
+            return f.text
     return "?"
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
     """Return the fields of a TensorProto that say where its data is; no length below 0."""
-    pairs = [("location", location), ("offset", str(offset))]
+    pairs = {"location": location, "offset": str(offset)}
     if nbytes >= 0:
-        pairs.append(("length", str(nbytes)))
-    entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in pairs)
-    return b"".join(message(_EXTERNAL, e) for e in entries) + integer(_LOCATION, _STORED_ELSEWHERE)
+        pairs["length"] = str(nbytes)
+    return string_map(_EXTERNAL, pairs) + integer(_LOCATION, _STORED_ELSEWHERE)
 
 
-def without_data(buffer: memoryview, tensor: Field) -> bytes:
+def string_map(number: int, entries: Mapping[str, str]) -> bytes:
+    """Encode a repeated field of StringStringEntryProto messages: key 1, value 2."""
+    pairs = (message(1, k.encode()) + message(2, v.encode()) for k, v in entries.items())
+    return b"".join(message(number, pair) for pair in pairs)
+
+
+def without_data(tensor: Field) -> bytes:
     """Return the fields of a TensorProto, without its data and its location."""
-    return b"".join(
-        bytes(buffer[f.start : f.end])
-        for f in fields(buffer, tensor.value, tensor.end)
-        if f.number not in (RAW_DATA, _EXTERNAL, _LOCATION)
-    )
+    dropped = (RAW_DATA, _EXTERNAL, _LOCATION)
+    return b"".join(f.raw for f in tensor.fields() if f.number not in dropped)

@@ -8,24 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from vit_export.artifact import onnx_wire as wire
 from vit_export.artifact.onnx_reader import OnnxFile, mapped
-from vit_export.artifact.onnx_wire import (
-    GRAPH,
-    INITIALIZER,
-    METADATA,
-    MIN_EXTERNAL_BYTES,
-    OUTPUT,
-    RAW_DATA,
-    Initializer,
-    external_entries,
-    fields,
-    graph_fields,
-    header,
-    message,
-    without_data,
-)
 from vit_export.errors import ArtifactError
 
 MAX_INLINE_BYTES = 2**31 - 1  # a protobuf message cannot be larger
@@ -65,21 +50,21 @@ def pack(
                 hint="store the weights as external data",
             )
         with destination.open("wb") as out:
-            for f in fields(buffer):
-                if f.number not in (GRAPH, METADATA):
-                    out.write(buffer[f.start : f.end])
-            out.write(header(GRAPH, graph_size))
+            for f in wire.fields(buffer):
+                if f.number not in (wire.GRAPH, wire.METADATA):
+                    out.write(f.raw)
+            out.write(wire.header(wire.GRAPH, graph_size))
             for part in plan:
                 out.write(part.head)
-                if part.inline_bytes:
-                    _copy(source, buffer, part.tensor, out)
-            out.write(_encode_metadata(metadata))
+                if part.tensor is not None and part.inline_bytes:
+                    out.writelines(source.chunks(buffer, part.tensor))
+            out.write(wire.string_map(wire.METADATA, metadata))
         if external_name:
             with (destination.parent / external_name).open("wb") as out:
                 for part in plan:
                     if part.tensor is not None and not part.inline_bytes:
                         out.write(b"\0" * (-out.tell() % ALIGNMENT))
-                        _copy(source, buffer, part.tensor, out)
+                        out.writelines(source.chunks(buffer, part.tensor))
 
 
 @dataclass(frozen=True)
@@ -87,51 +72,38 @@ class _Part:
     """A piece of the graph to write, and the tensor whose weights follow it."""
 
     head: bytes
-    tensor: Initializer | None = None
+    tensor: wire.Initializer | None = None
     inline_bytes: int = 0
 
 
 def _plan(
     source: OnnxFile, buffer: memoryview, outputs: Collection[str], external_name: str
 ) -> Iterator[_Part]:
-    initializers = iter(source.initializers)
-    graph_outputs = iter(source.outputs)
     at = 0  # in the external file
-    for f in graph_fields(buffer):
-        if f.number == OUTPUT and next(graph_outputs).name not in outputs:
+    for f in wire.graph_fields(buffer):
+        if f.number == wire.OUTPUT and wire.parse_value(f).name not in outputs:
             continue
-        if f.number != INITIALIZER:
-            yield _Part(bytes(buffer[f.start : f.end]))
+        if f.number != wire.INITIALIZER:
+            yield _Part(f.raw)
             continue
-        tensor = next(initializers)
-        if tensor.nbytes < 0 and tensor.location:
-            raise ArtifactError(
-                f"{source.path}: the external data of {tensor.name!r} has no length"
-            )
+        tensor = wire.parse_initializer(f)
         if tensor.nbytes < 0:
-            yield _Part(bytes(buffer[f.start : f.end]))
+            if tensor.location:
+                raise ArtifactError(
+                    f"{source.path}: the external data of {tensor.name!r} has no length"
+                )
+            yield _Part(f.raw)
             continue
-        rest = without_data(buffer, f)
-        if external_name and tensor.nbytes >= MIN_EXTERNAL_BYTES:
+        rest = wire.without_data(f)
+        if external_name and tensor.nbytes >= wire.MIN_EXTERNAL_BYTES:
             at += -at % ALIGNMENT
-            where = external_entries(external_name, at, tensor.nbytes)
+            where = wire.external_entries(external_name, at, tensor.nbytes)
             at += tensor.nbytes
-            yield _Part(message(INITIALIZER, rest + where), tensor)
+            yield _Part(wire.message(wire.INITIALIZER, rest + where), tensor)
         else:
-            data = header(RAW_DATA, tensor.nbytes)
+            data = wire.header(wire.RAW_DATA, tensor.nbytes)
             size = len(rest) + len(data) + tensor.nbytes
-            yield _Part(header(INITIALIZER, size) + rest + data, tensor, tensor.nbytes)
-
-
-def _copy(source: OnnxFile, buffer: memoryview, tensor: Initializer | None, out: BinaryIO) -> None:
-    if tensor is not None:
-        for chunk in source.chunks(buffer, tensor):
-            out.write(chunk)
-
-
-def _encode_metadata(metadata: Mapping[str, str]) -> bytes:
-    entries = (message(1, k.encode()) + message(2, v.encode()) for k, v in metadata.items())
-    return b"".join(message(METADATA, entry) for entry in entries)
+            yield _Part(wire.header(wire.INITIALIZER, size) + rest + data, tensor, tensor.nbytes)
 
 
 def stamp(path: Path, metadata: Mapping[str, str]) -> None:
@@ -141,13 +113,15 @@ def stamp(path: Path, metadata: Mapping[str, str]) -> None:
         ArtifactError: Other fields follow the metadata.
     """
     with mapped(path) as buffer:
-        parts = [(f.number == METADATA, f.start) for f in fields(buffer)]
         end = len(buffer)
-    first = next((i for i, (is_metadata, _) in enumerate(parts) if is_metadata), len(parts))
-    if not all(is_metadata for is_metadata, _ in parts[first:]):
-        raise ArtifactError(f"{path}: metadata stands between other fields, expected at the end")
-    keep = parts[first][1] if first < len(parts) else end
+        for f in wire.fields(buffer):
+            if f.number == wire.METADATA:
+                end = min(end, f.start)
+            elif f.start > end:
+                raise ArtifactError(
+                    f"{path}: metadata stands between other fields, expected at the end"
+                )
     with path.open("r+b") as out:
-        out.truncate(keep)
-        out.seek(keep)
-        out.write(_encode_metadata(metadata))
+        out.truncate(end)
+        out.seek(end)
+        out.write(wire.string_map(wire.METADATA, metadata))

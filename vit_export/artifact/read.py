@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.engine_sidecar import Sidecar
-from vit_export.artifact.manifest import Manifest, Preprocess
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import UsageError
 
 

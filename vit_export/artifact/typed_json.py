@@ -8,10 +8,20 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from vit_export.errors import ArtifactError, ConfigError
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Record")
+
+
+class Record(Struct, frozen=True):
+    """Base of the classes that are stored, with a method to change a copy."""
+
+    def replace(self: R, **changes: Any) -> R:
+        """Return a copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
 def decode(text: str, kind: type[T], *, newest: int, what: str, hint: str) -> T:

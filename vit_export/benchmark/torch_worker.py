@@ -62,6 +62,7 @@ class TorchRunner:
     """
 
     precision = "fp32"
+    profile: tuple[int, int, int] | None = None
 
     def __init__(
         self,

@@ -13,9 +13,8 @@ from vit_export.checkpoint.layouts.rules import Layout
 from vit_export.checkpoint.metadata import CONFIG, PROCESSOR, Metadata
 from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.variants import IDENTITY, VARIANTS, ViTConfig, parse_field
+from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
-PREPARATION = ("mean", "std", "crop_pct", "interpolation")
 # fields that tensors show beyond doubt, so that no other claim may contradict them
 DECIDED_BY_TENSORS = (
     "embed_dim",
@@ -34,42 +33,25 @@ WANTED = ("img_size", "num_classes")  # fields of the model wanted, which may di
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about one config field.
-
-    Attributes:
-        field: Name of the field.
-        value: Its value.
-        source: Who states it, e.g. `"config.json"`.
-        decisive: A decisive claim must agree with all other decisive claims about its field.
-    """
+    """A statement about one config field."""
 
     field: str
     value: Any
-    source: str
-    decisive: bool = False
+    source: str  # who states it, e.g. "config.json"
+    decisive: bool = False  # it must agree with all other decisive claims about its field
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The model that a checkpoint was saved from.
+    """The model that a checkpoint was saved from."""
 
-    Attributes:
-        config: With the file's image size and number of classes.
-        inferred: Config fields that the tensors' shapes show.
-        assumed: Fields that did not come from the file, each with its value and source.
-    """
-
-    config: ViTConfig
-    inferred: Mapping[str, Any]
-    assumed: Mapping[str, str]
+    config: ViTConfig  # with the file's image size and number of classes
+    inferred: Mapping[str, Any]  # config fields that the tensors' shapes show
+    assumed: Mapping[str, str]  # fields that did not come from the file: value and source
 
 
 def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
-    """Return the config fields that shapes show, `img_size` excepted.
-
-    Args:
-        state: Meta tensors under our names.
-        source: Name of the file, for messages.
+    """Return the config fields that the shapes of meta tensors show, `img_size` excepted.
 
     Raises:
         CheckpointError: A block is missing, or patches are not square.
@@ -105,7 +87,10 @@ def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str,
             )
     hidden = next((w for b in blocks if (w := _axis(state, f"blocks.{b}.mlp.fc1.weight", 0))), None)
     if hidden and "embed_dim" in fields:
-        fields["mlp_ratio"] = _ratio(hidden, fields["embed_dim"])
+        ratio = hidden / (width := fields["embed_dim"])
+        if int(width * ratio) < hidden:  # despite rounding, int(width * ratio) is hidden
+            ratio = math.nextafter(ratio, math.inf)
+        fields["mlp_ratio"] = ratio
     return fields
 
 
@@ -117,12 +102,6 @@ def _axis(state: Mapping[str, Tensor], name: str, axis: int) -> int | None:
 def _rows(state: Mapping[str, Tensor], layer: str) -> int:
     """Output width of a layer; 0 where the file has neither its weight nor its bias."""
     return _axis(state, f"{layer}.weight", 0) or _axis(state, f"{layer}.bias", 0) or 0
-
-
-def _ratio(hidden: int, width: int) -> float:
-    """The ratio with int(width * ratio) == hidden, despite rounding."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def resolve(
@@ -142,17 +121,8 @@ def resolve(
     Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
     checkpoint, defaults of its library. Fields without any claim are those of the variant.
 
-    Args:
-        state: Meta tensors under our names, in our shapes.
-        layout: Layout of the file.
-        metadata: Contents of the files beside it.
-        own: The config inside a file of vit-export.
-        variant: The variant that the user names.
-        overrides: Config fields set by the user; `img_size` and `num_classes` describe the model
-            wanted, not the file.
-        num_heads: Number of heads, where shapes show it.
-        source: Name of the file, for messages.
-        stem: Name of the model where it is no variant.
+    `state` are meta tensors under our names, `own` is the config inside a file of vit-export, and
+    `num_heads` is known where shapes show it. A model that is no variant is named `stem`.
 
     Raises:
         CheckpointError: A claim contradicts the tensors, or a field is unknown.
@@ -161,18 +131,13 @@ def resolve(
     inferred = fields_from_shapes(state, source=source)
     if num_heads:
         inferred["num_heads"] = num_heads
-    beside = [
-        Claim(name, value, file, name in DECIDED_BY_TENSORS)
-        for file, fields in metadata.fields.items()
-        for name, value in fields.items()
-    ]
     trained = trained_size(
         state.get("pos_embed") if "patch_size" in inferred else None,
         patch_size=inferred.get("patch_size", 1),
         num_prefix_tokens=2 if inferred["distilled"] else 1,
         sizes={
             OWN: own.img_size if own else None,
-            **{claim.source: claim.value for claim in beside if claim.field == "img_size"},
+            **{file: fields.get("img_size") for file, fields in metadata.fields.items()},
             USER: overrides.get("img_size"),
             **({f"variant {variant.variant}": variant.img_size} if variant else {}),
         },
@@ -181,25 +146,32 @@ def resolve(
     if trained is not None:
         inferred["img_size"] = trained[0]
     decided = {*DECIDED_BY_TENSORS, *(["num_heads"] if num_heads or own else [])}
+    plain = ViTConfig(variant="")
+    settings = {
+        name: parse_field(name, value, getattr(plain, name)) if name in decided else value
+        for name, value in overrides.items()
+        if name not in WANTED
+    }
     claims = [
-        *_settings(overrides, decided),
-        *(_claims_of(own, OWN, decided) if own else []),
-        *(Claim(name, value, TENSORS, True) for name, value in inferred.items()),
-        *beside,
-        *_library_defaults(layout, inferred),
+        *_claims(settings, USER, decided),
+        *_claims(vars(own) if own else {}, OWN, decided),
+        *_claims(inferred, TENSORS, set(inferred)),
     ]
+    for file, fields in metadata.fields.items():
+        claims += _claims(fields, file, set(DECIDED_BY_TENSORS))
+    for name, (value, origin) in layout.assumed.items():
+        if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value)):
+            claims.append(Claim(name, value, origin))
     of_variant = decided if "img_size" in overrides else {*decided, "img_size"}
-    _check_conflicts(
-        [*claims, *(_claims_of(variant, variant.variant, of_variant) if variant else [])],
-        source=source,
-    )
-    known = own or variant or _matching(inferred)
+    of_variants = _claims(vars(variant), variant.variant, of_variant) if variant else []
+    _check_conflicts([*claims, *of_variants], source=source)
     if not any(claim.field == "num_heads" for claim in claims):
-        claims.append(_heads(inferred, layout=layout, variant=variant, known=known, source=source))
+        claims.append(_heads(inferred, layout=layout, variant=variant, source=source))
     winners: dict[str, Claim] = {}
     for claim in claims:
         winners.setdefault(claim.field, claim)
     _check_channels(winners, inferred, source=source)
+    known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
     try:
         config = base.replace({name: claim.value for name, claim in winners.items()})
@@ -217,40 +189,16 @@ def resolve(
     return Architecture(config=config, inferred=inferred, assumed={**assumed, **metadata.notes})
 
 
-def _settings(overrides: Mapping[str, Any], decided: Set[str]) -> list[Claim]:
-    """The user's claims; a decisive one is converted to the type of its field."""
-    plain = ViTConfig(variant="")
-    return [
-        Claim(name, parse_field(name, value, getattr(plain, name)), USER, True)
-        if name in decided
-        else Claim(name, value, USER)
-        for name, value in overrides.items()
-        if name not in WANTED
-    ]
-
-
-def _claims_of(config: ViTConfig, source: str, decisive: Set[str]) -> list[Claim]:
+def _claims(fields: Mapping[str, Any], source: str, decisive: Set[str]) -> list[Claim]:
     return [
         Claim(name, value, source, name in decisive)
-        for name, value in vars(config).items()
+        for name, value in fields.items()
         if name not in IDENTITY
     ]
 
 
-def _library_defaults(layout: Layout, inferred: Mapping[str, Any]) -> list[Claim]:
-    return [
-        Claim(name, value, origin)
-        for name, (value, origin) in layout.assumed.items()
-        if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value))
-    ]
-
-
 def _check_conflicts(claims: Sequence[Claim], *, source: str) -> None:
-    """Raise one error with every decisive claim that contradicts the file.
-
-    Raises:
-        CheckpointError: There is one.
-    """
+    """Raise one CheckpointError with every decisive claim that contradicts the file."""
     decisive = [claim for claim in claims if claim.decisive]
     in_file = {claim.field: claim for claim in decisive if claim.source == OWN}
     in_file |= {claim.field: claim for claim in decisive if claim.source == TENSORS}
@@ -290,27 +238,17 @@ def _matching(inferred: Mapping[str, Any]) -> ViTConfig | None:
 
 
 def _heads(
-    inferred: Mapping[str, Any],
-    *,
-    layout: Layout,
-    variant: ViTConfig | None,
-    known: ViTConfig | None,
-    source: str,
+    inferred: Mapping[str, Any], *, layout: Layout, variant: ViTConfig | None, source: str
 ) -> Claim:
-    """The number of heads of the variant, or of one with the same widths and depth.
-
-    Raises:
-        CheckpointError: The number is unknown.
-    """
-    if variant is not None:
-        return Claim("num_heads", variant.num_heads, f"variant {variant.variant}")
-    if layout.heads_in_table:
-        for config in (known, *VARIANTS.values()):
-            if config is not None and all(
-                inferred.get(name) == getattr(config, name)
-                for name in ("embed_dim", "depth", "mlp_ratio")
-            ):
-                return Claim("num_heads", config.num_heads, f"variant {config.variant}")
+    """The number of heads of the variant, or of one with the same widths and depth."""
+    candidates = [config for config in (_matching(inferred), *VARIANTS.values()) if config]
+    widths = ("embed_dim", "depth", "mlp_ratio")
+    alike = (
+        c for c in candidates if all(inferred.get(name) == getattr(c, name) for name in widths)
+    )
+    config = variant or (next(alike, None) if layout.heads_in_table else None)
+    if config is not None:
+        return Claim("num_heads", config.num_heads, f"variant {config.variant}")
     width = inferred.get("embed_dim", 0)
     fits = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0 and width // n >= 4)
     raise CheckpointError(
@@ -327,9 +265,9 @@ def _check_channels(
     channels = inferred.get("in_chans", 0)
     for name in ("mean", "std"):
         claim = winners.get(name)
-        if claim is None or claim.source not in (CONFIG, PROCESSOR):
+        if claim is None or claim.source not in (CONFIG, PROCESSOR) or not channels:
             continue
-        if channels and len(claim.value) != channels:
+        if len(claim.value) != channels:
             field = f"image_{name}" if claim.source == PROCESSOR else name
             raise CheckpointError(
                 f"{source}: the model has {channels} channels, and {claim.source} beside it has "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -26,17 +26,12 @@ def blank_model(config: ViTConfig) -> VisionTransformer:
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shapes:
-    """The tensors of a file after their conversion, without data.
+    """The tensors of a file after their conversion, by our names."""
 
-    Attributes:
-        converted: Meta tensors under our names.
-        failed: Our names of tensors that cannot be converted, each with the reason.
-    """
-
-    converted: Mapping[str, Tensor]
-    failed: Mapping[str, str]
+    converted: Mapping[str, Tensor]  # meta tensors
+    failed: Mapping[str, str]  # the reason why a tensor cannot be converted
 
 
 def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
@@ -55,7 +50,7 @@ def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in sources)
             reason = str(error).splitlines()[0]
             failed[step.target] = f"checkpoint {shapes} cannot be converted ({reason})"
-    return Shapes(converted=converted, failed=failed)
+    return Shapes(converted, failed)
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -63,44 +58,30 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def check_shapes(
-    shapes: Shapes, binding: Binding, *, config: ViTConfig, dropped: Iterable[str], source: str
+    shapes: Shapes, binding: Binding, *, config: ViTConfig, dropped: Set[str], source: str
 ) -> None:
-    """Check that the tensors of a file are those of a model.
-
-    Args:
-        shapes: The converted tensors.
-        binding: The layout applied to the file.
-        config: Architecture of the file's model.
-        dropped: Our names that are not taken from the file.
-        source: Name of the file, for messages.
+    """Check that the tensors of a file are those of a model, except for the names in `dropped`.
 
     Raises:
         CheckpointError: Listing every tensor that is missing, unexpected or of another shape.
     """
     expected = blank_model(config).state_dict()
-    sources = {step.target: step.sources for step in binding.steps}
-    skip = set(dropped)
-    wrong = [f"  ! {name}: {reason}" for name, reason in shapes.failed.items() if name not in skip]
+    sources = {step.target: ", ".join(step.sources) for step in binding.steps}
+    wrong = [f"  ! {name}: {why}" for name, why in shapes.failed.items() if name not in dropped]
     missing = []
     for name, tensor in expected.items():
-        if name in skip or name in shapes.failed:
+        if name in dropped or name in shapes.failed:
             continue
-        converted = shapes.converted.get(name)
-        if converted is None:
+        if name not in shapes.converted:
             lacking = binding.incomplete.get(name)
             detail = f" (lacks {', '.join(lacking)})" if lacking else ""
             missing.append(f"  - {name}: in the model, not in the checkpoint{detail}")
-        elif converted.shape != tensor.shape:
-            detail = "" if sources[name] == (name,) else f" (from {', '.join(sources[name])})"
-            wrong.append(
-                f"  ! {name}: checkpoint {tuple(converted.shape)}, model {tuple(tensor.shape)}"
-                + detail
-            )
-    surplus = [
-        ", ".join(sources[name])
-        for name in shapes.converted
-        if name not in expected and name not in skip
-    ]
+            continue
+        found, wanted = tuple(shapes.converted[name].shape), tuple(tensor.shape)
+        if found != wanted:
+            detail = f" (from {sources[name]})" if sources[name] != name else ""
+            wrong.append(f"  ! {name}: checkpoint {found}, model {wanted}{detail}")
+    surplus = [sources[n] for n in shapes.converted if n not in expected and n not in dropped]
     unexpected = [
         f"  + {name}: in the checkpoint, not in the model"
         for name in (*surplus, *binding.unexpected)
@@ -141,11 +122,8 @@ def assemble(
 ) -> tuple[VisionTransformer, Account]:
     """Build a model and fill it, with one tensor of the file in memory at a time.
 
-    Args:
-        file: The weights.
-        steps: Tensors to load; all others of the model become zero.
-        source_config: Architecture of the file's model.
-        config: The architecture wanted: the same, or with another image size or head.
+    Tensors of the model that no step fills become zero. Positions are resampled where the two
+    configs, of the file's model and of the model wanted, differ in their grid.
 
     Raises:
         CheckpointError: A tensor contains NaN or Inf.
@@ -153,16 +131,21 @@ def assemble(
     model, account = blank_model(config), Account()
     conversions: Counter[str] = Counter()
     not_finite: list[str] = []
+    old, new = source_config.grid_hw, config.grid_hw
     for step in steps:
         data = [file.read(name) for name in step.sources]
-        for tensor in data:
-            if tensor.dtype != torch.float32:
-                conversions[f"{_dtype(tensor)} -> float32"] += 1
-        value = step.conversion.apply(*data)
+        conversions.update(
+            f"{_dtype(tensor)} -> float32" for tensor in data if tensor.dtype != torch.float32
+        )
         if step.conversion.label:
             conversions[step.conversion.label] += len(data)
-        if step.target == "pos_embed" and source_config.grid_hw != config.grid_hw:
-            value = _resample(value, source_config, config, account)
+        value = step.conversion.apply(*data)
+        if step.target == "pos_embed" and old != new:
+            value = resample_pos_embed(
+                value, source=old, target=new, num_prefix_tokens=config.num_prefix_tokens
+            )
+            grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old, new))
+            account.changes.append(f"pos_embed resampled: {grids} patches, bicubic with antialias")
             account.resampled += step.sources
         else:
             account.used += step.sources
@@ -182,19 +165,6 @@ def assemble(
     if account.reinitialised:
         account.changes.append(f"re-initialised to zero: {', '.join(account.reinitialised)}")
     return model, account
-
-
-def _resample(
-    pos_embed: Tensor, source_config: ViTConfig, config: ViTConfig, account: Account
-) -> Tensor:
-    old, new = ("x".join(map(str, c.grid_hw)) for c in (source_config, config))
-    account.changes.append(f"pos_embed resampled: {old} -> {new} patches, bicubic with antialias")
-    return resample_pos_embed(
-        pos_embed,
-        source=source_config.grid_hw,
-        target=config.grid_hw,
-        num_prefix_tokens=config.num_prefix_tokens,
-    )
 
 
 def _fill(model: nn.Module, name: str, value: Tensor) -> bool:

@@ -7,34 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from vit_export.checkpoint.metadata import CONFIG, PROCESSOR
+from vit_export.checkpoint.tensor_files import FOLDER_NAMES
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.variants import VARIANTS, ViTConfig
 
-WEIGHTS = (
-    *("model.safetensors", "model.safetensors.index.json"),
-    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
-BESIDE = ("config.json", "preprocessor_config.json")
+BESIDE = (CONFIG, PROCESSOR)
 DOWNLOADS = (  # tried in turn until there are weights
-    (*WEIGHTS[:2], "model-*.safetensors", *BESIDE),
-    (*WEIGHTS[2:], "pytorch_model-*.bin", *BESIDE),
+    (*FOLDER_NAMES[:2], "model-*.safetensors", *BESIDE),
+    (*FOLDER_NAMES[2:], "pytorch_model-*.bin", *BESIDE),
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """Path of weights, and their name without the folders of this machine.
+    """Path of weights, and their name without the folders of this machine."""
 
-    Attributes:
-        path: The weights file or folder.
-        name: Base name, or `owner/name@commit` of a repository.
-        stem: Name for a model that is no variant.
-    """
-
-    path: Path
-    name: str
-    stem: str
+    path: Path  # of a file or folder
+    name: str  # base name, or `owner/name@commit` of a repository
+    stem: str  # name for a model that is no variant
 
 
 def fetch(source: str, *, variant: ViTConfig | None) -> Location:
@@ -43,9 +35,7 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Location:
     The environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT,
     HF_HOME, HF_TOKEN.
 
-    Args:
-        source: `hub` for the variant's repository, or `hf:owner/name[@revision]`.
-        variant: Needed for `hub`.
+    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`.
 
     Raises:
         UsageError: The source names no repository.
@@ -79,13 +69,10 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Location:
         raise _unreachable(repository, huggingface_hub.constants)
     if path is None:
         raise CheckpointError(
-            f"{repository} holds no weights: expected one of {', '.join(WEIGHTS)}"
+            f"{repository} holds no weights: expected one of {', '.join(FOLDER_NAMES)}"
         )
-    return Location(
-        path=path,
-        name=f"{repository}@{path.parent.name}",
-        stem=repository.rpartition("/")[2],
-    )
+    name = f"{repository}@{path.parent.name}"
+    return Location(path=path, name=name, stem=repository.rpartition("/")[2])
 
 
 def _repository(source: str, variant: ViTConfig | None) -> tuple[str, str | None]:
@@ -113,7 +100,7 @@ def _download(hub: ModuleType, repository: str, revision: str | None) -> Path | 
         folder = Path(
             hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
         )
-        for name in WEIGHTS:
+        for name in FOLDER_NAMES:
             if (folder / name).exists():
                 return folder / name
     return None

@@ -6,7 +6,6 @@ Everything that does not fit is listed in one error.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from vit_export.artifact.manifest import Preprocess, Weights
+from vit_export.artifact.manifest import Weights
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
@@ -35,76 +35,44 @@ PRE_LOGITS = ("pre_logits.fc.weight", "pre_logits.fc.bias")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of every tensor, and where every config field came from.
-
-    Attributes:
-        layout: Name of the layout.
-        source: Base name of the file or folder, or the hub's id with its commit.
-        sha256: Hash of the weights file; of several files together, in their order.
-        used: Names in the file that the model uses, converted or not.
-        resampled: Names in the file that were resampled to another grid.
-        reinitialised: Names in the model that were set to zero, as requested.
-        unused: Names in the file that the model does not use.
-        inferred: Config fields that the tensors' shapes show.
-        assumed: Fields that did not come from the file, with value and source, e.g.
-            `{"num_heads": "12, from variant vit_base_patch16_224"}`.
-    """
+    """What became of every tensor, and where every config field came from."""
 
     layout: str
-    source: str
-    sha256: str
-    used: tuple[str, ...]
-    resampled: tuple[str, ...]
-    reinitialised: tuple[str, ...]
-    unused: tuple[str, ...]
-    inferred: Mapping[str, Any]
+    source: str  # base name of the file or folder, or the hub's id with its commit
+    sha256: str  # of the weights file; of several files together, in their order
+    used: tuple[str, ...]  # names in the file that the model uses, converted or not
+    resampled: tuple[str, ...]  # names in the file that were resampled to another grid
+    reinitialised: tuple[str, ...]  # names in the model that were set to zero, as requested
+    unused: tuple[str, ...]  # names in the file that the model does not use
+    inferred: Mapping[str, Any]  # config fields that the tensors' shapes show
+    # fields that are not in the file: {"num_heads": "12, from variant vit_base_patch16_224"}
     assumed: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model with its weights and everything that is known about it.
+    """A model with its weights and everything that is known about it."""
 
-    Attributes:
-        model: In evaluation mode, float32.
-        config: Its architecture and image preparation.
-        preprocess: Turns an image into `pixel_values`.
-        activation: Turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
-        labels: Class names; empty where the checkpoint has none.
-        report: What became of every tensor.
-        weights: Entry of the manifest.
-    """
-
-    model: VisionTransformer
+    model: VisionTransformer  # in evaluation mode, float32
     config: ViTConfig
-    preprocess: Preprocess
-    activation: Activation
-    labels: tuple[str, ...]
+    preprocess: Preprocess  # turns an image into `pixel_values`
+    activation: Activation  # turns logits into scores
+    labels: tuple[str, ...]  # class names; empty where the checkpoint has none
     report: LoadReport
-    weights: Weights
+    weights: Weights  # for the manifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the tensors of a file become a model, found without reading their data.
-
-    Attributes:
-        layout: Name of the layout.
-        metadata: Contents of the files beside the weights.
-        labels: Class names of the file's model.
-        architecture: The model that the file was saved from.
-        config: The model wanted: the same, or with another image size or head.
-        steps: Tensors to load.
-        unused: Names in the file that are not loaded.
-    """
+    """How the tensors of a file become a model, found without reading their data."""
 
     layout: str
     metadata: Metadata
-    labels: tuple[str, ...]
-    architecture: Architecture
-    config: ViTConfig
-    steps: tuple[Step, ...]
-    unused: tuple[str, ...]
+    labels: tuple[str, ...]  # class names of the file's model
+    architecture: Architecture  # of the model that the file was saved from
+    config: ViTConfig  # of the model wanted: the same, or with another image size or head
+    steps: tuple[Step, ...]  # tensors to load
+    unused: tuple[str, ...]  # names in the file that are not loaded
 
 
 def load_checkpoint(
@@ -137,8 +105,8 @@ def load_checkpoint(
         raise UsageError(
             f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})"
         )
-    fields = {field.name for field in dataclasses.fields(ViTConfig)}
-    ViTConfig(variant="").replace({k: v for k, v in overrides.items() if k not in fields})
+    plain = ViTConfig(variant="")
+    plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
     located = _locate(source, known)
     file = open_tensors(located.path)
     plan = plan_load(
@@ -193,28 +161,19 @@ def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Locati
 
 
 def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
-    """The layout of a file, forced or recognised, applied to its names.
-
-    Raises:
-        CheckpointError: No layout fits, or the model has parts that `VisionTransformer` lacks.
-    """
+    """The layout of a file, forced or recognised, applied to its names."""
     names = list(file.tensors)
     if not names:
         raise CheckpointError(f"{file.path} holds no tensors")
-    if forced is not None:
-        layout, binding = LAYOUTS[forced], bind(LAYOUTS[forced], names)
-    else:
-        recognised = recognise(names, file.metadata)
-        if recognised is None:
-            titles = ", ".join(layout.title for layout in LAYOUTS.values())
-            raise CheckpointError(
-                f"{file.path} is not recognised as a Vision Transformer: its {len(names)} tensors "
-                f"are named {', '.join(names[:6])}, ... Known layouts: {titles}",
-                hint=MODULE_HINT,
-            )
-        layout, binding = recognised
-    parts = unsupported_parts(layout, names)
-    if parts:
+    layout = LAYOUTS[forced] if forced else recognise(names, file.metadata)
+    if layout is None:
+        titles = ", ".join(layout.title for layout in LAYOUTS.values())
+        raise CheckpointError(
+            f"{file.path} is not recognised as a Vision Transformer: its {len(names)} tensors "
+            f"are named {', '.join(names[:6])}, ... Known layouts: {titles}",
+            hint=MODULE_HINT,
+        )
+    if parts := unsupported_parts(layout, names):
         lines = [
             f"  + {part}: {shown[0]}" + (f" and {len(shown) - 1} more" if shown[1:] else "")
             for part, shown in parts.items()
@@ -224,7 +183,7 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
             "VisionTransformer lacks\n" + "\n".join(lines),
             hint=MODULE_HINT,
         )
-    return layout, binding
+    return layout, bind(layout, names)
 
 
 def plan_load(
@@ -257,9 +216,7 @@ def plan_load(
         source=source,
         stem=stem,
     )
-    config, dropped = _choose_head(
-        architecture.config, overrides, reset_head=reset_head, source=source
-    )
+    config, dropped = _choose_head(architecture.config, overrides, reset_head, source)
     check_shapes(shapes, binding, config=architecture.config, dropped=dropped, source=source)
     if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
         dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
@@ -301,10 +258,9 @@ def _check_positions(
 
 def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
     """The number of heads in libraries that keep an axis for them."""
-    if layout.heads_axis_of:
-        for match in layout.matches(layout.heads_axis_of, file.tensors):
-            kernel = file.tensors[match.group()]
-            return kernel.shape[1] if kernel.ndim == 3 else None
+    for match in layout.matches(layout.heads_axis_of, file.tensors):
+        kernel = file.tensors[match.group()]
+        return kernel.shape[1] if kernel.ndim == 3 else None
     return None
 
 
@@ -319,7 +275,7 @@ def _labels(plan: Plan) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _choose_head(
-    config: ViTConfig, overrides: Mapping[str, Any], *, reset_head: bool, source: str
+    config: ViTConfig, overrides: Mapping[str, Any], reset_head: bool, source: str
 ) -> tuple[ViTConfig, set[str]]:
     """The config wanted, and the names in our model that are not taken from the file."""
     changes = {k: overrides[k] for k in ("img_size", "num_classes") if k in overrides}

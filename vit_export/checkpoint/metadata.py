@@ -39,29 +39,17 @@ MODULE_HINT = "export the module itself with --module package.module:factory"
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """Contents of the JSON files beside the weights.
+    """Contents of the JSON files beside the weights."""
 
-    Attributes:
-        fields: Config fields by the name of their file.
-        crop_mode: As `Preprocess.crop_mode`.
-        activation: What turns logits into scores, as in the manifest.
-        labels: Class names; empty where the file has generic ones only.
-        notes: Settings that cannot be taken over, each with a sentence for the report.
-    """
-
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    crop_mode: str = "center"
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name of their file
+    crop_mode: str = "center"  # as in `Preprocess`
     activation: Activation = "softmax"
-    labels: tuple[str, ...] = ()
-    notes: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()  # empty where the file has generic ones only
+    notes: Mapping[str, str] = field(default_factory=dict)  # settings that cannot be followed
 
 
 def read_metadata(folder: Path, *, layout: str) -> Metadata:
-    """Read the JSON files that belong to a layout.
-
-    Args:
-        folder: Folder of the weights.
-        layout: `huggingface` or `timm`; other libraries write no such files.
+    """Read the JSON files in a folder; only `huggingface` and `timm` write such files.
 
     Raises:
         CheckpointError: A file is damaged, or describes a network that `VisionTransformer` cannot

@@ -23,12 +23,7 @@ def save_checkpoint(
 ) -> None:
     """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
 
-    The file gets its name when it is complete.
-
-    Args:
-        model: The model to save.
-        path: Name of the file, e.g. `best.safetensors`.
-        labels: Class names.
+    The file gets its name when it is complete; `labels` are names of the classes.
 
     Raises:
         OutputError: The file cannot be written.

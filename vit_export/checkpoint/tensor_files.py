@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,25 +40,15 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "net.")
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFile:
-    """Named tensors whose data are read one at a time.
+    """Named tensors whose data are read one at a time."""
 
-    Attributes:
-        path: The file, or the index of several.
-        parts: The files that hold the data.
-        tensors: Meta tensors, with shape and dtype, by name.
-        read: Reads the data of a tensor; they may share memory with the file.
-        metadata: Text entries (safetensors only).
-        aside: Entries that are no weights of the model, such as the optimizer's.
-        notes: Choices made while opening, e.g. between two sets of weights.
-    """
-
-    path: Path
-    parts: tuple[Path, ...]
-    tensors: Mapping[str, Tensor]
-    read: Callable[[str], Tensor]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    aside: tuple[str, ...] = ()
-    notes: Mapping[str, str] = field(default_factory=dict)
+    path: Path  # of the file, or of the index of several
+    parts: tuple[Path, ...]  # files that hold the data
+    tensors: Mapping[str, Tensor]  # meta tensors, with shape and dtype, by name
+    read: Callable[[str], Tensor]  # reads the data of a tensor; they may share the file's memory
+    metadata: Mapping[str, str] = field(default_factory=dict)  # text entries of safetensors
+    aside: tuple[str, ...] = ()  # entries that are no weights, such as the optimizer's
+    notes: Mapping[str, str] = field(default_factory=dict)  # choices made while opening
 
     def sha256(self) -> str:
         """Hash of the data files, in order, as hexadecimal digits."""
@@ -88,10 +77,10 @@ def open_tensors(path: Path) -> TensorFile:
 def _without_prefixes(file: TensorFile) -> TensorFile:
     """Remove the prefixes that every name in a file has."""
     names = {name: name for name in file.tensors}
-    while prefix := next(
-        (p for p in PREFIXES if names and all(name.startswith(p) for name in names)), ""
+    while names and (
+        prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), "")
     ):
-        names = {name[len(prefix) :]: full for name, full in names.items()}
+        names = {name.removeprefix(prefix): full for name, full in names.items()}
     return dataclasses.replace(
         file,
         tensors={name: file.tensors[full] for name, full in names.items()},
@@ -179,7 +168,12 @@ def _open_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: _meta(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                # uint8 stands for other types; where the model needs the tensor they are refused
+                dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
+                tensors[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
     except SafetensorError as error:
         raise _truncated(path, f"safetensors cannot read it: {error}") from error
 
@@ -191,16 +185,19 @@ def _open_safetensors(path: Path) -> TensorFile:
     return TensorFile(path=path, parts=(path,), tensors=tensors, read=read, metadata=metadata)
 
 
-def _meta(part: Any) -> Tensor:
-    # uint8 stands for all other types: they are refused where the model needs the tensor
-    dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
-    return torch.empty(part.get_shape(), dtype=dtype, device="meta")
-
-
 def _open_shards(index: Path) -> TensorFile:
     """Open all files of an index, such as model.safetensors.index.json, as one."""
-    weight_map = _weight_map(index)
-    names = sorted(set(weight_map.values()))
+    text = read_text(index, what="index of a sharded file", error=CheckpointError)
+    try:
+        weight_map: dict[str, str] = json.loads(text)["weight_map"]  # file of each tensor
+        names = sorted(set(weight_map.values()))
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} is not the index of a sharded file (no 'weight_map': {error!r})"
+        ) from error
+    if outside:
+        raise CheckpointError(f"{index} points outside its own folder: {', '.join(outside)}")
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise CheckpointError(
@@ -222,30 +219,15 @@ def _open_shards(index: Path) -> TensorFile:
     )
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """The name of each tensor, and of the file that holds it."""
-    text = read_text(index, what="index of a sharded file", error=CheckpointError)
-    try:
-        weight_map: dict[str, str] = json.loads(text)["weight_map"]
-        outside = sorted(name for name in weight_map.values() if Path(name).name != name)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index} is not the index of a sharded file (no 'weight_map': {error!r})"
-        ) from error
-    if outside:
-        raise CheckpointError(f"{index} points outside its own folder: {', '.join(outside)}")
-    return weight_map
-
-
 def _open_pickle(path: Path, *, mmap: bool) -> TensorFile:
-    selected = select_state_dict(load_pickled(path, mmap=mmap), source=str(path))
+    state_dict, aside, notes = select_state_dict(load_pickled(path, mmap=mmap), source=str(path))
     return TensorFile(
         path=path,
         parts=(path,),
-        tensors={name: tensor.to("meta") for name, tensor in selected.state_dict.items()},
-        read=selected.state_dict.__getitem__,
-        aside=selected.aside,
-        notes=selected.notes,
+        tensors={name: tensor.to("meta") for name, tensor in state_dict.items()},
+        read=state_dict.__getitem__,
+        aside=aside,
+        notes=notes,
     )
 
 

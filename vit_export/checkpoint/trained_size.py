@@ -31,8 +31,7 @@ def trained_size(
         pos_embed: (1, N, D), prefix tokens first.
         patch_size: In pixels.
         num_prefix_tokens: 1, or 2 for a distilled model.
-        sizes: Image sizes as in `ViTConfig.img_size`, or None, by who states them; the most
-            trusted first.
+        sizes: Stated image sizes or None, by who states them; the most trusted first.
         source: Name of the file, for messages.
 
     Returns:
@@ -54,19 +53,15 @@ def trained_size(
     side = math.isqrt(patches)
     if side * side == patches:
         return side * patch_size, ""
-    raise _unknown_size(positions, patches, patch_size, source)
-
-
-def _unknown_size(positions: int, patches: int, patch: int, source: str) -> CheckpointError:
-    rows = [n for n in range(math.isqrt(patches), 0, -1) if patches % n == 0]
-    sizes = ", ".join(f"{n * patch}x{patches // n * patch}" for n in rows)
+    rows = [n for n in range(side, 0, -1) if patches % n == 0]
+    sizes_px = ", ".join(f"{n * patch_size}x{patches // n * patch_size}" for n in rows)
     message = (
         f"{source}: pos_embed has positions for {patches} patches, which make no square image, and "
         "no other size is known"
     )
     hint = (
         "give the image size that the model was trained on with --img-size HEIGHTxWIDTH (one of "
-        f"{sizes} px, or height and width exchanged)"
+        f"{sizes_px} px, or height and width exchanged)"
     )
     side = math.isqrt(positions)
     if side * side == positions:
@@ -75,4 +70,4 @@ def _unknown_size(positions: int, patches: int, patch: int, source: str) -> Chec
             "to the class token (timm's no_embed_class, e.g. FlexiViT), which is not supported"
         )
         hint += "; export a model of the other kind with --module package.module:factory"
-    return CheckpointError(message, hint=hint)
+    raise CheckpointError(message, hint=hint)

@@ -14,7 +14,7 @@ from vit_export.quantization.settings import METHODS, RECIPES, QuantizeSettings
 from vit_export.variants import CHOICES, IDENTITY
 
 if TYPE_CHECKING:  # it imports msgspec, and --help must answer at once
-    from vit_export.artifact.manifest import Preprocess
+    from vit_export.artifact.preprocess import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)

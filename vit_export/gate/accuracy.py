@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess, TensorSpec
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.open_file import open_file
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
 from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
 from vit_export.images.folder import list_images, spread
-from vit_export.images.prepare import prepare_batch, resize_and_crop
+from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
-from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runner import Runner, batch_size, run_filled
 
 BATCH = 32
 
@@ -112,14 +113,11 @@ def read_images(
 
 
 def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
-    def decode(image: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return resize_and_crop(image, preprocess)
-
     with open_file(path, what="CSV file", error=DataError) as stream:
         first_column = stream.readline().partition(b",")[0].decode("utf-8-sig", "replace")
     if first_column.strip() != "label":
-        return RealImages(path.name, read_unlabelled_digits(path, decode=decode))
-    digits = read_digits(path, decode=decode)
+        return RealImages(path.name, read_unlabelled_digits(path, preprocess))
+    digits = read_digits(path, preprocess)
     return RealImages(path.name, digits.images, digits.targets)
 
 
@@ -133,7 +131,7 @@ def top1(
 ) -> NDArray[np.int64]:
     """Return the top-1 class of every image, int64 (S,); -1 where a logit is not finite."""
     spec = runner.inputs[0]
-    size = fixed_batch(spec) or BATCH
+    size = batch_size(runner, BATCH)
     classes = []
     for start in range(0, len(images), size):
         progress(f"{images.source} on {runner.provider}", start, len(images))

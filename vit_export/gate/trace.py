@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_export.artifact.golden import BATCHES, Golden
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Array, Measured, Reference, references
 from vit_export.gate.tolerances import Tolerances
 from vit_export.images.prepare import normalize
-from vit_export.runner import Runnable, Runner, batch_rows, fixed_batch
+from vit_export.runner import Runnable, Runner, batch_rows, batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def trace(
         return ()
     known = references(golden, tolerances)
     present = [name for name in golden.blocks.names if runner.has_tensor(name)]
-    size = fixed_batch(runner.inputs[0]) or min(BATCHES[-1], golden.samples)
+    size = batch_size(runner, min(BATCHES[-1], golden.samples))
     rows = batch_rows(golden.samples, size)[0]
     outputs: Mapping[str, Array] = {}
     if present:

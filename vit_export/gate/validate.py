@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vit_export.artifact.golden import BATCHES, MAX_RELATIVE_E32, Golden
-from vit_export.artifact.manifest import Manifest, Measurement, Preprocess, Stage
+from vit_export.artifact.manifest import Manifest, Measurement, Stage
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.gate.distance import Array, Measured, Reference, references

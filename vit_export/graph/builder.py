@@ -43,11 +43,11 @@ def add_constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
 
 
 def lazy_tensor(
-    name: str, dtype: ir.DataType, shape: ir.Shape, compute: Callable[[], NDArray[Any]]
+    name: str, dtype: ir.DataType, shape: Sequence[int], compute: Callable[[], NDArray[Any]]
 ) -> ir.LazyTensor:
     """Return a tensor whose values are computed when the file is written, and not kept."""
     return ir.LazyTensor(
-        lambda: ir.Tensor(compute(), dtype=dtype, name=name), dtype, shape, name=name
+        lambda: ir.Tensor(compute(), dtype=dtype, name=name), dtype, ir.Shape(shape), name=name
     )
 
 

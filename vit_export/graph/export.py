@@ -82,7 +82,7 @@ def export_module(
     except _TORCH_FAILURES as error:
         raise _export_error(model.module, inputs, error) from error
     if program is None:
-        raise ExportError(f"torch.onnx.export returned no program for {_class_name(model.module)}")
+        raise ExportError(f"{_cannot_export(model.module)}: it returned no program")
     exported = program.model
     _check_dynamic_inputs(model.module, inputs, exported)
     name_after_modules(exported, prefix="module.", keep={*names, *model.all_names})
@@ -132,11 +132,8 @@ def _check_dynamic_inputs(module: nn.Module, inputs: Sequence[TensorSpec], model
     for spec, value in zip(inputs, model.graph.inputs, strict=True):
         for size, exported in zip(spec.shape, value.shape or (), strict=True):
             if isinstance(size, str) and isinstance(exported, int):
-                raise ExportError(
-                    f"torch cannot export {_class_name(module)} as ONNX: its forward fixes "
-                    f"{size} of {spec.name!r} to {exported}",
-                    hint=FIXED_SIZE_HINT,
-                )
+                text = f"its forward fixes {size} of {spec.name!r} to {exported}"
+                raise ExportError(f"{_cannot_export(module)}: {text}", hint=FIXED_SIZE_HINT)
 
 
 def _export_error(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> ExportError:
@@ -145,7 +142,7 @@ def _export_error(module: nn.Module, inputs: Sequence[TensorSpec], error: Except
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    message = f"torch cannot export {_class_name(module)} as ONNX: {' '.join(lines[:3])[:500]}"
+    message = f"{_cannot_export(module)}: {' '.join(lines[:3])[:500]}"
     dynamic = [name for spec in inputs for name in spec.dynamic]
     if any(name in str(cause) or name in str(error) for name in dynamic):
         fixed = f"{message}; its forward fixes {' or '.join(dynamic)}"
@@ -153,5 +150,5 @@ def _export_error(module: nn.Module, inputs: Sequence[TensorSpec], error: Except
     return ExportError(message)
 
 
-def _class_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _cannot_export(module: nn.Module) -> str:
+    return f"torch cannot export {type(module).__module__}.{type(module).__qualname__} as ONNX"

@@ -1,4 +1,4 @@
-"""Layers of a graph: which nodes hold weights, and in which block they are.
+"""Layers of a graph, and the weights of their nodes.
 
 A layer is the path of a module, as `names.py` gives it to nodes: the node
 `blocks.3.mlp.fc2/MatMul` belongs to the layer `blocks.3.mlp.fc2`. A node of another exporter,
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.graph.io import open_graph
 
 WEIGHTED_OPS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -28,6 +29,18 @@ def weight_of(node: ir.Node) -> ir.Value | None:
         return None
     weight = node.inputs[1]
     return weight if weight is not None and weight.is_initializer() else None
+
+
+def converted_nodes(file: OnnxFile) -> int:
+    """Return the number of nodes with an FP16, BF16 or INT8 weight in a file."""
+    narrow = {t.name for t in file.initializers if t.dtype in ("float16", "bfloat16", "int8")}
+    narrow |= {
+        node.outputs[0]
+        for node in file.nodes
+        if node.op_type == "DequantizeLinear" and node.inputs[0] in narrow
+    }
+    weighted = WEIGHTED_OPS | {"MatMulInteger"}
+    return sum(node.op_type in weighted and node.inputs[1] in narrow for node in file.nodes)
 
 
 def weight_bytes(path: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, ImageError, OutputError
 from vit_export.images.decode import SUFFIXES, Pixels
 from vit_export.images.folder import split_files
+from vit_export.images.prepare import resize_and_crop
 from vit_export.progress import Progress, silent
-
-Decode = Callable[[Path | Pixels], Pixels]  # file or (H, W, C) array -> model's size (H, W, C)
 
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("val", "valid", "validation")
@@ -34,30 +34,22 @@ CHUNK = 256  # images decoded before they are written
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """A classification data set.
+    """A classification data set."""
 
-    Attributes:
-        images: uint8 (n, H, W, C) at the model's size.
-        targets: Index of each image's class, int64 (n,).
-        labels: Name of each class, in the order of the indices.
-        ignored: Other files of the folder, by relative name.
-        sha256: Hash of all pixels and targets; the same data set has the same hash.
-    """
-
-    images: Pixels
-    targets: NDArray[np.int64]
-    labels: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
-    sha256: str = ""
+    images: Pixels  # (n, H, W, C) at the model's size
+    targets: NDArray[np.int64]  # index of each image's class, (n,)
+    labels: tuple[str, ...]  # names of the classes
+    ignored: tuple[str, ...] = ()  # other files of the folder, by relative name
+    sha256: str = ""  # of all pixels and targets
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
     """Find the training and the validation folder of a data set.
 
     Returns:
-        `root/train` and `root/val` where `root` holds such a split (also `training`, `valid`,
-        `validation`, in any case; a `test` folder is not read). The second is `None` where
-        there is no validation folder; the first is `root` itself where it holds class folders.
+        `root` and `None`; but `root/train` and `root/val` (or `None`) where `root` holds only
+        such folders: `train` or `training`, `val`, `valid` or `validation`, and `test`, which is
+        not read.
 
     Raises:
         DataError: The folders are a split without training images.
@@ -93,7 +85,7 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def read_folder(
-    root: Path, *, decode: Decode, labels: Sequence[str] = (), progress: Progress = silent
+    root: Path, preprocess: Preprocess, *, labels: Sequence[str] = (), progress: Progress = silent
 ) -> LabelledImages:
     """Read a folder that holds one folder of images per class.
 
@@ -102,8 +94,7 @@ def read_folder(
 
     Args:
         root: The folder of class folders.
-        decode: Function that reads an image file at the model's size, or raises `ImageError`;
-            called in several threads.
+        preprocess: How images are brought to the model's size.
         labels: The classes of the training images, where these are for validation: every folder
             must be one of them.
         progress: Called after each image.
@@ -122,9 +113,7 @@ def read_folder(
             hint="expected the class folders of the training folder",
         )
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
-    paths: list[Path] = []
-    targets: list[int] = []
-    empty: list[str] = []
+    paths, targets, empty = [], [], []
     for folder in folders:
         images, others = split_files(folder)
         paths += images
@@ -138,7 +127,7 @@ def read_folder(
             f"({', '.join(SUFFIXES)})",
             hint="add images or remove the folder",
         )
-    pixels, digest = spool(_decoded(paths, root, decode), len(paths), targets, progress)
+    pixels, digest = spool(_decoded(paths, root, preprocess), len(paths), targets, progress)
     return LabelledImages(
         images=pixels,
         targets=np.array(targets, dtype=np.int64),
@@ -157,13 +146,13 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixels]:
+def _decoded(paths: Sequence[Path], root: Path, preprocess: Preprocess) -> Iterator[Pixels]:
     """Decode files in order, several at a time, and raise once for all that fail."""
     faults: list[str] = []
 
     def attempt(path: Path) -> Pixels | str:
         try:
-            return decode(path)
+            return resize_and_crop(path, preprocess)
         except ImageError as error:
             reason = error.message.removeprefix(f"{path}: ")
             return f"{path.relative_to(root).as_posix()}: {reason}"
@@ -186,13 +175,7 @@ def _decoded(paths: Sequence[Path], root: Path, decode: Decode) -> Iterator[Pixe
 def spool(
     images: Iterable[Pixels], count: int, targets: Sequence[int], progress: Progress
 ) -> tuple[Pixels, str]:
-    """Write images to a temporary file and map it into memory.
-
-    Args:
-        images: uint8 (H, W, C) each, all of the same shape.
-        count: Number of images; at least one.
-        targets: Classes of the images, which are hashed too.
-        progress: Called after each image.
+    """Write images of one shape to a temporary file and map it into memory.
 
     Returns:
         uint8 (count, H, W, C), read-only, and the SHA-256 of targets and pixels.
@@ -204,10 +187,7 @@ def spool(
     shape: tuple[int, ...] = ()
     with tempfile.TemporaryFile(buffering=0) as file:
         for done, image in enumerate(images, start=1):
-            shape = shape or image.shape
-            if image.shape != shape or image.dtype != np.uint8:
-                raise ValueError(f"decode gave {image.dtype} {image.shape} after uint8 {shape}")
-            data = image.tobytes()
+            shape, data = image.shape, image.tobytes()
             digest.update(data)
             _append(file, data, need=count * len(data))
             progress("decoding images", done, count)

@@ -17,21 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.open_file import open_file
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import Decode, LabelledImages, indented_list, spool
+from vit_export.images.dataset import LabelledImages, indented_list, spool
 from vit_export.images.decode import Pixels
+from vit_export.images.prepare import resize_and_crop
 from vit_export.progress import Progress, silent
 
 LABELS = tuple("0123456789")
 
 
-def read_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> LabelledImages:
+def read_digits(
+    path: Path, preprocess: Preprocess, *, progress: Progress = silent
+) -> LabelledImages:
     """Read a training file: a label from 0 to 9 and a square grey image per row.
-
-    Args:
-        path: The CSV file.
-        decode: Function that resizes a uint8 (H, W, 1) array for the model.
-        progress: Called after each image.
 
     Raises:
         DataError: Another kind of file, no rows, or bad rows (listed by line number).
@@ -39,25 +38,22 @@ def read_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> L
     """
     rows = _read_rows(path, leading=("label",))
     targets = rows[:, 0].astype(np.int64)
-    images, digest = spool(
-        (decode(image) for image in _pictures(rows[:, 1:])), len(rows), targets.tolist(), progress
-    )
+    pictures = _pictures(rows[:, 1:], preprocess)
+    images, digest = spool(pictures, len(rows), targets.tolist(), progress)
     return LabelledImages(images=images, targets=targets, labels=LABELS, sha256=digest)
 
 
-def read_unlabelled_digits(path: Path, *, decode: Decode, progress: Progress = silent) -> Pixels:
+def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
     """Read a test file: a square grey image per row, without labels.
 
     Returns:
         uint8 (n, H, W, C) at the model's size, in the order of the rows.
 
     Raises:
-        DataError: Another kind of file, no rows, or bad rows (listed by line number).
-        OutputError: The disk is full.
+        DataError, OutputError: As `read_digits`.
     """
     rows = _read_rows(path, leading=())
-    images, _ = spool((decode(image) for image in _pictures(rows)), len(rows), (), progress)
-    return images
+    return spool(_pictures(rows, preprocess), len(rows), (), silent)[0]
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
@@ -73,10 +69,11 @@ def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
         raise OutputError(f"cannot write the predictions to {path}: {error.strerror}") from error
 
 
-def _pictures(pixels: Pixels) -> Iterator[Pixels]:
-    """Yield rows (n, H * W) as square grey images (H, W, 1)."""
+def _pictures(pixels: Pixels, preprocess: Preprocess) -> Iterator[Pixels]:
+    """Yield rows (n, H * W) as images at the model's size."""
     side = math.isqrt(pixels.shape[1])
-    yield from pixels.reshape(-1, side, side, 1)
+    for image in pixels.reshape(-1, side, side, 1):
+        yield resize_and_crop(image, preprocess)
 
 
 def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
@@ -97,9 +94,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
                     rows.append(row)
                     if fault:
                         faults.append(f"line {reader.line_num}: {fault}")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path} as CSV text: {error}") from error
     if faults:
         raise DataError(

@@ -12,7 +12,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError
 from vit_export.images.decode import SUFFIXES, ImageSource, Pixels
 from vit_export.images.prepare import resize_and_crop

@@ -22,24 +22,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
 }
-
-
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as two products and a softmax (Eq. 5 to 7).
+    """Attention of q, k and v (B, h, N, d) as two products and a softmax (Eq. 5 to 7).
 
     It holds N x N weights in memory. q is scaled before the product, so that q k^T stays small
     in half precision.
-
-    Args:
-        q: Queries (B, h, N, d).
-        k: Keys (B, h, N, d).
-        v: Values (B, h, N, d).
-
-    Returns:
-        (B, h, N, d).
     """
     q = q * q.shape[-1] ** -0.5
     weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, h, N, N)
@@ -143,13 +133,9 @@ class PreLogits(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A Vision Transformer, plain or distilled (DeiT, arXiv 2012.12877).
+    """A Vision Transformer, plain or distilled (DeiT, arXiv 2012.12877)."""
 
-    Attributes:
-        pos_embed: E_pos (1, N, D), learned or fixed; None with `config.pos_embed == "none"`.
-    """
-
-    pos_embed: Tensor | None
+    pos_embed: Tensor | None  # E_pos (1, N, D), learned or fixed
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -160,7 +146,12 @@ class VisionTransformer(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distilled else None
-        self._set_pos_embed(config)
+        if config.pos_embed == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
+        elif config.pos_embed == "sincos":
+            self.register_buffer("pos_embed", sincos_pos_embed(config))
+        else:
+            self.pos_embed = None
         self.pos_drop = nn.Dropout(config.drop_rate)
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
@@ -173,14 +164,6 @@ class VisionTransformer(nn.Module):
         self.head = _head(config.num_features, config.num_classes)
         self.head_dist = _head(dim, config.num_classes) if config.distilled else None
         self.init_weights()
-
-    def _set_pos_embed(self, config: ViTConfig) -> None:
-        if config.pos_embed == "learned":
-            self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.embed_dim))
-        elif config.pos_embed == "sincos":
-            self.register_buffer("pos_embed", sincos_pos_embed(config))
-        else:
-            self.pos_embed = None
 
     def init_weights(self) -> None:
         """Draw weights and embeddings from a truncated normal (std 0.02); biases are zero."""
@@ -251,13 +234,9 @@ class VisionTransformer(nn.Module):
         return {**self.forward_heads(tokens), "tokens": tokens}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify images.
+        """Compute logits (B, num_classes) of normalised images (B, C, H, W).
 
-        Args:
-            x: Normalised images, float (B, C, H, W).
-
-        Returns:
-            Logits (B, num_classes), or the features (B, num_features) of a model without head.
+        A model without head returns its features (B, num_features).
         """
         return self.forward_all(x)["logits"]
 
@@ -275,12 +254,9 @@ def sincos_pos_embed(config: ViTConfig) -> Tensor:
     rows, columns = config.grid_hw
     quarter = config.embed_dim // 4
     frequencies = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64),
-        torch.arange(columns, dtype=torch.float64),
-        indexing="ij",
-    )
-    angles = [axis.flatten()[:, None] * frequencies for axis in (column, row)]
+    column = torch.arange(columns, dtype=torch.float64).repeat(rows)  # of each patch
+    row = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)
+    angles = [axis[:, None] * frequencies for axis in (column, row)]
     patches = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
     return F.pad(patches, (0, 0, config.num_prefix_tokens, 0)).float().unsqueeze(0)
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Conversion, Kept, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -130,8 +128,7 @@ def quantize(
         final = trials.manifest.replace(
             inputs=result.packed.inputs,
             outputs=result.packed.outputs,
-            conversion=msgspec.structs.replace(
-                result.conversion,
+            conversion=result.conversion.replace(
                 calibration=prepared.calibration,
                 notes=(*prepared.notes, *result.conversion.notes),
             ),
@@ -224,8 +221,7 @@ def _convert(
         keep = repaired.keep or {}
         file, conversion = trials.convert(keep)
         reasons = (Kept(layer, "fp32", repaired.reason(layer, precision)) for layer in sorted(keep))
-        conversion = msgspec.structs.replace(
-            conversion,
+        conversion = conversion.replace(
             source_sha256=manifest.graph_sha256,
             kept=(*conversion.kept, *reasons),
         )

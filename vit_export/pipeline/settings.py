@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
 from vit_export.errors import UsageError, nearest
 from vit_export.quantization.settings import QuantizeSettings

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import torch
 from torch import nn
 
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Preprocess, TensorSpec, Weights, check_preprocess_fields
+from vit_export.artifact.manifest import TensorSpec, Weights
+from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest
@@ -102,7 +102,7 @@ def _load_vision_transformer(
             reset_head=settings.reset_head,
         )
         model, preprocess = loaded.model, loaded.preprocess
-        origin = msgspec.structs.replace(loaded.weights, reset_head=settings.reset_head)
+        origin = loaded.weights.replace(reset_head=settings.reset_head)
         labels, report = labels or loaded.labels, loaded.report
         activation = loaded.activation
     elif source is not None:

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import GateError, UsageError
 from vit_export.gate.accuracy import RealImages, read_images
 from vit_export.gate.trace import golden_feeds
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
 from vit_export.quantization.activation_ranges import Ranges, TensorRange
-from vit_export.runner import fixed_batch, run_filled
+from vit_export.runner import batch_size, run_filled
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 MAX_IMAGES = 128  # TensorRT's guide uses about 500 of ImageNet; ranges of a ViT need fewer
@@ -77,7 +77,7 @@ class Calibrator:
         flat = 0
         runner = OrtRunner(source, provider="cpu", expose=list(dict.fromkeys(tensors)))
         try:
-            size = fixed_batch(runner.inputs[0]) or BATCH
+            size = batch_size(runner, BATCH)
             for start in range(0, self._count, size):
                 self._progress("calibrate", start, self._count)
                 rows = slice(start, start + size)

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from vit_export.artifact.manifest import Conversion
-from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.graph.half.convert import layers_to_narrow, narrow_nodes, to_half
-from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.half.convert import layers_to_narrow, to_half
+from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.int8.select import planned_layers
 from vit_export.graph.int8.static import to_int8_static
 from vit_export.quantization.settings import QuantizeSettings
@@ -24,7 +23,6 @@ class Target:
     emulated: bool  # a CPU skips roundings of it, so it is measured with every operation rounded
     convert: Callable[..., Conversion]  # (source, file to write, keep=layers that stay fp32)
     layers: Callable[[Path], list[str]]  # converted layers of a source, in the order of the graph
-    count: Callable[[OnnxFile], int]  # converted nodes with weights in a file
 
 
 def target_of(settings: QuantizeSettings, thresholds: Mapping[str, float]) -> Target:
@@ -36,7 +34,6 @@ def target_of(settings: QuantizeSettings, thresholds: Mapping[str, float]) -> Ta
             emulated=True,
             convert=partial(to_half, precision=precision, recipe=recipe, half_io=settings.half_io),
             layers=partial(layers_to_narrow, precision=precision, recipe=recipe),
-            count=narrow_nodes,
         )
     static = precision == "int8-static"
     return Target(
@@ -44,7 +41,6 @@ def target_of(settings: QuantizeSettings, thresholds: Mapping[str, float]) -> Ta
         emulated=False,
         convert=partial(to_int8_static, thresholds=thresholds) if static else to_int8_dynamic,
         layers=planned_layers,
-        count=quantised_nodes,
     )
 
 

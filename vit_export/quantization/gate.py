@@ -9,6 +9,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError, ProviderError
 from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.validate import Comparison, compare
+from vit_export.graph.layers import converted_nodes
 from vit_export.progress import Progress
 from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -37,7 +38,7 @@ def run_gate(
     """
     target = trials.target
     name = f"fp32 -> {target.precision}"
-    count = target.count(packed)
+    count = converted_nodes(packed)
     if count != conversion.narrowed:  # no search could repair it
         raise GateError(
             f"{name}: {count} nodes with weights are {target.precision} in the file, expected "

@@ -10,8 +10,7 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import pack_artifact
 from vit_export.errors import GateError
-from vit_export.graph.half.convert import residual_tensors
-from vit_export.graph.half.types import HALVES
+from vit_export.graph.half.convert import HALVES, residual_tensors
 from vit_export.graph.int8.select import planned_tensors
 from vit_export.graph.int8.smooth import smooth
 from vit_export.progress import Progress
@@ -43,16 +42,9 @@ def prepare(
     folder: Path,
     progress: Progress,
 ) -> Prepared:
-    """Calibrate and smooth, as far as the settings ask for it.
+    """Calibrate and smooth an fp32 artifact, as far as the settings ask for it.
 
-    Args:
-        source: An fp32 artifact.
-        stem: Stem of the result's name, for the file of activation ranges.
-        golden: Golden file of the source.
-        manifest: Manifest of the source.
-        settings: Settings of the conversion.
-        folder: Folder for files.
-        progress: Called with each step.
+    Files are written to `folder`; that of the activation ranges is named after `stem`.
 
     Raises:
         GateError: The recipe cannot hold the residual stream.

@@ -63,15 +63,7 @@ def sensitivities(
     progress: Progress = silent,
     stage: str = "error per block",
 ) -> tuple[Sensitivity, ...]:
-    """Measure the error of every unit alone.
-
-    Args:
-        units: Layers by unit.
-        measure: Called with the layers that stay fp32.
-        fp32: Further layers that stay fp32 in every measurement.
-        progress: Called with the stage before each measurement.
-        stage: Name of the stage.
-    """
+    """Measure the error of every unit of layers alone, while all others and `fp32` stay fp32."""
     layers = frozenset(layer for unit in units.values() for layer in unit) | fp32
     measured = []
     for i, (unit, own) in enumerate(units.items()):
@@ -83,13 +75,7 @@ def sensitivities(
 def repair(
     units: Mapping[str, Sequence[str]], measure: Measure, *, progress: Progress = silent
 ) -> Repair:
-    """Find layers that must stay fp32, none of which can be left out.
-
-    Args:
-        units: Layers by block; a layer outside the blocks is a unit by itself.
-        measure: Called with the layers that stay fp32.
-        progress: Called before each measurement of a unit alone.
-    """
+    """Find layers that must stay fp32, none of which can be left out; see `units_of` for units."""
     blocks = sensitivities(units, measure, progress=progress)
     chosen = _shortest_prefix(blocks, units, measure)
     if chosen is None:

@@ -7,23 +7,23 @@ twice; the conversion from float32 is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_export.artifact.golden import MAX_RELATIVE_E32, Blocks, Golden, block_indices
 from vit_export.artifact.vocabulary import TOKENS
 from vit_export.errors import ExportError, GateError
 from vit_export.progress import Progress, silent
-from vit_export.reference.blockwise import converted
-from vit_export.reference.emulate_half import in_half, round_to
 from vit_export.reference.outputs import Outputs, whole
+from vit_export.reference.precision import in_float64, in_half, round_to, to_float64
 
 BATCH = 8  # images at a time
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -52,21 +52,35 @@ def record(
         ExportError: The module is not in float32, or fails in float64.
     """
     tensors = [torch.from_numpy(array) for array in inputs.values()]
-    exact = _run(model, [_to_float64(x) for x in tensors], progress, "float64", in_float64)
+    exact = _run(model, [to_float64(x) for x in tensors], progress, "float64", in_float64)
     single = _run(model, tensors, progress, "float32")
     _check_deterministic(model, tensors)
     recorded = (*model.taps, *SUBSAMPLED)
     reference: dict[str, Tensor] = {}
     for name, y64, y32 in zip(model.all_names, exact, single, strict=True):
-        _check_finite(name, y64, y32)
+        for y in (y64, y32):
+            if not bool(torch.isfinite(y).all()):
+                raise GateError(
+                    f"the torch model itself gives NaN or infinite values in {name!r} ({y.dtype}), "
+                    "so there is nothing to compare an export with",
+                    hint="check the weights",
+                )
         reference[name] = subsample(y64) if name in SUBSAMPLED else y64
     outputs = {name: y64 for name, y64 in reference.items() if name not in recorded}
     e32 = _errors(model, single, reference)
     for name, y64 in outputs.items():
-        _check_exact_enough(name, e32[name], float(y64.abs().max()))
-    e16, ebf16 = (
-        _errors(model, _run_half(model, tensors, progress, what), reference) for what in HALF_TYPES
-    )
+        largest = float(y64.abs().max())
+        if e32[name] > MAX_RELATIVE_E32 * largest:
+            raise GateError(
+                f"torch float32 and float64 differ by {e32[name]:.3g} in {name!r}, whose largest "
+                f"value is {largest:.3g}: with such a tolerance, any export would pass"
+            )
+    half_errors = []
+    for what, dtype in HALF_TYPES.items():
+        rounded = [round_to(x, dtype) for x in tensors]
+        results = _run(model, rounded, progress, what, partial(in_half, dtype=dtype))
+        half_errors.append(_errors(model, results, reference))
+    e16, ebf16 = half_errors
     return Golden(
         images=images,
         inputs={} if images is not None else dict(inputs),
@@ -78,14 +92,6 @@ def record(
             {n: reference[n] for n in recorded if n in reference}, e32=e32, e16=e16, ebf16=ebf16
         ),
     )
-
-
-def _run_half(
-    model: Outputs, tensors: Sequence[Tensor], progress: Progress, what: str
-) -> tuple[Tensor, ...]:
-    dtype = HALF_TYPES[what]
-    inputs = [round_to(x, dtype) for x in tensors]
-    return _run(model, inputs, progress, what, lambda m: in_half(m, dtype))
 
 
 def _errors(
@@ -121,20 +127,6 @@ def _blocks(subsamples: Mapping[str, Tensor], **errors: Mapping[str, float]) -> 
     )
 
 
-def _to_float64(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x
-
-
-def _check_finite(name: str, *results: Tensor) -> None:
-    for result in results:
-        if not bool(torch.isfinite(result).all()):
-            raise GateError(
-                f"the torch model itself gives NaN or infinite values in {name!r} "
-                f"({result.dtype}), so there is nothing to compare an export with",
-                hint="check the weights",
-            )
-
-
 def _check_deterministic(model: Outputs, inputs: Sequence[Tensor]) -> None:
     """Raise GateError when two calls with the same images give different results."""
     few = [x[:2] for x in inputs]
@@ -148,14 +140,6 @@ def _check_deterministic(model: Outputs, inputs: Sequence[Tensor]) -> None:
             )
 
 
-def _check_exact_enough(name: str, error: float, largest: float) -> None:
-    if error > MAX_RELATIVE_E32 * largest:
-        raise GateError(
-            f"torch float32 and float64 differ by {error:.3g} in {name!r}, whose largest value is "
-            f"{largest:.3g}: with such a tolerance, any export would pass"
-        )
-
-
 def _run(
     model: Outputs,
     inputs: Sequence[Tensor],
@@ -164,12 +148,17 @@ def _run(
     mode: Callable[[Outputs], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> tuple[Tensor, ...]:
     """Run the model in batches and return its outputs and subsamples of its taps."""
-    model.keep_tap = subsample
     samples, size = len(inputs[0]), model.fixed_batch or min(BATCH, len(inputs[0]))
-    starts = range(0, samples, size)
-    rows = [torch.arange(start, start + size) % samples for start in starts]
+    rows = [torch.arange(start, start + size) % samples for start in range(0, samples, size)]
+    total, done = len(model.taps) * len(rows), count(1)
+
+    def keep(x: Tensor) -> Tensor:
+        progress(f"torch {what}", next(done), total)
+        return subsample(x)
+
+    model.keep_tap = keep
     try:
-        with torch.no_grad(), mode(model), _counted(model, progress, what, len(starts)):
+        with torch.no_grad(), mode(model):
             parts = [model(*(x[row] for x in inputs)) for row in rows]
     except RuntimeError as error:
         raise ExportError(
@@ -181,36 +170,3 @@ def _run(
     finally:
         model.keep_tap = whole
     return tuple(torch.cat(pieces)[:samples] for pieces in zip(*parts, strict=True))
-
-
-@contextmanager
-def _counted(model: Outputs, progress: Progress, what: str, passes: int) -> Iterator[None]:
-    """Report progress after each block."""
-    total, done = len(model.taps) * passes, count(1)
-
-    def report(_block: nn.Module, _inputs: Any, _output: Any) -> None:
-        progress(f"torch {what}", next(done), total)
-
-    hooks = [model.module.get_submodule(tap).register_forward_hook(report) for tap in model.taps]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def in_float64(model: Outputs) -> Iterator[None]:
-    """Compute in float64.
-
-    Raises:
-        ExportError: The module's parameters or buffers are not float32.
-    """
-    for name, x in (*model.module.named_parameters(), *model.module.named_buffers()):
-        if x.is_floating_point() and x.dtype != torch.float32:
-            raise ExportError(
-                f"only modules in float32 can be exported, and {name!r} is {x.dtype}",
-                hint="call .float() on the module",
-            )
-    with converted(model, _to_float64):
-        yield

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +27,6 @@ class Outputs(nn.Module):
         read: Turns the result of `module` into outputs by name.
         taps: Inner modules whose results are returned as well, e.g. `"blocks.0"`.
         call: Called instead of the module itself.
-
-    Attributes:
-        keep_tap: Applied to the result of a tap; returns all of it by default.
-        fixed_batch: The only batch size that the module takes; None where it takes any.
     """
 
     def __init__(
@@ -45,8 +42,8 @@ class Outputs(nn.Module):
         self.module = module
         self.names = tuple(names)
         self.taps = tuple(taps)
-        self.keep_tap: Callable[[Tensor], Tensor] = whole
-        self.fixed_batch: int | None = None
+        self.keep_tap: Callable[[Tensor], Tensor] = whole  # applied to the result of a tap
+        self.fixed_batch: int | None = None  # the only batch size that the module takes
         self._read = read
         self._call = call  # a module here would be registered a second time
         self.train(module.training)
@@ -64,7 +61,7 @@ class Outputs(nn.Module):
 
 
 def whole(x: Tensor) -> Tensor:
-    """Return all of a tap's result."""
+    """Keep all of a tap's result."""
     return x
 
 
@@ -74,20 +71,16 @@ def _tapped(
 ) -> Iterator[dict[str, Tensor]]:
     results: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple | list) and output else output
-            if isinstance(first, Tensor):
-                results[name] = keep_tap(first)
+    def keep(tap: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Tensor):
+            results[tap] = keep_tap(first)
 
-        return hook
-
-    hooks = [module.get_submodule(tap).register_forward_hook(keep(tap)) for tap in taps]
-    try:
+    with ExitStack() as hooks:
+        for tap in taps:
+            block = module.get_submodule(tap)
+            hooks.enter_context(block.register_forward_hook(partial(keep, tap)))
         yield results
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> Outputs:
@@ -181,6 +174,6 @@ def find_blocks(module: nn.Module) -> list[str]:
         if isinstance(child, nn.ModuleList | nn.Sequential):
             members = list(child)
             alike = len(members) > 1 and len({type(member) for member in members}) == 1
-            if alike and any(True for _ in members[0].parameters()) and len(members) > len(best):
+            if alike and [*members[0].parameters()] and len(members) > len(best):
                 best = [f"{name}.{i}" if name else str(i) for i in range(len(members))]
     return best

@@ -18,19 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.artifact.manifest import Preprocess
-from vit_export.errors import (
-    ArtifactError,
-    DataError,
-    EngineError,
-    GateError,
-    ImageError,
-    InputError,
-    OutputError,
-    ProviderError,
-    UsageError,
-    VitExportError,
-)
+from vit_export.artifact.preprocess import Preprocess
+from vit_export.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
     from vit_export.runtime.model import Model
@@ -43,22 +32,12 @@ if TYPE_CHECKING:
     from vit_export.runtime.prediction import Prediction
 
 __all__ = [
-    "ArtifactError",
     "CudaOptions",
-    "DataError",
-    "EngineError",
-    "GateError",
-    "ImageError",
-    "InputError",
     "Model",
-    "OutputError",
     "Prediction",
     "Preprocess",
-    "ProviderError",
     "TensorrtOptions",
     "TensorrtRtxOptions",
-    "UsageError",
-    "VitExportError",
     "load",
     "load_engine",
 ]
@@ -66,9 +45,10 @@ __all__ = [
 _MODULES = {  # of names that are imported when they are first used
     "Model": "vit_export.runtime.model",
     "Prediction": "vit_export.runtime.prediction",
-    "CudaOptions": "vit_export.runtime.onnxruntime.options",
-    "TensorrtOptions": "vit_export.runtime.onnxruntime.options",
-    "TensorrtRtxOptions": "vit_export.runtime.onnxruntime.options",
+    **dict.fromkeys(
+        ("CudaOptions", "TensorrtOptions", "TensorrtRtxOptions"),
+        "vit_export.runtime.onnxruntime.options",
+    ),
 }
 
 if not TYPE_CHECKING:
@@ -92,7 +72,7 @@ def load(
     """Load an `.onnx` or `.engine` file.
 
     Args:
-        path: The artifact. An `.engine` file is loaded by `load_engine`, with its defaults.
+        path: The artifact. For an `.engine` file, `load_engine` has more options.
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
             that is really active. `Model.provider` names the one that was chosen.
         options: Options of an NVIDIA provider; their class names the provider too.
@@ -102,9 +82,9 @@ def load(
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
-        GateError: An engine does not compute here what its torch model computes.
         ProviderError: The backend is not installed, or the requested provider is not active.
         UsageError: Unknown provider, or options that do not fit the provider or the model.
+        GateError, EngineError: As `load_engine`.
     """
     from vit_export.runtime.model import Model
 
@@ -142,7 +122,7 @@ def load_engine(
 
     Args:
         path: The `.engine` file, with its sidecar.
-        provider: `"tensorrt"` or `"tensorrt-rtx"`, which must be the engine's own; or `"auto"`.
+        provider: `"auto"`, or the one that the engine was built for.
         device: Number of the GPU; by default the one that the calling thread uses.
         rebuild: Build the engine again from its .onnx file if the TensorRT version or the GPU
             differ.

@@ -1,4 +1,7 @@
-"""Checks of a runner's inputs, before a backend gets them."""
+"""Checks of a runner's inputs, before a backend gets them.
+
+They raise `InputError`, whose message names the input, what was found and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_export.artifact.manifest import Preprocess, Shape, TensorSpec
+from vit_export.artifact.manifest import Shape, TensorSpec
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import InputError, nearest
 
 MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it
@@ -22,9 +26,6 @@ def check_feeds(
         specs: Graph inputs.
         feeds: Arrays by name.
         patch_size: Dynamic heights and widths must be multiples of it.
-
-    Raises:
-        InputError: The message names the input, what was found and what was expected.
     """
     check_names(specs, feeds)
     for spec in specs:
@@ -36,16 +37,7 @@ def check_feeds(
 def check_sizes(
     specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], *, patch_size: int = 1
 ) -> None:
-    """Check the sizes of dynamic dimensions: above 0, equal in all inputs, whole patches.
-
-    Args:
-        specs: Graph inputs.
-        shapes: Shapes by name; each fits its spec.
-        patch_size: Dynamic heights and widths must be multiples of it.
-
-    Raises:
-        InputError: The message names the input, its size and what was expected.
-    """
+    """Check the sizes of dynamic dimensions: above 0, equal in all inputs, whole patches."""
     sizes: dict[str, int] = {}
     for spec in specs:
         if 0 in shapes[spec.name]:
@@ -61,11 +53,7 @@ def check_sizes(
 
 
 def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
-    """Check that exactly the inputs of the graph are given.
-
-    Raises:
-        InputError: The message names the input and what was expected.
-    """
+    """Check that exactly the inputs of the graph are given."""
     expected = [spec.name for spec in specs]
     for name in feeds:
         if name not in expected:
@@ -79,11 +67,7 @@ def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:
-    """Check an array's dtype, shape and that its values are finite.
-
-    Raises:
-        InputError: The message names the input, what was found and what was expected.
-    """
+    """Check an array's dtype, shape and that its values are finite."""
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"input {spec.name!r} is a {type(array).__name__}; expected a numpy array ({spec})"
@@ -125,11 +109,7 @@ def _shape_hint(spec: TensorSpec, shape: Sequence[int]) -> str:
 
 
 def check_range(spec: TensorSpec, array: Any, preprocess: Preprocess) -> None:
-    """Check that pixel values may be normalised ones, e.g. not 0 to 255.
-
-    Raises:
-        InputError: The message names the range found and the range of a normalised image.
-    """
+    """Check that pixel values can be those of a normalised image, unlike e.g. 0 to 255."""
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
         return  # a device tensor is not copied for this check; `check_array` refuses the others
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)

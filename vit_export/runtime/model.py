@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.runner import Runner, fixed_batch, run_filled
+from vit_export.runner import Runner, batch_size, run_filled
 from vit_export.runtime.checks import check_range
 from vit_export.runtime.prediction import Prediction, predict
 
@@ -39,11 +37,11 @@ class Model:
     that memory does not grow with their number.
 
     Attributes:
-        runner: What runs the artifact.
-        manifest: What vit-export wrote into it; `None` in a file of another tool.
+        runner: Runs the artifact.
+        manifest: Written by vit-export; `None` in a file of another tool.
         preprocess: How images are prepared; `None` where neither file nor caller gives it.
         labels: Class names; may be empty.
-        activation: What turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
+        activation: Turns logits into scores: `"softmax"`, `"sigmoid"` or `"none"`.
     """
 
     def __init__(
@@ -70,8 +68,7 @@ class Model:
     @property
     def rejected(self) -> Mapping[str, str]:
         """Providers that `provider="auto"` tried and rejected, with the reason."""
-        rejected: Mapping[str, str] = getattr(self.runner, "rejected", {})
-        return rejected
+        return getattr(self.runner, "rejected", {})
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs))
@@ -82,21 +79,15 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Free the weights and all memory of the backend; the model cannot be used afterwards."""
         self._closed = True
         with self._lock:
-            if self._with_features is not None and self._with_features is not self.runner:
+            if self._with_features is not None:
                 self._with_features.release()
-            self._with_features = None
         self.runner.release()
 
     def __call__(self, pixel_values: Any) -> dict[str, NDArray[Any]]:
@@ -142,10 +133,11 @@ class Model:
         Args:
             images: One image or many; see the class. To a type checker, a string or an array is
                 one image: write `[folder]`, `[pattern]` or `list(batch)` for many.
-            top: How many classes to return, best first.
+            top: How many classes to return, best first. Of a model with sigmoid scores, all further
+                classes with a score of at least 0.5 are returned too.
 
         Returns:
-            For one image, `top` predictions; for many images, a list of such lists.
+            For one image, its predictions; for many images, a list of such lists.
 
         Raises:
             ImageError: An image cannot be read, or there is none.
@@ -159,17 +151,10 @@ class Model:
     def classify_each(
         self, images: Images, *, top: int = 5
     ) -> Iterator[list[Prediction] | ImageError]:
-        """Classify images one after the other, and go on where one cannot be read.
-
-        Args:
-            images: One image or many; see the class.
-            top: How many classes to return per image, best first.
+        """Classify images as `classify` does, and go on where one cannot be read.
 
         Yields:
             The predictions of each image in turn, or the error of one that cannot be read.
-
-        Raises:
-            GateError, ArtifactError, DataError: As `classify`.
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: expected a whole number, at least 1")
@@ -214,24 +199,27 @@ class Model:
         self, images: Images, runner: Runner, output: str
     ) -> Iterator[NDArray[Any] | ImageError]:
         """Prepare and run images in batches; yield the output's row of each, or its error."""
-        preprocess = self._needed_preprocess()
-        spec = runner.inputs[0]
+        preprocess, spec = self._needed_preprocess(), runner.inputs[0]
         prepared = (_prepare(image, preprocess) for image in iterate_images(images))
         index = 0
-        while batch := list(islice(prepared, fixed_batch(spec) or MAX_BATCH)):
-            readable = [item.pixels for item in batch if item.pixels is not None]
+        while batch := list(islice(prepared, batch_size(runner, MAX_BATCH))):
             rows: Iterator[NDArray[Any]] = iter(())
-            if readable:
+            if readable := [item for _, item in batch if not isinstance(item, ImageError)]:
                 self._check_open()
                 pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
                 rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
-            for item in batch:
-                if item.error is not None:
-                    yield item.error
+            for name, item in batch:
+                if isinstance(item, ImageError):
+                    yield item
                 elif np.isfinite(row := next(rows)).all():
                     yield row
                 else:
-                    raise self._not_finite(f"image {index}{item.name}")
+                    raise GateError(
+                        f"{runner.path.name} on {self.provider!r} computes NaN or infinity for "
+                        f"image {index}{name}",
+                        hint="measure it on this provider: vit-export validate "
+                        f"{runner.path} --provider {self.provider}",
+                    )
                 index += 1
 
     @staticmethod
@@ -281,13 +269,6 @@ class Model:
         if self.labels and isinstance(classes, int) and len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
 
-    def _not_finite(self, image: str) -> GateError:
-        return GateError(
-            f"{self.runner.path.name} on {self.provider!r} computes NaN or infinity for {image}",
-            hint=f"measure it on this provider: vit-export validate {self.runner.path} --provider "
-            f"{self.provider}",
-        )
-
     def _needed_preprocess(self) -> Preprocess:
         if self.preprocess is None:
             raise ArtifactError(
@@ -299,18 +280,10 @@ class Model:
         return self.preprocess
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """An image at the model's size, or the error of one that cannot be read; its name."""
-
-    name: str
-    pixels: Pixels | None = None
-    error: ImageError | None = None
-
-
-def _prepare(image: ImageSource, preprocess: Preprocess) -> _Prepared:
+def _prepare(image: ImageSource, preprocess: Preprocess) -> tuple[str, Pixels | ImageError]:
+    """Return an image's name for messages, and its pixels or the error that prevents them."""
     name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
     try:
-        return _Prepared(name, pixels=resize_and_crop(image, preprocess))
+        return name, resize_and_crop(image, preprocess)
     except ImageError as error:
-        return _Prepared(name, error=error)
+        return name, error

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.vocabulary import Activation
 
+PRESENT = 0.5  # score from which a label of a multi-label model counts as present
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -18,8 +20,8 @@ class Prediction:
     Attributes:
         index: Class number.
         label: Class name; `"class 7"` where the artifact carries no labels.
-        score: Probability by softmax; by sigmoid where the manifest's activation is `"sigmoid"`
-            (each label by itself); the model's own output where it is `"none"`.
+        score: Probability by softmax or, of each label by itself, by sigmoid; the model's own
+            output where the manifest's activation is `"none"`.
     """
 
     index: int
@@ -34,11 +36,14 @@ def predict(
 
     Args:
         logits: Output of the model, (num_classes,).
-        activation: What turns logits into scores.
+        activation: Turns logits into scores.
         labels: Class names; may be fewer than the classes.
-        top: How many classes to return; all where there are fewer.
+        top: How many classes to return; all where there are fewer. With sigmoid, all further
+            classes with a score of at least `PRESENT` are returned too.
     """
     scores = SCORES[activation](logits.astype(np.float64))
+    if activation == "sigmoid":
+        top = max(top, int((scores >= PRESENT).sum()))
     order = np.argsort(-scores, kind="stable")[:top]
     return [
         Prediction(int(i), labels[i] if i < len(labels) else f"class {i}", float(scores[i]))

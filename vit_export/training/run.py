@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.manifest import Preprocess
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
 from vit_export.images import digits_csv
 from vit_export.images.dataset import class_names, read_folder, split_folders
-from vit_export.images.decode import Pixels
-from vit_export.images.prepare import resize_and_crop
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
 from vit_export.training.history import TrainingFiles, load_state
@@ -152,14 +150,10 @@ def finetune(
     check_num_classes(config, labels)
     files.make_folder()
     preprocess = loaded.preprocess if loaded else Preprocess.of(config)
-
-    def decode(image: Path | Pixels) -> Pixels:
-        return resize_and_crop(image, preprocess)
-
-    split = _read(train_folder, validation_folder, settings.recipe, decode, progress)
+    split = _read(train_folder, validation_folder, settings.recipe, preprocess, progress)
     to_predict = None
     if settings.predict is not None:
-        to_predict = digits_csv.read_unlabelled_digits(settings.predict, decode=decode)
+        to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
     model = loaded.model if loaded else initial_model(config, seed=settings.recipe.seed)
     result = train(
         model,
@@ -234,13 +228,13 @@ def _read(
     train_path: Path,
     validation_path: Path | None,
     recipe: Recipe,
-    decode: Callable[[Path | Pixels], Pixels],
+    preprocess: Preprocess,
     progress: Progress,
 ) -> Split:
     """Decode the images; hold some out where there is no validation folder."""
     read = read_folder if train_path.is_dir() else digits_csv.read_digits
-    data = read(train_path, decode=decode, progress=progress)
+    data = read(train_path, preprocess, progress=progress)
     if validation_path is None:
         return hold_out(data, fraction=recipe.validation_fraction, seed=recipe.seed)
-    validation = read_folder(validation_path, decode=decode, labels=data.labels, progress=progress)
+    validation = read_folder(validation_path, preprocess, labels=data.labels, progress=progress)
     return separate(data, validation)

@@ -25,6 +25,7 @@ from layout_models import (
 from torch import Tensor, nn
 
 from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
+from vit_export.checkpoint.layouts.rules import bind
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.errors import CheckpointError
 
@@ -464,5 +465,5 @@ def test_each_layout_is_recognised_by_its_own_names() -> None:
     for layout, state in originals(SQUARE[0]).items():
         recognised = recognise(state)
         assert recognised is not None
-        assert recognised[0].name == layout
-        assert not recognised[1].unexpected
+        assert recognised.name == layout
+        assert not bind(recognised, state).unexpected

@@ -15,10 +15,10 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
 from vit_export.graph.half.convert import (
     layers_to_narrow,
-    narrow_nodes,
     residual_tensors,
     to_half,
 )
+from vit_export.graph.layers import converted_nodes
 
 
 def converted(source: Path, folder: Path, **options: object) -> onnx.ModelProto:
@@ -114,7 +114,7 @@ def test_kept_layers_stay_float32_and_are_counted(tiny_export, tmp_path):
         done = to_half(tiny_export.path, path, keep=keep)
         assert done.planned == 14  # 3 blocks of 4, the patches and the head
         kept = sum(name in weighted for name in keep)
-        assert done.narrowed == narrow_nodes(OnnxFile.read(path)) == 14 - kept
+        assert done.narrowed == converted_nodes(OnnxFile.read(path)) == 14 - kept
     assert {t.dtype for t in OnnxFile.read(path).initializers} == {"float32", "int64"}
 
 

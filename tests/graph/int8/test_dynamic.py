@@ -11,7 +11,8 @@ from onnx import helper
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.distance import cosine
-from vit_export.graph.int8.dynamic import quantised_nodes, to_int8_dynamic
+from vit_export.graph.int8.dynamic import to_int8_dynamic
+from vit_export.graph.layers import converted_nodes
 
 LAYERS = [
     f"blocks.{i}.{layer}" for i in range(3) for layer in ("attn.qkv", "attn.proj", "mlp.fc1",
@@ -54,8 +55,8 @@ def test_the_file_has_as_many_int8_products_as_planned(tiny_export, tmp_path):
     conversion = to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")
     file, before = OnnxFile.read(tmp_path / "int8.onnx"), OnnxFile.read(tiny_export.path)
     assert (conversion.recipe, conversion.planned, conversion.narrowed) == ("dynamic", 13, 13)
-    assert quantised_nodes(file) == 13
-    assert quantised_nodes(before) == 0
+    assert converted_nodes(file) == 13
+    assert converted_nodes(before) == 0
     assert file.op_counts["MatMul"] == before.op_counts["MatMul"] - 12 == 6
     for op in ("Conv", "LayerNormalization", "Softmax", "Gelu"):
         assert file.op_counts[op] == before.op_counts[op]
@@ -86,7 +87,7 @@ def test_layers_that_are_kept_stay_float32(tiny_export, tmp_path):
     kept = ["blocks.1.mlp.fc2", "head"]
     conversion = to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx", keep=kept)
     assert (conversion.planned, conversion.narrowed) == (13, 11)
-    assert quantised_nodes(OnnxFile.read(tmp_path / "int8.onnx")) == 11
+    assert converted_nodes(OnnxFile.read(tmp_path / "int8.onnx")) == 11
     before, after = constants(tiny_export.path), constants(tmp_path / "int8.onnx")
     for layer in (*LAYERS, "head"):
         assert (f"{layer}.weight" in after) == (layer in kept)
@@ -143,7 +144,7 @@ def test_a_tensor_is_quantised_once_and_a_shared_weight_stored_once(
     source = write_graph(nodes, {"w": square}, ["n", 8], ["n", 8])
     to_int8_dynamic(source, tmp_path / "int8.onnx")
     file = OnnxFile.read(tmp_path / "int8.onnx")
-    assert (file.op_counts["DynamicQuantizeLinear"], quantised_nodes(file)) == (2, 3)
+    assert (file.op_counts["DynamicQuantizeLinear"], converted_nodes(file)) == (2, 3)
     assert sorted(t.name for t in file.initializers if t.dtype == "int8") == [
         "w_int8", "w_int8_2"]  # fmt: skip
     ops = fused_ops(tmp_path / "int8.onnx")

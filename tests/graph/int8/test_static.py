@@ -10,9 +10,9 @@ from graphs import constants
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import cosine
-from vit_export.graph.int8.dynamic import quantised_nodes
 from vit_export.graph.int8.select import planned_tensors
 from vit_export.graph.int8.static import to_int8_static
+from vit_export.graph.layers import converted_nodes
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
@@ -66,7 +66,7 @@ def test_the_file_has_as_many_int8_products_as_planned(tiny_export, thresholds, 
     conversion = to_int8_static(tiny_export.path, path, thresholds=thresholds)
     file = OnnxFile.read(path)
     assert (conversion.recipe, conversion.planned, conversion.narrowed) == ("static", 13, 13)
-    assert quantised_nodes(file) == 13
+    assert converted_nodes(file) == 13
     assert (file.op_counts["QuantizeLinear"], file.op_counts["DequantizeLinear"]) == (13, 26)
     values = constants(path)
     for node in onnx.load(path).graph.node:
@@ -116,7 +116,7 @@ def test_kept_layers_need_no_range(tiny_export, thresholds, tmp_path):
     known = {name: value for name, value in thresholds.items() if name != "features"}
     conversion = to_int8_static(tiny_export.path, path, thresholds=known, keep=["head"])
     assert (conversion.planned, conversion.narrowed) == (13, 12)
-    assert quantised_nodes(OnnxFile.read(path)) == 12
+    assert converted_nodes(OnnxFile.read(path)) == 12
     assert "head.weight" in constants(path)
 
 

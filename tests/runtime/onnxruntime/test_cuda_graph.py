@@ -22,7 +22,7 @@ def session(tiny_export) -> onnxruntime.InferenceSession:
 @pytest.fixture
 def runs(session) -> RecordedRuns:
     """Nothing recorded yet."""
-    return RecordedRuns(session, ["logits"], device="cpu")
+    return RecordedRuns(session, ["logits"], ("cpu", 0))
 
 
 def test_every_run_computes_its_own_input(session, runs):

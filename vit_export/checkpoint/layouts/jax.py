@@ -43,16 +43,10 @@ def _dense(source: str, target: str) -> tuple[Rule, ...]:
 
 
 def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp: int) -> Layout:
-    """Layout of one of Google's two code bases.
+    """Layout of one of Google's two code bases, with the rules that only it has.
 
-    Args:
-        name: Value of `--layout`.
-        title: Name in messages.
-        *rules: What only this code base has.
-        attention: Flax numbers the modules of a block in the order of their creation: the
-            number of the attention.
-        norm2: The number of the second layer norm.
-        mlp: The number of the MLP.
+    Flax numbers the modules of a block in the order of their creation; `attention`, `norm2` and
+    `mlp` are the numbers of the attention, of the second layer norm and of the MLP.
     """
     block = "Transformer/encoderblock_{n}"
     attn = f"{block}/MultiHeadDotProductAttention_{attention}"

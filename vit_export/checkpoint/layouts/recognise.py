@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 from vit_export.checkpoint.layouts.huggingface import HUGGING_FACE
 from vit_export.checkpoint.layouts.jax import BIG_VISION, GOOGLE_JAX
 from vit_export.checkpoint.layouts.notebook import TRANSFORMER_ENCODER
-from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
+from vit_export.checkpoint.layouts.rules import Layout, bind
 from vit_export.checkpoint.layouts.timm import TIMM, VIT_EXPORT
 from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 
@@ -19,17 +19,18 @@ LAYOUTS: dict[str, Layout] = {
 }  # fmt: skip
 
 
-def recognise(names: Iterable[str], metadata: Container[str] = ()) -> tuple[Layout, Binding] | None:
+def recognise(names: Iterable[str], metadata: Container[str] = ()) -> Layout | None:
     """Return the layout that matches most names, or None where none matches half of them.
 
-    Args:
-        names: Names of the tensors.
-        metadata: Keys of the file's metadata; the key "vit_export" marks our own layout.
+    The key "vit_export" in the file's metadata marks our own layout.
     """
     names = list(names)
     if VIT_EXPORT.name in metadata:
-        return VIT_EXPORT, bind(VIT_EXPORT, names)
-    candidates = [layout for layout in LAYOUTS.values() if layout is not VIT_EXPORT]
-    bound = [(layout, bind(layout, names)) for layout in candidates]
-    layout, binding = min(bound, key=lambda pair: len(pair[1].unexpected))
-    return (layout, binding) if len(binding.unexpected) * 2 < len(names) else None
+        return VIT_EXPORT
+    unmatched = {
+        name: len(bind(layout, names).unexpected)
+        for name, layout in LAYOUTS.items()
+        if layout is not VIT_EXPORT
+    }
+    best = min(unmatched, key=unmatched.__getitem__)
+    return LAYOUTS[best] if unmatched[best] * 2 < len(names) else None

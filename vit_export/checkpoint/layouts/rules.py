@@ -19,14 +19,10 @@ class Conversion:
     """Function from the tensors of a file to one of ours.
 
     Conversions also run on meta tensors, so that shapes are checked before any data is read.
-
-    Attributes:
-        label: Description for the report; empty for a plain copy.
-        apply: Takes the source tensors in the order of the rule.
     """
 
-    label: str
-    apply: Callable[..., Tensor]
+    label: str  # description for the report; empty for a plain copy
+    apply: Callable[..., Tensor]  # takes the source tensors in the order of the rule
 
 
 COPY = Conversion("", lambda tensor: tensor)
@@ -35,21 +31,13 @@ JOIN_QKV = Conversion("q, k and v joined", lambda q, k, v: torch.cat((q, k, v)))
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our tensors, and the tensors of the file that it is made of.
+    """One of our tensors, and the tensors of the file that it is made of."""
 
-    Attributes:
-        sources: Templates of the names in the file, in the order that `conversion` takes them.
-        target: Template of our name.
-        conversion: Turns the sources into the target.
-        when: Apply the rule only to files with a name of this template.
-        unless: Apply the rule only to files without a name of any of these templates.
-    """
-
-    sources: tuple[str, ...]
-    target: str
+    sources: tuple[str, ...]  # templates of names in the file
+    target: str  # template of our name
     conversion: Conversion = COPY
-    when: str = ""
-    unless: tuple[str, ...] = ()
+    when: str = ""  # only for files with a name of this template
+    unless: tuple[str, ...] = ()  # only for files without a name of any of these templates
 
 
 def rename(source: str, target: str, conversion: Conversion = COPY) -> Rule:
@@ -59,31 +47,19 @@ def rename(source: str, target: str, conversion: Conversion = COPY) -> Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The tensor names of one library, and what its models have in common.
+    """The tensor names of one library, and what its models have in common."""
 
-    Attributes:
-        name: Value of `--layout`.
-        title: Name in messages.
-        rules: Every tensor that can be loaded.
-        prefix: Regular expression of an optional prefix of all names.
-        ignored: Templates of tensors that classification does not use.
-        unsupported: Regular expressions of tensors that `VisionTransformer` has no part for,
-            each with a description of the part.
-        assumed: Config fields that the library's models have by default, each with the source
-            that the report names.
-        heads_axis_of: Template of a tensor whose axis 1 has the size num_heads.
-        heads_in_table: Whether num_heads may be taken from a variant of the same widths.
-    """
-
-    name: str
-    title: str
-    rules: tuple[Rule, ...]
-    prefix: str = ""
-    ignored: tuple[str, ...] = ()
+    name: str  # value of `--layout`
+    title: str  # name in messages
+    rules: tuple[Rule, ...]  # for every tensor that can be loaded
+    prefix: str = ""  # regular expression of an optional prefix of all names
+    ignored: tuple[str, ...] = ()  # templates of tensors that classification does not use
+    # regular expressions of names that show a part which `VisionTransformer` lacks: its description
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    # default config fields of the library's models: value, and the source that the report names
     assumed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    heads_axis_of: str = ""
-    heads_in_table: bool = True
+    heads_axis_of: str = ""  # template of a tensor whose axis 1 has the size num_heads
+    heads_in_table: bool = True  # num_heads may be taken from a variant of the same widths
 
     def matches(self, template: str, names: Iterable[str]) -> Iterator[re.Match[str]]:
         """Matches of a template, with the groups `prefix`, `n` and `p`, in the order of names."""
@@ -108,19 +84,12 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """The rules of a layout applied to the names of a certain file.
+    """The rules of a layout applied to the names of a certain file."""
 
-    Attributes:
-        steps: Tensors of ours that the file has all sources of.
-        incomplete: Our names that the file has some sources of, with the missing ones.
-        ignored: Names that the layout ignores.
-        unexpected: Names that no rule matches.
-    """
-
-    steps: tuple[Step, ...]
-    incomplete: Mapping[str, tuple[str, ...]]
-    ignored: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    steps: tuple[Step, ...]  # for tensors of ours that the file has all sources of
+    incomplete: Mapping[str, tuple[str, ...]]  # missing sources, where the file has some
+    ignored: tuple[str, ...]  # names that the layout ignores
+    unexpected: tuple[str, ...]  # names that no rule matches
 
 
 def bind(layout: Layout, names: Iterable[str]) -> Binding:
@@ -134,7 +103,13 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
             continue
         if any(layout.contains(template, present) for template in rule.unless):
             continue
-        for target, sources in _targets(layout, rule, present):
+        targets: dict[str, dict[str, str]] = {}
+        for template in rule.sources:
+            for match in layout.matches(template, present):
+                values = {"n": "", "p": "", **match.groupdict()}
+                targets.setdefault(rule.target.format(**values), values)
+        for target, values in targets.items():
+            sources = tuple(values["prefix"] + name.format(**values) for name in rule.sources)
             missing = tuple(name for name in sources if name not in present)
             matched.update(name for name in sources if name in present)
             if missing:
@@ -151,27 +126,11 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
     )
 
 
-def _targets(
-    layout: Layout, rule: Rule, names: Mapping[str, None]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each target that the file has a source of, with the names of all its sources."""
-    done = set()
-    for template in rule.sources:
-        for match in layout.matches(template, names):
-            values = {"n": "", "p": "", **match.groupdict()}
-            target = rule.target.format(**values)
-            if target not in done:
-                done.add(target)
-                prefix = values["prefix"]
-                yield target, tuple(prefix + source.format(**values) for source in rule.sources)
-
-
 def unsupported_parts(layout: Layout, names: Iterable[str]) -> dict[str, list[str]]:
     """Parts that `VisionTransformer` lacks: their description, and the names that show them."""
     parts: dict[str, list[str]] = {}
     for name in names:
-        for expression, part in layout.unsupported.items():
-            if re.search(expression, name):
-                parts.setdefault(part, []).append(name)
-                break
+        part = next((p for form, p in layout.unsupported.items() if re.search(form, name)), None)
+        if part:
+            parts.setdefault(part, []).append(name)
     return parts

@@ -21,11 +21,9 @@ FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 
 def to_rounded(source: Path, destination: Path) -> None:
-    """Write the float32 emulation of a half-precision artifact; tensors keep their names.
+    """Write the float32 emulation of a strongly typed half-precision artifact.
 
-    Args:
-        source: A strongly typed .onnx file with float16 or bfloat16 values.
-        destination: File to write; its weights go to `destination` + `.data`.
+    Tensors keep their names. The weights go to `destination` + `.data`.
     """
     model = open_graph(source)
     model.metadata_props.clear()  # the certificate is the artifact's
@@ -47,11 +45,13 @@ def to_rounded(source: Path, destination: Path) -> None:
 
 
 def _widen_weight(value: ir.Value) -> None:
-    tensor, name, shape = constant_of(value), value.name or "", value.shape or ir.Shape(())
+    tensor, value.type = constant_of(value), FLOAT
     value.const_value = lazy_tensor(
-        name, ir.DataType.FLOAT, shape, lambda: np.asarray(tensor.numpy()).astype(np.float32)
+        tensor.name or "",
+        FLOAT.dtype,
+        tensor.shape.numpy(),
+        lambda: np.asarray(tensor.numpy()).astype(np.float32),
     )
-    value.type = FLOAT
 
 
 def _round(

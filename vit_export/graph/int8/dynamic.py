@@ -20,25 +20,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
-from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.graph.int8.select import Int8Conversion, input_of
 from vit_export.graph.layers import layer_of
 
 
 def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = ()) -> Conversion:
-    """Convert an fp32 artifact.
-
-    Args:
-        source: An .onnx file in float32.
-        destination: File to write; its weights go to `destination` + `.data`.
-        keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
+    """Convert an fp32 artifact, without the layers to keep; errors are those of `Int8Conversion`.
 
     Returns:
-        Counts of converted nodes; `quantised_nodes` of the written file must equal `narrowed`.
-
-    Raises:
-        ArtifactError: The source is damaged, is not float32, or has no product to convert.
-        UsageError: A layer to keep is not among the planned ones.
+        Counts of converted nodes; `converted_nodes` of the written file must equal `narrowed`.
     """
     conversion = Int8Conversion(source, keep)
     quantised: dict[ir.Value, Sequence[ir.Value]] = {}  # all readers of a tensor share one node
@@ -48,21 +38,6 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
             quantised[x] = _quantise(conversion, x, node)
         _replace_product(conversion, node, quantised[x])
     return conversion.write(destination, recipe="dynamic")
-
-
-def quantised_nodes(file: OnnxFile) -> int:
-    """Return the number of INT8 products in a file, dynamic or static."""
-    constants = {tensor.name for tensor in file.initializers if tensor.dtype == "int8"}
-    dequantised = {
-        node.outputs[0]
-        for node in file.nodes
-        if node.op_type == "DequantizeLinear" and node.inputs[0] in constants
-    }
-    return sum(
-        (node.op_type == "MatMulInteger" and node.inputs[1] in constants)
-        or (node.op_type in ("MatMul", "Gemm") and node.inputs[1] in dequantised)
-        for node in file.nodes
-    )
 
 
 def _quantise(conversion: Int8Conversion, x: ir.Value, reader: ir.Node) -> Sequence[ir.Value]:

@@ -88,7 +88,7 @@ class Int8Conversion:
             weight = lazy_tensor(
                 self.names(f"{name}_int8"),
                 ir.DataType.INT8,
-                ir.Shape(columns().shape),
+                columns().shape,
                 lambda: to_int8(columns(), scales),
             )
             scale = ir.Tensor(scales, name=self.names(f"{name}_scale"))
@@ -106,7 +106,7 @@ class Int8Conversion:
         return insert_before(self.graph, reader, op_type, inputs, name, attributes)
 
     def write(self, path: Path, *, recipe: str) -> Conversion:
-        """Write the graph after the narrowed nodes were replaced, and return their count."""
+        """Write the graph, its weights to `path` + `.data`, and return the counts of nodes."""
         remove_unread_constants(self.graph)
         save_graph(self._model, path)
         return Conversion(recipe=recipe, planned=len(self.planned), narrowed=len(self.narrowed))

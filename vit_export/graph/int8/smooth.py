@@ -12,7 +12,7 @@ the same to the bit, and the fp32 artifact's certificate still holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,13 @@ def smooth(
     *,
     alpha: float = 0.5,
 ) -> int:
-    """Smooth the outputs of LayerNormalization, in float32.
+    """Smooth each output of LayerNormalization that only products with constant matrices read.
 
-    Applies where only products with constant matrices read the output of a LayerNormalization.
-    The file written has to be calibrated again.
+    The file written is float32 and has to be calibrated again.
 
     Args:
         source: An .onnx file in float32.
-        destination: File to write; its weights go to `destination` + `.data`.
+        destination: File to write.
         channel_absmax: Largest magnitude per channel, float32 (C,), by tensor.
         alpha: Share of the difficulty that moves to the weights, 0 to 1.
 
@@ -48,7 +47,7 @@ def smooth(
         Number of LayerNormalizations that were changed.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, or a tensor has no statistics.
+        ArtifactError: As `Int8Conversion`, and where a tensor has no statistics.
     """
     conversion, changed = Int8Conversion(source), 0
     for norm in list(conversion.graph):
@@ -61,7 +60,11 @@ def smooth(
                 f"{source.name}: no statistics of {tensor!r}",
                 hint="calibrate this artifact itself",
             )
-        factors = _factors(channel_absmax[tensor], [_row_absmax(n) for n in readers], alpha)
+        rows = [
+            np.abs(constant_of(node.inputs[1]).numpy()).max(axis=0 if is_transposed(node) else 1)
+            for node in readers
+        ]
+        factors = _factors(channel_absmax[tensor], np.maximum.reduce(rows), alpha)
         if (factors == 1).all():
             continue
         changed += 1
@@ -85,25 +88,18 @@ def _readers(norm: ir.Node) -> list[ir.Node]:
     return readers if len(readers) == len(uses) else []
 
 
-def _row_absmax(node: ir.Node) -> Float32:
-    """Return the largest magnitude of a weight per input channel, float32 (K,)."""
-    weight = constant_of(node.inputs[1]).numpy()
-    return np.asarray(np.abs(weight).max(axis=0 if is_transposed(node) else 1))
-
-
-def _factors(activations: Float32, weights: Sequence[Float32], alpha: float) -> Float32:
+def _factors(columns: Float32, rows: Float32, alpha: float) -> Float32:
     """Return the divisor of each channel: a power of two, 1 for a channel of zeros; float32 (K,).
 
-    The arguments are the largest magnitudes per channel (K,) and, by weight, per row (K,).
+    The arguments are the largest magnitudes per channel and per row of the weights, (K,).
     """
-    columns, rows = np.asarray(activations, np.float64), np.maximum.reduce(list(weights))
     if columns.shape != rows.shape:
         raise ArtifactError(
             f"statistics of {columns.size} channels for a weight of {rows.size} rows",
             hint="calibrate this artifact itself",
         )
     alive = (columns > 0) & (rows > 0)
-    columns, rows = np.where(alive, (columns, rows), 1)
+    columns, rows = np.where(alive, (columns, rows), 1).astype(np.float64)
     exponents = alpha * np.log2(columns) - (1 - alpha) * np.log2(rows)
     limited = np.clip(np.rint(exponents), -LARGEST_EXPONENT, LARGEST_EXPONENT)
     return np.asarray(np.exp2(limited), np.float32)
@@ -115,7 +111,7 @@ def _scale(conversion: Int8Conversion, node: ir.Node, index: int, by: Float32) -
     scaled = lazy_tensor(
         conversion.names(f"{node.name}.smoothed_{('weight', 'bias')[index - 1]}"),
         ir.DataType.FLOAT,
-        ir.Shape(np.broadcast_shapes(tuple(tensor.shape.numpy()), by.shape)),
+        np.broadcast_shapes(tensor.shape.numpy(), by.shape),
         lambda: np.asarray(tensor.numpy() * by, np.float32),
     )
     node.replace_input_with(index, add_constant(conversion.graph, scaled))

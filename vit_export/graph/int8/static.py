@@ -37,22 +37,18 @@ def to_int8_static(
     thresholds: Mapping[str, float],
     keep: Collection[str] = (),
 ) -> Conversion:
-    """Convert an fp32 artifact.
+    """Convert an fp32 artifact as `to_int8_dynamic` does, with fixed ranges.
 
     Args:
         source: An .onnx file in float32.
-        destination: File to write; its weights go to `destination` + `.data`.
+        destination: File to write.
         thresholds: Largest magnitude that INT8 represents, by name, of each of `planned_tensors`;
             larger values are clipped. `Ranges.thresholds` computes them.
-        keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
-
-    Returns:
-        Counts of converted nodes; `quantised_nodes` of the written file must equal `narrowed`.
+        keep: Layers that stay in float32.
 
     Raises:
-        ArtifactError: The source is damaged, is not float32, has no product to convert, or a
-            tensor has no finite threshold of at least 0.
-        UsageError: A layer to keep is not among the planned ones.
+        ArtifactError: As `Int8Conversion`, and where a tensor has no finite threshold of at
+            least 0.
     """
     conversion = Int8Conversion(source, keep)
     graph, names, insert = conversion.graph, conversion.names, conversion.insert

@@ -17,8 +17,6 @@ which other tools use.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,9 +42,8 @@ def channel_scales(weight: Float32) -> Float32:
     """
     if not np.isfinite(weight).all():
         raise ValueError("a weight is not finite")
-    by_value = np.abs(weight).max(axis=0, initial=0) / np.float32(LARGEST)
-    by_pair = np.abs(_pair_sums(weight)).max(axis=0, initial=0) / np.float32(LARGEST_PAIR)
-    scales: Float32 = np.maximum(by_value, by_pair).astype(np.float32)
+    largest, pair = _largest(weight)
+    scales: Float32 = np.maximum(largest / np.float32(LARGEST), pair / np.float32(LARGEST_PAIR))
     scales[scales < np.finfo(np.float32).tiny] = 1  # so small that the weights round to zero
     # rounding half to even keeps a pair at 128, but the rounded division before it may not
     too_small = np.flatnonzero(~_fits(weight, scales))
@@ -63,14 +60,12 @@ def to_int8(weight: Float32, scales: Float32) -> Int8:
 
 def _fits(weight: Float32, scales: Float32) -> NDArray[np.bool_]:
     """Whether each channel keeps both limits after rounding, bool (N,)."""
-    rounded = np.rint(weight / scales)
-    largest = np.abs(rounded).max(axis=0, initial=0)
-    pairs = np.abs(_pair_sums(rounded)).max(axis=0, initial=0)
-    return np.asarray((largest <= LARGEST) & (pairs <= LARGEST_PAIR))
+    largest, pair = _largest(np.rint(weight / scales))
+    return np.asarray((largest <= LARGEST) & (pair <= LARGEST_PAIR))
 
 
-def _pair_sums(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the sums of rows 2j and 2j + 1, (ceil(K / 2), N); an odd last row is alone."""
-    sums = values[0::2].copy()
-    sums[: len(values) // 2] += values[1::2]
-    return sums
+def _largest(values: Float32) -> tuple[Float32, Float32]:
+    """Return the largest |w[j]| and |w[2j] + w[2j+1]| of each channel (N,)."""
+    pairs = values[0::2].copy()
+    pairs[: len(values) // 2] += values[1::2]  # an odd last row is alone
+    return np.abs(values).max(axis=0, initial=0), np.abs(pairs).max(axis=0, initial=0)

@@ -1,4 +1,4 @@
-"""Record a run as a CUDA graph once per batch size, and replay it from fixed buffers.
+"""Record a run as a CUDA graph, once for each batch size, and replay it from fixed buffers.
 
 A replay launches the recorded kernels with the recorded addresses. So each batch size has its own
 input and output buffers, and its own graph under the run option `gpu_graph_id` (ONNX Runtime,
@@ -32,26 +32,18 @@ class _Recorded:
 
 
 class RecordedRuns:
-    """Runs a session from fixed buffers; threads take turns.
+    """Runs a session, created with `enable_cuda_graph`, from fixed buffers; threads take turns.
 
     Args:
-        session: Session of ONNX Runtime, created with `enable_cuda_graph`.
+        session: Session of ONNX Runtime.
         outputs: Names of the outputs.
-        device: `"cuda"`, or `"cpu"`.
-        device_id: Number of the GPU.
+        device: `"cuda"` or `"cpu"`, and the number of the GPU.
     """
 
     def __init__(
-        self,
-        session: ort.InferenceSession,
-        outputs: Sequence[str],
-        *,
-        device: str,
-        device_id: int = 0,
+        self, session: ort.InferenceSession, outputs: Sequence[str], device: tuple[str, int]
     ) -> None:
-        self._session = session
-        self._outputs = tuple(outputs)
-        self._device = (device, device_id)
+        self._session, self._outputs, self._device = session, tuple(outputs), device
         self._recorded: dict[tuple[tuple[str, tuple[int, ...]], ...], _Recorded] = {}
         self._lock = threading.Lock()
 
@@ -59,14 +51,7 @@ class RecordedRuns:
         return len(self._recorded)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Copy the inputs to the buffers, replay the graph or record it, and copy the outputs.
-
-        Args:
-            feeds: Checked arrays by input name.
-
-        Returns:
-            New arrays by output name.
-        """
+        """Copy checked inputs to the buffers, replay the graph or record it, copy the outputs."""
         key = tuple(sorted((name, array.shape) for name, array in feeds.items()))
         with self._lock:
             if key not in self._recorded:
@@ -87,16 +72,14 @@ class RecordedRuns:
             name: ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
             for name, array in feeds.items()
         }
-        first = self._session.io_binding()
-        for name, value in inputs.items():
-            first.bind_ortvalue_input(name, value)
-        for name in self._outputs:
-            first.bind_output(name, *self._device)
-        self._session.run_with_iobinding(first, _run_options(NOT_RECORDED))
-        outputs = dict(zip(self._outputs, first.get_outputs(), strict=True))
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name, *self._device)
+        self._session.run_with_iobinding(binding, _run_options(NOT_RECORDED))
+        outputs = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        binding.clear_binding_outputs()
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
         return _Recorded(binding, inputs, outputs, _run_options(len(self._recorded)))

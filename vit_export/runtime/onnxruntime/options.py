@@ -36,8 +36,7 @@ class _Options:
     device_id: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a negative number, which a list would count from its end."""
-        if self.device_id < 0:
+        if self.device_id < 0:  # a list would count it from its end
             raise UsageError(f"device_id={self.device_id}: expected 0 or more")
 
     def session_entries(self) -> dict[str, str]:
@@ -64,13 +63,12 @@ class CudaOptions(_Options):
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a limit below one byte."""
         super().__post_init__()
         if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
             raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """Return ONNX Runtime's spelling; see `TensorrtOptions.provider_options`."""
+        """Return the options in ONNX Runtime's spelling."""
         options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
         if self.cuda_graph:
             options["enable_cuda_graph"] = "1"
@@ -87,7 +85,6 @@ class EngineOptions(_Options):
     ep_context: PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a profile that does not rise, and a file name without .onnx."""
         super().__post_init__()
         if self.profile is not None and not (
             len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
@@ -119,12 +116,14 @@ class EngineOptions(_Options):
                 hint="give profile=(min, opt, max) too",
             )
 
-    def shapes(self, file: OnnxFile) -> tuple[str, ...]:
-        """Return the profile's three shapes, each like `"pixel_values:8x3x224x224"`.
+    def profile_options(self, prefix: str, file: OnnxFile) -> dict[str, str]:
+        """Return e.g. `{"trt_profile_min_shapes": "pixel_values:1x3x224x224", ...}`.
 
         Raises:
             UsageError: The batch size is fixed, or another dimension is dynamic too.
         """
+        if self.profile is None:
+            return {}
         for spec in file.inputs:
             if not spec.shape or not isinstance(spec.shape[0], str):
                 raise UsageError(f"profile={self.profile}: the batch of {spec} is fixed")
@@ -133,19 +132,12 @@ class EngineOptions(_Options):
                     f"profile={self.profile}: a profile gives batch sizes only, and more than the "
                     f"batch is dynamic in {spec}"
                 )
-        return tuple(
-            ",".join(
+        return {
+            f"{prefix}_profile_{which}_shapes": ",".join(
                 f"{spec.name}:{'x'.join(map(str, (size, *spec.shape[1:])))}" for spec in file.inputs
             )
-            for size in self.profile or ()
-        )
-
-    def profile_options(self, prefix: str, file: OnnxFile) -> dict[str, str]:
-        """Return the options of the profile, e.g. `trt_profile_min_shapes`."""
-        if self.profile is None:
-            return {}
-        names = (f"{prefix}_profile_{which}_shapes" for which in ("min", "opt", "max"))
-        return dict(zip(names, self.shapes(file), strict=True))
+            for which, size in zip(("min", "opt", "max"), self.profile, strict=True)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +162,6 @@ class TensorrtOptions(EngineOptions):
     engine_cache: PathLike | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a cache and a context file: the provider has one folder for both."""
         super().__post_init__()
         if self.engine_cache is not None and self.ep_context is not None:
             raise UsageError(
@@ -186,7 +177,6 @@ class TensorrtOptions(EngineOptions):
 
         Raises:
             OutputError: The folder of the cache cannot be created.
-            UsageError: The profile does not fit the model.
         """
         options = {"device_id": str(self.device_id), **self.profile_options("trt", file)}
         if self.engine_cache is not None:
@@ -224,7 +214,7 @@ class TensorrtRtxOptions(EngineOptions):
     runtime_cache: PathLike | None = None
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """Return the plugin's spelling; see `TensorrtOptions.provider_options`."""
+        """Return the options in the plugin's spelling."""
         options = self.profile_options("nv", file)
         if self.runtime_cache is not None:
             folder = _make_folder("runtime_cache", Path(self.runtime_cache))
@@ -232,7 +222,7 @@ class TensorrtRtxOptions(EngineOptions):
         return options
 
     def session_entries(self) -> dict[str, str]:
-        """Return entries of the session's configuration: they write the context file."""
+        """Return the entries that write the context file."""
         if self.ep_context is None:
             return {}
         return {
@@ -250,7 +240,6 @@ DEFAULTS: dict[str, ProviderOptions] = {
 
 
 def _make_folder(option: str, folder: Path) -> str:
-    """Create a folder that an option names."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -281,12 +270,8 @@ def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, Provid
 def check_profile(options: ProviderOptions | None, shapes: Mapping[str, Sequence[int]]) -> None:
     """Check that a batch is in the engine's profile; the provider would build another engine.
 
-    Args:
-        options: The provider's options.
-        shapes: Shapes of all inputs, by name.
-
     Raises:
-        InputError: The batch is outside; the message names the input, its size and the profile.
+        InputError: The message names the input, its size and the profile.
     """
     if not isinstance(options, EngineOptions) or options.profile is None:
         return
@@ -314,12 +299,9 @@ def disable_tf32(provider: str, precision: str) -> None:
     so afterwards it is too late. A variable that is already set stays: with 1 the user wants TF32,
     and the gate measures it.
 
-    Args:
-        provider: The provider that will run an artifact.
-        precision: Precision of the artifact; TF32 matters little to those narrower than fp32.
-
     Raises:
-        ProviderError: CUDA is already in use in this process, and the artifact is fp32.
+        ProviderError: CUDA is already in use in this process, and the artifact's precision is
+            fp32; TF32 matters little to narrower ones.
     """
     if provider not in ("tensorrt", "tensorrt-rtx") or TF32_VARIABLE in os.environ:
         return

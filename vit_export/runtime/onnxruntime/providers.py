@@ -53,14 +53,8 @@ _registering = threading.Lock()
 _SOURCE_LINE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
 
 
-class FallbackError(ProviderError):
-    """ONNX Runtime started another provider than the requested one."""
-
-
-@functools.cache
-def installed_wheels() -> tuple[str, ...]:
-    """Return the installed wheels of ONNX Runtime; cached, since all packages are read."""
-    return onnxruntime_wheels()
+# names of the installed wheels of ONNX Runtime; cached, since all packages are read
+installed_wheels = functools.cache(onnxruntime_wheels)
 
 
 def worth_trying(provider: str) -> bool:
@@ -91,7 +85,6 @@ def check_wheel_usable(provider: str) -> None:
 
 
 def _gpu_install() -> str:
-    """Return the command after which only the GPU wheel is installed."""
     wheels = installed_wheels()
     return f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
 
@@ -100,9 +93,9 @@ def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -
     """Raise ProviderError unless the session runs every node on the provider."""
     wanted = PROVIDERS[provider]
     if session.get_providers()[0] != wanted:
-        raise FallbackError(
+        raise ProviderError(
             f"provider {provider!r} was requested, but ONNX Runtime fell back to "
-            f"{session.get_providers()[0]}",
+            f"{session.get_providers()[0]}{cause(provider)}",
             hint="`vit-export doctor` shows what is missing; --provider cpu runs on the CPU",
         )
     if provider == "cpu":
@@ -159,10 +152,7 @@ def quiet(provider: str) -> Iterator[None]:
 
 
 def rtx_devices() -> list[Any]:
-    """Return the GPUs of the TensorRT-RTX plugin, which is registered once per process.
-
-    Returns:
-        `OrtEpDevice`s, at least one.
+    """Return the GPUs (`OrtEpDevice`) of the TensorRT-RTX plugin; at least one.
 
     Raises:
         ProviderError: The plugin is not installed, cannot be loaded, or finds no GPU.

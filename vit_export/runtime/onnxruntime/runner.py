@@ -21,7 +21,9 @@ from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_array, check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 from vit_export.runtime.onnxruntime.options import (
+    DEFAULTS,
     CudaOptions,
+    EngineOptions,
     ProviderOptions,
     check_profile,
     resolve,
@@ -32,8 +34,6 @@ from vit_export.runtime.onnxruntime.providers import (
     BACKEND_ERRORS,
     ON_DEVICE,
     PROVIDERS,
-    FallbackError,
-    cause,
     first_line,
     worth_trying,
 )
@@ -44,12 +44,8 @@ class OrtRunner:
     """Runs one ONNX file in one session of ONNX Runtime; threads may share it.
 
     Args:
-        path: The `.onnx` file.
-        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"` or `"auto"`.
-        options: Options of an NVIDIA provider, e.g. `CudaOptions(cuda_graph=True)`; they name
-            the provider too.
+        path, provider, options, threads: As for `runtime.load`.
         expose: Names of inner tensors to return as well.
-        threads: CPU threads of one run; by default ONNX Runtime's choice.
 
     Attributes:
         provider: The provider that really runs the model.
@@ -94,29 +90,24 @@ class OrtRunner:
         self._open_session: ort.InferenceSession | None
         self._request, self._open_session = self._open(request)
         self.provider, self.options = self._request.provider, self._request.options
+        self.profile = self.options.profile if isinstance(self.options, EngineOptions) else None
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
         self.outputs = tuple(
             known.get(value.name, TensorSpec(value.name, "", ()))
             for value in self._session.get_outputs()
         )
+        self._names = [spec.name for spec in self.outputs]
 
     def _open(self, request: SessionRequest) -> tuple[SessionRequest, ort.InferenceSession]:
         """Create the session; for `"auto"`, of the best provider that really runs the model."""
         if request.provider != "auto":
-            try:
-                return request, create_session(request)
-            except FallbackError as error:
-                text = f"{error.message}{cause(request.provider)}"
-                raise ProviderError(text, hint=error.hint) from None
+            return request, create_session(request)
         *candidates, last = AUTO
         for provider in filter(worth_trying, candidates):
-            _, options = resolve(provider, None)
-            candidate = replace(request, provider=provider, options=options)
+            candidate = replace(request, provider=provider, options=DEFAULTS[provider])
             try:
                 return candidate, create_session(candidate)
-            except FallbackError as error:
-                self.rejected[provider] = f"{error.message}{cause(provider)}"
             except ProviderError as error:
                 self.rejected[provider] = error.message
         request = replace(request, provider=last)
@@ -167,33 +158,27 @@ class OrtRunner:
         Raises:
             InputError: A wrong name, dtype or shape, or a batch outside the engine's profile.
         """
-        names = [spec.name for spec in self.outputs]
         arrays = all(isinstance(x, np.ndarray) for x in feeds.values())
-        if self._records_graphs:
-            return self._run_recorded(feeds)
-        if self.provider not in ON_DEVICE and arrays:
-            check_feeds(self.inputs, feeds, patch_size=self._patch_size)
-            check_profile(self.options, {name: x.shape for name, x in feeds.items()})
-            with self._named_failures():
-                return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
-        values = self.run_on_device(feeds)
-        return {name: value.numpy() for name, value in values.items()}
+        if not self._records_graphs and not (arrays and self.provider not in ON_DEVICE):
+            return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
+        check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+        check_profile(self.options, {name: x.shape for name, x in feeds.items()})
+        with self._named_failures():
+            if self._records_graphs:
+                return self._recorded_runs().run(feeds)
+            results = self._session.run(self._names, dict(feeds))
+            return dict(zip(self._names, results, strict=True))
 
     @property
     def _records_graphs(self) -> bool:
         return isinstance(self.options, CudaOptions) and self.options.cuda_graph
 
-    def _run_recorded(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+    def _recorded_runs(self) -> RecordedRuns:
         session = self._session
         with self._lock:
             if self._recorded is None:
-                names = [spec.name for spec in self.outputs]
-                self._recorded = RecordedRuns(session, names, device=self._device[0],
-                                              device_id=self._device[1])  # fmt: skip
-            recorded = self._recorded
-        with self._named_failures():
-            return recorded.run(feeds)
+                self._recorded = RecordedRuns(session, self._names, self._device)
+            return self._recorded
 
     @property
     def _device(self) -> tuple[str, int]:
@@ -226,14 +211,13 @@ class OrtRunner:
         binding = self._session.io_binding()
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
-        for spec in self.outputs:
-            binding.bind_output(spec.name, *self._device)
+        for name in self._names:
+            binding.bind_output(name, *self._device)
         with self._named_failures():
             binding.synchronize_inputs()
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-        names = [spec.name for spec in self.outputs]
-        return dict(zip(names, binding.get_outputs(), strict=True))
+        return dict(zip(self._names, binding.get_outputs(), strict=True))
 
     @contextlib.contextmanager
     def _named_failures(self) -> Iterator[None]:

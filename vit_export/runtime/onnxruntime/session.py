@@ -32,15 +32,7 @@ MAPPED_FROM_BYTES = 1 << 28  # size of weights from which the CPU reads them in 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRequest:
-    """What a session is created for.
-
-    Attributes:
-        file: The model.
-        provider: One of `PROVIDERS`.
-        options: The provider's options; `None` for the CPU.
-        exposed: Names of inner tensors to return as well.
-        threads: CPU threads of one run; by default ONNX Runtime's choice.
-    """
+    """What a session is created for; the arguments of `OrtRunner`, checked."""
 
     file: OnnxFile
     provider: str
@@ -55,9 +47,7 @@ def create_session(request: SessionRequest) -> ort.InferenceSession:
     Raises:
         ArtifactError: The CPU cannot load the model.
         ProviderError: The provider does not start, or does not run every node.
-        FallbackError: ONNX Runtime started another provider, without an error of its own.
-        OutputError: A context file or a cache cannot be written. No context file is left where
-            the session fails.
+        OutputError: A context file or a cache cannot be written.
         UsageError: The options do not fit the model.
     """
     file, options = request.file, request.options
@@ -77,11 +67,7 @@ def create_session(request: SessionRequest) -> ort.InferenceSession:
 
 
 def add_manifest(context_file: Path, file: OnnxFile, provider: str) -> None:
-    """Add the model's manifest to its context file, so that images can be prepared for it.
-
-    Raises:
-        ProviderError: The provider did not write the file.
-    """
+    """Add the model's manifest to its context file, so that images can be prepared for it."""
     if not context_file.is_file():
         raise ProviderError(
             f"provider {provider!r} built its engine but did not write {context_file.name}, "

@@ -108,6 +108,8 @@ class TrtRunner:
             for.
     """
 
+    profile: tuple[int, int, int] | None = None  # `run` splits and pads batches itself
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from vit_export.reference.emulate_half import Rounding, in_half, round_to
 from vit_export.reference.outputs import vit_outputs
+from vit_export.reference.precision import Rounding, in_half, round_to
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
