@@ -128,15 +128,15 @@ def test_an_earlier_picture_stays_where_there_is_nothing_to_show(tiny_export, tm
     ],
     ids=str,
 )
-def test_wrong_usage_is_an_error_message(
+def test_wrong_usage_is_an_error_in_text_and_json(
     tiny_export, tmp_path, monkeypatch, status, arguments, words
 ):
-    """In text and in JSON, leaving nothing."""
+    """No file is left behind."""
     monkeypatch.chdir(tmp_path)
     result = call(tiny_export.path, *arguments, "--json")
     assert result.exit_code == status, result.output
-    answer = last_json(result)
-    assert words in f"{answer['error']} {answer.get('hint', '')}"
+    data = last_json(result)
+    assert words in f"{data['error']} {data.get('hint')}"
     assert words in result.stderr
     assert not list(tmp_path.iterdir())
 
