@@ -14,7 +14,7 @@ from pathlib import Path
 from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.onnx_writer import stamp
+from vit_export.artifact.onnx_writer import pack, stamp
 from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
 SUFFIXES = (".onnx", ".engine")  # artifacts of one stem share a golden file
@@ -141,6 +141,15 @@ def _keep(file: Path, backup: Path) -> None:
         os.link(file, backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
         shutil.copy2(file, backup, follow_symlinks=False)
+
+
+def pack_artifact(
+    source: OnnxFile, path: Path, manifest: Manifest, *, external_data: bool = False
+) -> OnnxFile:
+    """Write an artifact with a manifest, and the outputs that it names, into a staging folder."""
+    outputs = [spec.name for spec in manifest.outputs]
+    metadata = manifest.metadata()
+    return pack(source, path, metadata=metadata, outputs=outputs, external_data=external_data)
 
 
 def publish_artifact(

@@ -10,7 +10,7 @@ from pathlib import Path
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Conversion, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.onnx_writer import pack
+from vit_export.artifact.publish import pack_artifact
 from vit_export.errors import GateError
 from vit_export.graph.half.convert import HALVES, layers_to_narrow, residual_tensors, to_half
 from vit_export.graph.int8.dynamic import to_int8_dynamic
@@ -125,10 +125,7 @@ def _smoothed(
         path.parent.mkdir()
     absmax = {name: r.channels for name, r in ranges.tensors.items()}
     count = smooth(source, graph, absmax, alpha=alpha)
-    file = OnnxFile.read(graph)
-    outputs = [spec.name for spec in file.outputs]
-    pack(file, packed, metadata=manifest.metadata(), outputs=outputs)
-    return packed, count
+    return pack_artifact(OnnxFile.read(graph), packed, manifest).path, count
 
 
 def _check_residual(source: Path, calibrator: Calibrator, precision: str) -> None:
