@@ -13,11 +13,12 @@ from vit_export.artifact.golden import Golden
 from vit_export.errors import InputError, UsageError
 from vit_export.gate.validate import compare
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
-from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.pipeline.validate import validate
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
+
+DYNAMIC = ExportSettings(dynamic_size=True)
 
 
 def test_at_its_own_size_it_computes_what_the_plain_model_does(make_model):
@@ -56,12 +57,10 @@ def test_a_model_without_positions_is_refused(make_model):
     {}, pytest.param({"distilled": True, "img_size": (32, 48)}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
-    make_model, tmp_path, fields
+    exported, tmp_path, fields
 ):
     """Square or not, with one prefix token or two; the resampling itself is under the gate."""
-    result = export(
-        make_model(**fields), tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True)
-    )
+    result = exported(settings=DYNAMIC, **fields)
     height, width = result.manifest.preprocess.size
     assert result.manifest.inputs[0].shape == ("batch_size", 3, "height", "width")
     golden = Golden.read(result.golden)
@@ -76,30 +75,27 @@ def test_a_dynamic_size_is_gated_at_several_sizes_and_refused_when_damaged(
     model = onnx.load(result.path)
     (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
     next(a for a in resize.attribute if a.name == "cubic_coeff_a").f = -0.75  # ONNX's default
-    onnx.save(model, result.path)
-    comparison = compare(OrtRunner(result.path, provider="cpu"), golden)
+    onnx.save(model, tmp_path / "damaged.onnx")
+    comparison = compare(OrtRunner(tmp_path / "damaged.onnx", provider="cpu"), golden)
     assert not comparison.passed
     assert f"{golden.others[0].size} px" in comparison.stage.reason
 
 
 @pytest.mark.slow
-def test_an_image_that_is_no_multiple_of_the_patch_is_refused(make_model, tmp_path):
+def test_an_image_that_is_no_multiple_of_the_patch_is_refused(exported):
     """The convolution would cut the rest off without a word."""
-    vit = load(
-        export(make_model(), tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True)).path
-    )
+    vit = load(exported(settings=DYNAMIC).path)
     assert vit.run(np.zeros((1, 3, 40, 24), np.float32)).shape == (1, 10)
     with pytest.raises(InputError, match="height 41 px is no multiple"):
         vit.run(np.zeros((1, 3, 41, 24), np.float32))
 
 
 @pytest.mark.slow
-def test_the_positions_in_the_file_are_those_of_the_trained_grid(make_model, tmp_path):
+def test_the_positions_in_the_file_are_those_of_the_trained_grid(exported, make_model):
     """They are resampled in the graph, not at the export."""
-    model = make_model()
-    result = export(model, tmp_path / "any.onnx", settings=ExportSettings(dynamic_size=True))
-    arrays = [numpy_helper.to_array(t) for t in onnx.load(result.path).graph.initializer]
-    grid = model.pos_embed[0, 1:].detach().numpy()
+    path = exported(settings=DYNAMIC).path
+    arrays = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+    grid = make_model().pos_embed[0, 1:].detach().numpy()
     assert any(
         a.size == grid.size and np.array_equal(np.sort(a.ravel()), np.sort(grid.ravel()))
         for a in arrays
