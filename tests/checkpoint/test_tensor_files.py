@@ -121,6 +121,23 @@ def test_bfloat16_survives_numpy(tmp_path: Path) -> None:
     assert torch.equal(file.read("w"), tensor)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantised tensors
+def test_quantised_and_sparse_tensors_can_lie_in_a_file(tmp_path: Path) -> None:
+    """Quantised ones are listed as whole numbers, which the model cannot use; sparse ones load."""
+    quantised = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+    torch.save({"q": quantised, "s": torch.eye(3).to_sparse()}, tmp_path / "x.pth")
+    file = open_tensors(tmp_path / "x.pth")
+    assert not file.tensors["q"].is_floating_point()
+    assert torch.equal(file.read("s"), torch.eye(3))
+
+
+def test_tensors_without_data_are_refused_by_name(tmp_path: Path) -> None:
+    """Training in shards can save placeholders on torch's device 'meta'."""
+    torch.save({"a": torch.ones(1), "b": torch.empty(2, device="meta")}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"holds 1 tensors without data .*first is b"):
+        open_tensors(tmp_path / "x.pth")
+
+
 # folders and shards
 
 

@@ -149,6 +149,7 @@ def _open_zip(path: Path) -> TensorFile:
     )
 
 
+OTHER = torch.uint8  # stands for all types that are refused where the model needs the tensor
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -168,12 +169,11 @@ def _open_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {}
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                # uint8 stands for other types; where the model needs the tensor they are refused
-                dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
-                tensors[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: _meta(part.get_shape(), SAFETENSORS_DTYPES.get(part.get_dtype(), OTHER))
+                for name, part in slices.items()
+            }
     except SafetensorError as error:
         raise _truncated(path, f"safetensors cannot read it: {error}") from error
 
@@ -221,14 +221,27 @@ def _open_shards(index: Path) -> TensorFile:
 
 def _open_pickle(path: Path, *, mmap: bool) -> TensorFile:
     state_dict, aside, notes = select_state_dict(load_pickled(path, mmap=mmap), source=str(path))
+    if empty := [name for name, tensor in state_dict.items() if tensor.is_meta]:
+        raise CheckpointError(
+            f"{path} holds {len(empty)} tensors without data (on the device 'meta'), the first is "
+            f"{empty[0]}",
+            hint="save the state dict again after all weights are loaded or gathered",
+        )
     return TensorFile(
         path=path,
         parts=(path,),
-        tensors={name: tensor.to("meta") for name, tensor in state_dict.items()},
-        read=state_dict.__getitem__,
+        tensors={
+            name: _meta(tensor.shape, OTHER if tensor.is_quantized else tensor.dtype)
+            for name, tensor in state_dict.items()
+        },
+        read=lambda name: state_dict[name].to_dense(),
         aside=aside,
         notes=notes,
     )
+
+
+def _meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _truncated(path: Path, what: str) -> CheckpointError:
