@@ -20,17 +20,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_export.artifact.open_file import open_file, read_text
+from vit_export.checkpoint.hub import FILE_NAMES
 from vit_export.checkpoint.npz import npz_shapes, read_npz
 from vit_export.checkpoint.pickles import load_pickled, select_state_dict
 from vit_export.errors import CheckpointError
 
 INDEX_SUFFIX = ".index.json"
-FOLDER_NAMES = (
-    "model.safetensors",
-    "model.safetensors" + INDEX_SUFFIX,
-    "pytorch_model.bin",
-    "pytorch_model.bin" + INDEX_SUFFIX,
-)
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HEAD_BYTES = 512
 PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
@@ -90,7 +85,7 @@ def _without_prefixes(file: TensorFile) -> TensorFile:
 
 def _in_folder(folder: Path) -> Path:
     """The weights in a folder: under a name of the hub, or the only file of a known kind."""
-    for name in FOLDER_NAMES:
+    for name in FILE_NAMES:
         if (folder / name).exists():
             return folder / name
     files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
@@ -101,7 +96,7 @@ def _in_folder(folder: Path) -> Path:
         )
     if not files:
         raise CheckpointError(
-            f"{folder} holds no weights: expected one of {', '.join(FOLDER_NAMES)}, or one file "
+            f"{folder} holds no weights: expected one of {', '.join(FILE_NAMES)}, or one file "
             f"that ends in {', '.join(WEIGHT_SUFFIXES)}"
         )
     return files[0]
