@@ -10,7 +10,6 @@
     ├── SimplifyError           the simplifier failed
     ├── EngineError             TensorRT did not build the engine that was requested
     ├── ArtifactError           an artifact, golden file or sidecar is damaged or incomplete
-    ├── BenchmarkError          a candidate of a benchmark crashed, or has wrong outputs
     ├── GateError               an artifact does not compute what its torch model computes
     ├── ProviderError           the requested execution provider cannot run the model
     ├── InputError              a tensor does not fit the model's input
@@ -83,10 +82,6 @@ class EngineError(VitExportError):
 
 class ArtifactError(VitExportError):
     """An artifact, golden file or sidecar is damaged or incomplete."""
-
-
-class BenchmarkError(VitExportError):
-    """A candidate of a benchmark crashed, or its outputs are wrong."""
 
 
 class GateError(VitExportError):

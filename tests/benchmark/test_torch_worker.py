@@ -95,8 +95,6 @@ def test_missing_weights_architecture_and_devices_are_errors(tiny_export, tmp_pa
     with pytest.raises(UsageError, match="came from 'given module'") as caught:
         TorchRunner(tiny_export.path)
     assert caught.value.hint == "give them with --weights FILE"
-    with pytest.raises(ProviderError, match="does not run on 'tensorrt'"):
-        TorchRunner(tiny_export.path, provider="tensorrt")
     if not torch.cuda.is_available():
         with pytest.raises(ProviderError, match="no usable GPU"):
             TorchRunner(tiny_export.path, provider="cuda")

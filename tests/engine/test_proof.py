@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from vit_export.engine.proof import check_engine, check_network, check_plan_size, inspector_types
+from vit_export.engine.proof import check_layers, check_network, check_plan_size
 from vit_export.engine.settings import EngineSettings
 from vit_export.engine.source import Weights
 from vit_export.errors import EngineError
@@ -81,10 +81,11 @@ def test_the_types_of_the_inspector_are_counted() -> None:
         "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
     }
     fp32 = {"Name": "z", "Outputs": [{"Name": "w", "Format/Datatype": "Float"}]}
-    types = inspector_types(json.dumps({"Layers": [fp16, fp16, fp32], "Bindings": ["x"]}))
+    types = check_layers(json.dumps({"Layers": [fp16, fp16, fp32], "Bindings": ["x"]}), "fp16")
     assert types == {"Row major linear FP16 format": 2, "Float": 1}
-    check_engine(types, "fp16")
+    only_fp32 = json.dumps({"Layers": [fp32]})
+    assert check_layers(only_fp32, "fp32") == {"Float": 1}
     with pytest.raises(EngineError, match="--precision fp16, but the engine's layers write 1"):
-        check_engine({"Float": 1}, "fp16")
+        check_layers(only_fp32, "fp16")
     with pytest.raises(EngineError, match="lists no types"):
-        inspector_types(json.dumps({"Layers": ["only a name"]}))
+        check_layers(json.dumps({"Layers": ["only a name"]}), "fp16")

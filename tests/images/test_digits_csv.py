@@ -68,11 +68,12 @@ def test_one_error_lists_bad_rows_by_line_and_reason(tmp_path: Path) -> None:
             "1,2,3,4,256",
             "1,-2,3,4,5",
             "10,2,3,4,5",
+            "1,2,3," + "4" * 5000 + ",5",
             "999,2,3,4,5",
             ",2,3,4,5",
         )
     )
-    assert "9 of 10 rows are bad" in message
+    assert "10 of 11 rows are bad" in message
     assert [line.strip() for line in message.splitlines()[1:-1]] == [
         "line 3: 4 columns, expected 5",
         "line 4: 6 columns, expected 5",
@@ -80,9 +81,10 @@ def test_one_error_lists_bad_rows_by_line_and_reason(tmp_path: Path) -> None:
         "line 6: pixel2 is '4.0', expected an integer from 0 to 255",
         "line 7: pixel3 is '256', expected an integer from 0 to 255",
         "line 8: pixel0 is '-2', expected an integer from 0 to 255",
-        "line 9: label is 10, expected 0 to 9",
-        "line 10: label is '999', expected an integer from 0 to 9",
-        "line 11: label is '', expected an integer from 0 to 9",
+        "line 9: label is '10', expected an integer from 0 to 9",
+        "line 10: pixel2 is '44444444444444444444', expected an integer from 0 to 255",
+        "line 11: label is '999', expected an integer from 0 to 9",
+        "line 12: label is '', expected an integer from 0 to 9",
     ]
 
 

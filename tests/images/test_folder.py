@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_export.artifact.golden import pictures
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, ImageError
 from vit_export.images.decode import FORMATS
 from vit_export.images.folder import (
     MAX_USER_PICTURES,
-    image_files,
     is_one_image,
     iterate_images,
     list_images,
@@ -26,7 +24,6 @@ from vit_export.images.folder import (
 from vit_export.images.prepare import resize_and_crop
 
 PREPROCESS = Preprocess(size=(16, 24))
-BEFORE = pictures(16, 24, 3)
 
 
 @pytest.fixture
@@ -50,7 +47,7 @@ def test_images_below_a_folder_are_listed_in_sorted_order(folder):
     assert names == ["[2020]/1.png", "b/a.PNG", "b/c.jpeg", "link.webp", "z.jpg"]
     names = [str(path.relative_to(folder)) for path in others]
     assert names == ["b/LICENSE", "broken.webp", "notes.txt", "pipe.png"]
-    assert list_images(folder) == list_images(str(folder)) == image_files(folder) == images
+    assert list_images(folder) == list_images(str(folder)) == images
 
 
 @pytest.mark.parametrize("suffix", [suffixes[0] for suffixes in FORMATS.values()])
@@ -78,14 +75,11 @@ def test_a_path_stands_for_itself(folder):
         assert list_images(folder / name) == [folder / name]
 
 
-def test_a_folder_without_images_is_an_error(tmp_path, photographs):
-    """As is a path that is no folder, where one is needed."""
+def test_a_folder_without_images_is_an_error(tmp_path):
+    """It is named, with the suffixes of images."""
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"holds no images \(.*\.jpg"):
         list_images(tmp_path)
-    for path in (tmp_path / "none", photographs[0]):
-        with pytest.raises(DataError, match="no such folder of images"):
-            image_files(path)
 
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -125,15 +119,14 @@ def test_folders_and_patterns_in_a_list_yield_their_files(folder, tmp_path):
     assert len(list(iterate_images(folder))) == 5
 
 
-def test_user_pictures_are_appended_to_the_synthetic_ones(tmp_path, photographs):
+def test_user_pictures_have_the_size_of_the_model(tmp_path, photographs):
     """Resized and cropped, not yet normalised."""
     for photo in photographs:
         shutil.copy(photo, tmp_path)
-    result = user_pictures(tmp_path, PREPROCESS, before=BEFORE)
-    assert result.shape == (10, 16, 24, 3)
+    result = user_pictures(tmp_path, PREPROCESS)
+    assert result.shape == (2, 16, 24, 3)
     assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result[:8], BEFORE)
-    for row, photo in zip(result[8:], photographs, strict=True):
+    for row, photo in zip(result, photographs, strict=True):
         np.testing.assert_array_equal(row, resize_and_crop(photo, PREPROCESS))
 
 
@@ -141,7 +134,7 @@ def test_of_many_user_pictures_a_few_are_taken_from_first_to_last(tmp_path):
     """Evenly spread, so that the golden file stays small."""
     for i in range(40):
         Image.new("RGB", (24, 16), (i, 0, 0)).save(tmp_path / f"{i:02}.png")
-    taken = user_pictures(tmp_path, PREPROCESS, before=BEFORE)[8:, 0, 0, 0]
+    taken = user_pictures(tmp_path, PREPROCESS)[:, 0, 0, 0]
     assert len(taken) == MAX_USER_PICTURES
     assert (taken[0], taken[-1]) == (0, 39)
     assert (np.diff(taken.astype(int)) >= 2).all()
@@ -151,4 +144,4 @@ def test_a_broken_user_picture_is_an_error(tmp_path):
     """It is named."""
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
-        user_pictures(tmp_path, PREPROCESS, before=BEFORE)
+        user_pictures(tmp_path, PREPROCESS)

@@ -318,7 +318,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     monkeypatch.setattr(trt.TrtRunner, "__init__", opening)
     monkeypatch.setattr(trt.TrtRunner, "release", lambda runner: released.append(runner))
     monkeypatch.setattr(plan.Plan, "_check_signature", lambda self, path: None)
-    monkeypatch.setattr(engine_pipeline, "inspect_engine", lambda backend, engine: {"Half": 1})
+    monkeypatch.setattr(engine_pipeline, "inspect_engine", lambda *_: {"Half": 1})
     yield lambda gate: monkeypatch.setattr(engine_check, "compare", lambda *_, **__: gate())
     assert opened
     assert released == opened

@@ -13,8 +13,7 @@ import pytest
 import tensorrt_rtx
 from cuda.bindings import runtime as cudart
 
-from vit_export.engine.build import BUILDER_FLAGS
-from vit_export.engine.settings import HARDWARE_COMPATIBILITY
+from vit_export.engine.settings import HARDWARE_COMPATIBILITY, SWITCHES
 from vit_export.runtime.tensorrt.backend import DTYPES
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +79,7 @@ def touched() -> set[tuple[str, str]]:
                 found.add((of.attr, node.attr))  # an enum's member: trt.BuilderFlag.TF32
             elif owner in OWNERS and node.attr not in OURS.get(owner, ()):
                 found.add((OWNERS[owner], node.attr))
-    found |= {("BuilderFlag", flag) for flag in BUILDER_FLAGS.values()}
+    found |= {("BuilderFlag", flag) for flag, _ in SWITCHES.values()}
     found |= {("HardwareCompatibilityLevel", level) for level, _ in HARDWARE_COMPATIBILITY.values()}
     found |= {("DataType", name) for name in DTYPES}
     return found

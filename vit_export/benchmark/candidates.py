@@ -17,18 +17,14 @@ TORCH_PROVIDERS = ("auto", "cpu", "cuda")  # of those that artifacts have
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An artifact or torch, on one provider.
-
-    One that `must_match` is timed only when it passes the gate: torch with other weights than the
-    artifact's is no comparison.
-    """
+    """An artifact or torch, on one provider."""
 
     name: str  # in the table, unique on its provider
     module: str  # its `main()` runs the candidate in a child process
     provider: str  # the requested one
     order: Mapping[str, Any]  # arguments of the child's `load`
     file_bytes: int | None = None  # of the artifact, external data included; None for torch
-    must_match: bool = False
+    must_match: bool = False  # timed only when it passes the gate: torch has the same weights
 
 
 def plan(
@@ -45,7 +41,7 @@ def plan(
 
     Args:
         artifacts: Files to run.
-        providers: Where to run them.
+        providers: Where to run them; torch runs on those that it has, or on `"auto"`.
         against: `"torch"` (eager), `"torch-compile"`, or both.
         weights: Checkpoint for torch; not needed where weights came from a seed.
         layout: How the checkpoint names its tensors; recognised by default.
@@ -78,9 +74,10 @@ def plan(
         raise UsageError("--trust-host-code is for an .engine file, and none is given")
     if layout is not None and weights is None:
         raise UsageError("--layout needs --weights FILE")
+    names = [path.name for path in paths]
     candidates = [
         Candidate(
-            name=name,
+            name=path.name if names.count(path.name) == 1 else str(path),
             module="vit_export.benchmark.worker",
             provider=provider,
             order={
@@ -91,36 +88,26 @@ def plan(
             },
             file_bytes=_file_bytes(path),
         )
-        for path, name in zip(paths, _names(paths), strict=True)
+        for path in paths
         for provider in providers
     ]
-    for name in against:
-        candidates += [
-            Candidate(
-                name=name,
-                module="vit_export.benchmark.torch_worker",
-                provider=provider,
-                order={
-                    "path": str(paths[0]),
-                    "provider": provider,
-                    "threads": threads,
-                    "weights": None if weights is None else str(weights),
-                    "layout": layout,
-                    "compiled": AGAINST[name],
-                },
-                must_match=True,
-            )
-            for provider in [p for p in providers if p in TORCH_PROVIDERS] or ["auto"]
-        ]
-    return candidates
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return file names, or the paths as given where two files share a name."""
-    names = [path.name for path in paths]
-    return [
-        str(path) if names.count(path.name) > 1 else name
-        for path, name in zip(paths, names, strict=True)
+    return candidates + [
+        Candidate(
+            name=name,
+            module="vit_export.benchmark.torch_worker",
+            provider=provider,
+            order={
+                "path": str(paths[0]),
+                "provider": provider,
+                "threads": threads,
+                "weights": None if weights is None else str(weights),
+                "layout": layout,
+                "compiled": AGAINST[name],
+            },
+            must_match=True,
+        )
+        for name in against
+        for provider in [p for p in providers if p in TORCH_PROVIDERS] or ["auto"]
     ]
 
 

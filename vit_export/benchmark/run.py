@@ -14,14 +14,14 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.artifact.golden import find_golden
 from vit_export.benchmark.candidates import Candidate
-from vit_export.errors import ArtifactError, BenchmarkError, UsageError, VitExportError
-from vit_export.host.child_process import Worker, WorkerError
+from vit_export.errors import UsageError, VitExportError
+from vit_export.host.child_process import Answer, Worker
 from vit_export.progress import Progress, silent
 
 UNSTEADY = 1.5  # largest median of a round / smallest, above which times are not to be trusted
@@ -29,11 +29,7 @@ UNSTEADY = 1.5  # largest median of a round / smallest, above which times are no
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Results of one candidate at one batch size.
-
-    `load_s` is the time from the start of the process to its first result: interpreter, imports,
-    weights, and a compiler's work at the smallest batch size, but not an engine's golden check.
-    """
+    """Results of one candidate at one batch size."""
 
     name: str
     provider: str  # what ran it; the requested one where nothing ran
@@ -46,6 +42,8 @@ class Row:
     speedup: float | None = None  # median of the first candidate at this batch / this median
     runs: int = 0  # timed, over all rounds
     round_medians_ms: tuple[float, ...] = ()  # a trend in them shows a machine that changed
+    # From the start of the process to its first result: interpreter, imports, weights, and a
+    # compiler's work at the smallest batch size, but not an engine's golden check.
     load_s: float | None = None
     peak_rss_bytes: int | None = None  # of the process, libraries included, GPU memory not
     file_bytes: int | None = None  # of the artifact, external data included
@@ -82,16 +80,10 @@ def measure(
     candidates: Sequence[Candidate],
     batches: Sequence[int] = (1,),
     *,
-    timing: Timing | None = None,
+    timing: Timing,
     progress: Progress = silent,
 ) -> list[Row]:
     """Time every candidate at every batch size, from small to large.
-
-    Args:
-        candidates: The others are compared with the first one.
-        batches: Images in one run.
-        timing: How long to time; by default `Timing()`.
-        progress: Called with the current step.
 
     Returns:
         Rows by batch size, in the order of the candidates; one with `error` did not run.
@@ -99,11 +91,6 @@ def measure(
     Raises:
         UsageError: No candidate can run as requested, e.g. an unknown provider.
     """
-    timing = timing or Timing()
-    if not candidates:
-        raise UsageError("no candidates: expected at least one")
-    if not batches or min(batches) < 1:
-        raise UsageError(f"batch sizes {list(batches)}: expected some, each at least 1")
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         processes = []
@@ -114,23 +101,15 @@ def measure(
             process.load(min(batches))
             processes.append(process)
         for batch in sorted(set(batches)):
-            _time_all(processes, batch, timing, progress)
-            rows += _with_speedups([process.row(batch) for process in processes])
+            for process in processes:
+                progress(f"warm up, batch {batch}")
+                process.begin(batch, timing.warmup_s)
+            for turn in range(timing.rounds):
+                progress(f"time, batch {batch}", turn, timing.rounds)
+                for process in processes:
+                    process.time(batch, timing.min_time_s / timing.rounds)
+            rows += _with_speedups([process.end(batch) for process in processes])
     return rows
-
-
-def _time_all(
-    processes: Sequence[_CandidateProcess], batch: int, timing: Timing, progress: Progress
-) -> None:
-    for process in processes:
-        progress(f"warm up, batch {batch}")
-        process.begin(batch, timing.warmup_s)
-    for turn in range(timing.rounds):
-        progress(f"time, batch {batch}", turn, timing.rounds)
-        for process in processes:
-            process.time(batch, timing.min_time_s / timing.rounds)
-    for process in processes:
-        process.batch_fields |= process.answer("memory")
 
 
 @dataclass
@@ -140,93 +119,87 @@ class _CandidateProcess:
     candidate: Candidate
     worker: Worker
     timeout_s: float
-    error: str = ""  # why it cannot run
+    error: str = ""  # why it cannot run at any batch size
     fields: dict[str, Any] = field(default_factory=dict)  # of all of its rows
     batch_error: str = ""  # why it cannot run at this batch size
     batch_fields: dict[str, Any] = field(default_factory=dict)  # of its row at this batch size
     rounds: list[list[float]] = field(default_factory=list)  # seconds of every run
 
-    def ask(self, order: str, *, duration_s: float = 0.0, **arguments: Any) -> dict[str, Any]:
+    def _ask(self, order: str, *, duration_s: float = 0.0, **arguments: Any) -> Answer:
         """Give the worker an order, and `timeout_s` more than its duration to answer.
 
         Raises:
-            BenchmarkError: The worker failed, died, or gave no answer in time.
+            VitExportError: The candidate failed, now or before.
         """
-        try:
-            return self.worker.ask(order, timeout_s=self.timeout_s + duration_s, **arguments)
-        except WorkerError as error:
-            raise BenchmarkError(error.message, hint=error.hint) from error
+        if self.batch_error:
+            raise VitExportError(self.batch_error)
+        return self.worker.ask(order, timeout_s=self.timeout_s + duration_s, **arguments)
 
-    def answer(self, order: str, **arguments: Any) -> dict[str, Any]:
-        """Return an answer; an empty one where the candidate cannot run, now or before."""
-        if self.error or self.batch_error:
-            return {}
+    @contextlib.contextmanager
+    def _excluded_by_errors(self) -> Iterator[None]:
+        """Exclude the candidate from this batch size, or from all where its process has ended."""
         try:
-            return self.ask(order, **arguments)
-        except BenchmarkError as error:
-            self._exclude(error)
-            return {}
-
-    def _exclude(self, error: BenchmarkError) -> None:
-        """Leave the candidate out at this batch size, and at all where its process has ended."""
-        self.batch_error = _one_line(error)
-        if not self.worker.alive:
-            self.error = self.batch_error
+            yield
+        except UsageError:
+            raise
+        except VitExportError as error:
+            self.batch_error = _one_line(error)
+            if not self.worker.alive:
+                self.error = self.batch_error
 
     def load(self, batch: int) -> None:
         """Load the candidate and run it once."""
         started = time.monotonic()
-        try:
-            self.fields |= self.ask("load", batch=batch, **self.candidate.order)
+        with self._excluded_by_errors():
+            self.fields |= self._ask("load", batch=batch, **self.candidate.order)
             self.fields["load_s"] = time.monotonic() - started
-        except BenchmarkError as error:
-            self.error = _one_line(error)
+        self.error = self.batch_error
 
     def begin(self, batch: int, warmup_s: float) -> None:
         """Warm up at a batch size, and measure the distance from the float64 reference."""
-        self.rounds, self.batch_error, self.batch_fields = [], "", {}
-        self.answer("warm", batch=batch, seconds=warmup_s, duration_s=warmup_s)
-        if not (self.error or self.batch_error):
-            try:
-                self.batch_fields = self._distance(batch)
-            except BenchmarkError as error:
-                self._exclude(error)
+        self.rounds, self.batch_error, self.batch_fields = [], self.error, {}
+        with self._excluded_by_errors():
+            self._ask("warm", batch=batch, seconds=warmup_s, duration_s=warmup_s)
+            self.batch_fields = self._distance(batch)
 
     def _distance(self, batch: int) -> dict[str, Any]:
         """Measure the distance from the float64 reference; return fields of the row.
 
         Raises:
-            BenchmarkError: The outputs are not finite, or differ from those they must match.
+            VitExportError: The outputs are not finite, or differ from those they must match.
         """
         candidate = self.candidate
         try:
             golden = find_golden(candidate.order["path"])
-            result = self.ask("distance", golden=str(golden), batch=batch)
-        except (ArtifactError, BenchmarkError) as error:
+            result = self._ask("distance", golden=str(golden), batch=batch)
+        except VitExportError as error:
+            reason = _one_line(error)
             if candidate.must_match:
-                raise BenchmarkError(
-                    f"cannot check that its weights are the artifact's: {_one_line(error)}"
+                raise VitExportError(
+                    f"cannot check that its weights are the artifact's: {reason}"
                 ) from error
-            return {"notes": (f"distance not measured: {_one_line(error)}",)}
+            return {"notes": (f"distance not measured: {reason}",)}
         if result["max_abs"] is None:
-            raise BenchmarkError("gives NaN or infinite values on the golden images")
+            raise VitExportError("gives NaN or infinite values on the golden images")
         if result["accepted"]:
             return result
         limit = "" if result["tolerance"] is None else f", allowed {result['tolerance']:.3g}"
         distance = f"max|y - y64| = {result['max_abs']:.3g}{limit}"
         if candidate.must_match:
-            raise BenchmarkError(f"its weights are not the artifact's: {distance}")
+            raise VitExportError(f"its weights are not the artifact's: {distance}")
         note = f"outside its gate at batch {batch}: {distance}; see: vit-export validate"
         return {**result, "notes": (note,)}
 
     def time(self, batch: int, seconds: float) -> None:
         """Time one turn."""
-        answer = self.answer("time", batch=batch, seconds=seconds, duration_s=seconds)
-        if answer:
+        with self._excluded_by_errors():
+            answer = self._ask("time", batch=batch, seconds=seconds, duration_s=seconds)
             self.rounds.append(answer["seconds"])
 
-    def row(self, batch: int) -> Row:
-        """Return the results at the batch size that was timed last."""
+    def end(self, batch: int) -> Row:
+        """Measure the memory, and return the results at this batch size."""
+        with self._excluded_by_errors():
+            self.batch_fields |= self._ask("memory")
         common = {
             "name": self.candidate.name,
             "batch": batch,
@@ -234,13 +207,11 @@ class _CandidateProcess:
             "file_bytes": self.candidate.file_bytes,
             **self.fields,
         }
-        error = self.error or self.batch_error
-        if error:
-            return Row(error=error, **common)
+        if self.batch_error:
+            return Row(error=self.batch_error, **common)
         seconds = [second for turn in self.rounds for second in turn]
         median_s = statistics.median(seconds)
-        fields = dict(self.batch_fields)
-        notes = (*fields.pop("notes", ()), *_unsteady(self.rounds, batch))
+        notes = (*self.batch_fields.pop("notes", ()), *_unsteady(self.rounds, batch))
         return Row(
             median_ms=1e3 * median_s,
             iqr_ms=1e3 * _iqr(seconds),
@@ -249,7 +220,7 @@ class _CandidateProcess:
             round_medians_ms=tuple(1e3 * statistics.median(turn) for turn in self.rounds),
             notes=notes,
             **common,
-            **fields,
+            **self.batch_fields,
         )
 
 
@@ -282,8 +253,6 @@ def _with_speedups(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with their speedup over the first."""
     first = rows[0].median_ms
     return [
-        dataclasses.replace(row, speedup=first / row.median_ms)
-        if first is not None and row.median_ms is not None
-        else row
+        dataclasses.replace(row, speedup=first and row.median_ms and first / row.median_ms)
         for row in rows
     ]

@@ -10,34 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.artifact.read import read_manifest
 from vit_export.artifact.vocabulary import FEATURES, LOGITS
 from vit_export.benchmark.worker import serve
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
-from vit_export.host.child_process import Order
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.runner import Outputs
-
-PROVIDERS = ("cpu", "cuda")  # of those of artifacts, the ones that torch has too
 
 
 def main() -> None:
     """Answer the orders of a benchmark about the torch model of an artifact."""
-    serve(load_torch)
-
-
-def load_torch(order: Order) -> TorchRunner:
-    """Load the model that an order describes."""
-    return TorchRunner(
-        order["path"],
-        weights=order["weights"],
-        layout=order["layout"],
-        provider=order["provider"],
-        compiled=order["compiled"],
-        threads=order["threads"],
-    )
+    fields = ("weights", "layout", "provider", "compiled", "threads")
+    serve(lambda order: TorchRunner(order["path"], **{name: order[name] for name in fields}))
 
 
 class TorchRunner:
@@ -82,9 +68,8 @@ class TorchRunner:
                 hint="leave --against out",
             )
         self.manifest: Manifest | None = manifest
-        self.inputs = tuple(
-            type(spec)(spec.name, "float32", spec.shape) for spec in manifest.inputs
-        )  # of an artifact that takes float16 too
+        # float32 for an artifact that takes float16 too
+        self.inputs = tuple(TensorSpec(s.name, "float32", s.shape) for s in manifest.inputs)
         self.provider = _resolve(provider)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -121,11 +106,13 @@ def _torch_model(
     """Build the model that an artifact was exported from."""
     config = manifest.vit_config(name)
     if weights is not None:
-        overrides = config.not_in_a_checkpoint
-        reset_head = manifest.weights.reset_head
-        return load_checkpoint(
-            weights, overrides=overrides, layout=layout, reset_head=reset_head
-        ).model
+        loaded = load_checkpoint(
+            weights,
+            overrides=config.not_in_a_checkpoint,
+            layout=layout,
+            reset_head=manifest.weights.reset_head,
+        )
+        return loaded.model
     if manifest.weights.seed is None:
         raise UsageError(
             f"--against torch: the weights of {name} came from {manifest.weights.source!r}",
@@ -135,10 +122,6 @@ def _torch_model(
 
 
 def _resolve(provider: str) -> str:
-    if provider not in (*PROVIDERS, "auto"):
-        raise ProviderError(
-            f"torch does not run on {provider!r}: expected one of {', '.join(PROVIDERS)}"
-        )
     if provider == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if provider == "cuda" and not torch.cuda.is_available():

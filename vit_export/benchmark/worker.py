@@ -6,16 +6,17 @@ a GPU, so its time is more than that of a launch. Inputs are checked as in any o
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import tolerances_of
@@ -31,8 +32,7 @@ except ModuleNotFoundError:  # Windows
 
 STATUS = Path("/proc/self/status")  # Linux only
 MIN_WARM_RUNS = 3
-SPATIAL = {"height": 0, "width": 1}  # names of dynamic dimensions -> place in a size
-Feeds = dict[str, Any]
+Feeds = dict[str, NDArray[Any]]
 
 
 def main() -> None:
@@ -41,18 +41,15 @@ def main() -> None:
 
 
 def load_artifact(order: Order) -> Runnable:
-    """Load the artifact that an order describes.
-
-    An engine's golden check is skipped: it is not part of loading it again, and the benchmark
-    measures the distance itself.
-    """
+    """Load the artifact that an order describes."""
     path, provider = order["path"], order["provider"]
-    if Path(path).suffix == ".engine":
-        allow_host_code = order["allow_host_code"]
-        return load_engine(
-            path, provider=provider, trusted=True, allow_host_code=allow_host_code
-        ).runner
-    return load(path, provider=provider, threads=order["threads"]).runner
+    if Path(path).suffix != ".engine":
+        return load(path, provider=provider, threads=order["threads"]).runner
+    # trusted: the golden check is no part of loading an engine again, and `distance` is measured
+    model = load_engine(
+        path, provider=provider, trusted=True, allow_host_code=order["allow_host_code"]
+    )
+    return model.runner
 
 
 def serve(load_candidate: Callable[[Order], Runnable]) -> None:
@@ -80,10 +77,13 @@ class Stopwatch:
     def load(self, order: Order) -> Answer:
         """Load the candidate and run it once, at the ordered batch size or the one it fixes."""
         self._runner = self._load_candidate(order)
-        manifest = self._runner.manifest
         self._run(fixed_batch(self._runner.inputs[0]) or order["batch"])
-        precision = getattr(self._runner, "precision", manifest.precision if manifest else "")
-        return {"provider": self._runner.provider, "precision": precision}
+        return {"provider": self._runner.provider, "precision": self._precision()}
+
+    def _precision(self) -> str:
+        """Return the candidate's precision; empty for a file of another tool."""
+        manifest = self._runner.manifest
+        return getattr(self._runner, "precision", manifest.precision if manifest else "")
 
     def warm(self, order: Order) -> Answer:
         """Run until caches, clocks and thread pools have settled."""
@@ -94,6 +94,22 @@ class Stopwatch:
         """Time some runs, after an uncounted one: another candidate has filled the caches."""
         self._run(order["batch"])
         return {"seconds": self._times(order, min_runs=1)}
+
+    def _times(self, order: Order, *, min_runs: int) -> list[float]:
+        """Run for the ordered time; return the seconds of each run."""
+        end = time.perf_counter() + order["seconds"]
+        times: list[float] = []
+        while len(times) < min_runs or time.perf_counter() < end:
+            times.append(self._run(order["batch"]))
+        return times
+
+    def _run(self, batch: int) -> float:
+        """Run once with random inputs; return the seconds."""
+        if batch not in self._feeds:
+            self._feeds = {batch: random_feeds(self._runner, batch)}
+        started = time.perf_counter()
+        self._runner.run(self._feeds[batch])
+        return time.perf_counter() - started
 
     def distance(self, order: Order) -> Answer:
         """Measure the distance from the float64 reference over all golden samples.
@@ -106,10 +122,9 @@ class Stopwatch:
             where cosine decides), and whether it is `accepted`.
         """
         runner, golden = self._runner, Golden.read(order["golden"])
-        manifest = runner.manifest
-        preprocess = manifest.preprocess if manifest else None
-        precision = getattr(runner, "precision", manifest.precision if manifest else "fp32")
-        known = references(golden, tolerances_of(precision, source=runner.path.name))
+        preprocess = runner.manifest.preprocess if runner.manifest else None
+        tolerances = tolerances_of(self._precision() or "fp32", source=runner.path.name)
+        known = references(golden, tolerances)
         feeds = golden_feeds(runner, golden, preprocess)
         size = order["batch"]
         measured: dict[str, Measured] = {}
@@ -122,38 +137,16 @@ class Stopwatch:
                     f"{', '.join(golden.outputs)}: it belongs to another model"
                 )
             result = measured.setdefault(name, Measured(known[name]))
-            complaint = result.add(size, rows, outputs[name])
-            if complaint and not result.by_batch:
+            problem = result.add(size, rows, outputs[name])
+            if problem and not result.by_batch:
                 raise ArtifactError(
-                    f"its {name} {complaint}: the golden file belongs to another model"
+                    f"its {name} {problem}: the golden file belongs to another model"
                 )
-            if complaint:
+            if problem:
                 return {"max_abs": None, "tolerance": known[name].tolerance, "accepted": False}
         (result,) = measured.values()
         tolerance = result.reference.tolerance
         return {"max_abs": result.max_abs, "tolerance": tolerance, "accepted": result.accepted}
-
-    def _times(self, order: Order, *, min_runs: int) -> list[float]:
-        """Run for the ordered time; return the seconds of each run."""
-        end = time.perf_counter() + order["seconds"]
-        times: list[float] = []
-        while len(times) < min_runs or time.perf_counter() < end:
-            times.append(self._seconds(order["batch"]))
-        return times
-
-    def _seconds(self, batch: int) -> float:
-        feeds = self._feeds_of(batch)
-        started = time.perf_counter()
-        self._runner.run(feeds)
-        return time.perf_counter() - started
-
-    def _run(self, batch: int) -> None:
-        self._runner.run(self._feeds_of(batch))
-
-    def _feeds_of(self, batch: int) -> Feeds:
-        if batch not in self._feeds:
-            self._feeds = {batch: random_feeds(self._runner, batch)}
-        return self._feeds[batch]
 
 
 def random_feeds(runner: Runnable, batch: int) -> Feeds:
@@ -164,28 +157,23 @@ def random_feeds(runner: Runnable, batch: int) -> Feeds:
             size.
     """
     generator = np.random.default_rng(0)
-    size = runner.manifest.preprocess.size if runner.manifest and runner.manifest.preprocess else ()
-    return {spec.name: _random(generator, spec, batch, size) for spec in runner.inputs}
-
-
-def _random(
-    generator: np.random.Generator, spec: TensorSpec, batch: int, size: tuple[int, ...]
-) -> Any:
-    first, *rest = spec.shape
-    if isinstance(first, int) and first != batch:
-        raise ArtifactError(
-            f"takes batches of {first} only, not of {batch}",
-            hint=f"time it with --batch {first}, or export it without --batch",
-        )
-    shape = [batch]
-    for dim in rest:
-        if isinstance(dim, str) and not (size and dim in SPATIAL):
-            raise ArtifactError(f"cannot be timed: the size of {dim!r} in {spec} is unknown")
-        shape.append(size[SPATIAL[dim]] if isinstance(dim, str) else dim)
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind in "iub":
-        return generator.integers(0, 2, shape).astype(dtype)
-    return generator.standard_normal(shape).astype(dtype)
+    preprocess = runner.manifest.preprocess if runner.manifest else None
+    sizes = dict(zip(("height", "width"), preprocess.size, strict=True)) if preprocess else {}
+    feeds = {}
+    for spec in runner.inputs:
+        first, *rest = spec.shape
+        if isinstance(first, int) and first != batch:
+            raise ArtifactError(
+                f"takes batches of {first} only, not of {batch}",
+                hint=f"time it with --batch {first}, or export it without --batch",
+            )
+        if unknown := [dim for dim in rest if isinstance(dim, str) and dim not in sizes]:
+            raise ArtifactError(f"cannot be timed: the size of {unknown[0]!r} in {spec} is unknown")
+        shape = [batch, *(sizes[dim] if isinstance(dim, str) else dim for dim in rest)]
+        dtype = np.dtype(spec.dtype)
+        draw = generator.standard_normal(shape)
+        feeds[spec.name] = (draw > 0 if dtype.kind in "iub" else draw).astype(dtype)
+    return feeds
 
 
 def peak_rss_bytes() -> int | None:
@@ -195,12 +183,9 @@ def peak_rss_bytes() -> int | None:
     it is VmHWM: `ru_maxrss` of a child starts at its parent's memory (measured: 310 MB for a
     process of 9 MB).
     """
-    if STATUS.exists():
-        fields: Mapping[str, str] = dict(
-            line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line
-        )
-        if "VmHWM" in fields:
-            return int(fields["VmHWM"].split()[0]) * 1024
+    status = STATUS.read_text() if STATUS.exists() else ""
+    if match := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
+        return int(match[1]) * 1024
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

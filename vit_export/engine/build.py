@@ -15,42 +15,27 @@ from vit_export.engine.monitor import interruptible, monitor
 from vit_export.engine.network import Network, allow_plain_attention, check_signature, parse
 from vit_export.engine.profiles import profiles_of
 from vit_export.engine.proof import check_network, check_plan_size, product_types
-from vit_export.engine.settings import HARDWARE_COMPATIBILITY, EngineSettings
+from vit_export.engine.settings import HARDWARE_COMPATIBILITY, SWITCHES, EngineSettings
 from vit_export.engine.source import Weights, wide_products_allowed
 from vit_export.engine.targets import rtx_capabilities, targets_of
 from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.errors import EngineError, UsageError
 from vit_export.progress import Progress, silent
-from vit_export.runtime.tensorrt.backend import Backend, Messages
+from vit_export.runtime.tensorrt.backend import Backend
 
-BUILDER_FLAGS = {  # fields of EngineSettings -> flags of the builder
-    "version_compatible": "VERSION_COMPATIBLE",
-    "weight_streaming": "WEIGHT_STREAMING",
-    "refit": "REFIT",
-    "strip": "STRIP_PLAN",
-}
 NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words for a profile, in a warning
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """A plan, and what is known from its build.
-
-    Attributes:
-        plan_bytes: Size of the plan.
-        profiles: Optimization profiles; empty for fixed shapes.
-        compute_capabilities: GPUs that it was compiled for.
-        product_types: Number of matrix products of the network, by type.
-        size_note: What the size of the plan shows about its precision.
-        warnings: TensorRT's warnings.
-    """
+    """A plan, and what is known from its build."""
 
     plan_bytes: int
-    profiles: tuple[Profile, ...]
-    compute_capabilities: tuple[str, ...]
-    product_types: dict[str, int]
-    size_note: str
-    warnings: tuple[str, ...]
+    profiles: tuple[Profile, ...]  # empty for fixed shapes
+    compute_capabilities: tuple[str, ...]  # GPUs that it was compiled for
+    product_types: dict[str, int]  # number of matrix products of the network, by type
+    size_note: str  # what the size of the plan shows about its precision
+    warnings: tuple[str, ...]  # TensorRT's
 
 
 def build_plan(
@@ -68,7 +53,7 @@ def build_plan(
     Args:
         backend: TensorRT or TensorRT-RTX.
         file: An .onnx file in the precision of the settings.
-        manifest: Its manifest, as `check_source` returns it.
+        manifest: Its manifest.
         destination: File to write.
         settings: How to build.
         gpu: The GPU of this machine; `None` without one.
@@ -78,10 +63,10 @@ def build_plan(
         EngineError: TensorRT cannot build it, or builds another precision.
         UsageError: The settings cannot be met.
     """
-    name = file.path.name
+    name, version = file.path.name, f"{backend.name} {backend.version}"
     targets = targets_of(backend, settings, gpu)
     profiles = profiles_of(manifest.inputs, settings.batches)
-    progress(f"{backend.name} {backend.version} reads {name}")
+    progress(f"{version} reads {name}")
     network = parse(backend, file.path)
     check_signature(network, manifest, name)
     types = product_types(network)
@@ -96,9 +81,7 @@ def build_plan(
     with backend.collect_messages() as messages:
         config = _config(backend, network, settings, profiles, targets)
         if messages.errors:
-            raise EngineError(
-                f"{backend.name} {backend.version} refuses these settings: {messages.reason()}"
-            )
+            raise EngineError(f"{version} refuses these settings: {messages.reason()}")
         if settings.timing_cache is not None:
             load_cache(config, settings.timing_cache)
         cancelled = threading.Event()
@@ -109,8 +92,16 @@ def build_plan(
         if build_monitor.failure is not None:
             raise build_monitor.failure
         if plan is None:
-            raise _build_error(backend, name, messages.reason(), settings)
-        _check_profiles_consistent(backend, messages)
+            hint = ""
+            if settings.workspace_mib is not None and "workspace" in messages.reason():
+                hint = f"--workspace-mib {settings.workspace_mib} is too little"
+            raise EngineError(f"{version} cannot build {name}: {messages.reason()}", hint=hint)
+        for warning in messages.warnings:
+            if NOT_SELF_CONSISTENT in warning:
+                raise EngineError(
+                    f"{version} cannot accept all batches of --batch: {' '.join(warning.split())}",
+                    hint="use smaller batches",
+                )
         if settings.timing_cache is not None:
             save_cache(config, settings.timing_cache)
     progress("build the engine", 100, 100)  # TensorRT does not report its last step
@@ -132,23 +123,6 @@ def build_plan(
     )
 
 
-def _check_profiles_consistent(backend: Backend, messages: Messages) -> None:
-    """Raise EngineError where TensorRT built a plan, but warned that a profile cannot work."""
-    for warning in messages.warnings:
-        if NOT_SELF_CONSISTENT in warning:
-            raise EngineError(
-                f"{backend.name} cannot accept all batches of --batch: {' '.join(warning.split())}",
-                hint="use smaller batches",
-            )
-
-
-def _build_error(backend: Backend, name: str, reason: str, settings: EngineSettings) -> EngineError:
-    hint = ""
-    if settings.workspace_mib is not None and "workspace" in reason:
-        hint = f"--workspace-mib {settings.workspace_mib} is too little"
-    return EngineError(f"{backend.name} {backend.version} cannot build {name}: {reason}", hint=hint)
-
-
 def _config(
     backend: Backend,
     network: Network,
@@ -156,7 +130,6 @@ def _config(
     profiles: Sequence[Profile],
     targets: Sequence[str],
 ) -> Any:
-    """Return the builder's configuration."""
     trt = backend.trt
     config = network.builder.create_builder_config()
     for shapes_by_name in profiles:
@@ -166,7 +139,7 @@ def _config(
         if config.add_optimization_profile(optimization_profile) < 0:
             raise EngineError(f"{backend.name} refuses the profile {dict(shapes_by_name)}")
     config.clear_flag(trt.BuilderFlag.TF32)  # it has 10 bits of mantissa instead of 23
-    for field, flag in BUILDER_FLAGS.items():
+    for field, (flag, _) in SWITCHES.items():
         if getattr(settings, field):
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if settings.strip and not settings.refit:  # with weights of the same file only

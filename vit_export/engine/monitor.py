@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any
 
 from vit_export.progress import Progress
 from vit_export.runtime.tensorrt.backend import Backend
@@ -27,12 +27,12 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
             backend.trt.IProgressMonitor.__init__(self)
             self.failure: Exception | None = None
             self._lock = threading.Lock()
-            self._open: dict[str, Phase] = {}
+            self._open: dict[str, tuple[int, int]] = {}  # outer phase first -> steps, done and all
             self._furthest = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
-                self._open[phase_name] = Phase(parent_phase, 0, max(num_steps, 1))
+                self._open[phase_name] = 0, max(num_steps, 1)
 
         def phase_finish(self, phase_name: str) -> None:
             with self._lock:
@@ -41,10 +41,11 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
         def step_complete(self, phase_name: str, step: int) -> bool:
             with self._lock:
                 if phase_name in self._open:
-                    phase = self._open[phase_name]
-                    done = min(step + 1, phase.total)
-                    self._open[phase_name] = phase._replace(done=done)
-                self._furthest = max(self._furthest, _share(self._open))
+                    self._open[phase_name] = step + 1, self._open[phase_name][1]
+                share = 0.0
+                for done, total in reversed(self._open.values()):
+                    share = min((done + share) / total, 1.0)
+                self._furthest = max(self._furthest, share)
                 percent = round(100 * self._furthest)
             try:
                 progress("build the engine", percent, 100)
@@ -56,33 +57,12 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
     return Monitor()
 
 
-class Phase(NamedTuple):
-    """A phase of a build; within one of its steps another phase may run."""
-
-    parent: str | None
-    done: int
-    total: int
-
-
-def _share(phases: dict[str, Phase]) -> float:
-    """Return the share of the build that is done, 0 to 1, from its open phases, outer first."""
-    share = 0.0
-    for phase in reversed(phases.values()):
-        share = min((phase.done + share) / phase.total, 1.0)
-        if phase.parent is None:
-            break
-    return share
-
-
 def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
     """Run a build in another thread, so that this thread receives Ctrl-C.
 
     Python handles signals between bytecodes of the main thread, and a build is one call. On an
     interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
     then the interrupt is raised.
-
-    Returns:
-        What the build returned.
     """
     with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
         pool.submit(int).result()  # the pool waits for no thread whose start was interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
@@ -19,18 +20,11 @@ def range_text(batch_range: BatchRange) -> str:
 
 
 def parse_range(text: str) -> BatchRange:
-    """Read `MIN:OPT:MAX`, or one batch size for all three.
-
-    Raises:
-        UsageError: Not one or three batch sizes.
-    """
-    words = [word.strip() for word in text.split(":")]
-    if len(words) not in (1, 3) or not all(word.isdecimal() for word in words):
+    """Read `MIN:OPT:MAX`, or one batch size for all three; UsageError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,10})\s*(?::\s*(\d{1,10})\s*:\s*(\d{1,10})\s*)?", text)
+    if match is None:
         raise UsageError(f"--batch {text}: expected MIN:OPT:MAX, e.g. 1:8:32, or one batch size")
-    if any(len(word) > len(str(MAX_DIMENSION)) for word in words):
-        raise UsageError(f"--batch {text}: must be at most {MAX_DIMENSION}, e.g. 1:8:32")
-    sizes = [int(word) for word in words]
-    return BatchRange(*(sizes if len(sizes) == 3 else 3 * sizes))
+    return BatchRange(*(int(size or match[1]) for size in match.groups()))
 
 
 def check_batch_range(batch_range: BatchRange) -> None:
@@ -43,14 +37,7 @@ def check_batch_range(batch_range: BatchRange) -> None:
 
 
 def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> tuple[Profile, ...]:
-    """Return one profile per range of batch sizes.
-
-    Args:
-        inputs: The graph's inputs.
-        batches: The ranges; `DEFAULT_BATCH` where there are none.
-
-    Returns:
-        No profile where every shape is fixed.
+    """Return one profile per range of batch sizes, none where all shapes of the inputs are fixed.
 
     Raises:
         UsageError: The graph has a fixed batch size other than `batches`, or another dynamic

@@ -31,11 +31,12 @@ def product_types(network: Network) -> dict[str, int]:
     A product of two dequantized int8 operands counts as INT8: TensorRT fuses the DequantizeLinear
     of both into it.
     """
-    makers = {}
-    for layer in network.layers:
-        for index in range(layer.num_outputs):
-            if layer.get_output(index) is not None:
-                makers[layer.get_output(index).name] = layer
+    outputs = (
+        (layer, layer.get_output(index))
+        for layer in network.layers
+        for index in range(layer.num_outputs)
+    )
+    makers = {tensor.name: layer for layer, tensor in outputs if tensor is not None}
     types: Counter[str] = Counter()
     for layer in network.layers:
         if layer.type.name in PRODUCTS:
@@ -71,13 +72,12 @@ def check_network(
     Raises:
         EngineError: The network has another precision.
     """
-    wanted = COMPUTE_TYPES[precision]
+    wanted, narrow_at_least = COMPUTE_TYPES[precision], max(narrow_at_least, 1)
     start = f"--precision {precision}, but the network's products are {_counts(types)}"
     if precision == "fp32":
         if set(types) != {"FLOAT"}:
             raise EngineError(start)
         return
-    narrow_at_least = max(narrow_at_least, 1)
     if types.get(wanted, 0) < narrow_at_least:
         raise EngineError(f"{start}: at least {narrow_at_least} must be {wanted}")
     wide = types.get("FLOAT", 0)
@@ -92,12 +92,7 @@ def check_plan_size(
 ) -> str:
     """Check the size of a plan: one in float32 contains at least its weights in float32.
 
-    Args:
-        plan_bytes: Size of the plan.
-        weights: Those of the graph.
-        settings: Those of the build.
-        products: Number of products in the network.
-        profiles: Number of optimization profiles, each with kernels of its own.
+    Each of the `products` of the network has kernels of its own in each of the `profiles`.
 
     Returns:
         What the size shows.
@@ -129,26 +124,24 @@ def check_plan_size(
     return f"{plan_bytes} bytes, less than the weights alone in fp32 ({fp32})"
 
 
-def inspect_engine(backend: Backend, engine: Any) -> dict[str, int]:
-    """Count the types that an engine's layers write, by TensorRT's inspector; needs a GPU.
+def inspect_engine(backend: Backend, engine: Any, precision: str) -> dict[str, int]:
+    """Check the precision of an engine by TensorRT's inspector; needs a GPU.
+
+    Returns:
+        How many outputs of its layers have each type.
 
     Raises:
-        EngineError: The inspector lists no types.
+        EngineError: No layer writes the precision, or the inspector lists no types.
     """
     inspector = engine.create_engine_inspector()
     information = backend.trt.LayerInformationFormat.JSON
-    return inspector_types(str(inspector.get_engine_information(information)))
+    return check_layers(str(inspector.get_engine_information(information)), precision)
 
 
-def inspector_types(text: str) -> dict[str, int]:
-    """Count the types in the inspector's description of an engine.
+def check_layers(text: str, precision: str) -> dict[str, int]:
+    """Check the inspector's description of an engine, which was built with detailed verbosity.
 
-    Args:
-        text: JSON of `IEngineInspector.get_engine_information`, of a build with detailed
-            verbosity: `{"Layers": [{"Outputs": [{"Format/Datatype": ...}]}]}`.
-
-    Raises:
-        EngineError: It lists no types.
+    It is JSON: `{"Layers": [{"Outputs": [{"Format/Datatype": ...}]}]}`.
     """
     types: Counter[str] = Counter()
     for layer in json.loads(text).get("Layers", ()):
@@ -159,17 +152,12 @@ def inspector_types(text: str) -> dict[str, int]:
         raise EngineError(
             "TensorRT's inspector lists no types, so the engine's precision cannot be checked"
         )
-    return dict(types)
-
-
-def check_engine(types: Mapping[str, int], precision: str) -> None:
-    """Raise EngineError where no layer of an engine writes the precision of the settings."""
-    words = INSPECTOR_WORDS.get(precision, ())
-    narrow = sum(n for name, n in types.items() if any(word in name.lower() for word in words))
-    if words and not narrow:
+    words = INSPECTOR_WORDS.get(precision)
+    if words and not any(word in name.lower() for name in types for word in words):
         raise EngineError(
             f"--precision {precision}, but the engine's layers write {_counts(types)}"
         )
+    return dict(types)
 
 
 def _counts(types: Mapping[str, int]) -> str:

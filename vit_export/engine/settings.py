@@ -18,7 +18,19 @@ HARDWARE_COMPATIBILITY = {  # our name -> TensorRT's, trtexec's
     "ampere-plus": ("AMPERE_PLUS", "ampere+"),
     "same-compute-capability": ("SAME_COMPUTE_CAPABILITY", "sameComputeCapability"),
 }
-BUILDER_LEVELS = range(6)
+SWITCHES = {  # fields of EngineSettings -> flag of the builder, option of trtexec
+    "version_compatible": ("VERSION_COMPATIBLE", "--versionCompatible"),
+    "weight_streaming": ("WEIGHT_STREAMING", "--allowWeightStreaming"),
+    "refit": ("REFIT", "--refit"),
+    "strip": ("STRIP_PLAN", "--stripWeights"),
+}
+IGNORED_BY_RTX = {  # settings that TensorRT-RTX accepts and ignores
+    "timing_cache": "it times nothing while it builds",
+    "builder_level": "every level gives the same plan",
+    "version_compatible": "it has no lean runtime",
+    "hardware_compatibility": "it compiles for several GPUs instead: --compute-capability once for "
+    "each",
+}
 MAX_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
 MACHINE_FIELDS = ("compute_capabilities", "timing_cache")  # which a rebuild elsewhere leaves out
 
@@ -43,7 +55,7 @@ class EngineSettings:
         strip: Store no weights in the engine; they are read from the .onnx file at load.
 
     Raises:
-        UsageError: On construction, for an unknown value, or one that the backend ignores.
+        UsageError: For an unknown value, or one that the backend ignores.
     """
 
     backend: str = "tensorrt"
@@ -61,15 +73,15 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         for value, known, what in (
-            (self.backend, tuple(MODULES), "backend"),
+            (self.backend, MODULES, "backend"),
             (self.precision, PRECISIONS, "precision"),
-            (self.hardware_compatibility, tuple(HARDWARE_COMPATIBILITY), "hardware compatibility"),
+            (self.hardware_compatibility, HARDWARE_COMPATIBILITY, "hardware compatibility"),
         ):
             if value not in known:
                 raise UsageError(
                     f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
                 )
-        if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
+        if self.builder_level is not None and not 0 <= self.builder_level <= 5:
             raise UsageError(f"--builder-level {self.builder_level}: must be 0 to 5")
         if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
             raise UsageError(
@@ -78,23 +90,10 @@ class EngineSettings:
             )
         for batch_range in self.batches:
             check_batch_range(batch_range)
-        if self.backend == "tensorrt-rtx":
-            self._check_for_rtx()
-
-    def _check_for_rtx(self) -> None:
-        """Raise UsageError for a setting that TensorRT-RTX accepts and ignores."""
-        ignored = {
-            "--timing-cache": (self.timing_cache is not None, "it times nothing while it builds"),
-            "--builder-level": (self.builder_level is not None, "every level gives the same plan"),
-            "--version-compatible": (self.version_compatible, "it has no lean runtime"),
-            "--hardware-compatibility": (
-                self.hardware_compatibility != "none",
-                "it compiles for several GPUs instead: --compute-capability once for each",
-            ),
-        }
-        for option, (given, reason) in ignored.items():
-            if given:
-                raise UsageError(f"{option}: TensorRT-RTX ignores it: {reason}")
+        for name in self.changed() if self.backend == "tensorrt-rtx" else ():
+            if reason := IGNORED_BY_RTX.get(name):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option}: TensorRT-RTX ignores it: {reason}")
 
     def changed(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults as JSON values, for the sidecar."""

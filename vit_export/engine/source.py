@@ -30,10 +30,7 @@ class Weights:
 
 
 def check_source(file: OnnxFile) -> Manifest:
-    """Check that TensorRT can build a file.
-
-    Returns:
-        Its manifest.
+    """Check that TensorRT can build a file, and return its manifest.
 
     Raises:
         ArtifactError: The file has no manifest, lacks its weights, or was optimised by ONNX

@@ -18,11 +18,6 @@ OLDEST_BF16 = Version("8.0")  # compute capability
 def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
     """Return the compute capabilities to compile for: those of the settings, or the GPU's.
 
-    Args:
-        backend: TensorRT or TensorRT-RTX.
-        settings: The build's.
-        gpu: The GPU of this machine; `None` without one.
-
     Raises:
         EngineError: The build needs a GPU, and there is none.
         UsageError: No GPU is known, or the engine cannot be built for it.
@@ -44,7 +39,7 @@ def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> t
 
 
 def _here(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
-    """The GPU of this machine, which is the only one that TensorRT builds for."""
+    """Return the GPU of this machine, which is the only one that TensorRT builds for."""
     here = gpu.compute_capability if gpu is not None else "none"
     for target in settings.compute_capabilities:
         if target != here:
@@ -74,13 +69,12 @@ def _rtx_targets(backend: Backend, settings: EngineSettings, gpu: Gpu | None) ->
             hint=f"name it: --compute-capability 8.9 (known: {', '.join(known)}; several may be "
             "given)",
         )
-    for target in targets:
-        if target not in known:
-            raise UsageError(
-                f"--compute-capability {target}: TensorRT-RTX {backend.version} compiles for "
-                f"{', '.join(known)} only",
-                hint="use --backend tensorrt for other GPUs",
-            )
+    if unknown := [target for target in targets if target not in known]:
+        raise UsageError(
+            f"--compute-capability {unknown[0]}: TensorRT-RTX {backend.version} compiles for "
+            f"{', '.join(known)} only",
+            hint="use --backend tensorrt for other GPUs",
+        )
     return targets
 
 

@@ -1,8 +1,7 @@
 """Timing cache: a file of kernel timings that builds share, also at the same time.
 
 TensorRT times kernels on the GPU, for minutes; the timings shorten later builds of similar
-networks. A build reads the file when it starts. When it ends, it merges its own timings into what
-the file contains by then, under a lock.
+networks. A build reads the file when it starts, and merges its own timings into it when it ends.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ def save_cache(config: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, `PATH.lock`; wait while another process holds it.
-
-    Raises:
-        OutputError: The lock cannot be made, or the path is a folder.
-    """
+    """Hold the lock of a file, `PATH.lock`; wait while another process holds it."""
     if path.is_dir():
         raise OutputError(
             f"cannot lock {path}: it is a folder", hint="name a file with --timing-cache"

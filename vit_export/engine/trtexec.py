@@ -12,18 +12,12 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from vit_export.artifact.engine_sidecar import Profile
-from vit_export.engine.settings import HARDWARE_COMPATIBILITY, EngineSettings
+from vit_export.engine.settings import HARDWARE_COMPATIBILITY, SWITCHES, EngineSettings
 from vit_export.errors import UsageError
 
 OLDEST, NEWEST = (10, 3), (11, 99)
 FLOAT_ATTENTION = ("fp32", "int8")  # precisions whose Attention nodes are in float32
 DECOMPOSABLE_SINCE = (10, 14)  # --decomposableAttentions, as the Attention node itself
-SWITCHES = {  # fields of EngineSettings -> options without a value
-    "version_compatible": "--versionCompatible",
-    "weight_streaming": "--allowWeightStreaming",
-    "refit": "--refit",
-    "strip": "--stripWeights",
-}
 
 
 def trtexec_command(
@@ -48,7 +42,10 @@ def trtexec_command(
     Raises:
         UsageError: trtexec of that version cannot build it.
     """
-    numbers = _release(version)
+    try:
+        numbers = Version(version).release
+    except InvalidVersion:
+        numbers = ()
     if not numbers or not OLDEST[: len(numbers)] <= numbers[:2] <= NEWEST:
         raise UsageError(
             f"--print-trtexec {version}: expected TensorRT 10.3 to 11, e.g. 10.16 or 11.4"
@@ -89,16 +86,8 @@ def trtexec_command(
     if settings.hardware_compatibility != "none":
         _, level = HARDWARE_COMPATIBILITY[settings.hardware_compatibility]
         words.append(f"--hardwareCompatibilityLevel={level}")
-    words += [option for field, option in SWITCHES.items() if getattr(settings, field)]
+    words += [option for field, (_, option) in SWITCHES.items() if getattr(settings, field)]
     if settings.precision in FLOAT_ATTENTION and attention_nodes:
         words.append("--decomposableAttentions=*")
     words += ["--profilingVerbosity=detailed", "--skipInference"]
     return shlex.join(words)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version; nothing for text that is no version."""
-    try:
-        return Version(version).release
-    except InvalidVersion:
-        return ()

@@ -33,13 +33,8 @@ class WorkerError(VitExportError):
     """A worker died, refused an order, or gave no answer in time."""
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main()` of a module in a fresh interpreter."""
-    return [sys.executable, "-c", START.format(module=module), *arguments]
-
-
 def child_environment() -> dict[str, str]:
-    """Return the environment of a child: it imports from where this process does.
+    """Return the environment of a child, which imports from where this process does.
 
     The current folder is left out, unless the user's own PYTHONPATH names it.
     """
@@ -55,7 +50,7 @@ def child_environment() -> dict[str, str]:
 def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `main()` of a module in a child and wait for it, with its output captured."""
     return subprocess.run(
-        python_command(module, *arguments),
+        [sys.executable, "-c", START.format(module=module), *arguments],
         env=child_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -63,15 +58,14 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
 class Worker:
     """A child that answers orders, one line of JSON each.
 
-    Args:
-        module: Its `main()` runs in the child and calls `answer_orders`.
+    It runs `main()` of a module, which calls `answer_orders`.
     """
 
     def __init__(self, module: str) -> None:
         self._timed_out_after_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
-            python_command(module),
+            [sys.executable, "-c", START.format(module=module)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, env=child_environment(),
         )  # fmt: skip
@@ -83,12 +77,7 @@ class Worker:
         self.close()
 
     def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
-        """Give an order and wait for its answer.
-
-        Args:
-            order: Name of the handler in the child.
-            timeout_s: The child is killed when it has not answered by then.
-            **arguments: JSON values for the handler.
+        """Call a handler of the child with JSON values; kill the child after `timeout_s`.
 
         Raises:
             UsageError: The handler raised one.
@@ -108,8 +97,7 @@ class Worker:
         if "raised" in reply:
             error_type = UsageError if reply["exit_code"] == UsageError.exit_code else WorkerError
             raise error_type(reply["raised"], hint=reply["hint"])
-        answer: Answer = reply["answer"]
-        return answer
+        return dict(reply["answer"])
 
     def _exchange(self, order: str) -> str:
         """Send an order; return the reply, or nothing where the child died."""
@@ -147,16 +135,11 @@ class Worker:
         status = self._process.wait()
         if self._timed_out_after_s is not None:
             return f"no answer within {self._timed_out_after_s:.3g} s, so its process was killed"
-        how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+        signals = {entry.value: entry.name for entry in signal.Signals}
+        killed_by = signals.get(-status, f"signal {-status}")
+        how = f"exit status {status}" if status >= 0 else f"killed by {killed_by}"
         lines = self.log()
         return f"its process ended ({how}): {lines[-1] if lines else 'no message'}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def answer_orders(handlers: Mapping[str, Callable[[Order], Answer]]) -> None:

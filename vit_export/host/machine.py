@@ -19,28 +19,16 @@ BUSY_SHARE = 0.5  # of the cores in use by other processes, which then change th
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine, its load and its software versions.
+    """A machine, its load and its software versions; `None` where the system reports nothing."""
 
-    Attributes:
-        processor: e.g. `"AMD EPYC 7B13"`.
-        cores: CPUs that this process may use.
-        memory_bytes: Physical memory; `None` where the system does not report it.
-        load_average: Running processes over the last minute, before the measurement; `None` where
-            the system does not report it.
-        others_after: The same after the measurement, without its own threads; `None` before.
-        system: e.g. `"Linux x86_64"`.
-        gpus: Descriptions from NVIDIA's driver.
-        versions: Of Python and of packages.
-    """
-
-    processor: str
-    cores: int
-    memory_bytes: int | None
-    load_average: float | None
-    system: str
-    others_after: float | None = None
-    gpus: tuple[str, ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
+    processor: str  # e.g. "AMD EPYC 7B13"
+    cores: int  # CPUs that this process may use
+    memory_bytes: int | None  # physical memory
+    load_average: float | None  # running processes over the last minute, before the measurement
+    system: str  # e.g. "Linux x86_64"
+    others_after: float | None = None  # load after the measurement, without its own threads
+    gpus: tuple[str, ...] = ()  # descriptions from NVIDIA's driver
+    versions: dict[str, str] = field(default_factory=dict)  # of Python and of packages
 
     @property
     def busy(self) -> bool:
@@ -57,20 +45,16 @@ class Machine:
 
 
 def this_machine(packages: Iterable[str]) -> Machine:
-    """Describe this machine.
-
-    Args:
-        packages: Distributions whose versions are recorded, where they are installed.
-    """
+    """Describe this machine, with the versions of those packages that are installed."""
     versions = {"vit-export": __version__, "python": platform.python_version()}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return Machine(
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        cores=cores,
         memory_bytes=_memory_bytes(),
         load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",

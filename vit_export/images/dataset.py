@@ -12,7 +12,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +109,8 @@ def read_folder(
     unknown = [folder.name for folder in folders if folder.name not in classes]
     if unknown:
         raise DataError(
-            f"cannot validate on {root}: no training images for {_some(unknown)}",
-            hint="expected the class folders of the training folder",
+            f"cannot validate on {root}: the training folder has no images of {len(unknown)} of "
+            f"its class folders{listed(unknown)}",
         )
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
     paths, targets, empty = [], [], []
@@ -121,20 +121,17 @@ def read_folder(
         stray += others
         if not images:
             empty.append(folder.name)
-    if empty or not paths:
+    if not paths:
+        empty = list(classes)
+    if empty:
         raise DataError(
-            f"cannot train on {root}: {_some(empty or classes)} without images "
-            f"({', '.join(SUFFIXES)})",
-            hint="add images or remove the folder",
+            f"cannot train on {root}: {len(empty)} of its class folders hold no images "
+            f"({', '.join(SUFFIXES)}){listed(empty)}",
+            hint="add images or remove the folders",
         )
-    pixels, digest = spool(_decoded(paths, root, preprocess), len(paths), targets, progress)
-    return LabelledImages(
-        images=pixels,
-        targets=np.array(targets, dtype=np.int64),
-        labels=classes,
-        ignored=tuple(sorted(p.relative_to(root).as_posix() for p in stray)),
-        sha256=digest,
-    )
+    data = spool(_decoded(paths, root, preprocess), targets, classes, progress)
+    ignored = tuple(sorted(path.relative_to(root).as_posix() for path in stray))
+    return replace(data, ignored=ignored)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -166,32 +163,34 @@ def _decoded(paths: Sequence[Path], root: Path, preprocess: Preprocess) -> Itera
                     yield image
     if faults:
         raise DataError(
-            f"cannot train on {root}: {len(faults)} of {len(paths)} images cannot be decoded\n"
-            f"{indented_list(faults)}",
+            f"cannot train on {root}: {len(faults)} of {len(paths)} images cannot be decoded"
+            f"{listed(faults)}",
             hint="remove or repair them",
         )
 
 
 def spool(
-    images: Iterable[Pixels], count: int, targets: Sequence[int], progress: Progress
-) -> tuple[Pixels, str]:
-    """Write images of one shape to a temporary file and map it into memory.
-
-    Returns:
-        uint8 (count, H, W, C), read-only, and the SHA-256 of targets and pixels.
+    images: Iterable[Pixels],
+    targets: Sequence[int] | NDArray[np.integer],
+    labels: tuple[str, ...],
+    progress: Progress,
+) -> LabelledImages:
+    """Write images of one shape to a temporary file and map it into memory, read-only.
 
     Raises:
         OutputError: The disk is full.
     """
-    digest = hashlib.sha256(np.array(targets, dtype=np.int64).tobytes())
-    shape: tuple[int, ...] = ()
+    classes = np.array(targets, dtype=np.int64)
+    count, shape = len(classes), ()
+    digest = hashlib.sha256(classes.tobytes())
     with tempfile.TemporaryFile(buffering=0) as file:
         for done, image in enumerate(images, start=1):
             shape, data = image.shape, image.tobytes()
             digest.update(data)
             _append(file, data, need=count * len(data))
             progress("decoding images", done, count)
-        return np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape)), digest.hexdigest()
+        pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape))
+    return LabelledImages(images=pixels, targets=classes, labels=labels, sha256=digest.hexdigest())
 
 
 def _append(file: io.FileIO, data: bytes, *, need: int) -> None:
@@ -207,15 +206,8 @@ def _append(file: io.FileIO, data: bytes, *, need: int) -> None:
         ) from error
 
 
-def indented_list(faults: Sequence[str]) -> str:
-    """Return the first `MAX_LISTED` faults, one indented line each, and the number of others."""
-    lines = [f"  {fault}" for fault in faults[:MAX_LISTED]]
-    if len(faults) > MAX_LISTED:
-        lines.append(f"  ... and {len(faults) - MAX_LISTED} more")
-    return "\n".join(lines)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:MAX_LISTED])
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"class folder{'s' if len(names) > 1 else ''} {shown}{more}"
+def listed(items: Sequence[str]) -> str:
+    """Return the first `MAX_LISTED` items, each on an indented line, and the number of others."""
+    others = len(items) - MAX_LISTED
+    lines = [*items[:MAX_LISTED], *([f"... and {others} more"] if others > 0 else [])]
+    return "".join(f"\n  {line}" for line in lines)

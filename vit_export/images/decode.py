@@ -41,6 +41,7 @@ FORMATS = {
     "HEIF": (".heic", ".heif"),  # read by pillow-heif, where it is installed
 }
 SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
+BYTES = (bytes, bytearray, memoryview)  # types of an image file's content
 MAX_PIXELS = 178_956_970  # Pillow's own limit too: a decoded RGB image of 0.5 GB
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -73,10 +74,8 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
     """
     if isinstance(source, np.ndarray):
         return _convert_array(source, color)
-    pillow = sys.modules.get("PIL.Image")  # None: Pillow is not imported, so it is no Pillow image
-    is_pillow = pillow is not None and isinstance(source, pillow.Image)
-    is_file = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
-    if not is_file and not is_pillow and not hasattr(source, "read"):
+    is_file = isinstance(source, (str, os.PathLike, *BYTES)) or hasattr(source, "read")
+    if not is_file and not is_pillow_image(source):
         raise ImageError(
             f"an image was given as {type(source).__module__}.{type(source).__name__}, expected "
             "a path, bytes, a binary file object, a Pillow image or a uint8 array (H, W, C)"
@@ -90,7 +89,7 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
     if isinstance(source, str | os.PathLike):
         with open_file(source, what="image", error=ImageError) as stream:
             return _read(stream, os.fspath(source), color)
-    if isinstance(source, bytes | bytearray | memoryview):
+    if isinstance(source, BYTES):
         return _read(io.BytesIO(source), f"{len(source)} bytes", color)
     if hasattr(source, "read"):
         name = f"file object {getattr(source, 'name', type(source).__name__)}"
@@ -101,8 +100,14 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
     return _convert(source, color, name=f"the Pillow image of mode {source.mode!r}")
 
 
+def is_pillow_image(source: object) -> bool:
+    """Whether an object is a Pillow image; Pillow is not imported for it."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
+
+
 def as_array(picture: Image.Image | Pixels) -> Pixels:
-    """Return the pixels of a decoded image, uint8 (H, W, C), read-only or sharing its memory."""
+    """Return the pixels of a decoded image, uint8 (H, W, C); they may share its memory."""
     array = np.asarray(picture)
     return array if array.ndim == 3 else array[:, :, None]
 
@@ -175,8 +180,16 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     from PIL import Image
 
     def register_heif() -> None:
-        if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
-            _register_heif(name)
+        if prefix[4:8] != b"ftyp" or prefix[8:12] not in _HEIF_BRANDS:
+            return
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise ImageError(
+                f"{name}: is a HEIC image, which Pillow alone does not read",
+                hint="pip install pillow-heif",
+            ) from error
+        pillow_heif.register_heif_opener()
 
     prefix = stream.read(16)
     if not prefix:
@@ -201,18 +214,6 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     reason = f" ({'; '.join(findings)})" if findings else ""
     raise ImageError(f"{name}: is not an image in a supported format{reason}; expected one of "
                      f"{', '.join(FORMATS)}")  # fmt: skip
-
-
-def _register_heif(name: str) -> None:
-    """Let Pillow read HEIC, the format of an iPhone's photographs."""
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: is a HEIC image, which Pillow alone does not read",
-            hint="pip install pillow-heif",
-        ) from error
-    pillow_heif.register_heif_opener()
 
 
 def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from vit_export.artifact.open_file import open_file
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import LabelledImages, indented_list, spool
+from vit_export.images.dataset import LabelledImages, listed, spool
 from vit_export.images.decode import Pixels
 from vit_export.images.prepare import resize_and_crop
 from vit_export.progress import Progress, silent
@@ -37,10 +38,7 @@ def read_digits(
         OutputError: The disk is full.
     """
     rows = _read_rows(path, leading=("label",))
-    targets = rows[:, 0].astype(np.int64)
-    pictures = _pictures(rows[:, 1:], preprocess)
-    images, digest = spool(pictures, len(rows), targets.tolist(), progress)
-    return LabelledImages(images=images, targets=targets, labels=LABELS, sha256=digest)
+    return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
 
 
 def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
@@ -53,7 +51,7 @@ def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
         DataError, OutputError: As `read_digits`.
     """
     rows = _read_rows(path, leading=())
-    return spool(_pictures(rows, preprocess), len(rows), (), silent)[0]
+    return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
@@ -98,8 +96,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         raise DataError(f"cannot read {path} as CSV text: {error}") from error
     if faults:
         raise DataError(
-            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad\n"
-            f"{indented_list(faults)}",
+            f"cannot use {path}: {len(faults)} of {len(rows)} rows are bad{listed(faults)}",
             hint="correct or remove these lines",
         )
     if not rows:
@@ -133,16 +130,13 @@ def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
         return b"", f"{len(cells)} columns, expected {len(header)}"
     try:
         row = bytes(map(int, cells))
+        if header[0] != "label" or row[0] < len(LABELS):
+            return row, ""
     except ValueError:
-        return b"", _first_fault(cells, header)
-    if header[0] == "label" and row[0] >= len(LABELS):
-        return b"", f"label is {row[0]}, expected 0 to {len(LABELS) - 1}"
-    return row, ""
-
-
-def _first_fault(cells: Sequence[str], header: Sequence[str]) -> str:
-    for cell, name in zip(cells, header, strict=True):
-        top = len(LABELS) - 1 if name == "label" else 255
-        if not cell.strip().isdecimal() or int(cell) > top:
-            return f"{name} is {cell[:20]!r}, expected an integer from 0 to {top}"
-    raise ValueError(f"no fault in {cells[:3]}")
+        pass
+    limits = [len(LABELS) - 1 if name == "label" else 255 for name in header]
+    return b"", next(
+        f"{name} is {cell[:20]!r}, expected an integer from 0 to {most}"
+        for cell, name, most in zip(cells, header, limits, strict=True)
+        if not re.fullmatch(r"\s*\d{1,3}\s*", cell) or int(cell) > most
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError
-from vit_export.images.decode import SUFFIXES, ImageSource, Pixels
+from vit_export.images.decode import BYTES, SUFFIXES, ImageSource, Pixels, is_pillow_image
 from vit_export.images.prepare import resize_and_crop
 
 MAX_USER_PICTURES = 16  # so that a golden file stays a few MB
@@ -45,20 +44,6 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(images), sorted(others)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """List the images in a folder and below, in sorted order.
-
-    Raises:
-        DataError: There is no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images")
-    images, _ = split_files(folder)
-    if not images:
-        raise DataError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
-    return images
-
-
 def list_images(source: str | os.PathLike[str]) -> list[Path]:
     """List the image files that a path stands for.
 
@@ -72,13 +57,15 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        return image_files(path)
-    if not _is_pattern(path):
+        images, _ = split_files(path)
+    elif _is_pattern(path):
+        images = sorted(filter(is_image_file, map(Path, glob.glob(str(path), recursive=True))))
+    else:
         return [path]
-    matches = map(Path, glob.glob(str(path), recursive=True))
-    if images := sorted(filter(is_image_file, matches)):
+    if images:
         return images
-    raise DataError(f"{path}: no image matches this pattern ({', '.join(SUFFIXES)})")
+    found = "holds no images" if path.is_dir() else "no image matches this pattern"
+    raise DataError(f"{path}: {found} ({', '.join(SUFFIXES)})")
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:
@@ -96,10 +83,8 @@ def is_one_image(images: object) -> bool:
         return not Path(images).is_dir() and not _is_pattern(Path(images))
     if isinstance(images, np.ndarray):
         return images.ndim != 4
-    pillow = sys.modules.get("PIL.Image")  # None: Pillow is not imported, so it is no Pillow image
-    is_pillow = pillow is not None and isinstance(images, pillow.Image)
-    is_bytes = isinstance(images, bytes | bytearray | memoryview)
-    return is_pillow or is_bytes or hasattr(images, "read") or not isinstance(images, Iterable)
+    is_content = isinstance(images, BYTES) or hasattr(images, "read") or is_pillow_image(images)
+    return is_content or not isinstance(images, Iterable)
 
 
 def iterate_images(images: Images) -> Iterator[ImageSource]:
@@ -120,23 +105,11 @@ def _is_pattern(path: Path) -> bool:
     return not WILDCARDS.isdisjoint(str(path)) and not os.path.lexists(path)
 
 
-def user_pictures(
-    source: str | os.PathLike[str], preprocess: Preprocess, *, before: Pixels
-) -> Pixels:
-    """Append the user's pictures to the synthetic ones of a golden file.
+def user_pictures(source: str | os.PathLike[str], preprocess: Preprocess) -> Pixels:
+    """Prepare the user's pictures for a golden file, uint8 (S, H, W, C).
 
-    Args:
-        source: As `list_images` takes it. At most `MAX_USER_PICTURES` are taken, evenly spread.
-        preprocess: How the model's images are prepared.
-        before: The synthetic pictures, uint8 (S, H, W, C).
-
-    Returns:
-        uint8 (S + pictures, H, W, C).
-
-    Raises:
-        DataError: There is no image.
-        ImageError: One cannot be read.
+    At most `MAX_USER_PICTURES` of the images that `list_images` finds are taken, evenly spread.
     """
     files = list_images(source)
-    chosen = (files[i] for i in spread(len(files), MAX_USER_PICTURES))
-    return np.concatenate([before, *(resize_and_crop(file, preprocess)[None] for file in chosen)])
+    chosen = spread(len(files), MAX_USER_PICTURES)
+    return np.stack([resize_and_crop(files[i], preprocess) for i in chosen])

@@ -62,10 +62,9 @@ def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.
 
 
 def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Scale to [0, 1], subtract the mean, divide by the standard deviation.
+    """Scale to [0, 1], subtract the mean, divide by the standard deviation, all in float32.
 
-    It computes in float32, in the order of torchvision's `ToTensor` and `Normalize`, and gives
-    the same bits.
+    It gives the same bits as torchvision's `ToTensor` and `Normalize`.
 
     Args:
         pixels: uint8 (..., H, W, C).
@@ -94,8 +93,7 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     """Convert one image to the model's colour space, resize it, and cut its centre.
 
     Args:
-        image: Path, bytes, binary file object, Pillow image, or uint8 array (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4); with `preprocess.color == ""` an array (H, W, C) only.
+        image: As `decode` takes it; with `preprocess.color == ""` an array (H, W, C) only.
         preprocess: From the artifact's manifest.
 
     Returns:
@@ -104,8 +102,7 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     Raises:
         ImageError: The image cannot be read, or not be prepared for this model.
     """
-    picture = decode(image, preprocess.color)
-    pixels = _resize(picture, _resized_hw(_hw(picture), preprocess), preprocess.interpolation)
+    pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):
         raise ImageError(
             f"an array of {pixels.shape[2]} channels was given, the model reads "
@@ -115,14 +112,8 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     return _center_crop(pixels, preprocess.size)
 
 
-def _hw(picture: Image.Image | Pixels) -> tuple[int, int]:
-    height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
-    return height, width
-
-
-def _resized_hw(hw: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+def _resized_hw(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
     """Size before the crop: timm 1.0 `transforms_imagenet_eval`, with its roundings."""
-    height, width = hw
     rows, columns = (math.floor(side / preprocess.crop_pct) for side in preprocess.size)
     if preprocess.crop_mode == "squash":
         return rows, columns
@@ -134,21 +125,22 @@ def _resized_hw(hw: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
     return rows, int(rows * width / height)
 
 
-def _resize(picture: Image.Image | Pixels, hw: tuple[int, int], interpolation: str) -> Pixels:
-    """Resize to (H, W) with Pillow, unless the image has this size already."""
-    if _hw(picture) == hw:
+def _resize(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    """Resize with Pillow, unless the image has its size before the crop already."""
+    given = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+    height, width = _resized_hw(given[0], given[1], preprocess)
+    if given == (height, width):
         return as_array(picture)
-    height, width = hw
     if height * width > MAX_PIXELS:
         raise ImageError(
-            f"an image of (H, W) = {_hw(picture)} is too elongated: with its short side resized "
-            f"for the model it would be {hw}",
+            f"an image of (H, W) = {given} is too elongated: with its short side resized for the "
+            f"model it would be {height, width}",
             hint="crop it first",
         )
     require_pillow("resizing an image")
     from PIL import Image
 
-    method = Image.Resampling[interpolation.upper()]
+    method = Image.Resampling[preprocess.interpolation.upper()]
     if not isinstance(picture, np.ndarray):
         return as_array(picture.resize((width, height), method))
     if picture.shape[2] == 3:

@@ -27,7 +27,7 @@ from vit_export.artifact.publish import check_golden_not_shared, check_writable,
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import BuiltPlan, build_plan
 from vit_export.engine.profiles import profiles_of
-from vit_export.engine.proof import check_engine, inspect_engine
+from vit_export.engine.proof import inspect_engine
 from vit_export.engine.settings import EngineSettings
 from vit_export.engine.source import check_source
 from vit_export.engine.targets import targets_of
@@ -253,8 +253,8 @@ def _measured(
     sidecar.replace(source=relative_source(plan.parent, source)).write(sidecar_path(plan))
     runner = TrtRunner(plan, allow_host_code=True)
     try:
-        types = inspect_engine(load_backend(sidecar.backend), runner.engine)
-        check_engine(types, str(sidecar.options["precision"]))
+        precision = str(sidecar.options["precision"])
+        types = inspect_engine(load_backend(sidecar.backend), runner.engine, precision)
         comparison = measure(runner)
     finally:
         runner.release()

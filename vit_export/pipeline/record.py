@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
+
+import numpy as np
 
 from vit_export.artifact.golden import Golden, pictures
 from vit_export.images.folder import user_pictures
@@ -29,7 +30,7 @@ def record_golden(
     def at(size: tuple[int, int], folder: str | os.PathLike[str] | None = None) -> Golden:
         shown = pictures(*size, len(preprocess.mean))
         if folder is not None:
-            shown = user_pictures(Path(folder), preprocess, before=shown)
+            shown = np.concatenate([shown, user_pictures(folder, preprocess)])
         inputs = {source.inputs[0].name: normalize(shown, preprocess)}
         return record(source.model, inputs, images=shown, progress=progress)
 

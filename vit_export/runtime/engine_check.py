@@ -36,19 +36,7 @@ def open_engine(
 ) -> TrtRunner:
     """Load an engine, and measure it where that has not been done.
 
-    Args:
-        path: The engine, with its sidecar beside it.
-        provider: `"auto"`, or the backend that the engine was built with.
-        device: Number of the GPU; by default the one that the calling thread uses.
-        rebuild: Build the engine again from its .onnx file where version or GPU differ.
-        trusted: Skip the golden check at the first load.
-        allow_host_code: Let a version compatible engine run code of its plan on the CPU.
-
-    Raises:
-        ArtifactError: The engine, its sidecar or its golden file is missing or damaged.
-        EngineError: It cannot be rebuilt.
-        GateError: It does not compute what its torch model computes.
-        ProviderError: It cannot run here.
+    Arguments and errors are those of `vit_export.runtime.load_engine`.
     """
 
     def load() -> TrtRunner:
@@ -79,10 +67,6 @@ def rebuild_engine(path: Path) -> None:
     """Build an engine again for the GPU of this machine, by the command in its sidecar.
 
     In a child process, since a build imports what a device does without.
-
-    Raises:
-        ArtifactError: Its .onnx file is missing, or is another model by now.
-        EngineError: The build failed; the message has its reason.
     """
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
@@ -97,11 +81,7 @@ def rebuild_engine(path: Path) -> None:
 
 
 def needs_check(sidecar: Sidecar, check: Check) -> bool:
-    """Return whether this plan has not yet been measured on such a GPU with this version.
-
-    Args:
-        sidecar: The engine's.
-        check: The check that would be made.
+    """Return whether a check has not yet been made: this plan, on such a GPU, with this version.
 
     Raises:
         GateError: The engine failed its gate where it was built.
@@ -115,11 +95,7 @@ def needs_check(sidecar: Sidecar, check: Check) -> bool:
 
 
 def measure(runner: TrtRunner) -> Comparison:
-    """Run the gate on an engine, at the batch sizes of its profiles.
-
-    Raises:
-        ArtifactError: There is no golden file beside it.
-    """
+    """Run the gate on an engine, at the batch sizes of its profiles, with its golden file."""
     return compare(
         runner,
         Golden.read(find_golden(runner.path)),

@@ -72,19 +72,12 @@ class TrainingFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What the next epochs depend on; random numbers follow from the seed and the epoch.
+    """What the next epochs depend on; random numbers follow from the seed and the epoch."""
 
-    Attributes:
-        origin: Settings, config and data, which must be the same to resume.
-        history: The epochs so far.
-        model: state_dict of the model; empty once the run has ended and its files hold it.
-        optimizer: state_dict of the optimizer; empty likewise.
-    """
-
-    origin: Mapping[str, Any]
-    history: Sequence[EpochRecord]
-    model: Mapping[str, Any]
-    optimizer: Mapping[str, Any]
+    origin: Mapping[str, Any]  # settings, config and data, which must be the same to resume
+    history: Sequence[EpochRecord]  # the epochs so far
+    model: Mapping[str, Any]  # state_dict; empty once the run has ended and its files hold it
+    optimizer: Mapping[str, Any]  # state_dict; empty likewise
 
 
 def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -110,11 +103,7 @@ def save_state(path: Path, state: TrainingState) -> None:
 
 
 def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
-    """Read the state of a run to resume.
-
-    Args:
-        path: File written by `save_state`.
-        origin: Settings, config and data of the run that resumes, flat.
+    """Read the state of a run to resume, which must have this origin.
 
     Raises:
         UsageError: No such file, or it belongs to a run with another origin.
@@ -122,8 +111,7 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
     """
     if not path.is_file():
         raise UsageError(
-            f"cannot resume: found no {path}, expected the state of an earlier run with the same "
-            "output",
+            f"cannot resume: found no {path}, the state of an earlier run with the same output",
             hint="start without --resume",
         )
     try:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from vit_export.checkpoint.own import save_checkpoint
-from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
+from vit_export.errors import CheckpointError, OutputError, VitExportError
 from vit_export.model.vit import VisionTransformer
 from vit_export.training.augment import rotate_and_shift
 from vit_export.training.epoch_record import EpochRecord, best_of
@@ -36,7 +36,6 @@ from vit_export.training.history import (
 from vit_export.training.predict import autocast, memory_errors, normalized, predict_logits
 from vit_export.training.recipe import Recipe, learning_rate, make_optimizer
 from vit_export.training.split import Split
-from vit_export.variants import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +63,15 @@ class TrainingResult:
     num_validation: int  # images
 
 
-def silent(progress: EpochProgress) -> None:
-    """Ignore progress."""
-
-
 def train(
     model: VisionTransformer,
     split: Split,
     recipe: Recipe,
-    output: Path,
+    files: TrainingFiles,
     *,
-    device: torch.device | str = "cpu",
-    resume: bool = False,
-    progress: Callable[[EpochProgress], None] = silent,
+    device: torch.device,
+    resume: bool,
+    progress: Callable[[EpochProgress], None],
 ) -> TrainingResult:
     """Train a model and keep the weights of the epoch that is best on the validation images.
 
@@ -84,30 +79,27 @@ def train(
         model: Changed in place; afterwards in evaluation mode, with the best epoch's weights.
         split: Images at the size of the model, in as many classes as it has.
         recipe: Hyperparameters.
-        output: The checkpoint to write, `NAME.safetensors`; other files stand beside it.
+        files: Where to write.
         device: Where to compute.
-        resume: Continue an interrupted run with the same output.
+        resume: Continue the interrupted run that wrote these files.
         progress: Called after each step, and again when the files of an epoch are written.
 
     Raises:
-        UsageError: Data and model do not fit, or no matching run can be resumed.
+        UsageError: No matching run can be resumed.
         CheckpointError: The state of the run to resume is damaged or incomplete.
         OutputError: A file cannot be written.
         VitExportError: The loss is no longer finite, or the device's memory is full.
     """
-    check_num_classes(model.config, split.train.labels)
-    files = TrainingFiles.beside(output)
-    files.make_folder()
-    run = _Run(model, split, recipe, files, torch.device(device), progress)
+    run = _Run(model, split, recipe, files, device, progress)
     if resume:
         run.resume()
     while not run.ended:
         with memory_errors(run.device, recipe.batch_size):
             last_step = run.train_epoch()
-        with _disk_errors(output.parent):
+        with _disk_errors(files):
             run.save_epoch()
         progress(last_step)
-    with _disk_errors(output.parent):
+    with _disk_errors(files):
         run.finish()
     model.load_state_dict(load_file(files.checkpoint))
     model.eval()
@@ -121,27 +113,13 @@ def train(
     )
 
 
-def check_num_classes(config: ViTConfig, labels: tuple[str, ...]) -> None:
-    """Check that a model has as many outputs as the data have classes.
-
-    Raises:
-        UsageError: The numbers differ.
-    """
-    if config.num_classes != len(labels):
-        raise UsageError(
-            f"cannot train {config.variant}: it has {config.num_classes} classes and the data "
-            f"{len(labels)} ({', '.join(labels[:5])}, ...)",
-            hint="--reset-head replaces the head of loaded weights",
-        )
-
-
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors(files: TrainingFiles) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write the files of the training to {folder}: {error}",
+            f"cannot write the files of the training to {files.checkpoint.parent}: {error}",
             hint="fix this, then continue with --resume",
         ) from error
 
@@ -229,9 +207,8 @@ class _Run:
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
             last = self._train_steps(epoch)
         data, rows = self.split.validation, self.split.validation_rows
-        logits = predict_logits(
-            self.model, data.images, rows=rows, batch_size=self.recipe.batch_size
-        )
+        batch_size = self.recipe.batch_size
+        logits = predict_logits(self.model, data.images, rows=rows, batch_size=batch_size)
         targets = torch.from_numpy(data.targets[rows])
         val_loss = F.cross_entropy(logits, targets).item()
         self._check_finite(val_loss, last)
@@ -251,15 +228,11 @@ class _Run:
         self.model.train()
         recipe, rows = self.recipe, self.split.train_rows
         order = rows[torch.randperm(len(rows)).numpy()]
-        batches = [
-            order[start : start + recipe.batch_size]
-            for start in range(0, len(order), recipe.batch_size)
-        ]
+        batches = np.split(order, range(recipe.batch_size, len(order), recipe.batch_size))
         images, loss_sum, correct = 0, 0.0, 0
         for step, batch in enumerate(batches):
-            rate = learning_rate(
-                recipe, step=(epoch - 1) * len(batches) + step, steps_per_epoch=len(batches)
-            )
+            done = (epoch - 1) * len(batches) + step
+            rate = learning_rate(recipe, step=done, steps_per_epoch=len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss, batch_correct = self._step(batch)

@@ -8,6 +8,7 @@ linear warm-up, gradients clipped to norm 1. Cosine decay, label smoothing and A
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,27 +23,19 @@ OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
     "adamw": torch.optim.AdamW,  # weight_decay is decoupled (arXiv 1711.05101)
 }
 EMBEDDINGS = ("cls_token", "dist_token", "pos_embed")
+RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # no NaN is valid
+    ("epochs batch_size", lambda x: x >= 1, "must be at least 1"),
+    ("learning_rate clip_grad_norm", lambda x: 0 < x < math.inf, "must be positive"),
+    ("warmup_epochs weight_decay patience seed", lambda x: 0 <= x < math.inf, "must be at least 0"),
+    ("label_smoothing shift", lambda x: 0 <= x < 1, "must lie in [0, 1)"),
+    ("rotation_degrees", lambda x: 0 <= x <= 180, "must lie in [0, 180]"),
+    ("validation_fraction", lambda x: 0 < x < 1, "must lie in (0, 1)"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Hyperparameters; the defaults suit a small model that starts from random weights.
-
-    Attributes:
-        epochs: Number of passes over the training images.
-        batch_size: Images in one step.
-        optimizer: `"adamw"` or `"adam"`.
-        learning_rate: Peak learning rate, reached after the warm-up.
-        warmup_epochs: Length of the linear warm-up.
-        weight_decay: Of matrices; biases, norms and embeddings have none.
-        label_smoothing: Share of the target that is spread over all classes.
-        clip_grad_norm: Largest norm of the gradient.
-        rotation_degrees: Largest random rotation, either way.
-        shift: Largest random shift, either way, as a share of the side.
-        validation_fraction: Share of the images held out for validation, where the data have no
-            validation folder.
-        patience: Stop after this many epochs without a better one; 0 never stops.
-        seed: Of initial weights, validation split, order and augmentation.
 
     Raises:
         UsageError: On construction, when a value is outside its range.
@@ -50,17 +43,17 @@ class Recipe:
 
     epochs: int = 40
     batch_size: int = 32
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    warmup_epochs: float = 3.0
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    clip_grad_norm: float = 1.0
-    rotation_degrees: float = 10.0
-    shift: float = 0.1
-    validation_fraction: float = 0.2
-    patience: int = 0
-    seed: int = 0
+    optimizer: str = "adamw"  # or "adam"
+    learning_rate: float = 1e-3  # peak, reached after the warm-up
+    warmup_epochs: float = 3.0  # length of the linear warm-up
+    weight_decay: float = 0.05  # of matrices; biases, norms and embeddings have none
+    label_smoothing: float = 0.1  # share of the target that is spread over all classes
+    clip_grad_norm: float = 1.0  # largest norm of the gradient
+    rotation_degrees: float = 10.0  # largest random rotation, either way
+    shift: float = 0.1  # largest random shift, either way, as a share of the side
+    validation_fraction: float = 0.2  # share held out, where there is no validation folder
+    patience: int = 0  # stop after this many epochs without a better one; 0 never stops
+    seed: int = 0  # of initial weights, validation split, order and augmentation
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -68,20 +61,10 @@ class Recipe:
                 f"optimizer={self.optimizer!r}: expected one of "
                 f"{', '.join(OPTIMIZERS)}{nearest(self.optimizer, OPTIMIZERS)}"
             )
-        for name in ("epochs", "batch_size"):
-            self._check(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("learning_rate", "clip_grad_norm"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "must be positive")
-        for name in ("warmup_epochs", "weight_decay", "patience", "seed"):
-            self._check(name, 0 <= getattr(self, name) < math.inf, "must not be negative")
-        for name in ("label_smoothing", "shift"):
-            self._check(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
-        self._check("rotation_degrees", 0 <= self.rotation_degrees <= 180, "must lie in [0, 180]")
-        self._check("validation_fraction", 0 < self.validation_fraction < 1, "must lie in (0, 1)")
-
-    def _check(self, name: str, valid: bool, rule: str) -> None:
-        if not valid:
-            raise UsageError(f"{name}={getattr(self, name)}: {rule}")
+        for names, valid, rule in RULES:
+            for name in names.split():
+                if not valid(getattr(self, name)):
+                    raise UsageError(f"{name}={getattr(self, name)}: {rule}")
 
 
 def initial_model(config: ViTConfig, *, seed: int) -> VisionTransformer:
@@ -91,10 +74,6 @@ def initial_model(config: ViTConfig, *, seed: int) -> VisionTransformer:
     (google-research/vision_transformer, `models_vit.py`): Xavier-uniform and LeCun-normal. These
     scale with the width of the layer; the fixed standard deviation of 0.02, which suits a width of
     768, makes a narrow model learn several times more slowly.
-
-    Args:
-        config: The architecture.
-        seed: Same seed, same weights.
     """
     model = create_model(config, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -112,13 +91,7 @@ def initial_model(config: ViTConfig, *, seed: int) -> VisionTransformer:
 
 
 def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
-    """Compute the learning rate of a step: linear warm-up, then cosine decay to zero.
-
-    Args:
-        recipe: Peak, warm-up and number of epochs.
-        step: Counted from 0 over the whole run.
-        steps_per_epoch: Steps in one epoch.
-    """
+    """Compute the learning rate of a step, counted from 0: warm-up, then cosine decay to zero."""
     warmup = min(recipe.warmup_epochs, recipe.epochs) * steps_per_epoch
     if step < warmup:
         return recipe.learning_rate * min(1.0, (step + 1) / warmup)

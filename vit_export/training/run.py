@@ -18,11 +18,10 @@ from vit_export.images.dataset import class_names, read_folder, split_folders
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
 from vit_export.training.history import TrainingFiles, load_state
-from vit_export.training.loop import EpochProgress, TrainingResult, check_num_classes, train
-from vit_export.training.loop import silent as silent_epochs
+from vit_export.training.loop import EpochProgress, TrainingResult, train
 from vit_export.training.predict import choose_device, memory_errors, predict_logits
 from vit_export.training.recipe import Recipe, initial_model
-from vit_export.training.split import Split, hold_out, separate
+from vit_export.training.split import split_data
 from vit_export.variants import ViTConfig, get_variant
 
 
@@ -30,30 +29,19 @@ from vit_export.variants import ViTConfig, get_variant
 class FinetuneSettings:
     """Settings of `finetune`.
 
-    Attributes:
-        variant: Name of a variant; optional with `weights`.
-        weights: Checkpoint to start from; random weights without.
-        layout: How the checkpoint names its tensors; recognised by default.
-        overrides: Config fields to change.
-        reset_head: Replace the head of the weights with a zero-initialised one.
-        recipe: Hyperparameters.
-        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`.
-        resume: Continue an interrupted run with the same output.
-        predict: A CSV of digits without labels to classify at the end.
-
     Raises:
         UsageError: On construction, when fields are missing or contradict each other.
     """
 
-    variant: str | None = None
-    weights: str | os.PathLike[str] | None = None
-    layout: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    reset_head: bool = False
+    variant: str | None = None  # name of a variant; optional with `weights`
+    weights: str | os.PathLike[str] | None = None  # checkpoint to start from; default: random
+    layout: str | None = None  # how the checkpoint names its tensors; recognised by default
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # config fields to change
+    reset_head: bool = False  # replace the head of the weights with a zero-initialised one
     recipe: Recipe = field(default_factory=Recipe)
-    device: str = "auto"
-    resume: bool = False
-    predict: Path | None = None
+    device: str = "auto"  # or "cpu", "cuda", "cuda:1"
+    resume: bool = False  # continue an interrupted run with the same output
+    predict: Path | None = None  # a CSV of digits without labels to classify at the end
 
     def __post_init__(self) -> None:
         if self.variant is None and self.weights is None:
@@ -116,7 +104,7 @@ def finetune(
     *,
     settings: FinetuneSettings,
     progress: Progress = silent,
-    epochs_progress: Callable[[EpochProgress], None] = silent_epochs,
+    epochs_progress: Callable[[EpochProgress], None] = lambda progress: None,
 ) -> FinetuneResult:
     """Train on a folder of class folders, on folders `train` and `val` of these, or on a CSV.
 
@@ -143,23 +131,29 @@ def finetune(
         _check_weights_not_replaced(settings.weights, files, resume=settings.resume)
     if settings.resume:
         load_state(files.state, origin=dataclasses.asdict(settings.recipe))
-    train_folder, validation_folder = split_folders(data) if data.is_dir() else (data, None)
-    labels = class_names(train_folder) if data.is_dir() else digits_csv.LABELS
+    train_path, validation_path = split_folders(data) if data.is_dir() else (data, None)
+    labels = class_names(train_path) if data.is_dir() else digits_csv.LABELS
     loaded = _load(settings, len(labels)) if settings.weights is not None else None
     config = loaded.config if loaded else settings.config(num_classes=len(labels))
-    check_num_classes(config, labels)
+    _check_num_classes(config, labels)
     files.make_folder()
     preprocess = loaded.preprocess if loaded else Preprocess.of(config)
-    split = _read(train_folder, validation_folder, settings.recipe, preprocess, progress)
+    read = read_folder if data.is_dir() else digits_csv.read_digits
+    training = read(train_path, preprocess, progress=progress)
+    validation = None
+    if validation_path is not None:
+        validation = read_folder(validation_path, preprocess, labels=labels, progress=progress)
+    recipe = settings.recipe
+    split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
     to_predict = None
     if settings.predict is not None:
         to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
-    model = loaded.model if loaded else initial_model(config, seed=settings.recipe.seed)
+    model = loaded.model if loaded else initial_model(config, seed=recipe.seed)
     result = train(
         model,
         split,
-        settings.recipe,
-        output,
+        recipe,
+        files,
         device=device,
         resume=settings.resume,
         progress=epochs_progress,
@@ -167,9 +161,8 @@ def finetune(
     predictions = None
     if to_predict is not None:
         predictions = output.with_suffix(".predictions.csv")
-        batch_size = settings.recipe.batch_size
-        with memory_errors(device, batch_size):
-            logits = predict_logits(model, to_predict, batch_size=batch_size)
+        with memory_errors(device, recipe.batch_size):
+            logits = predict_logits(model, to_predict, batch_size=recipe.batch_size)
         digits_csv.write_predictions(predictions, logits.argmax(dim=1).numpy())
     return FinetuneResult(
         model=model,
@@ -213,6 +206,15 @@ def _check_weights_not_replaced(
         )
 
 
+def _check_num_classes(config: ViTConfig, labels: tuple[str, ...]) -> None:
+    if config.num_classes != len(labels):
+        raise UsageError(
+            f"cannot train {config.variant}: it has {config.num_classes} classes and the data "
+            f"{len(labels)} ({', '.join(labels[:5])}, ...)",
+            hint="--reset-head replaces the head of loaded weights",
+        )
+
+
 def _load(settings: FinetuneSettings, num_classes: int) -> Loaded:
     head = {"num_classes": num_classes} if settings.reset_head else {}
     return load_checkpoint(
@@ -222,19 +224,3 @@ def _load(settings: FinetuneSettings, num_classes: int) -> Loaded:
         layout=settings.layout,
         reset_head=settings.reset_head,
     )
-
-
-def _read(
-    train_path: Path,
-    validation_path: Path | None,
-    recipe: Recipe,
-    preprocess: Preprocess,
-    progress: Progress,
-) -> Split:
-    """Decode the images; hold some out where there is no validation folder."""
-    read = read_folder if train_path.is_dir() else digits_csv.read_digits
-    data = read(train_path, preprocess, progress=progress)
-    if validation_path is None:
-        return hold_out(data, fraction=recipe.validation_fraction, seed=recipe.seed)
-    validation = read_folder(validation_path, preprocess, labels=data.labels, progress=progress)
-    return separate(data, validation)

@@ -29,21 +29,23 @@ class Split:
         return (self.train,) if same else (self.train, self.validation)
 
 
-def hold_out(data: LabelledImages, *, fraction: float, seed: int) -> Split:
-    """Hold out a share of a data set for validation, as `stratified_split` does."""
-    train_rows, validation_rows = stratified_split(data.targets, fraction=fraction, seed=seed)
-    return Split(
-        train=data, train_rows=train_rows, validation=data, validation_rows=validation_rows
-    )
+def split_data(
+    train: LabelledImages, validation: LabelledImages | None, *, fraction: float, seed: int
+) -> Split:
+    """Validate on a data set of its own or, without one, on a share of the training images.
 
-
-def separate(train: LabelledImages, validation: LabelledImages) -> Split:
-    """Use two data sets whole."""
+    Raises:
+        DataError: Too few images to hold out any.
+    """
+    if validation is not None:
+        rows, validation_rows = (np.arange(len(data.targets)) for data in (train, validation))
+    else:
+        rows, validation_rows = stratified_split(train.targets, fraction=fraction, seed=seed)
     return Split(
         train=train,
-        train_rows=np.arange(len(train.targets)),
-        validation=validation,
-        validation_rows=np.arange(len(validation.targets)),
+        train_rows=rows,
+        validation=validation or train,
+        validation_rows=validation_rows,
     )
 
 
@@ -57,7 +59,7 @@ def stratified_split(targets: Indices, *, fraction: float, seed: int) -> tuple[I
     Args:
         targets: Class of each image, int64 (n,).
         fraction: Share to hold out, between 0 and 1.
-        seed: Same seed, same split.
+        seed: Of the choice.
 
     Returns:
         Indices to train on and indices held out, each sorted.

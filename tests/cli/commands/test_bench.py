@@ -128,14 +128,15 @@ def test_an_earlier_picture_stays_where_there_is_nothing_to_show(tiny_export, tm
     ],
     ids=str,
 )
-def test_a_wrong_turn_is_answered_in_words(
+def test_wrong_usage_is_an_error_in_text_and_json(
     tiny_export, tmp_path, monkeypatch, status, arguments, words
 ):
-    """In text and in JSON, leaving nothing."""
+    """No file is left behind."""
     monkeypatch.chdir(tmp_path)
     result = call(tiny_export.path, *arguments, "--json")
     assert result.exit_code == status, result.output
-    assert words in last_json(result)["error"]
+    data = last_json(result)
+    assert words in f"{data['error']} {data.get('hint')}"
     assert words in result.stderr
     assert not list(tmp_path.iterdir())
 

@@ -149,3 +149,30 @@ def test_commands_that_load_an_engine_accept_the_option_that_the_error_names(
     tried = CliRunner().invoke(main, [*words, "--trust-host-code"])
     assert tried.exit_code == 1
     assert "cannot load it" in tried.stderr
+
+
+@pytest.mark.parametrize(
+    ("batch", "largest", "dtype", "same"),
+    [(-1, 32, "FLOAT", True), (8, 32, "FLOAT", False), (-1, 16, "FLOAT", False),
+     (-1, 32, "HALF", False)],
+)  # fmt: skip
+def test_tensors_and_profiles_of_an_engine_are_those_of_its_sidecar(
+    make_sidecar: MakeSidecar, batch: int, largest: int, dtype: str, same: bool
+) -> None:
+    shapes = {"pixel_values": (batch, 3, 32, 32), "logits": (-1, 10)}
+    engine = SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=("logits", "pixel_values").__getitem__,
+        get_tensor_mode=lambda name: 1 if name == "pixel_values" else 2,
+        get_tensor_dtype=lambda name: SimpleNamespace(name=dtype),
+        get_tensor_shape=shapes.__getitem__,
+        get_tensor_profile_shape=lambda name, index: [[n, 3, 32, 32] for n in (1, 8, largest)],
+    )
+    enums = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT=1))
+    backend = Backend(name="tensorrt", trt=enums, version=VERSION, logger=None)
+    loaded = plan.Plan(backend=backend, runtime=None, engine=engine, sidecar=make_sidecar())
+    if same:
+        loaded._check_signature(Path("x.engine"))
+    else:
+        with pytest.raises(ArtifactError, match="the files belong to two engines"):
+            loaded._check_signature(Path("x.engine"))

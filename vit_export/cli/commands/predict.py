@@ -16,7 +16,12 @@ from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOpt
 class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
     """Options of `predict`."""
 
-    top: int = option(OUTPUT, "Classes per image.", default=5, type=click.IntRange(min=1))
+    top: int = option(
+        OUTPUT,
+        "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
+        default=5,
+        type=click.IntRange(min=1),
+    )
 
 
 @click.command(cls=SectionCommand)

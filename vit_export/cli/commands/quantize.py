@@ -35,7 +35,7 @@ class QuantizeOptions(PrecisionOptions):
 @json_option
 def quantize(artifact: str, options: QuantizeOptions, as_json: bool) -> None:
     """Convert an fp32 artifact; layers stay fp32 where the gate needs it."""
-    from vit_export.cli.report.conversions import quantize_text
+    from vit_export.cli.report.exports import quantize_text
     from vit_export.cli.report.pictures import check_matplotlib
     from vit_export.pipeline.quantize import quantize as convert
 

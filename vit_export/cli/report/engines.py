@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_export.artifact.engine_sidecar import Profile, Sidecar
+from vit_export.cli.report.exports import next_lines
 from vit_export.cli.report.gates import VERDICT, certificate_text
-from vit_export.cli.report.outcome import next_lines
 from vit_export.cli.report.tables import pairs, size
 
 if TYPE_CHECKING:  # it imports onnx
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # it imports onnx
 def engine_file_text(path: Path, sidecar: Sidecar) -> str:
     """Return the sidecar of an engine file: its origin, its GPU, its shapes, its certificate."""
     manifest = sidecar.manifest
-    options = ", ".join(f"{name} {value}" for name, value in sidecar.options.items())
     rows = [
         ("file", f"{path}  {size(sidecar.plan_bytes)}"),
         ("engine of", f"{sidecar.backend} {sidecar.version}"),
@@ -29,7 +28,7 @@ def engine_file_text(path: Path, sidecar: Sidecar) -> str:
         *(("output", str(spec)) for spec in manifest.outputs),
         *(("profile", _profile_text(profile)) for profile in sidecar.profiles),
         ("built from", f"{sidecar.source} ({sidecar.source_sha256[:12]})"),
-        ("options", options),
+        ("options", ", ".join(f"{name} {value}" for name, value in sidecar.options.items())),
         ("products", _product_counts(sidecar)),
         ("plan", str(sidecar.proof.get("plan", ""))),
         ("variant", f"{manifest.variant}, {manifest.precision}"),

@@ -18,14 +18,13 @@ if TYPE_CHECKING:  # it imports onnx
 
 WITHIN, BEYOND = COLORS[:2]
 BAR_INCHES = 0.28
+PER_TOLERANCE = "max|y - y64| / tolerance"
 
 
 def sensitivity_plot(blocks: Sequence[Sensitivity], title: str, path: Path) -> None:
     """Draw the error with only one block in low precision as bars; a line marks the tolerance."""
-    label = "max|y - y64| / tolerance"
-    _draw_bars(
-        path, title, [b.unit for b in blocks], [b.error_ratio for b in blocks], label, limit=1.0
-    )
+    names, ratios = [b.unit for b in blocks], [b.error_ratio for b in blocks]
+    _draw_bars(path, title, names, ratios, PER_TOLERANCE, limit=1.0)
 
 
 def trace_plot(blocks: Sequence[BlockError], title: str, path: Path) -> None:
@@ -40,7 +39,7 @@ def trace_plot(blocks: Sequence[BlockError], title: str, path: Path) -> None:
     names = [block.name for block, _ in known]
     ratios = [max_abs / block.tolerance for block, max_abs in known if block.tolerance]
     if len(ratios) == len(known):
-        _draw_bars(path, title, names, ratios, "max|y - y64| / tolerance", limit=1.0)
+        _draw_bars(path, title, names, ratios, PER_TOLERANCE, limit=1.0)
     else:
         shares = [block.relative or 0.0 for block, _ in known]
         _draw_bars(path, title, names, shares, "max|y - y64| / max|y64|", limit=None)

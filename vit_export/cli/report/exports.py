@@ -1,17 +1,41 @@
-"""Result of an export as text."""
+"""Results of an export and of a conversion to a narrower precision as text."""
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_export.cli.report.conversions import conversion_lines
-from vit_export.cli.report.gates import certificate_text
-from vit_export.cli.report.outcome import artifact_commands, closing_line, next_lines
-from vit_export.cli.report.tables import pairs
+from vit_export.artifact.manifest import Conversion
+from vit_export.artifact.vocabulary import LOGITS
+from vit_export.cli.report.gates import VERDICT, certificate_text, error_text
+from vit_export.cli.report.tables import pairs, size, table
 
-if TYPE_CHECKING:  # they import torch
+if TYPE_CHECKING:  # they import torch or onnx
     from vit_export.checkpoint.load import LoadReport
     from vit_export.pipeline.export import ExportResult
+    from vit_export.pipeline.quantize import QuantizeResult
+    from vit_export.quantization.search import Sensitivity
+
+BAR_WIDTH = 30  # characters
+
+
+def export_text(result: ExportResult) -> str:
+    """Return the measurements, the conversion, a closing line, and the next commands."""
+    manifest, quoted = result.manifest, shlex.quote(str(result.path))
+    lines = [checkpoint_text(result.report), ""] if result.report is not None else []
+    lines += [certificate_text(manifest.certificate), ""]
+    if manifest.conversion is not None:
+        lines += _conversion_lines(manifest.conversion)
+        lines.append(f"accuracy: {result.comparison.stage.accuracy}")
+    lines += [f"note: {note}" for note in result.notes]
+    remark = f"{result.nodes[0]} nodes simplified to {result.nodes[1]}"
+    commands = [f"validate {quoted}    (on any machine: needs numpy and onnxruntime only)"]
+    if any(s.name == LOGITS and len(s.shape) == 2 for s in manifest.outputs):
+        commands.insert(0, f"predict {quoted} PHOTO.jpg")
+    return "\n".join([*lines, _closing_line(result, remark), *next_lines(commands)])
 
 
 def checkpoint_text(report: LoadReport) -> str:
@@ -28,20 +52,61 @@ def checkpoint_text(report: LoadReport) -> str:
     return pairs(rows)
 
 
-def export_text(result: ExportResult) -> str:
-    """Return the measurements, the conversion, a closing line, and the next commands."""
+def quantize_text(result: QuantizeResult, picture: Path | None = None) -> str:
+    """Return the measurements, the layers that stay wide, a closing line, and the next command."""
     manifest, stage = result.manifest, result.comparison.stage
-    lines = []
-    if result.report is not None:
-        lines += [checkpoint_text(result.report), ""]
-    lines += [certificate_text(manifest.certificate), ""]
+    prefix = f"fp32 -> {manifest.precision}"
+    lines = [certificate_text([s for s in manifest.certificate if s.name.startswith(prefix)]), ""]
+    for kind, units in (("block", result.blocks), ("layer", result.layers)):
+        if units:
+            lines += [_sensitivity_table(units, kind, manifest.precision), ""]
     if manifest.conversion is not None:
-        lines += [*conversion_lines(manifest.conversion), f"accuracy: {stage.accuracy}"]
-    lines += [f"note: {note}" for note in result.notes]
-    lines.append(
-        closing_line(
-            result.path, result.size_bytes, result.seconds, stage, manifest.precision,
-            remark=f"{result.nodes[0]} nodes simplified to {result.nodes[1]}",
-        )
-    )  # fmt: skip
-    return "\n".join([*lines, *next_lines(artifact_commands(result.path, manifest))])
+        lines += _conversion_lines(manifest.conversion)
+    lines.append(f"accuracy: {stage.accuracy}")
+    if stage.passed is None:
+        lines.append(f"note: {stage.reason}")
+    if picture is not None:
+        lines.append(f"picture: {picture}")
+    lines.append(_closing_line(result, f"{result.size_bytes / result.source_bytes:.3f} of fp32"))
+    return "\n".join([*lines, *next_lines([f"validate {shlex.quote(str(result.path))} --trace"])])
+
+
+def next_lines(commands: Sequence[str]) -> list[str]:
+    """Return one line per `vit-export` command to try next."""
+    return [
+        f"{'next:' if i == 0 else '     '} vit-export {text}" for i, text in enumerate(commands)
+    ]
+
+
+def _closing_line(result: ExportResult | QuantizeResult, remark: str) -> str:
+    """Return the path, size with a remark, time, verdict and error of an artifact in one line."""
+    stage = result.comparison.stage
+    return (
+        f"{result.path}  {size(result.size_bytes)} ({remark})  {result.seconds:.1f} s  "
+        f"{VERDICT[stage.passed]}  {error_text(stage, result.manifest.precision)}"
+    )
+
+
+def _conversion_lines(conversion: Conversion) -> list[str]:
+    """Return how many nodes were narrowed, and which layers were not and why."""
+    lines = [
+        f"{conversion.narrowed} of {conversion.planned} nodes with weights converted "
+        f"({conversion.recipe})"
+    ]
+    if conversion.calibration:
+        lines.append(f"calibration: {conversion.calibration}")
+    lines += [f"  {kept.layer} stays {kept.precision}: {kept.reason}" for kept in conversion.kept]
+    return lines + [f"note: {note}" for note in conversion.notes]
+
+
+def _sensitivity_table(units: Sequence[Sensitivity], kind: str, precision: str) -> str:
+    """Return a table of the error with only one block, or only one layer, in low precision."""
+    largest = max((u.error_ratio for u in units if math.isfinite(u.error_ratio)), default=0.0)
+
+    def bar(ratio: float) -> str:
+        if not math.isfinite(ratio):
+            return "NaN or infinite"
+        return "#" * round(BAR_WIDTH * ratio / largest) if largest else ""
+
+    rows = [(u.unit, u.error_ratio, bar(u.error_ratio)) for u in units]
+    return table((f"only this {kind} in {precision}", "error / tolerance", ""), rows)

@@ -60,13 +60,18 @@ def onnx_file_text(file: OnnxFile) -> str:
 
 
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    weights, preprocess = manifest.weights, manifest.preprocess
+    weights, preprocess, labels = manifest.weights, manifest.preprocess, manifest.labels
     origin = ", ".join(filter(None, (weights.source, weights.layout, weights.sha256[:12])))
     rows = [
         ("variant", f"{manifest.variant}, {manifest.precision}"),
         ("weights of", origin),
         *(("", change) for change in weights.changes[:10]),
-        ("labels", _labels_text(manifest.labels)),
+        (
+            "labels",
+            f"{len(labels)}: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
+            if labels
+            else "none in the file",
+        ),
     ]
     if preprocess is not None:
         height, width = preprocess.size
@@ -78,12 +83,6 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ))  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())
     return [*rows, ("made with", versions), ("gate", VERDICT[manifest.passed])]
-
-
-def _labels_text(labels: Sequence[str]) -> str:
-    if not labels:
-        return "none in the file"
-    return f"{len(labels)}: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
 
 
 def ranges_text(path: Path, ranges: Ranges) -> str:

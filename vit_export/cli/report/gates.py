@@ -50,20 +50,13 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def error_text(stage: Stage, precision: str) -> str:
-    """Return the error of a stage beside what its precision allows, in one line.
-
-    Args:
-        stage: What was measured.
-        precision: Of the artifact that was measured; the baseline is torch's own arithmetic in it.
-    """
+    """Return the error of an artifact in this precision, and its limits, in one line."""
     tolerances = tolerances_of(precision, source=stage.name)
     limits = [] if stage.tolerance is None else [f"tolerance {cell(stage.tolerance)}"]
     if stage.baseline_max_abs is not None and tolerances.torch_name:
         limits.append(f"{tolerances.torch_name} {cell(stage.baseline_max_abs)}")
     allowed = f" ({', '.join(limits)})" if limits else ""
     error = f"max|y - y64| {cell(stage.max_abs)}{allowed}"
-    return (
-        error
-        if precision == "fp32" or stage.cosine is None
-        else f"{error}  cosine {stage.cosine:.6f}"
-    )
+    if precision == "fp32" or stage.cosine is None:
+        return error
+    return f"{error}  cosine {stage.cosine:.6f}"

@@ -12,35 +12,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from vit_export.benchmark.run import Row
-from vit_export.cli.report.plot_style import (
-    COLORS,
-    FONT_SIZE,
-    LOG_FROM_RATIO,
-    MARKERS,
-    SIZE_INCHES,
-    save,
-    style,
-)
+from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, SIZE_INCHES, save, style
 from vit_export.errors import OutputError
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MARK_POINTS = 13
+LOG_FROM_RATIO = 10  # largest / smallest value from which an axis is logarithmic
 LEGEND_LINE_INCHES = 0.2
 TITLE_CHARACTERS = 105  # of a line
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One row in the picture: milliseconds per image, and distance from the float64 reference.
-
-    The mark of an artifact that failed its gate is hollow.
-    """
+    """One row in the picture."""
 
     label: str
-    ms: float
-    max_abs: float
+    ms: float  # per image
+    max_abs: float  # distance from the float64 reference
     color: str
     marker: str
-    failed: bool = False
+    failed: bool  # its gate; the mark is then hollow
 
 
 def marks(rows: Sequence[Row]) -> list[Mark]:
@@ -75,12 +66,7 @@ def left_out(rows: Sequence[Row]) -> list[str]:
 
 
 def latency_plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
-    """Draw rows as numbered marks with a legend below, and write the picture.
-
-    Args:
-        rows: What a benchmark measured.
-        path: A .png, .svg or .pdf file.
-        title: Where it was measured.
+    """Draw rows as numbered marks; the legend below has their values: marks may cover each other.
 
     Raises:
         OutputError: No row has both a time and a distance, or the picture cannot be written; an
@@ -90,13 +76,14 @@ def latency_plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     if not shown:
         raise OutputError(f"cannot draw {path}: no row has both a time and a distance")
     width, height = SIZE_INCHES
-    size = (width, height + LEGEND_LINE_INCHES * len(shown))
-    figure = Figure(figsize=size, layout="constrained")
+    height += LEGEND_LINE_INCHES * len(shown)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     for number, mark in enumerate(shown, 1):
         axes.plot(
             mark.ms, mark.max_abs, mark.marker, color=mark.color, markersize=MARK_POINTS,
             markerfacecolor="white" if mark.failed else mark.color,
+            label=f"{number}  {mark.label}: {mark.ms:.3g} ms, {mark.max_abs:.3g}",
         )  # fmt: skip
         axes.annotate(
             str(number), (mark.ms, mark.max_abs), ha="center", va="center", weight="bold",
@@ -109,22 +96,12 @@ def latency_plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     style(axes, textwrap.fill(title, TITLE_CHARACTERS))
     axes.margins(0.18)
     _scale(axes, [mark.ms for mark in shown], [mark.max_abs for mark in shown])
-    _add_legend(figure, axes, shown)
-    save(figure, path)
-
-
-def _add_legend(figure: Figure, axes: Axes, shown: Sequence[Mark]) -> None:
-    """Write number, name and values of every mark below the axes: marks may cover each other."""
-    lines = [
-        f"{number}  {mark.label}: {mark.ms:.3g} ms, {mark.max_abs:.3g}"
-        for number, mark in enumerate(shown, 1)
-    ]
     legend = figure.legend(
-        axes.lines, lines, loc="outside lower left", fontsize=FONT_SIZE, frameon=False,
-        markerscale=0.5,
-    )  # fmt: skip
+        loc="outside lower left", fontsize=FONT_SIZE, frameon=False, markerscale=0.5
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    save(figure, path)
 
 
 def _scale(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:

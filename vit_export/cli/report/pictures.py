@@ -38,15 +38,7 @@ def check_matplotlib() -> None:
 
 
 def draw_picture(path: Path, draw: Callable[[Path], None]) -> str:
-    """Draw a picture of a result that is already there.
-
-    Args:
-        path: File to write.
-        draw: Called with the path.
-
-    Returns:
-        Why there is no picture; empty when it was drawn.
-    """
+    """Draw a picture; return why there is none, empty when it was drawn: the result is kept."""
     try:
         check_picture(path)
         draw(path)

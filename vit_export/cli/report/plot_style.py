@@ -18,8 +18,6 @@ INK = "#333333"
 # Okabe and Ito, "Color Universal Design" (2008), without yellow, which is faint on white:
 # people with colour blindness can tell them apart
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LOG_FROM_RATIO = 10  # largest / smallest value from which an axis is logarithmic
 NO_CLOCK = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 

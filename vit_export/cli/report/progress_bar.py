@@ -6,25 +6,16 @@ import sys
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class TerminalProgress:
-    """A `vit_export.progress.Progress` that shows stages on standard error.
-
-    Attributes:
-        live: Whether the stream is a terminal, on which a bar can be redrawn.
-    """
+    """A `vit_export.progress.Progress` that shows stages, by default on standard error."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         stream = stream or sys.stderr
         self._console = Console(file=stream, force_terminal=stream.isatty())
+        # whether the stream is a terminal on which a bar can be redrawn
         self.live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._bar = Progress(
             SpinnerColumn("line"),  # ASCII: any terminal can show it

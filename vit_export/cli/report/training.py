@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vit_export.cli.report.exports import checkpoint_text
+from vit_export.cli.report.exports import checkpoint_text, next_lines
 from vit_export.cli.report.progress_bar import TerminalProgress
 
 if TYPE_CHECKING:  # they import torch
@@ -35,28 +34,19 @@ class EpochLines:
 
 
 def training_text(result: FinetuneResult, *, no_curve: str = "") -> str:
-    """Return the accuracy of a training run, its files, and the next command.
-
-    Args:
-        result: The run.
-        no_curve: Why the learning curve could not be drawn.
-    """
-    training = result.training
+    """Return the accuracy of a training run, its files or why it has no curve, and what is next."""
+    training, names = result.training, result.ignored
     best, files = training.best, training.files
     early = ", stopped early" if training.stopped_early else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     lines = [
         *([checkpoint_text(result.report), ""] if result.report is not None else []),
         f"{files.checkpoint}  best epoch {best.epoch} of {len(training.history)}{early}: "
         f"{100 * best.val_accuracy:.2f} % of {training.num_validation} validation images correct, "
         f"loss {best.val_loss:.4f} ({training.num_train} trained on)",
         f"{no_curve or f'curve: {files.curve}'}   history: {files.history}",
-        *([f"not images, ignored: {_some(result.ignored)}"] if result.ignored else []),
+        *([f"not images, ignored: {', '.join(names[:3])}{more}"] if names else []),
         *([f"predictions: {result.predictions}"] if result.predictions else []),
-        f"next: vit-export onnx --weights {shlex.quote(str(files.checkpoint))}",
+        *next_lines([f"onnx --weights {shlex.quote(str(files.checkpoint))}"]),
     ]
     return "\n".join(lines)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"

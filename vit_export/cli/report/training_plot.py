@@ -12,14 +12,11 @@ from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, GRID, INK, save,
 from vit_export.training.epoch_record import EpochRecord, best_of
 
 SIZE_INCHES = (10.0, 4.2)
+PARTS = {"train": "training", "val": "validation"}  # prefix of a field -> label
 
 
 def training_plot(history: Sequence[EpochRecord], path: Path) -> None:
     """Draw training and validation loss on the left, accuracies on the right, by epoch.
-
-    Args:
-        history: One record per epoch, at least one.
-        path: The file to write.
 
     Raises:
         OutputError: The file cannot be written.
@@ -34,10 +31,7 @@ def training_plot(history: Sequence[EpochRecord], path: Path) -> None:
     )
     epochs = [record.epoch for record in history]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, label, color in (
-            ("train", "training", COLORS[0]),
-            ("val", "validation", COLORS[1]),
-        ):
+        for (part, label), color in zip(PARTS.items(), COLORS, strict=False):
             values = [getattr(record, f"{part}_{quantity}") for record in history]
             axes.plot(epochs, values, color=color, label=label, marker="o", markersize=3)
         axes.axvline(best.epoch, color=GRID, linewidth=1.5, zorder=0)

@@ -42,19 +42,12 @@ class Messages:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A loaded module.
+    """A loaded module."""
 
-    Attributes:
-        name: `"tensorrt"` or `"tensorrt-rtx"`.
-        trt: The module.
-        version: e.g. `"11.4.0.106"`.
-        logger: Its `ILogger`.
-    """
-
-    name: str
-    trt: Any
-    version: str
-    logger: Any
+    name: str  # "tensorrt" or "tensorrt-rtx"
+    trt: Any  # the module
+    version: str  # e.g. "11.4.0.106"
+    logger: Any  # its ILogger
 
     @property
     def is_rtx(self) -> bool:

@@ -24,10 +24,7 @@ _DEVICE_TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime.
-
-    Returns:
-        What it returns besides its status: nothing, a value, or a tuple of values.
+    """Call a function of the CUDA runtime; return its results besides the status.
 
     Raises:
         ProviderError: The call failed.
@@ -43,10 +40,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def current_gpu(ordinal: int | None = None) -> Gpu | None:
-    """Return a GPU; `None` on a machine without one.
-
-    Args:
-        ordinal: Its number; by default the GPU that this thread uses.
+    """Return a GPU, by default the one that this thread uses; `None` on a machine without one.
 
     Raises:
         ProviderError: A GPU does not answer, or its driver is too old.
@@ -60,12 +54,11 @@ def current_gpu(ordinal: int | None = None) -> Gpu | None:
         return None
     if ordinal is not None and not 0 <= ordinal < count:
         raise UsageError(f"device={ordinal}: this machine has the GPUs 0 to {count - 1}")
-    number = current_ordinal() if ordinal is None else ordinal
-    properties = call("cudaGetDeviceProperties", number)
+    properties = call("cudaGetDeviceProperties", current_ordinal() if ordinal is None else ordinal)
     return Gpu(
         name=properties.name.decode().rstrip("\0"),
         compute_capability=f"{properties.major}.{properties.minor}",
-        driver=_shown(call("cudaDriverGetVersion")),
+        driver=_version_text(call("cudaDriverGetVersion")),
     )
 
 
@@ -77,13 +70,13 @@ def _check_driver_not_too_old() -> None:
     major = driver // 1000
     older = f", or install packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
     raise ProviderError(
-        f"the NVIDIA driver here supports CUDA {_shown(driver)} at most, and cuda-bindings needs "
-        f"CUDA {_shown(runtime)}",
+        f"the NVIDIA driver here supports CUDA {_version_text(driver)} at most, and cuda-bindings "
+        f"needs CUDA {_version_text(runtime)}",
         hint=f"update the driver{older if major >= OLDEST_CUDA else ''}; see: vit-export doctor",
     )
 
 
-def _shown(version: int) -> str:
+def _version_text(version: int) -> str:
     """Return a CUDA version as text: `"13.0"` for 13000."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
@@ -132,38 +125,26 @@ class DeviceBuffer:
 
 
 class PinnedArray:
-    """An array in pinned host memory, which the GPU reads and writes without the CPU.
+    """A numpy array in pinned host memory, which the GPU reads and writes without the CPU.
 
-    Attributes:
-        address: Of its first element.
-        array: numpy array over the memory, which is freed with this object: copy what must last.
+    The memory is freed with this object: copy what must last.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         self.address = int(call("cudaMallocHost", nbytes))
         _free_with(self, "cudaFreeHost", self.address)
-        self.array = _host_array(self.address, nbytes).view(dtype).reshape(shape)
-
-
-def _host_array(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """Return the bytes at an address as an array, without a copy."""
-    memory = (ctypes.c_uint8 * nbytes).from_address(address)
-    return np.ctypeslib.as_array(memory)
+        memory = (ctypes.c_uint8 * nbytes).from_address(self.address)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 class Stream:
-    """Work that the GPU does in order; destroyed with this object.
-
-    Attributes:
-        handle: The stream as a number, as TensorRT expects it.
-    """
+    """Work that the GPU does in order; destroyed with this object."""
 
     def __init__(self) -> None:
-        non_blocking = cudart.cudaStreamNonBlocking
-        self._stream = call("cudaStreamCreateWithFlags", non_blocking)
+        self._stream = call("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking)
         _free_with(self, "cudaStreamDestroy", self._stream)
-        self.handle = int(self._stream)
+        self.handle = int(self._stream)  # as TensorRT expects it
 
     def to_device(self, address: int, host: int, nbytes: int) -> None:
         """Copy from (pinned) host memory to the GPU."""

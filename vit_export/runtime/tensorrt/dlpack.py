@@ -66,29 +66,19 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, _CapsuleDestructor)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A tensor of another library, shared without a copy.
+    """A contiguous tensor of another library, shared without a copy."""
 
-    Attributes:
-        address: Of its first element.
-        shape: Its shape; the elements are contiguous.
-        dtype: numpy's name, e.g. `"float32"`.
-        device: `(DLDeviceType, ordinal)`.
-        owner: Keeps the memory alive.
-    """
-
-    address: int
+    address: int  # of its first element
     shape: tuple[int, ...]
-    dtype: str
-    device: tuple[int, int]
-    owner: Any
+    dtype: str  # numpy's name, e.g. "float32"
+    device: tuple[int, int]  # DLDeviceType, ordinal
+    owner: Any  # keeps the memory alive
 
 
 def view(tensor: Any, *, stream: int | None = None) -> View:
     """Share a tensor that supports DLPack.
 
-    Args:
-        tensor: Has `__dlpack__`.
-        stream: CUDA stream that will read it; its library makes the stream wait for the data.
+    Its library makes `stream`, the CUDA stream that will read the tensor, wait for the data.
 
     Raises:
         InputError: It cannot be used without a copy.
@@ -138,7 +128,7 @@ def _forget(managed: Any) -> None:
 
 
 def _destroy(capsule: int) -> None:
-    """Release the tensor of a capsule that Python deletes before anybody consumed it."""
+    """Release the tensor of a capsule that Python deletes before a consumer used it."""
     if _is_valid(capsule, _NAME):
         _forget(ctypes.cast(_pointer_of(capsule, _NAME), ctypes.POINTER(_ManagedTensor)))
 
@@ -149,14 +139,9 @@ _deleter, _capsule_destructor = _Deleter(_forget), _CapsuleDestructor(_destroy)
 def capsule_of(
     address: int, shape: Sequence[int], *, dtype: str, device: tuple[int, int], owner: Any
 ) -> Any:
-    """Return a capsule that another library imports with its `from_dlpack`.
+    """Return a capsule of a contiguous tensor, which other libraries import by `from_dlpack`.
 
-    Args:
-        address: Of the first element; the elements are contiguous.
-        shape: The shape.
-        dtype: numpy's name.
-        device: `(DLDeviceType, ordinal)`.
-        owner: Kept alive until the consumer is done.
+    The arguments are the fields of `View`; `owner` lives until the other library is done.
     """
     sizes = (ctypes.c_int64 * max(len(shape), 1))(*shape)
     managed = _ManagedTensor()

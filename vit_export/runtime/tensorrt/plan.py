@@ -9,7 +9,6 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
-from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
@@ -43,16 +42,7 @@ def check_plan_file(path: Path, sidecar: Sidecar) -> None:
 
 
 def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
-    """Return why an engine cannot run here: what it was built for and what is here.
-
-    Args:
-        sidecar: The engine's.
-        version: Of the installed backend.
-        gpu: The GPU of this machine.
-
-    Returns:
-        Empty where the engine can run.
-    """
+    """Return why an engine does not fit a version of its backend and a GPU; `""` where it does."""
     if not _version_fits(sidecar, version):
         return (
             f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
@@ -85,16 +75,7 @@ def _version_fits(sidecar: Sidecar, version: str) -> bool:
 
 
 def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
-    """Raise an error where an engine cannot run here.
-
-    Args:
-        path: The engine.
-        sidecar: The engine's.
-        version: Of the installed backend.
-        gpu: The GPU of this machine; `None` without one.
-
-    Returns:
-        The GPU.
+    """Check that an engine can run here, and return the GPU.
 
     Raises:
         ProviderError: There is no GPU.
@@ -138,39 +119,16 @@ def find_source(path: Path, sidecar: Sidecar) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A loaded engine, with the objects that must live as long as it does.
-
-    Attributes:
-        backend: TensorRT or TensorRT-RTX.
-        runtime: Its `IRuntime`.
-        engine: Its `ICudaEngine`.
-        sidecar: The engine's.
-    """
+    """A loaded engine, with the objects that must live as long as it does."""
 
     backend: Backend
-    runtime: Any
-    engine: Any
+    runtime: Any  # IRuntime
+    engine: Any  # ICudaEngine
     sidecar: Sidecar
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's inputs."""
-        return self.sidecar.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The engine's outputs."""
-        return self.sidecar.manifest.outputs
 
     @classmethod
     def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
         """Load an engine; needs the GPU.
-
-        Args:
-            backend: The one that built the engine.
-            path: The engine.
-            sidecar: The engine's.
-            allow_host_code: Let a version compatible plan run its code on the CPU.
 
         Raises:
             ArtifactError: TensorRT cannot load it, or its tensors are not those of the sidecar.
@@ -205,36 +163,25 @@ class Plan:
 
     def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
-        engine, input_mode = self.engine, self.backend.trt.TensorIOMode.INPUT
-        tensors: dict[bool, set[TensorSpec]] = {True: set(), False: set()}  # by "is an input"
+        engine, manifest = self.engine, self.sidecar.manifest
+        input_mode = self.backend.trt.TensorIOMode.INPUT
+        found, expected = [], []
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
-            is_input = engine.get_tensor_mode(name) == input_mode
             dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
-            tensors[is_input].add(tensor_spec(name, dtype, shape))
-        expected = {True: set(map(without_names, self.inputs)),
-                    False: set(map(without_names, self.outputs))}  # fmt: skip
-        profiles = [
-            {
-                name: tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
-                for name in profile
-            }
-            for index, profile in enumerate(self.sidecar.profiles)
-        ]
-        expected_profiles = [
-            {name: (shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
-            for profile in self.sidecar.profiles
-        ]
-        if tensors != expected or profiles != expected_profiles:
+            kind = "input" if engine.get_tensor_mode(name) == input_mode else "output"
+            found.append(f"{kind} {tensor_spec(name, dtype, shape)}")
+        for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+            expected += [f"{kind} {without_names(spec)}" for spec in specs]
+        for index, profile in enumerate(self.sidecar.profiles):
+            for name, shapes in profile.items():
+                built = tuple(map(tuple, engine.get_tensor_profile_shape(name, index)))
+                found.append(f"profile {index} of {name} {built}")
+                expected.append(f"profile {index} of {name} {shapes.min, shapes.opt, shapes.max}")
+        if sorted(found) != sorted(expected):
             raise ArtifactError(
-                f"{path.name}: the engine has the inputs {_listed(tensors[True])}, outputs "
-                f"{_listed(tensors[False])} and profiles {profiles}; its sidecar describes "
-                f"{_listed(expected[True])}, {_listed(expected[False])} and {expected_profiles}: "
-                "the files belong to two engines"
+                f"{path.name}: the engine has {'; '.join(found)}; its sidecar describes "
+                f"{'; '.join(expected)}: the files belong to two engines"
             )
-
-
-def _listed(specs: set[TensorSpec]) -> str:
-    return "; ".join(sorted(map(str, specs)))
 
 
 def _refit(backend: Backend, engine: Any, source: Path) -> None:

@@ -28,19 +28,12 @@ from vit_export.runtime.tensorrt.session import DeviceTensor, Session
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a batch that run together.
+    """Rows of a batch that run together."""
 
-    Attributes:
-        start: First row.
-        rows: Number of rows.
-        batch: Batch size that the engine gets; rows beyond `rows` are zeros.
-        profile: Index of the optimization profile.
-    """
-
-    start: int
+    start: int  # first row
     rows: int
-    batch: int
-    profile: int
+    batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
+    profile: int  # index of the optimization profile
 
     @property
     def padded(self) -> bool:
@@ -54,10 +47,6 @@ def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
     A batch that a profile accepts stays whole, in the profile with the nearest `opt`. A larger
     one is split into largest chunks; the rest, and a batch below every smallest size, is padded
     to the next size that a profile accepts.
-
-    Args:
-        rows: Batch size, at least 1.
-        profiles: Batch sizes of each profile.
     """
     largest = max(range(len(profiles)), key=lambda index: profiles[index].max)
     chunks, start = [], 0
@@ -65,17 +54,14 @@ def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
         size = profiles[largest].max
         chunks.append(Chunk(start, size, size, largest))
         start += size
-    return [*chunks, _last_chunk(start, rows - start, profiles)]
-
-
-def _last_chunk(start: int, rows: int, profiles: Sequence[BatchRange]) -> Chunk:
-    accepting = [i for i, batch in enumerate(profiles) if batch.min <= rows <= batch.max]
-    if accepting:
-        best = min(accepting, key=lambda index: abs(profiles[index].opt - rows))
-        return Chunk(start, rows, rows, best)
-    above = [index for index, batch in enumerate(profiles) if batch.min > rows]
-    smallest = min(above, key=lambda index: profiles[index].min)
-    return Chunk(start, rows, profiles[smallest].min, smallest)
+    rest = rows - start
+    # No padding where possible, then little padding, then the nearest `opt`.
+    _, _, best = min(
+        (max(batch.min - rest, 0), abs(batch.opt - rest), index)
+        for index, batch in enumerate(profiles)
+        if batch.max >= rest
+    )
+    return [*chunks, Chunk(start, rest, max(rest, profiles[best].min), best)]
 
 
 class _ThreadState(threading.local):
@@ -89,23 +75,8 @@ class TrtRunner:
 
     Memory on the GPU is freed with the thread that allocated it, with the runner, or by `release`.
 
-    Args:
-        path: The `.engine` file, with its sidecar beside it.
-        provider: `"auto"`, or the backend that the engine was built with.
-        device: Number of the GPU; by default the one that the calling thread uses.
-        allow_host_code: Let a version compatible engine run code of its plan on the CPU.
-        cuda_graphs: Replay a batch size that comes again as one CUDA graph.
-
-    Attributes:
-        provider: `"tensorrt"` or `"tensorrt-rtx"`.
-        sidecar: The engine's.
-        gpu: The GPU that runs it.
-        ordinal: Number of that GPU; every thread uses it for this engine.
-
-    Raises:
-        ArtifactError: The engine or its sidecar is missing or damaged.
-        ProviderError: It cannot run here: no GPU, or another version or GPU than it was built
-            for.
+    Arguments and errors are those of `vit_export.runtime.load_engine`; with `cuda_graphs`, a batch
+    size that comes again is replayed as one CUDA graph.
     """
 
     profile: tuple[int, int, int] | None = None  # `run` splits and pads batches itself
@@ -131,6 +102,7 @@ class TrtRunner:
         self._backend = load_backend(self.sidecar.backend)
         gpu = current_gpu(device)
         self.gpu = check_compatible(self.path, self.sidecar, self._backend.version, gpu)
+        # Number of the GPU; every thread uses it for this engine.
         self.ordinal = current_ordinal() if device is None else device
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
@@ -196,9 +168,6 @@ class TrtRunner:
         Args:
             feeds: For each input a numpy array, or a CUDA tensor that supports DLPack.
 
-        Returns:
-            numpy arrays by output name.
-
         Raises:
             InputError: A wrong name, dtype or shape.
         """
@@ -213,12 +182,9 @@ class TrtRunner:
                 session.run(self._rows(feeds, chunk), batch=chunk.batch, profile=chunk.profile)
                 for chunk in chunks
             ]
-        return {
-            spec.name: np.concatenate([part[spec.name] for part in parts])
-            if len(parts) > 1
-            else parts[0][spec.name]
-            for spec in self.outputs
-        }
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _rows(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
         """Return the rows of a chunk, and inputs without a batch dimension whole."""
@@ -246,7 +212,13 @@ class TrtRunner:
         """
         check_names(self.inputs, feeds)
         out = out or {}
-        self._check_outputs_known(out)
+        known = [spec.name for spec in self.outputs]
+        for name in out:
+            if name not in known:
+                raise InputError(
+                    f"unknown output {name!r}{nearest(name, known)} (the engine's outputs: "
+                    f"{'; '.join(map(str, self.outputs))})"
+                )
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
@@ -260,15 +232,6 @@ class TrtRunner:
             ]
             targets = {spec.name: self._view(spec, out[spec.name], session) for spec in written}
             return session.run_on_device(views, targets, profile)
-
-    def _check_outputs_known(self, out: Collection[str]) -> None:
-        known = [spec.name for spec in self.outputs]
-        for name in out:
-            if name not in known:
-                raise InputError(
-                    f"unknown output {name!r}{nearest(name, known)} (the engine's outputs: "
-                    f"{'; '.join(map(str, self.outputs))})"
-                )
 
     def _profile_for(self, batch: int) -> int:
         """Return the profile that accepts a batch without splitting or padding it."""

@@ -22,14 +22,7 @@ Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape
 
 
 class DeviceTensor:
-    """An output on the GPU.
-
-    Attributes:
-        address: Of its first element.
-        shape: Its shape.
-        dtype: numpy's name.
-        ordinal: Number of the GPU.
-    """
+    """An output on the GPU: `shape`, `dtype` (numpy's name), `address`, `ordinal` (the GPU's)."""
 
     def __init__(
         self, address: int, shape: tuple[int, ...], dtype: str, ordinal: int, owner: Any
@@ -63,7 +56,8 @@ class Session:
     """
 
     def __init__(self, plan: Plan, *, cuda_graphs: bool) -> None:
-        self.plan = plan
+        self._plan = plan
+        self._inputs, self._outputs = plan.sidecar.manifest.inputs, plan.sidecar.manifest.outputs
         self._captures_graphs = cuda_graphs and not plan.backend.is_rtx
         self.stream = Stream()
         self._scratch: DeviceBuffer | None = None
@@ -71,7 +65,7 @@ class Session:
         self._device: dict[str, DeviceBuffer] = {}
         self._host: dict[str, PinnedArray] = {}
         largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
-        for spec in (*plan.inputs, *plan.outputs):
+        for spec in (*self._inputs, *self._outputs):
             host = PinnedArray(with_batch(spec.shape, largest), np.dtype(spec.dtype))
             self._host[spec.name] = host
             self._device[spec.name] = DeviceBuffer(host.array.nbytes)
@@ -79,20 +73,19 @@ class Session:
         self._graphs: OrderedDict[Addresses, tuple[Any, Graph] | None] = OrderedDict()
 
     def _new_context(self) -> Any:
-        trt, engine = self.plan.backend.trt, self.plan.engine
-        if self.plan.backend.is_rtx:
+        backend, engine = self._plan.backend, self._plan.engine
+        if backend.is_rtx:
             config = engine.create_runtime_config()
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = engine.create_execution_context(config)
+            config.cuda_graph_strategy = backend.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         else:
-            strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            context = engine.create_execution_context(strategy)
+            config = backend.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = engine.create_execution_context(config)
         if context is None:
             raise ProviderError(
-                f"{self.plan.backend.name} cannot create an execution context: most likely the "
-                "GPU has too little free memory"
+                f"{backend.name} cannot create an execution context: most likely the GPU has too "
+                "little free memory"
             )
-        if not self.plan.backend.is_rtx:
+        if not backend.is_rtx:
             if self._scratch is None:
                 self._scratch = DeviceBuffer(max(int(engine.device_memory_size_v2), 1))
             context.set_device_memory(self._scratch.address, self._scratch.nbytes)
@@ -103,40 +96,30 @@ class Session:
     ) -> dict[str, NDArray[Any]]:
         """Compute outputs from arrays in host memory.
 
-        Args:
-            feeds: Every input; those with a batch dimension are padded with zeros to `batch`.
-            batch: Batch size that the engine gets.
-            profile: Index of the optimization profile.
-
-        Returns:
-            Outputs, without the rows of the padding.
+        Inputs are padded with zeros to `batch`; outputs come without the rows of the padding.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         rows = batch
-        for spec in self.plan.inputs:
-            values = feeds[spec.name]
-            host = self._host[spec.name].array[: batch if spec.dynamic else len(values)]
+        for spec in self._inputs:
+            values, memory = feeds[spec.name], self._host[spec.name]
+            host = memory.array[: batch if spec.dynamic else len(values)]
             host[: len(values)] = values
             host[len(values) :] = 0
             shapes[spec.name] = host.shape
             rows = len(values) if spec.dynamic else rows
-            self.stream.to_device(
-                self._device[spec.name].address, self._host[spec.name].address, host.nbytes
-            )
-        for spec in self.plan.outputs:
+            self.stream.to_device(self._device[spec.name].address, memory.address, host.nbytes)
+        for spec in self._outputs:
             shapes[spec.name] = with_batch(spec.shape, batch)
-        self._enqueue(
-            tuple((name, self._device[name].address, shapes[name]) for name in shapes), profile
-        )
-        for spec in self.plan.outputs:
-            host = self._host[spec.name].array[: shapes[spec.name][0]]
-            self.stream.to_host(
-                self._host[spec.name].address, self._device[spec.name].address, host.nbytes
-            )
+        tensors = ((name, self._device[name].address, shape) for name, shape in shapes.items())
+        self._enqueue(tuple(tensors), profile)
+        for spec in self._outputs:
+            memory = self._host[spec.name]
+            nbytes = memory.array[: shapes[spec.name][0]].nbytes
+            self.stream.to_host(memory.address, self._device[spec.name].address, nbytes)
         self.stream.synchronize()
         return {
             spec.name: self._host[spec.name].array[: rows if spec.dynamic else None].copy()
-            for spec in self.plan.outputs
+            for spec in self._outputs
         }
 
     def run_on_device(
@@ -144,16 +127,12 @@ class Session:
     ) -> dict[str, DeviceTensor]:
         """Compute outputs from tensors on the GPU, without a copy.
 
-        Args:
-            views: Every input.
-            targets: Tensors to write outputs to, of exactly the shapes of this run; other
-                outputs get memory of their own.
-            profile: Index of the optimization profile.
+        Outputs are written to `targets`, of exactly their shapes; others get memory of their own.
         """
-        first = views[self.plan.inputs[0].name]
+        first = views[self._inputs[0].name]
         batch, ordinal = first.shape[0], first.device[1]
         results: dict[str, DeviceTensor] = {}
-        for spec in self.plan.outputs:
+        for spec in self._outputs:
             shape = with_batch(spec.shape, batch)
             owner: View | DeviceBuffer | None = targets.get(spec.name)
             if owner is None:
@@ -187,7 +166,7 @@ class Session:
         started = context.execute_async_v3(self.stream.handle)
         graph = self.stream.end_capture()
         if not started:
-            raise ProviderError(f"{self.plan.backend.name} cannot capture a CUDA graph")
+            raise ProviderError(f"{self._plan.backend.name} cannot capture a CUDA graph")
         self._remember(tensors, (context, graph))
 
     def _remember(self, tensors: Addresses, captured: tuple[Any, Graph] | None) -> None:
@@ -197,15 +176,15 @@ class Session:
             self._graphs.popitem(last=False)
 
     def _execute(self, context: Any, tensors: Addresses, profile: int) -> None:
-        backend = self.plan.backend
-        inputs = {spec.name for spec in self.plan.inputs}
-        if not context.set_optimization_profile_async(profile, self.stream.handle):
-            raise ProviderError(f"{backend.name} cannot use optimization profile {profile}")
-        for name, address, shape in tensors:
-            if name in inputs and not context.set_input_shape(name, shape):
-                raise ProviderError(f"{backend.name} cannot use {name!r} of shape {shape}")
-            if not context.set_tensor_address(name, address):
-                raise ProviderError(f"{backend.name} cannot use the address of {name!r}")
-        with backend.collect_messages() as messages:
-            if not context.execute_async_v3(self.stream.handle):
-                raise ProviderError(f"{backend.name} failed while it ran: {messages.reason()}")
+        inputs = {spec.name for spec in self._inputs}
+        with self._plan.backend.collect_messages() as messages:
+            done = context.set_optimization_profile_async(profile, self.stream.handle)
+            for name, address, shape in tensors:
+                done = done and (name not in inputs or context.set_input_shape(name, shape))
+                done = done and context.set_tensor_address(name, address)
+            if not (done and context.execute_async_v3(self.stream.handle)):
+                raise ProviderError(
+                    f"{self._plan.backend.name} cannot run the engine with profile {profile} and "
+                    f"{'; '.join(f'{name} {shape}' for name, _, shape in tensors)}: "
+                    f"{messages.reason()}"
+                )
