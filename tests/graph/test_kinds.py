@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from vit_export.graph.int8.select import Int8Conversion
 from vit_export.graph.layers import converted_nodes
 from vit_export.graph.simplify import simplify
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import LoadedSource, load_source
+from vit_export.pipeline.source import load_source
 
 # fields of a config of one block, settings of the export, products with a constant matrix
 KINDS = {
@@ -29,32 +30,63 @@ KINDS = {
         {"opset": 18, "external_data": True},
         6,
     ),
-    "not simplified": (
-        {"global_pool": "avg"},
-        {"simplify": False, "outputs": ("logits", "features", "tokens")},
-        5,
-    ),
-    "no head": ({"num_classes": 0}, {"attention": "op"}, 4),
-    "dynamic size": ({}, {"dynamic_size": True}, 5),
+    "no head": ({"num_classes": 0, "global_pool": "avg"}, {"attention": "op"}, 4),
 }
 
 
 @pytest.mark.parametrize(("fields", "options", "products"), KINDS.values(), ids=KINDS)
-def test_every_kind_of_artifact_is_exported_and_converted_whole(
+def test_every_kind_of_model_is_exported_and_converted_whole(
     make_model, run_ort, tmp_path, fields, options, products
 ):
-    """Types are right by onnx's own inference, every product is converted, outputs stay near."""
-    settings, source = ExportSettings(**options), tmp_path / "fp32.onnx"
+    """As `export` does it, without gates and golden file."""
+    settings, path = ExportSettings(**options), tmp_path / "fp32.onnx"
     loaded = load_source(make_model(depth=1, **fields), settings=settings)
-    rows = 1 if settings.batch == 1 else 2
-    x = np.random.default_rng(0).standard_normal((rows, 3, 32, 32)).astype(np.float32)
-    write_artifact(loaded, settings, source)
-    expected = run_ort(source, x)
+    attention_op = settings.attention == "op"
+    raw = export_module(
+        loaded.model,
+        tmp_path / "exported.onnx",
+        loaded.inputs,
+        opset=settings.opset or (ATTENTION_OPSET if attention_op else DEFAULT_OPSET),
+    ).path
+    file = OnnxFile.read(raw)
+    assert file.inputs == loaded.inputs  # a fixed batch is fixed
+    if attention_op:
+        assert (file.opsets[""], file.op_counts["Attention"]) == (23, 1)  # one per block
+        assert not {"Softmax", "Shape", "Expand"} & set(file.op_counts)
+    simplify(raw, tmp_path / "simplified.onnx")
+    beside = "fp32.onnx.data" if settings.external_data else ""
+    simplified = OnnxFile.read(tmp_path / "simplified.onnx")
+    pack(simplified, path, metadata={}, outputs=loaded.outputs, external_name=beside)
+    x = images(1 if settings.batch == 1 else 2)
     with torch.no_grad():
-        outputs = loaded.model(torch.from_numpy(x))
-    for name, y, wanted in zip(loaded.model.all_names, expected, outputs, strict=False):
-        np.testing.assert_allclose(y, wanted.numpy(), atol=2e-5, err_msg=name)
-    path = tmp_path / "converted.onnx"
+        computed = dict(zip(loaded.model.all_names, loaded.model(torch.from_numpy(x)), strict=True))
+    for name, y in zip(loaded.outputs, run_ort(path, x), strict=True):
+        np.testing.assert_allclose(y, computed[name].numpy(), atol=2e-5)
+    check_conversions(path, run_ort, tmp_path / "converted.onnx", x, products)
+
+
+def test_an_artifact_of_dynamic_size_is_converted_whole(exported, run_ort, tmp_path):
+    """Its positions are resampled in the graph."""
+    path = exported(settings=ExportSettings(dynamic_size=True)).path
+    check_conversions(path, run_ort, tmp_path / "converted.onnx", images(2), 13)
+
+
+def test_a_graph_that_is_not_simplified_is_converted_whole(raw_export, run_ort, tmp_path):
+    """With tokens as an output."""
+    path = raw_export.path
+    check_conversions(path, run_ort, tmp_path / "converted.onnx", images(2), 13)
+
+
+def images(rows: int) -> np.ndarray:
+    """Return standard normal images."""
+    return np.random.default_rng(0).standard_normal((rows, 3, 32, 32)).astype(np.float32)
+
+
+def check_conversions(
+    source: Path, run_ort: Callable[..., list[np.ndarray]], path: Path, x: np.ndarray, products: int
+) -> None:
+    """Types are right by onnx's own inference, every product is converted, outputs stay near."""
+    expected = run_ort(source, x)
     for recipe in ("mixed", "all"):
         to_half(source, path, recipe=recipe)
         model = onnx.load(path)
@@ -63,32 +95,10 @@ def test_every_kind_of_artifact_is_exported_and_converted_whole(
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         for y, wanted in zip(run_ort(path, x), expected, strict=True):
             assert np.abs(y - wanted).max() < 1e-2 * np.abs(wanted).max()
-        names = {value.name for value in model.graph.value_info}
+        names = {value.name for value in (*model.graph.value_info, *model.graph.output)}
         assert "blocks.0" in names  # a trace looks for it
     assert len(Int8Conversion(source).planned) == products
     to_int8_dynamic(source, path)
     assert converted_nodes(OnnxFile.read(path)) == products
     for y, wanted in zip(run_ort(path, x), expected, strict=True):
         assert cosine(*(a.reshape(len(a), -1).astype(float) for a in (y, wanted))) >= 0.999
-
-
-def write_artifact(loaded: LoadedSource, settings: ExportSettings, path: Path) -> None:
-    """Export, simplify and pack as `export` does, without gates and golden file."""
-    attention_op = settings.attention == "op"
-    made = export_module(
-        loaded.model,
-        path.with_name("exported.onnx"),
-        loaded.inputs,
-        opset=settings.opset or (ATTENTION_OPSET if attention_op else DEFAULT_OPSET),
-        example_sizes=loaded.example_sizes,
-    ).path
-    file = OnnxFile.read(made)
-    assert file.inputs == loaded.inputs  # a fixed batch is fixed, a dynamic size dynamic
-    if attention_op:
-        assert (file.opsets[""], file.op_counts["Attention"]) == (23, 1)  # one per block
-        assert not {"Softmax", "Shape", "Expand"} & set(file.op_counts)
-    if settings.simplify:
-        simplify(made, path.with_name("simplified.onnx"))
-        file = OnnxFile.read(path.with_name("simplified.onnx"))
-    beside = "fp32.onnx.data" if settings.external_data else ""
-    pack(file, path, metadata={}, outputs=loaded.outputs, external_name=beside)

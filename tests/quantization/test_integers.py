@@ -12,7 +12,7 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import GateError
 from vit_export.graph.layers import converted_nodes
 from vit_export.pipeline.quantize import quantize
-from vit_export.quantization import conversions, gate
+from vit_export.quantization import gate, prepare
 from vit_export.quantization.activation_ranges import Ranges
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -67,7 +67,7 @@ def test_a_node_that_was_not_converted_is_an_error(tiny_export, tmp_path, monkey
 
 def test_outputs_that_are_three_percent_too_large_are_refused(tiny_export, tmp_path, monkeypatch):
     """Cosine cannot detect a wrong scale, and no layer in fp32 repairs it."""
-    real = conversions.to_int8_dynamic
+    real = prepare.to_int8_dynamic
 
     def convert(source, destination, keep=()):
         done = real(source, destination, keep=keep)
@@ -79,7 +79,7 @@ def test_outputs_that_are_three_percent_too_large_are_refused(tiny_export, tmp_p
         onnx.save(model, destination)
         return done
 
-    monkeypatch.setattr(conversions, "to_int8_dynamic", convert)
+    monkeypatch.setattr(prepare, "to_int8_dynamic", convert)
     with pytest.raises(
         GateError, match=r"tiny\.onnx cannot become int8: logits: its values are 1\.0"
     ):

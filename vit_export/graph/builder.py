@@ -1,4 +1,4 @@
-"""Changes of a graph that every conversion needs: constants, nodes, unique names, clean-up.
+"""Changes of a graph that every conversion needs: constants, casts, clean-up.
 
 onnx_ir's passes do what they can do. Three of them are worse here, and stay out:
 
@@ -10,29 +10,12 @@ onnx_ir's passes do what they can do. Three of them are worse here, and stay out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-
-class UniqueNames:
-    """Names that no node or tensor of a graph has yet: `name`, else `name_2`, `name_3`, ..."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self._taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        for node in graph:
-            self._taken |= {node.name, *(value.name for value in node.outputs)}
-
-    def __call__(self, name: str) -> str:
-        """Return a free name and reserve it."""
-        free, number = name, 2
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
-        self._taken.add(free)
-        return free
 
 
 def add_constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
@@ -56,21 +39,6 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol:
     if value is None or value.const_value is None:
         raise ValueError(f"{value.name if value is not None else 'the input'} is not a constant")
     return value.const_value
-
-
-def insert_before(
-    graph: ir.Graph,
-    node: ir.Node,
-    op_type: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    attributes: Mapping[str, int] | None = None,
-) -> ir.Value:
-    """Insert a node of one output in front of another; node and output have the same name."""
-    new = ir.node(op_type, inputs, attributes, name=name)
-    new.outputs[0].name = name
-    graph.insert_before(node, new)
-    return new.outputs[0]
 
 
 def insert_cast(

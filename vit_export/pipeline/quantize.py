@@ -26,10 +26,9 @@ from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_i
 from vit_export.gate.validate import Comparison
 from vit_export.graph.layers import weight_bytes
 from vit_export.progress import Progress, silent
-from vit_export.quantization.conversions import units_of
 from vit_export.quantization.gate import GateResult, run_gate
 from vit_export.quantization.prepare import prepare
-from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities
+from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities, units_of
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.quantization.trials import AccuracyLimits, TrialConverter
 

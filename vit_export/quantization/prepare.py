@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vit_export.artifact.golden import Golden
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import Conversion, Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import pack_artifact
 from vit_export.errors import GateError
-from vit_export.graph.half.convert import HALVES, residual_tensors
-from vit_export.graph.int8.select import planned_tensors
+from vit_export.graph.half.convert import HALVES, layers_to_narrow, residual_tensors, to_half
+from vit_export.graph.int8.dynamic import to_int8_dynamic
+from vit_export.graph.int8.select import planned_layers, planned_tensors
 from vit_export.graph.int8.smooth import smooth
+from vit_export.graph.int8.static import to_int8_static
 from vit_export.progress import Progress
 from vit_export.quantization.calibration import Calibrator
-from vit_export.quantization.conversions import Target, target_of
 from vit_export.quantization.settings import METHODS, PERCENTILE, QuantizeSettings
 
 HEADROOM = 2  # the residual stream may reach the largest value of its type, divided by this
 RANGES_SUFFIX = ".ranges.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A narrower precision, and how to convert to it."""
+
+    precision: str
+    emulated: bool  # a CPU skips roundings of it, so it is measured with every operation rounded
+    convert: Callable[..., Conversion]  # (source, file to write, keep=layers that stay fp32)
+    layers: Callable[[Path], list[str]]  # converted layers of a source, in the order of the graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +84,29 @@ def prepare(
         ranges.write(companions[0])
     return Prepared(
         source=source,
-        target=target_of(settings, thresholds),
+        target=_target(settings, thresholds),
         calibration=calibration,
         notes=(*notes, *calibrator.warnings),
         companions=companions,
+    )
+
+
+def _target(settings: QuantizeSettings, thresholds: Mapping[str, float]) -> Target:
+    """Return the target of the settings; static INT8 needs the thresholds of `to_int8_static`."""
+    precision, recipe = settings.precision, settings.recipe
+    if settings.is_half:
+        return Target(
+            precision=precision,
+            emulated=True,
+            convert=partial(to_half, precision=precision, recipe=recipe, half_io=settings.half_io),
+            layers=partial(layers_to_narrow, precision=precision, recipe=recipe),
+        )
+    static = precision == "int8-static"
+    return Target(
+        precision=precision,
+        emulated=False,
+        convert=partial(to_int8_static, thresholds=thresholds) if static else to_int8_dynamic,
+        layers=planned_layers,
     )
 
 

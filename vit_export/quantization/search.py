@@ -55,6 +55,15 @@ class Repair:
         return f"{subject} its error is {ratio:.3g} times the tolerance{allowed}"
 
 
+def units_of(layers: Sequence[str], blocks: Sequence[str]) -> dict[str, list[str]]:
+    """Group layers by encoder block; a layer outside the blocks is a unit by itself."""
+    units: dict[str, list[str]] = {}
+    for layer in layers:
+        inside = (block for block in blocks if f"{layer}.".startswith(f"{block}."))
+        units.setdefault(next(inside, layer), []).append(layer)
+    return units
+
+
 def sensitivities(
     units: Mapping[str, Sequence[str]],
     measure: Measure,
@@ -116,7 +125,7 @@ def _shortest_prefix(
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
-    """Drop each layer that the rest passes without, the last ones first, until none is left."""
+    """Return the layers without each that the others pass without; the last are tried first."""
     keep, dropped = frozenset(kept), True
     while dropped:
         dropped = False

@@ -20,7 +20,7 @@ from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.trace import golden_feeds
 from vit_export.gate.validate import gated_always
 from vit_export.graph.half.emulate import to_rounded
-from vit_export.quantization.conversions import Target
+from vit_export.quantization.prepare import Target
 from vit_export.quantization.search import LIMIT
 from vit_export.runner import Runner, batch_rows, fixed_batch
 from vit_export.runtime.onnxruntime.runner import OrtRunner

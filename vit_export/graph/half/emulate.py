@@ -57,14 +57,9 @@ def _widen_weight(value: ir.Value) -> None:
 def _round(
     graph: ir.Graph, value: ir.Value, *, name: str, exact: str, is_half: bool = False
 ) -> None:
-    """Make a half-precision value float32, and let its readers read it rounded to the half type.
+    """Make a half-precision value float32; readers of it read `name`, rounded to the half type.
 
-    Args:
-        graph: Changed in place.
-        value: Graph input, or output of a node; nothing is done where it is not half precision.
-        name: Name of the rounded float32 tensor.
-        exact: New name of the value.
-        is_half: Whether a Cast to the half type computes the value; it stays.
+    The value itself is renamed to `exact`. A Cast to the half type (`is_half`) stays one.
     """
     half = value.dtype
     if half is None or half not in HALF_TYPES:

@@ -42,7 +42,7 @@ def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = 
 
 def _quantise(conversion: Int8Conversion, x: ir.Value, reader: ir.Node) -> Sequence[ir.Value]:
     """Insert a node that quantises a tensor; return uint8 values, scale and zero point."""
-    name = conversion.names(f"{layer_of(reader)}/DynamicQuantizeLinear")
+    name = conversion.free_name(f"{layer_of(reader)}/DynamicQuantizeLinear")
     node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=name)
     for value, suffix in zip(node.outputs, ("", ":scale", ":zero_point"), strict=True):
         value.name = name + suffix

@@ -10,10 +10,8 @@ import onnx_ir as ir
 from vit_export.artifact.manifest import Conversion
 from vit_export.errors import ArtifactError, UsageError, nearest
 from vit_export.graph.builder import (
-    UniqueNames,
     add_constant,
     constant_of,
-    insert_before,
     lazy_tensor,
     remove_unread_constants,
 )
@@ -33,7 +31,6 @@ class Int8Conversion:
         graph: The graph.
         planned: MatMul and Gemm nodes with a constant matrix.
         narrowed: The planned nodes that are not kept in float32.
-        names: Names for new nodes and tensors.
 
     Raises:
         ArtifactError: The source is damaged, is not float32, or has no product to convert.
@@ -43,7 +40,8 @@ class Int8Conversion:
     def __init__(self, source: Path, keep: Collection[str] = ()) -> None:
         self._model = open_fp32_graph(source)
         self.graph = self._model.graph
-        self.names = UniqueNames(self.graph)
+        values = ir.convenience.create_value_mapping(self.graph)
+        self._taken_names = {*values, *(node.name for node in self.graph)}
         self._weights: dict[tuple[str, bool], tuple[ir.Value, ir.Value]] = {}
         self.planned = [node for node in self.graph if is_planned(node)]
         if not self.planned:
@@ -86,12 +84,12 @@ class Int8Conversion:
                     hint="export weights that are all finite",
                 ) from error
             weight = lazy_tensor(
-                self.names(f"{name}_int8"),
+                self.free_name(f"{name}_int8"),
                 ir.DataType.INT8,
                 columns().shape,
                 lambda: to_int8(columns(), scales),
             )
-            scale = ir.Tensor(scales, name=self.names(f"{name}_scale"))
+            scale = ir.Tensor(scales, name=self.free_name(f"{name}_scale"))
             self._weights[name, transposed] = (
                 add_constant(self.graph, weight),
                 add_constant(self.graph, scale),
@@ -102,8 +100,19 @@ class Int8Conversion:
         self, reader: ir.Node, op_type: str, *inputs: ir.Value, suffix: str = "", **attributes: int
     ) -> ir.Value:
         """Insert a node of one output in front of another, named after the layer of that one."""
-        name = self.names(f"{layer_of(reader)}/{op_type}{suffix}")
-        return insert_before(self.graph, reader, op_type, inputs, name, attributes)
+        name = self.free_name(f"{layer_of(reader)}/{op_type}{suffix}")
+        node = ir.node(op_type, inputs, attributes, name=name)
+        node.outputs[0].name = name
+        self.graph.insert_before(reader, node)
+        return node.outputs[0]
+
+    def free_name(self, name: str) -> str:
+        """Return a name that no node or tensor has yet: `name`, else `name_2`, `name_3`, ..."""
+        free, number = name, 2
+        while free in self._taken_names:
+            free, number = f"{name}_{number}", number + 1
+        self._taken_names.add(free)
+        return free
 
     def write(self, path: Path, *, recipe: str) -> Conversion:
         """Write the graph, its weights to `path` + `.data`, and return the counts of nodes."""

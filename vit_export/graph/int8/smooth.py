@@ -109,7 +109,7 @@ def _scale(conversion: Int8Conversion, node: ir.Node, index: int, by: Float32) -
     """Give a node its own constant: its input times `by`; other nodes may share the old one."""
     tensor = constant_of(node.inputs[index])
     scaled = lazy_tensor(
-        conversion.names(f"{node.name}.smoothed_{('weight', 'bias')[index - 1]}"),
+        conversion.free_name(f"{node.name}.smoothed_{('weight', 'bias')[index - 1]}"),
         ir.DataType.FLOAT,
         np.broadcast_shapes(tensor.shape.numpy(), by.shape),
         lambda: np.asarray(tensor.numpy() * by, np.float32),

@@ -51,15 +51,15 @@ def to_int8_static(
             least 0.
     """
     conversion = Int8Conversion(source, keep)
-    graph, names, insert = conversion.graph, conversion.names, conversion.insert
-    zero = add_constant(graph, ir.Tensor(np.zeros((), np.int8), name=names("int8_zero")))
+    graph, name, insert = conversion.graph, conversion.free_name, conversion.insert
+    zero = add_constant(graph, ir.Tensor(np.zeros((), np.int8), name=name("int8_zero")))
     dequantised: dict[ir.Value, ir.Value] = {}  # what all readers of a tensor read instead
     for node in conversion.narrowed:
         x = input_of(node)
         weight, scales = conversion.weight(node)
         if x not in dequantised:
             step = _step(thresholds.get(x.name or ""), x, node, source)
-            scale = add_constant(graph, ir.Tensor(step, name=names(f"{x.name}_scale")))
+            scale = add_constant(graph, ir.Tensor(step, name=name(f"{x.name}_scale")))
             integers = insert(node, "QuantizeLinear", x, scale, zero, suffix="_input")
             dequantised[x] = insert(
                 node, "DequantizeLinear", integers, scale, zero, suffix="_input"

@@ -29,13 +29,7 @@ Int8 = NDArray[np.int8]
 
 
 def channel_scales(weight: Float32) -> Float32:
-    """Return the scale of every output channel.
-
-    Args:
-        weight: float32 (K, N), finite.
-
-    Returns:
-        float32 (N,), positive; 1 for a channel of zeros.
+    """Return the scale of each channel of a weight (K, N): positive, (N,); 1 for one of zeros.
 
     Raises:
         ValueError: A weight is not finite.
