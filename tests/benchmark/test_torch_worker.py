@@ -79,7 +79,7 @@ def test_a_manifest_without_a_config_field_is_an_artifact_error(make_sidecar, se
             TorchRunner(path, weights=weights, provider="cpu")
 
 
-def test_threads_are_torchs_threads(seeded):
+def test_threads_limit_torch(seeded):
     """As many as are given."""
     before = torch.get_num_threads()
     try:

@@ -132,6 +132,15 @@ def test_a_model_that_is_no_variant_is_named_after_its_file(file: Path) -> None:
     assert (config.variant, config.alias, config.hub) == ("tiny", "", "")
 
 
+def test_a_link_to_a_checkpoint_counts_by_its_own_name(file: Path) -> None:
+    """In the hub's cache it points to a file named by its hash."""
+    blob = file.rename(file.with_name("0a1b2c"))
+    file.symlink_to(blob)
+    loaded = load_checkpoint(file, overrides=HEADS)
+    assert loaded.config.variant == "tiny"
+    assert loaded.weights.source == "tiny.safetensors"
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32_and_are_reported(
     dtype: torch.dtype, tmp_path: Path

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,40 +91,6 @@ def test_nodes_and_weights_are_named_after_modules(exported, make_model):
     weights = {tensor.name for tensor in model.graph.initializer}
     parameters = {name for name, _ in make_model().named_parameters()}
     assert parameters - weights == {"cls_token", "pos_embed"}
-
-
-EXPORT = """
-import sys
-from pathlib import Path
-from vit_export.graph.export import export_module
-from vit_export.artifact.manifest import TensorSpec
-from vit_export.reference.outputs import vit_outputs
-from vit_export.model.vit import create_model
-from vit_export.variants import ViTConfig
-
-config = ViTConfig(
-    variant="x", img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3
-)
-spec = TensorSpec("pixel_values", "float32", ("batch_size", 3, 16, 16))
-export_module(vit_outputs(create_model(config)), Path(sys.argv[1]), [spec])
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_bytes(tmp_path, monkeypatch):
-    """This process and a fresh one with another hash seed, in another folder."""
-    files = [tmp_path / name / "m.onnx" for name in ("child", "here")]
-    for file in files:
-        file.parent.mkdir()
-    environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "ignore", "-c", EXPORT, str(files[0])]
-    child = subprocess.Popen(command, env={**os.environ, **environment})
-    monkeypatch.setattr(sys, "argv", ["export", str(files[1])])
-    exec(EXPORT, {})
-    assert child.wait() == 0
-    for suffix in ("", ".data"):
-        found = {file.with_name(f"m.onnx{suffix}").read_bytes() for file in files}
-        assert len(found) == 1
 
 
 class FixesBatch(nn.Module):

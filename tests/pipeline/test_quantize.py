@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from vit_export.graph.half.emulate import to_rounded
 from vit_export.graph.layers import converted_nodes
 from vit_export.pipeline.export import export
 from vit_export.pipeline.quantize import quantize
-from vit_export.pipeline.settings import ExportSettings
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.runner import OrtRunner
@@ -263,14 +261,3 @@ def test_a_conversion_of_nothing_is_refused(reweighted, tmp_path):
     settings = dataclasses.replace(FP16, budget=1.0)
     with pytest.raises(GateError, match="none of its 14 products with weights would be fp16"):
         quantize(source.path, tmp_path / "half.onnx", settings=settings)
-
-
-def test_export_converts_in_one_step(make_model, tmp_path):
-    """The fp32 file is measured on the way, and not kept."""
-    path: Path = tmp_path / "m.int8.onnx"
-    settings = ExportSettings(quantize=QuantizeSettings(precision="int8"))
-    made = export(make_model(depth=1), path, settings=settings)
-    assert made.manifest.precision == "int8"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.int8.golden.npz", "m.int8.onnx"]
-    stages = [stage.name for stage in OnnxFile.read(made.path).manifest.certificate]
-    assert stages == ["torch -> onnx", "onnx -> simplified", "fp32 -> int8"]

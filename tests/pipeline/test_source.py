@@ -19,14 +19,14 @@ from vit_export.pipeline.user_module import build_module
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def ask(source: Any, *, weights: str | None = None, **settings: Any) -> Any:
+def load(source: Any, *, weights: str | None = None, **settings: Any) -> Any:
     """Load a source with some settings."""
     return load_source(source, weights=weights, settings=ExportSettings(**settings))
 
 
 def test_a_variant_becomes_a_model_with_random_weights_that_says_so():
     """By its full name, whatever the alias."""
-    loaded = ask("ti16", overrides={**SMALL, "num_classes": 2}, labels=["a", "b"], seed=3)
+    loaded = load("ti16", overrides={**SMALL, "num_classes": 2}, labels=["a", "b"], seed=3)
     assert loaded.variant == "vit_tiny_patch16_224"
     assert loaded.weights.source == "random (seed 3)"
     assert loaded.inputs == (TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32)),)
@@ -43,7 +43,7 @@ def test_a_given_model_keeps_its_weights(make_model):
     """It is exported in evaluation mode."""
     model = make_model()
     before = model.head.weight.clone()
-    loaded = ask(model.train(), batch=4, outputs=("tokens", "logits"))
+    loaded = load(model.train(), batch=4, outputs=("tokens", "logits"))
     assert loaded.model.module is model
     assert torch.equal(model.head.weight, before)
     assert loaded.inputs[0].shape == (4, 3, 32, 32)
@@ -54,12 +54,12 @@ def test_a_given_model_keeps_its_weights(make_model):
 
 def test_a_model_without_a_head_gives_its_features(make_model):
     """There are no logits to give."""
-    assert ask(make_model(num_classes=0)).outputs == ("features",)
+    assert load(make_model(num_classes=0)).outputs == ("features",)
 
 
 def test_image_preparation_can_be_changed_and_is_checked(make_model):
     """As strings or numbers."""
-    found = ask(make_model(), preprocess={"mean": "0.1,0.2,0.3", "crop_pct": 1}).preprocess
+    found = load(make_model(), preprocess={"mean": "0.1,0.2,0.3", "crop_pct": 1}).preprocess
     assert found.mean == (0.1, 0.2, 0.3)
     assert found.crop_pct == 1.0
     assert found.size == (32, 32)
@@ -78,7 +78,7 @@ class Net(nn.Module):
 
 def test_a_users_module_takes_images_of_the_given_size():
     """Its config has no fields."""
-    loaded = ask(Net(), overrides={"img_size": "24x16"})
+    loaded = load(Net(), overrides={"img_size": "24x16"})
     assert loaded.inputs[0].shape == ("batch_size", 3, 24, 16)
     assert loaded.outputs == ("logits", "output_1")
     assert loaded.variant == "Net"
@@ -92,7 +92,7 @@ def test_a_module_made_by_timm_brings_its_image_preparation():
     net = Net()
     net.default_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
                        "crop_pct": 0.95, "interpolation": "bilinear"}  # fmt: skip
-    loaded = ask(net, preprocess={"std": "0.5,0.5,0.5"})
+    loaded = load(net, preprocess={"std": "0.5,0.5,0.5"})
     assert loaded.inputs[0].shape == ("batch_size", 3, 16, 16)
     prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
@@ -129,9 +129,9 @@ def test_a_module_that_fails_on_its_images_is_one_sentence_and_a_hint(error, wor
     """Whatever it raises; the hint names the option for the image size."""
     reason = rf"^Particular fails on inputs.*224\): {words}"
     with pytest.raises(ExportError, match=reason) as raised:
-        ask(Particular(error))
+        load(Particular(error))
     assert "--img-size" in raised.value.hint
-    assert ask(Particular(error), overrides={"img_size": 24}).outputs == ("logits",)
+    assert load(Particular(error), overrides={"img_size": 24}).outputs == ("logits",)
 
 
 class Nested(Net):
@@ -146,7 +146,7 @@ def test_an_output_that_is_no_tensor_is_named():
     with pytest.raises(
         ExportError, match="Nested cannot be exported: its output 'output_1' is a tuple"
     ):
-        ask(Nested())
+        load(Nested())
 
 
 @pytest.mark.parametrize("spelling", ["overrides", "preprocess"])
@@ -156,13 +156,13 @@ def test_two_spellings_of_one_setting_act_alike(spelling, make_model, tmp_path):
     weights = tmp_path / "weights.safetensors"
     save_checkpoint(make_model(), weights)
     for loaded in (
-        ask(None, weights=str(weights), **{spelling: given}),
-        ask("mnist", **{spelling: {"mean": "0.3"}}),
+        load(None, weights=str(weights), **{spelling: given}),
+        load("mnist", **{spelling: {"mean": "0.3"}}),
     ):
         assert loaded.preprocess.mean == tuple(loaded.config["mean"])
         assert loaded.preprocess.mean[-1] == 0.3
     with pytest.raises(UsageError, match="mean is given twice"):
-        ask("ti16", overrides=given, preprocess=given)
+        load("ti16", overrides=given, preprocess=given)
 
 
 REFUSED = [
@@ -183,20 +183,20 @@ REFUSED = [
 def test_settings_that_do_not_fit_the_source_are_refused(fields, reason):
     """Before anything is exported."""
     with pytest.raises(UsageError, match=reason):
-        ask(**fields)
+        load(**fields)
 
 
 def test_a_built_model_takes_neither_weights_nor_overrides(make_model):
     """Both would be ignored."""
     for fields in ({"overrides": {"depth": 1}}, {"weights": "w.pt"}):
         with pytest.raises(UsageError, match="built already"):
-            ask(make_model(), **fields)
+            load(make_model(), **fields)
 
 
 def test_an_unknown_variant_is_refused():
     """With the nearest names."""
     with pytest.raises(UnknownVariantError, match="did you mean"):
-        ask("b61")
+        load("b61")
 
 
 FACTORIES = """
@@ -233,8 +233,8 @@ def test_a_factory_of_the_current_folder_is_called(factories):
         ("their_models:", "expected package.module:factory"),
         ("no_such_module:small", "cannot import no_such_module"),
         ("their_models:smal", "has no 'smal'; did you mean 'small'"),
-        ("their_models:number", "is a int, expected a factory"),
-        ("their_models:wrong", "gave a str, expected an nn.Module"),
+        ("their_models:number", "gives a int, expected an nn.Module"),
+        ("their_models:wrong", "gives a str, expected an nn.Module or a function"),
     ],
 )
 def test_a_factory_that_returns_no_module_is_refused(factories, spec, reason):

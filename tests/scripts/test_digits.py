@@ -44,7 +44,7 @@ def checkpoint() -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def test_scans(data) -> tuple[np.ndarray, np.ndarray]:
+def unseen_scans(data) -> tuple[np.ndarray, np.ndarray]:
     """Scans that no training saw, uint8 (359, 28, 28, 1), and their digits."""
     scans, targets = data.load_scans()
     _, test = data.split(targets)
@@ -52,9 +52,9 @@ def test_scans(data) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def by_torch(checkpoint, test_scans) -> np.ndarray:
+def by_torch(checkpoint, unseen_scans) -> np.ndarray:
     """Torch's classes of the test scans."""
-    return predict_logits(checkpoint.model, test_scans[0], batch_size=64).argmax(dim=1).numpy()
+    return predict_logits(checkpoint.model, unseen_scans[0], batch_size=64).argmax(dim=1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,11 @@ def classes(path: Path, scans: np.ndarray, preprocess: Preprocess, batch: int) -
         return np.concatenate([model.run(chunk).argmax(axis=1) for chunk in chunks])
 
 
-def test_the_model_in_the_repository_has_its_recorded_accuracy(checkpoint, test_scans, by_torch):
+def test_the_model_in_the_repository_has_its_recorded_accuracy(checkpoint, unseen_scans, by_torch):
     """The figure of the README, on scans that no training saw; the file is small."""
     recorded = json.loads((DIGITS / "accuracy.json").read_text(encoding="utf-8"))
     assert [result["seed"] for result in recorded] == [1, 2, 3]
-    correct = int((by_torch == test_scans[1]).sum())
+    correct = int((by_torch == unseen_scans[1]).sum())
     assert (correct, len(by_torch)) == (recorded[0]["correct"], recorded[0]["tested"])
     assert min(result["correct"] / result["tested"] for result in recorded) >= 0.96
     assert checkpoint.labels == tuple("0123456789")
@@ -102,13 +102,13 @@ def examples(checkpoint) -> tuple[list[Path], list[int]]:
 
 
 def test_the_example_scans_are_the_first_test_scans_and_are_recognised(
-    data, examples, test_scans, tmp_path
+    data, examples, unseen_scans, tmp_path
 ):
     """They were not chosen by whether they are recognised, so one of ten may be wrong."""
     scans, found = examples
     data.write_examples(tmp_path)
     for digit, scan in enumerate(scans):
-        first = test_scans[0][test_scans[1] == digit][0, :, :, 0]
+        first = unseen_scans[0][unseen_scans[1] == digit][0, :, :, 0]
         np.testing.assert_array_equal(np.asarray(Image.open(scan)), first)
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / scan.name)), first)
     assert sum(digit == label for digit, label in enumerate(found)) >= 9
@@ -129,11 +129,11 @@ def test_scans_are_drawn_with_their_predictions(artifact, examples):
 
 
 def test_onnx_and_torch_give_every_test_scan_the_same_class(
-    artifact, checkpoint, test_scans, by_torch
+    artifact, checkpoint, unseen_scans, by_torch
 ):
     """At two batch sizes."""
     for batch in (1, 48):
-        found = classes(artifact.path, test_scans[0], checkpoint.preprocess, batch)
+        found = classes(artifact.path, unseen_scans[0], checkpoint.preprocess, batch)
         np.testing.assert_array_equal(found, by_torch)
 
 
@@ -149,7 +149,7 @@ def csvs(data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     [("fp16", ""), ("int8", ""), ("int8-static", "percentile"), ("int8-static", "entropy")],
 )
 def test_narrow_digits_models_give_the_same_classes(
-    artifact, checkpoint, test_scans, by_torch, csvs, precision, method
+    artifact, checkpoint, unseen_scans, by_torch, csvs, precision, method
 ):
     """FP16 on every test scan; INT8 on 99 %, and no more than half a point of accuracy is lost."""
     static = precision == "int8-static"
@@ -167,7 +167,7 @@ def test_narrow_digits_models_give_the_same_classes(
     expected = 1.0 if precision == "fp16" else 0.99
     assert stage.real_agreement >= expected
     assert stage.accuracy_drop <= 0.5
-    scans, targets = test_scans
+    scans, targets = unseen_scans
     for batch in (1, 48):
         found = classes(made.path, scans, checkpoint.preprocess, batch)
         assert (found == by_torch).mean() >= expected

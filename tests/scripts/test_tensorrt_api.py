@@ -102,7 +102,7 @@ def expected_of(version: str) -> set[tuple[str, str]]:
     }
 
 
-def test_the_table_of_names_sees_what_the_code_touches() -> None:
+def test_names_are_found_in_code() -> None:
     """A builder's flag, a method, an enum's member and a property are among what was found."""
     assert {
         ("BuilderFlag", "TF32"),
@@ -114,7 +114,7 @@ def test_the_table_of_names_sees_what_the_code_touches() -> None:
     assert len(touched()) > 80
 
 
-def test_no_object_of_tensorrt_bears_a_name_that_the_table_does_not_know() -> None:
+def test_every_tensorrt_object_in_the_code_is_in_the_table() -> None:
     """A method with TensorRT's spelling, on a variable that is not in `OWNERS`, would go unseen."""
     classes = [value for value in vars(tensorrt_rtx).values() if isinstance(value, type)]
     spelt = {name for value in classes for name in dir(value) if "_" in name.strip("_")}
@@ -128,7 +128,7 @@ def test_no_object_of_tensorrt_bears_a_name_that_the_table_does_not_know() -> No
     assert strays == set()
 
 
-def test_the_switch_that_tensorrt_11_dropped_is_nowhere_named() -> None:
+def test_the_flag_that_tensorrt_11_dropped_is_not_used() -> None:
     """`BuilderFlag.FP16` gives an FP32 engine where it is missing, so nobody touches it."""
     flags = {name for owner, name in touched() if owner == "BuilderFlag"}
     assert flags.isdisjoint({"FP16", "BF16", "INT8", "OBEY_PRECISION_CONSTRAINTS"})
@@ -136,7 +136,7 @@ def test_the_switch_that_tensorrt_11_dropped_is_nowhere_named() -> None:
 
 @pytest.mark.slow  # downloads a wheel of 1.3 MB
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_real_bindings_know_every_name(version: str) -> None:
+def test_the_real_bindings_have_every_name(version: str) -> None:
     """From JetPack 6's TensorRT 10.3 to 11.4, one code path."""
     script = str(ROOT / "scripts" / "tensorrt-api")
     child = subprocess.run(
@@ -148,7 +148,7 @@ def test_the_real_bindings_know_every_name(version: str) -> None:
     assert "FP16" not in known["BuilderFlag"] or version.startswith("10.")
 
 
-def test_the_rtx_bindings_know_every_name() -> None:
+def test_the_rtx_bindings_have_every_name() -> None:
     """TensorRT-RTX is installed here, whole."""
     classes = {n: v for n, v in vars(tensorrt_rtx).items() if isinstance(v, type)}
     known = {name: dir(value) for name, value in classes.items()}
@@ -171,7 +171,7 @@ def cuda_calls() -> dict[str, int]:
     }
 
 
-def test_cuda_knows_every_function_with_as_many_arguments() -> None:
+def test_cuda_has_every_function_with_as_many_arguments() -> None:
     """The first line of a docstring is the signature."""
     calls = cuda_calls()
     assert {"cudaMalloc", "cudaMemcpyAsync", "cudaStreamBeginCapture"} <= set(calls)
@@ -185,7 +185,7 @@ def _signature(function: Any) -> str:
     return line[line.index("(") + 1 : line.rindex(")")]
 
 
-def test_cuda_knows_every_constant() -> None:
+def test_cuda_has_every_constant() -> None:
     """Enums and flags that are read as attributes of the module."""
     tree = ast.parse(
         (ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8")

@@ -71,14 +71,14 @@ def test_images_of_a_batch_move_differently_and_the_seed_decides_how() -> None:
     assert torch.equal(first[0, 0], first[0, 1])  # the channels move together
 
 
-def test_what_moves_in_mirrors_the_image() -> None:
+def test_pixels_from_outside_mirror_the_image() -> None:
     """A constant stays constant: no black borders in a photograph."""
     moved = rotate_and_shift(torch.full((8, 1, 9, 9), 0.7), degrees=45, shift=0.3)
     assert moved.sub(0.7).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nothing_to_do_changes_nothing(dtype: torch.dtype) -> None:
+def test_without_rotation_and_shift_images_stay_as_they_are(dtype: torch.dtype) -> None:
     """Not even by a rounding."""
     images = torch.rand(2, 1, 5, 7, dtype=dtype)
     assert torch.equal(rotate_and_shift(images, degrees=0, shift=0), images)

@@ -86,7 +86,7 @@ def test_the_cpu_allocator_still_raises_the_error_that_is_recognised() -> None:
         torch.empty(2**60, dtype=torch.float32)
 
 
-def test_other_errors_pass_through() -> None:
+def test_other_errors_are_not_changed() -> None:
     """They have nothing to do with memory."""
     with pytest.raises(RuntimeError, match="shape"), memory_errors(torch.device("cpu"), 8):
         raise RuntimeError("shape mismatch")

@@ -93,7 +93,7 @@ def test_only_matrices_decay(optimizer: str) -> None:
     assert {by_name[name] for name in by_name.keys() - decaying} == {0.0}
 
 
-def test_a_initial_model_starts_with_weights_that_suit_its_width() -> None:
+def test_initial_weights_suit_the_width_of_their_layer() -> None:
     """Xavier-uniform queries, keys, values and layers; LeCun-normal patches."""
     config = get_variant("mnist", depth=2)
     model = initial_model(config, seed=0)

@@ -57,7 +57,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure(tmp_path, code):
     assert outcome.why.startswith("its answer cannot be read: ")
 
 
-def test_what_a_library_prints_is_no_answer(tmp_path):
+def test_output_of_a_library_is_not_the_answer(tmp_path):
     """Nor does an answer of the check before count."""
     assert child(tmp_path, "answer(); print('bye'); print('bye', file=sys.stderr)").measured == {
         "ms": 2.5
@@ -89,7 +89,7 @@ def is_free(lock: Path) -> bool:
 
 
 @pytest.mark.parametrize("ended_by", ["its time", "an interrupt", "itself"])
-def test_what_a_check_started_ends_with_it(tmp_path, ended_by):
+def test_processes_that_a_check_started_end_with_it(tmp_path, ended_by):
     """A command that goes on would slow down every later check. Here one holds a lock."""
     lock = tmp_path / "lock"
     code = f"""

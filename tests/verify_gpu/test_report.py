@@ -6,14 +6,14 @@ import json
 
 
 def test_the_exit_status_is_0_only_when_an_artifact_ran_and_nothing_failed():
-    """A fast torch is no success of ours."""
+    """Speeds of torch alone are not enough."""
     from gpu_checks.outcome import FAILED, NOT_RUN, PASSED, Check, Outcome
     from gpu_checks.report import exit_status
 
-    checks = [Check("theirs", print), Check("ours", print, runs_artifact=True)]
+    checks = [Check("torch", print), Check("artifact", print, runs_artifact=True)]
 
-    def status(theirs: str, ours: str) -> int:
-        return exit_status([Outcome("theirs", theirs), Outcome("ours", ours)], checks)
+    def status(torch: str, artifact: str) -> int:
+        return exit_status([Outcome("torch", torch), Outcome("artifact", artifact)], checks)
 
     assert status(PASSED, PASSED) == status(NOT_RUN, PASSED) == 0
     assert status(FAILED, PASSED) == status(PASSED, FAILED) == 1

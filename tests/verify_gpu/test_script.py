@@ -128,7 +128,7 @@ def test_the_report_is_there_after_every_check(script, monkeypatch, tmp_path):
     assert reported(tmp_path) == before
 
 
-def test_what_another_check_was_to_make_is_needed_from_the_same_run(script, monkeypatch, tmp_path):
+def test_files_of_another_check_must_come_from_the_same_run(script, monkeypatch, tmp_path):
     """One that failed has made nothing; and what an earlier run left is gone."""
     stale = tmp_path / "artifacts" / "run" / "b16.fp16.tensorrt.engine"
     stale.parent.mkdir(parents=True)

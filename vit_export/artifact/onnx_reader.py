@@ -90,6 +90,11 @@ class OnnxFile:
         return tuple(self.path.parent / name for name in names)
 
     @property
+    def total_bytes(self) -> int:
+        """Size of the .onnx file and of the files beside it."""
+        return self.size_bytes + sum(file.stat().st_size for file in self.external_files)
+
+    @property
     def weights_bytes(self) -> int:
         """Size of all raw weights."""
         return sum(max(t.nbytes, 0) for t in self.initializers)

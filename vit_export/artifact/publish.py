@@ -144,20 +144,14 @@ def _keep(file: Path, backup: Path) -> None:
 
 
 def pack_artifact(
-    source: OnnxFile,
-    path: Path,
-    manifest: Manifest,
-    *,
-    outputs: Collection[str],
-    external_data: bool = False,
+    source: OnnxFile, path: Path, manifest: Manifest, *, external_data: bool = False
 ) -> OnnxFile:
     """Write an artifact into a staging folder; weights above 2 GiB go to a file beside it.
 
     Args:
         source: The graph, and its weights wherever they are.
         path: File to write.
-        manifest: Its metadata, until `publish_artifact` replaces it.
-        outputs: Graph outputs to keep.
+        manifest: Its metadata, until `publish_artifact` replaces it; names the outputs to keep.
         external_data: Whether to store weights of any size beside the file.
     """
     beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
@@ -165,7 +159,7 @@ def pack_artifact(
         source,
         path,
         metadata=manifest.metadata(),
-        outputs=outputs,
+        outputs=[spec.name for spec in manifest.outputs],
         external_name=path.name + ".data" if beside else "",
     )
     return OnnxFile.read(path)

@@ -115,7 +115,7 @@ def _file_bytes(path: Path) -> int:
     if path.suffix == ".onnx":
         file = OnnxFile.read(path)
         file.check_external_data()
-        return sum(part.stat().st_size for part in (path, *file.external_files))
+        return file.total_bytes
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     return path.stat().st_size

@@ -155,9 +155,17 @@ def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Locati
     if text == "hub" or text.startswith("hf:"):
         return fetch(text, variant=variant)
     path = Path(text)
-    name = path.resolve().name
-    stem = name.removesuffix(INDEX_SUFFIX)
-    return Location(path=path, name=name, stem=stem if path.is_dir() else Path(stem).stem)
+    return Location(path=path, name=Path(os.path.abspath(path)).name, stem=checkpoint_stem(path))
+
+
+def checkpoint_stem(path: str | os.PathLike[str]) -> str:
+    """Return the name of a checkpoint's folder, or of its file without the suffix.
+
+    A link counts by its own name: in the hub's cache it points to a file named by its hash.
+    """
+    path = Path(os.path.abspath(path))
+    name = path.name.removesuffix(INDEX_SUFFIX)
+    return name if path.is_dir() else Path(name).stem
 
 
 def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:

@@ -55,11 +55,14 @@ class Commands(click.Group):
         except VitExportError as error:
             fail(error.message, error.exit_code, as_json, hint=error.hint)
         except click.ClickException as error:
-            shown = _with_nearest(error) if isinstance(error, click.NoSuchOption) else error
+            if isinstance(error, click.NoSuchOption):  # click offers less similar ones first
+                name, known = error.option_name, error.possibilities or ()
+                nearest_one = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                error = click.NoSuchOption(name, possibilities=nearest_one, ctx=error.ctx)
             if as_json:
-                fail(shown.format_message(), shown.exit_code, as_json)
-            shown.show()
-            sys.exit(shown.exit_code)
+                fail(error.format_message(), error.exit_code, as_json)
+            error.show()
+            sys.exit(error.exit_code)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             if package not in EXTRA_OF:
@@ -71,12 +74,6 @@ class Commands(click.Group):
         except Terminated as error:
             fail(f"terminated; {error}", TERMINATED, as_json)
         sys.exit(status if isinstance(status, int) else 0)
-
-
-def _with_nearest(error: click.NoSuchOption) -> click.NoSuchOption:
-    """Return the error with the nearest option alone: click offers less similar ones first."""
-    close = difflib.get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0.0)
-    return click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx)
 
 
 class Terminated(SystemExit):
@@ -102,11 +99,7 @@ def _unwinding_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def what_remains(remains: Callable[[], str]) -> Iterator[None]:
-    """Let a command that leaves files behind say so when it is interrupted or terminated.
-
-    Args:
-        remains: Returns the second half of the message, e.g. `"resume with --resume"`.
-    """
+    """Add what a command leaves behind to the message of its interruption or termination."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -117,11 +110,10 @@ def what_remains(remains: Callable[[], str]) -> Iterator[None]:
 
 def fail(message: str, status: int, as_json: bool, *, hint: str = "") -> NoReturn:
     """Print an error and its hint, with --json as a JSON object too, and exit."""
-    error = _error(message, hint)
-    _print_error(**error)
+    _print_error(message, hint)
     if as_json:
         with contextlib.suppress(OutputError, BrokenPipeError):  # the exit status still tells
-            _print_json(error)
+            _print_json(_without_empty(error=message, hint=hint))
     sys.exit(status)
 
 
@@ -130,30 +122,22 @@ def emit(
 ) -> None:
     """Print a result; with --json as text on standard error, and one JSON object at the end.
 
-    Args:
-        as_json: Whether --json was given.
-        data: The JSON object; `failures` and `hint` are added to it.
-        text: The same for people.
-        failures: What went wrong, although there is a result; the exit status is then 1.
-        hint: What to do about it.
-
-    Raises:
-        OutputError: Standard output cannot be written, e.g. on a full disk.
+    Failures are what went wrong although there is a result: the exit status is then 1, and the
+    JSON object has them as `error`.
     """
-    error = _error("; ".join(failures), hint) if failures else {}
+    error = "; ".join(failures)
     if as_json:
         click.echo(text, err=True)
-        _print_json(data | error)
+        _print_json(data | _without_empty(error=error, hint=hint))
     else:
         _print(text)
     if error:
-        _print_error(**error)
+        _print_error(error, hint)
         sys.exit(1)
 
 
-def _error(message: str, hint: str) -> dict[str, str]:
-    """Return the keys of an error in JSON."""
-    return {"error": message, **({"hint": hint} if hint else {})}
+def _without_empty(**texts: str) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text}
 
 
 def attributes(value: object, names: str) -> dict[str, Any]:
@@ -161,7 +145,7 @@ def attributes(value: object, names: str) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names.split()}
 
 
-def _print_error(error: str, hint: str = "") -> None:
+def _print_error(error: str, hint: str) -> None:
     click.echo(f"Error: {error}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)
@@ -194,13 +178,8 @@ def _printable(text: str) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-@contextlib.contextmanager
-def progress_bar() -> Iterator[TerminalProgress]:
+def progress_bar() -> contextlib.closing[TerminalProgress]:
     """Show progress on standard error; the line is cleared at the end."""
     from vit_export.cli.report.progress_bar import TerminalProgress
 
-    progress = TerminalProgress()
-    try:
-        yield progress
-    finally:
-        progress.close()
+    return contextlib.closing(TerminalProgress())

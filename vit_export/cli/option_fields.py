@@ -8,25 +8,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import click
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-SOURCE, PREPARATION, GRAPH, PRECISION = "Source", "Image preparation", "Graph", "Precision"
-TARGET, BUILD, WEIGHTS = "Target", "Build", "Weights"
-RECIPE, AUGMENTATION, TIMING = "Recipe", "Augmentation and regularisation", "Timing"
-RUN, OUTPUT, OTHER = "Run", "Output", "Other options"
-SECTIONS = (SOURCE, PREPARATION, GRAPH, PRECISION, TARGET, BUILD, WEIGHTS, RECIPE, AUGMENTATION,
-            TIMING, RUN, OUTPUT, OTHER)  # fmt: skip
-_TYPES = {"str": str, "int": int, "float": float}
+Section = Literal[
+    "Source", "Image preparation", "Graph", "Precision", "Target", "Build", "Weights", "Recipe",
+    "Regularisation", "Timing", "Run", "Output", "Other options",
+]  # fmt: skip
+_TYPES = {"str": str, "int": int, "float": float, "Path": Path}
 
 
 class SectionOption(click.Option):
     """An option that `--help` lists in a section."""
 
-    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
+    def __init__(self, *args: Any, section: Section, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.section = section
 
@@ -36,22 +33,21 @@ class SectionCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections that have options."""
-        rows: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
+        rows: dict[str, list[tuple[str, str]]] = {section: [] for section in get_args(Section)}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
             if row is not None and isinstance(parameter, click.Option):
-                rows[getattr(parameter, "section", OTHER)].append(row)
-        for section in filter(rows.get, SECTIONS):
+                rows[getattr(parameter, "section", "Other options")].append(row)
+        for section in filter(rows.get, rows):
             with formatter.section(section):
                 formatter.write_dl(rows[section])
 
 
 def option(
-    section: str,
+    section: Section,
     help: str = "",
     metavar: str | None = None,
     *,
-    name: str = "",
     short: str = "",
     choices: Sequence[str] = (),
     default: Any = None,
@@ -60,13 +56,12 @@ def option(
     """Declare a field of a dataclass as an option.
 
     The field's name is the option's: `crop_pct` is `--crop-pct`. Its annotation says whether it
-    is a number, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
+    is a text, a number, a path, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
 
     Args:
         section: Section of `--help`.
         help: A short sentence.
         metavar: What `--help` shows for the value.
-        name: The option's name where it is not the field's.
         short: A second name of one letter, e.g. `-o`.
         choices: The only values it takes.
         default: Value without the option; `--help` shows it.
@@ -77,28 +72,35 @@ def option(
         attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
-    return dataclasses.field(metadata={"name": name, "short": short, "attributes": attributes})
+    return dataclasses.field(metadata={"short": short, "attributes": attributes})
 
 
-def takes(kind: type) -> Callable[[Function], Function]:
-    """Give a command the options that are the fields of a dataclass, as its argument `options`."""
-    fields = dataclasses.fields(kind)
+def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function a command, with --json as its argument `as_json`.
 
-    def decorate(command: Function) -> Function:
-        @functools.wraps(command)
-        def collected(*args: Any, **values: Any) -> Any:
-            options = kind(**{field.name: values.pop(field.name) for field in fields})
-            return command(*args, options=options, **values)
+    Args:
+        kind: A dataclass; its fields are options of the command, and the function gets an
+            instance as its argument `options`.
+    """
+    fields = dataclasses.fields(kind) if kind is not None else ()
 
-        declared: Any = collected
-        for field in reversed(fields):
-            declared = _click_option(field)(declared)
-        return declared  # type: ignore[no-any-return]
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            if kind is not None:
+                values["options"] = kind(**{field.name: values.pop(field.name) for field in fields})
+            function(**values)
+
+        made = click.command(cls=SectionCommand)(call)
+        as_json = SectionOption(["--json", "as_json"], section="Output", is_flag=True,
+                                help="End with one JSON object on standard output.")  # fmt: skip
+        made.params += [*map(_click_option, fields), as_json]
+        return made
 
     return decorate
 
 
-def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
+def _click_option(field: dataclasses.Field[Any]) -> click.Option:
     declared = str(field.type)
     annotation = declared.removesuffix(" | None")
     attributes = dict(field.metadata["attributes"])
@@ -110,6 +112,5 @@ def _click_option(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
         attributes["multiple"] = True
     elif "type" not in attributes:
         attributes["type"] = _TYPES[annotation]
-    name = field.metadata["name"] or f"--{field.name.replace('_', '-')}"
-    names = [text for text in (field.metadata["short"], name) if text]
-    return click.option(*names, field.name, cls=SectionOption, **attributes)
+    names = (field.metadata["short"], f"--{field.name.replace('_', '-')}", field.name)
+    return SectionOption(list(filter(None, names)), **attributes)

@@ -6,54 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from vit_export.artifact.vocabulary import PRECISIONS
-from vit_export.cli.option_fields import (
-    OUTPUT,
-    PRECISION,
-    PREPARATION,
-    RUN,
-    SOURCE,
-    SectionOption,
-    option,
-)
+from vit_export.cli.console import attributes
+from vit_export.cli.option_fields import option
 from vit_export.errors import UsageError
+from vit_export.quantization.settings import METHODS, RECIPES, QuantizeSettings
 from vit_export.variants import CHOICES, IDENTITY
 
-if TYPE_CHECKING:  # these import numpy, and --help must not
+if TYPE_CHECKING:  # it imports msgspec, and --help must answer at once
     from vit_export.artifact.preprocess import Preprocess
-    from vit_export.quantization.settings import QuantizeSettings
-
-json_option = click.option("--json", "as_json", cls=SectionOption, section=OUTPUT, is_flag=True,
-                           help="End with one JSON object on standard output.")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
     """The network, and the weights it starts from."""
 
-    variant: str | None = option(SOURCE, "e.g. b16; `vit-export variants` lists them.", "NAME")
-    weights: str | None = option(SOURCE, "A file, a folder, hub, or hf:owner/name.", "CHECKPOINT")
-    layout: str | None = option(SOURCE, "Naming scheme of the checkpoint; recognised by default.")
+    variant: str | None = option("Source", "e.g. b16; `vit-export variants` lists them.", "NAME")
+    weights: str | None = option("Source", "A file, a folder, hub, or hf:owner/name.", "CHECKPOINT")
+    layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
     reset_head: bool = option(
-        SOURCE, "Replace the head with a zero-initialised one, for a different number of classes."
+        "Source", "Replace the head with a zero-initialised one, for a different number of classes."
     )
-    img_size: str | None = option(SOURCE, "e.g. 384, or 224x160 (height x width).", "PX")
-    sets: tuple[str, ...] = option(SOURCE, "Change a config field.", "FIELD=VALUE", name="--set")
+    img_size: str | None = option("Source", "e.g. 384, or 224x160 (height x width).", "PX")
+    set: tuple[str, ...] = option("Source", "Change a config field.", "FIELD=VALUE")
 
     def overrides(self, **named: Any) -> dict[str, Any]:
-        """Return the config fields that --set, --img-size and other options change.
-
-        Args:
-            named: Values of options of their own, by field; `None` where one was not given.
-
-        Raises:
-            UsageError: A text is not `field=value`, or a field is given twice or cannot be set.
-        """
+        """Return the config fields that --set, --img-size and the named options change."""
         own = given(img_size=self.img_size, **named)
         fields: dict[str, Any] = {}
-        for pair in self.sets:
+        for pair in self.set:
             name, equals, value = (part.strip() for part in pair.partition("="))
             if not equals:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
@@ -71,8 +52,8 @@ class CheckpointOptions:
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str = option(RUN, "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
-    trust_host_code: bool = option(RUN, "Let a version-compatible engine run its own code.")
+    provider: str = option("Run", "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
+    trust_host_code: bool = option("Run", "Let a version-compatible engine run its own code.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +61,20 @@ class PreparationOptions:
     """How images are prepared; `None` where an option was not given."""
 
     mean: str | None = option(
-        PREPARATION,
+        "Image preparation",
         "Subtracted from pixels in [0, 1]; one number counts for every channel.",
         "R,G,B",
     )
-    std: str | None = option(PREPARATION, "Divides pixels after that.", "R,G,B")
-    crop_pct: float | None = option(PREPARATION, "Side of the crop / short side of the image.")
-    interpolation: str | None = option(PREPARATION, choices=CHOICES["interpolation"])
+    std: str | None = option("Image preparation", "Divides pixels after that.", "R,G,B")
+    crop_pct: float | None = option("Image preparation", "Crop side / short side of the image.")
+    interpolation: str | None = option("Image preparation", choices=CHOICES["interpolation"])
 
     def preparation(self) -> dict[str, Any]:
         """Return the fields of a `Preprocess` that were given."""
-        return given(mean=self.mean, std=self.std, crop_pct=self.crop_pct,
-                     interpolation=self.interpolation)  # fmt: skip
+        return given(**attributes(self, "mean std crop_pct interpolation"))
 
     def preprocess_of(self, artifact: str) -> Preprocess | None:
-        """Return the preparation of an artifact with the given fields; `None` if there are none.
-
-        Raises:
-            UsageError: The file does not say how to prepare images, and mean or std is not given.
-        """
+        """Return the preparation of an artifact with the given fields; `None` if there are none."""
         changes = self.preparation()
         if not changes:
             return None
@@ -111,26 +87,24 @@ class PreparationOptions:
 class PrecisionOptions:
     """How to convert to a narrower precision; `None` where an option was not given."""
 
-    precision: str = option(PRECISION, choices=PRECISIONS[1:], required=True)
+    precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
-        PRECISION, "mixed (default) keeps residual stream and norms fp32.", choices=["mixed", "all"]
+        "Precision", "mixed (default) keeps residual stream and norms fp32.", choices=RECIPES
     )
-    fp16_io: bool | None = option(PRECISION, "Make the input and the outputs float16 too.")
-    calibration: str | None = option(
-        PRECISION, "Images to measure activation ranges on: folder, pattern or digits CSV.", "PATH"
+    fp16_io: bool | None = option("Precision", "Make the input and the outputs float16 too.")
+    calibration: Path | None = option(
+        "Precision",
+        "Images to measure activation ranges on: folder, pattern or digits CSV.",
+        "PATH",
     )
-    calibration_method: str | None = option(
-        PRECISION, "percentile by default.", choices=["percentile", "entropy", "max"]
-    )
+    calibration_method: str | None = option("Precision", "percentile by default.", choices=METHODS)
     percentile: float | None = option(
-        PRECISION, "Of absolute activations, for the threshold; 99.99 by default."
+        "Precision", "Of absolute activations, for the threshold; 99.99 by default."
     )
-    smooth: float | None = option(PRECISION, "SmoothQuant strength before int8, e.g. 0.5.", "ALPHA")
-    max_drop: float | None = option(
-        PRECISION, "Top-1 accuracy on --images that may be lost.", "POINTS"
-    )
+    smooth: float | None = option("Precision", "SmoothQuant strength for int8, e.g. 0.5.", "ALPHA")
+    max_drop: float | None = option("Precision", "Largest accuracy drop on --images.", "POINTS")
     budget: float | None = option(
-        PRECISION, "Share of the weights that may stay fp32; a third by default.", "SHARE"
+        "Precision", "Share of the weights that may stay fp32; a third by default.", "SHARE"
     )
 
     def check_stays_fp32(self) -> None:
@@ -141,23 +115,16 @@ class PrecisionOptions:
                     f"--{field.replace('_', '-')} is for a narrower --precision than fp32"
                 )
 
-    def quantize_settings(self, *, images: str | None, explain: bool = False) -> QuantizeSettings:
-        """Return the settings of a conversion.
-
-        Args:
-            images: Real images to compare classes on.
-            explain: Measure every block even when the gate passes at once.
-        """
-        from vit_export.quantization.settings import QuantizeSettings
-
+    def quantize_settings(self, *, images: Path | None, explain: bool = False) -> QuantizeSettings:
+        """Return the settings of a conversion; classes are compared on the images."""
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
-            calibration=path_of(self.calibration),
+            calibration=self.calibration,
             method=self.calibration_method,
             percentile=self.percentile,
             smooth=self.smooth,
-            images=path_of(images),
+            images=images,
             max_drop=self.max_drop,
             budget=self.budget,
         )
@@ -168,7 +135,7 @@ class PrecisionOptions:
 class LabelsOption:
     """Where class names come from."""
 
-    labels: str | None = option(OUTPUT, "Class names: one a line, or JSON.", "FILE")
+    labels: str | None = option("Output", "Class names: one a line, or JSON.", "FILE")
 
     def class_names(self) -> tuple[str, ...]:
         """Read the class names; none where no file was given."""
@@ -177,11 +144,6 @@ class LabelsOption:
         from vit_export.artifact.labels import read_labels
 
         return read_labels(self.labels)
-
-
-def path_of(text: str | None) -> Path | None:
-    """Return an option's path; `None` where the option was not given."""
-    return None if text is None else Path(text)
 
 
 def given(**values: Any) -> dict[str, Any]:

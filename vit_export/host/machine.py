@@ -46,10 +46,7 @@ class Machine:
 
 def this_machine(packages: Iterable[str]) -> Machine:
     """Describe this machine, with the versions of those packages that are installed."""
-    versions = {"vit-export": __version__, "python": platform.python_version()}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+    own = {"vit-export": __version__, "python": platform.python_version()}
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return Machine(
@@ -59,8 +56,17 @@ def this_machine(packages: Iterable[str]) -> Machine:
         load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",
         gpus=tuple(run_probe(probe_nvidia).get("gpus", ())),
-        versions=versions,
+        versions=own | installed_versions(packages),
     )
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _processor() -> str:

@@ -39,10 +39,6 @@ from vit_export.progress import Progress, silent
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
-CONVERTED = HALF_PRECISIONS  # made from an fp32 artifact before the build
-ARTIFACT_PRECISION = {"int8": "int8-static"}  # an engine's precision -> the manifest's name for it
-ENGINE_PRECISION = {artifact: engine for engine, artifact in ARTIFACT_PRECISION.items()}
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
@@ -55,8 +51,7 @@ class EngineResult:
         comparison: The gate on the engine; `None` where it cannot run here.
         converted: Whether an fp32 artifact was converted before the build.
         warnings: TensorRT's warnings.
-        size_note: What the size of the plan shows about its precision.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     path: Path
@@ -65,7 +60,6 @@ class EngineResult:
     comparison: Comparison | None
     converted: bool
     warnings: tuple[str, ...]
-    size_note: str
     seconds: float
 
     @property
@@ -105,15 +99,20 @@ def build_engine(
         ProviderError: TensorRT is not installed.
         OutputError: The output cannot be written.
     """
+    from vit_export.runtime.tensorrt.cuda import current_gpu
+
     started = time.monotonic()
     file = OnnxFile.read(source)
-    path = Path(output) if output is not None else default_output(file.path, settings.precision)
-    _check_output_name(path)
+    path = Path(output or default_output(file.path, settings.precision))
+    if path.suffix != ".engine":
+        raise UsageError(f"the output {path} must end in .engine")
+    for written in (path, sidecar_path(path), golden_path(path)):
+        check_writable(written)
     manifest = check_source(file)
     golden = find_golden(file.path)
     samples = Golden.read(golden).samples
     check_golden_not_shared(path, golden)
-    backend, gpu = load_backend(settings.backend), _current_gpu()
+    backend, gpu = load_backend(settings.backend), current_gpu()
     convert = must_convert(manifest, settings, file.path)
     # The conversion takes minutes: find every other error before it.
     targets_of(backend, settings, gpu)
@@ -161,29 +160,24 @@ def build_engine(
         comparison=comparison,
         converted=convert,
         warnings=built.warnings,
-        size_note=built.size_note,
         seconds=time.monotonic() - started,
     )
 
 
 def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> bool:
-    """Return whether an artifact must be converted to the precision of the settings.
-
-    Raises:
-        UsageError: It has another precision, and cannot be converted.
-    """
+    """Return whether an artifact must be converted first; raise UsageError if it cannot be."""
     precision = settings.precision
-    wanted = ARTIFACT_PRECISION.get(precision, precision)
+    wanted = "int8-static" if precision == "int8" else precision
     if manifest.precision == wanted:
         return False
     if manifest.precision != "fp32":
-        same = ENGINE_PRECISION.get(manifest.precision, manifest.precision)
+        same = manifest.precision.removesuffix("-static")
         raise UsageError(
             f"--precision {precision}: {source.name} is {manifest.precision}, and an engine "
             "computes in the types of its graph",
             hint=f"use --precision {same}, or the fp32 artifact",
         )
-    if precision not in CONVERTED:
+    if precision not in HALF_PRECISIONS:
         raise UsageError(
             f"--precision {precision}: {source.name} is fp32, and int8 scales come from images",
             hint=f"quantize it first: {_quantize_command(source, wanted)}",
@@ -200,19 +194,6 @@ def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> 
 def _quantize_command(source: Path, precision: str, *others: str) -> str:
     """Return the command that converts an artifact."""
     return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
-
-
-def _check_output_name(path: Path) -> None:
-    if path.suffix != ".engine":
-        raise UsageError(f"the output {path} must end in .engine")
-    for file in (path, sidecar_path(path), golden_path(path)):
-        check_writable(file)
-
-
-def _current_gpu() -> Gpu | None:
-    from vit_export.runtime.tensorrt.cuda import current_gpu
-
-    return current_gpu()
 
 
 def _converted(source: Path, folder: Path, precision: str, progress: Progress) -> OnnxFile:
@@ -240,11 +221,7 @@ def _unmeasured(backend: Backend, built: BuiltPlan, samples: int, gpu: Gpu | Non
 def _measured(
     plan: Path, sidecar: Sidecar, source: Path, progress: Progress
 ) -> tuple[Sidecar, Comparison]:
-    """Check the precision of a built engine on this GPU, and run its gate.
-
-    Returns:
-        The sidecar with both results, and the result of the gate.
-    """
+    """Check the precision of a built engine on this GPU, run its gate, and certify both."""
     from vit_export.runtime.engine_check import measure
     from vit_export.runtime.tensorrt.runner import TrtRunner
 
@@ -267,16 +244,10 @@ def _measured(
 def trtexec_commands(
     source: Path, output: Path | None, settings: EngineSettings, version: str
 ) -> str:
-    """Return the commands with which `trtexec` builds the same engine; build nothing.
+    """Return the command with which `trtexec` builds the same engine.
 
-    Args:
-        source: An artifact.
-        output: The engine to write.
-        settings: How to build.
-        version: Of TensorRT; the installed one where empty.
-
-    Returns:
-        The trtexec command, after the command that converts the artifact where that is needed.
+    Where the artifact must be converted first, the command that does it stands before it. The
+    version of TensorRT is the installed one where it is empty.
     """
     file = OnnxFile.read(source)
     manifest = check_source(file)
@@ -287,7 +258,7 @@ def trtexec_commands(
     lines.append(
         trtexec_command(
             graph,
-            output if output is not None else default_output(source, settings.precision),
+            output or default_output(source, settings.precision),
             settings,
             profiles_of(manifest.inputs, settings.batches),
             version=version or load_backend("tensorrt").version,

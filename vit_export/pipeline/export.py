@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import time
 from dataclasses import dataclass
@@ -28,14 +26,13 @@ from vit_export.artifact.publish import (
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
-from vit_export.gate.accuracy import gives_classes
 from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
+from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
-from vit_export.pipeline.activation import choose_activation
-from vit_export.pipeline.quantize import QuantizeResult, quantize
-from vit_export.pipeline.record import record_golden
+from vit_export.pipeline.quantize import has_classes, quantize
+from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import LoadedSource, load_source
 from vit_export.progress import Progress, silent
@@ -52,32 +49,28 @@ class ExportResult:
         path: The `.onnx` file.
         golden: The golden file beside it.
         manifest: The manifest in the file, certificate included.
-        comparison: The last gate.
-        comparisons: Every gate, one per stage.
+        comparison: The gate on the file.
         files: All files, external data included.
         nodes: Number of graph nodes before and after the simplifier.
-        converted: The conversion to a narrower precision, where the settings ask for one.
-        report: What became of every tensor of the checkpoint, where there was one.
-        notes: Targets that cannot run the artifact.
         seconds: Duration of the export.
+        report: What became of every tensor of the checkpoint, where there was one.
+        notes: Targets that cannot run the artifact, and an activation that was detected.
     """
 
     path: Path
     golden: Path
     manifest: Manifest
     comparison: Comparison
-    comparisons: tuple[Comparison, ...]
     files: tuple[Path, ...]
     nodes: tuple[int, int]
     seconds: float
-    converted: QuantizeResult | None = None
     report: LoadReport | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         """Size of the model, external data included, golden file excluded."""
-        return sum(f.stat().st_size for f in self.files if f.suffix in (".onnx", ".data"))
+        return OnnxFile.read(self.path).total_bytes
 
 
 def export(
@@ -129,7 +122,7 @@ def export(
         golden = record_golden(loaded, settings.images, progress)
         if LOGITS in golden.outputs:
             check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
-        activation, activation_notes = choose_activation(loaded, golden, settings)
+        activation, activation_notes = choose_activation(loaded, golden, settings.activation)
         golden_file = folder / golden_path(path).name
         golden.write(golden_file)
         check_golden_not_shared(path, golden_file)
@@ -139,39 +132,34 @@ def export(
         loaded.free()  # from here on the weights are on disk
         del loaded, source
         packed, comparisons = _pack_and_gate(
-            raw, folder / path.name, golden, manifest, settings, progress
+            raw.path, folder / path.name, golden, manifest, settings, progress
         )
+        comparison = comparisons[-1]
         manifest = manifest.replace(
             activation=activation,
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(comparison.stage for comparison in comparisons),
         )
-        converted = None
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
         else:
             stamp(packed.path, manifest.metadata())
-            if settings.images is not None and narrow.images is None and _has_classes(manifest):
+            if settings.images is not None and narrow.images is None and has_classes(manifest):
                 narrow = dataclasses.replace(narrow, images=settings.images)
+            beside = settings.external_data
             converted = quantize(
-                packed.path,
-                path,
-                settings=narrow,
-                external_data=settings.external_data,
-                progress=progress,
+                packed.path, path, settings=narrow, external_data=beside, progress=progress
             )
             files, manifest = converted.files, converted.manifest
-            comparisons.append(converted.comparison)
+            comparison = converted.comparison
     return ExportResult(
         path=path,
         golden=golden_path(path),
         manifest=manifest,
-        comparison=comparisons[-1],
-        comparisons=tuple(comparisons),
+        comparison=comparison,
         files=files,
         nodes=(len(raw.nodes), len(packed.nodes)),
-        converted=converted,
         seconds=time.monotonic() - started,
         report=report,
         notes=(*_notes(settings), *activation_notes),
@@ -179,13 +167,10 @@ def export(
 
 
 def _opset(settings: ExportSettings) -> int:
-    attention_op = settings.attention == "op"
-    lowest = ATTENTION_OPSET if attention_op else DEFAULT_OPSET
-    opset = settings.opset
-    if opset is None:
-        return lowest
-    if attention_op and opset < lowest:
-        raise UsageError(f"--attention op needs --opset {lowest} or newer, not {opset}")
+    default = ATTENTION_OPSET if settings.attention == "op" else DEFAULT_OPSET
+    opset = default if settings.opset is None else settings.opset
+    if settings.attention == "op" and opset < ATTENTION_OPSET:
+        raise UsageError(f"--attention op needs --opset {ATTENTION_OPSET} or newer, not {opset}")
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
@@ -212,13 +197,13 @@ def _to_onnx(
         preprocess=loaded.preprocess,
         labels=loaded.labels,
         blocks=exported.taps,
-        toolchain=toolchain(),
+        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
     return OnnxFile.read(exported.path), manifest
 
 
 def _pack_and_gate(
-    raw: OnnxFile,
+    raw: Path,
     path: Path,
     golden: Golden,
     manifest: Manifest,
@@ -229,23 +214,27 @@ def _pack_and_gate(
 
     The last gate is always that of the packed file, which is the one that is published.
     """
-    comparisons, final = [], raw
+
+    def gate(file: Path, stage: str) -> Comparison:
+        progress(f"measure {stage}")
+        trim_memory()
+        runner = OrtRunner(file, provider="cpu")
+        comparison = compare(runner, golden, manifest=manifest, stage=stage)
+        runner.release()
+        return comparison
+
+    comparisons, final, stage = [], raw, "torch -> onnx"
     if settings.simplify:
-        comparisons.append(_gate(raw.path, golden, manifest, "torch -> onnx", progress))
+        comparisons.append(gate(final, stage))
         comparisons[-1].raise_for_failure()
         progress("simplify")
-        simplified = raw.path.with_name("simplified.onnx")
-        simplify(raw.path, simplified)
-        final = OnnxFile.read(simplified)
+        final = final.with_name("simplified.onnx")
+        simplify(raw, final)
+        stage = "onnx -> simplified"
     packed = pack_artifact(
-        final,
-        path,
-        manifest,
-        outputs=[spec.name for spec in manifest.outputs],
-        external_data=settings.external_data,
+        OnnxFile.read(final), path, manifest, external_data=settings.external_data
     )
-    stage = "onnx -> simplified" if settings.simplify else "torch -> onnx"
-    comparisons.append(_gate(packed.path, golden, manifest, stage, progress))
+    comparisons.append(gate(packed.path, stage))
     if settings.simplify and not comparisons[-1].passed:
         raise GateError(
             f"{stage}: the simplifier changed what the model computes: "
@@ -254,21 +243,6 @@ def _pack_and_gate(
         )
     comparisons[-1].raise_for_failure()
     return packed, comparisons
-
-
-def _gate(
-    path: Path, golden: Golden, manifest: Manifest, stage: str, progress: Progress
-) -> Comparison:
-    progress(f"measure {stage}")
-    trim_memory()
-    runner = OrtRunner(path, provider="cpu")
-    comparison = compare(runner, golden, manifest=manifest, stage=stage)
-    runner.release()
-    return comparison
-
-
-def _has_classes(manifest: Manifest) -> bool:
-    return any(spec.name == LOGITS and gives_classes(spec) for spec in manifest.outputs)
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:
@@ -287,12 +261,3 @@ def _notes(settings: ExportSettings) -> tuple[str, ...]:
             "these targets export one file per size with --img-size"
         )
     return tuple(notes)
-
-
-def toolchain() -> dict[str, str]:
-    """Versions of every package that takes part in an export."""
-    versions = {"vit-export": __version__}
-    for name in TOOLCHAIN:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

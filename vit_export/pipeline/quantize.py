@@ -22,7 +22,7 @@ from vit_export.artifact.publish import (
 )
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.gate.accuracy import Accuracy, RealImages, gives_classes, read_images
+from vit_export.gate.accuracy import RealImages, gives_classes, read_images
 from vit_export.gate.validate import Comparison
 from vit_export.graph.layers import weight_bytes
 from vit_export.progress import Progress, silent
@@ -44,11 +44,9 @@ class QuantizeResult:
         comparison: The gate on the file itself.
         files: All files, external data included.
         source_bytes: Size of the fp32 artifact, external data included.
-        size_bytes: Size of the converted artifact, external data included.
+        seconds: Duration of the conversion.
         blocks: Error when each block alone is converted; empty where it was not measured.
         layers: The same for the layers of the blocks that failed.
-        accuracy: Result on real images, where there were some.
-        seconds: Duration.
     """
 
     path: Path
@@ -57,11 +55,14 @@ class QuantizeResult:
     comparison: Comparison
     files: tuple[Path, ...]
     source_bytes: int
-    size_bytes: int
-    blocks: tuple[Sensitivity, ...] = ()
-    layers: tuple[Sensitivity, ...] = ()
-    accuracy: Accuracy | None = None
-    seconds: float = 0.0
+    seconds: float
+    blocks: tuple[Sensitivity, ...]
+    layers: tuple[Sensitivity, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the converted artifact, external data included."""
+        return OnnxFile.read(self.path).total_bytes
 
 
 def quantize(
@@ -95,7 +96,7 @@ def quantize(
     """
     started = time.monotonic()
     source = Path(source)
-    path = Path(output) if output is not None else default_output(source, settings.precision)
+    path = Path(output or source.with_name(f"{source.stem}.{settings.precision}.onnx"))
     check_output_name(path)
     file, manifest = _read_source(source, path)
     golden_file = find_golden(source, golden)
@@ -121,7 +122,8 @@ def quantize(
         blocks = result.repair.blocks
         if settings.explain and not blocks:
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
-        shutil.copyfile(golden_file, stage / golden_path(path).name)
+        golden_copy = stage / golden_path(path).name
+        shutil.copyfile(golden_file, golden_copy)
         final = trials.manifest.replace(
             inputs=result.packed.inputs,
             outputs=result.packed.outputs,
@@ -132,35 +134,22 @@ def quantize(
             graph_sha256=result.packed.graph_sha256(),
             certificate=(*manifest.certificate, *result.gate.stages),
         )
-        companions = [stage / golden_path(path).name, *prepared.companions]
-        files = publish_artifact(result.packed, companions, final, path)
+        files = publish_artifact(result.packed, [golden_copy, *prepared.companions], final, path)
     return QuantizeResult(
         path=path,
         golden=golden_path(path),
         manifest=final,
         comparison=result.gate.comparison,
         files=files,
-        source_bytes=_size_bytes(file),
-        size_bytes=_size_bytes(OnnxFile.read(path)),
+        source_bytes=file.total_bytes,
+        seconds=time.monotonic() - started,
         blocks=blocks,
         layers=result.repair.layers,
-        accuracy=result.gate.accuracy,
-        seconds=time.monotonic() - started,
     )
 
 
-def default_output(source: Path, precision: str) -> Path:
-    """Return `b16.fp16.onnx` for `b16.onnx`, in the same folder."""
-    return source.with_name(f"{source.stem}.{precision}.onnx")
-
-
 def _read_source(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
-    """Read an fp32 artifact that passed its gate and was not changed since.
-
-    Raises:
-        ArtifactError: It is none.
-        UsageError: The output would replace it.
-    """
+    """Read an fp32 artifact that passed its gate and was not changed since."""
     file = OnnxFile.read(source)
     manifest = file.manifest
     if path.exists() and path.samefile(source):
@@ -190,8 +179,7 @@ def _accuracy_limits(
         )
     images: RealImages | None = None
     if settings.images is not None:
-        logits = [spec for spec in manifest.outputs if spec.name == LOGITS]
-        if manifest.preprocess is None or not logits or not gives_classes(logits[0]):
+        if manifest.preprocess is None or not has_classes(manifest):
             raise UsageError(
                 f"--images compares classes, and {source.name} has no output {LOGITS} "
                 "(batch, classes) of images"
@@ -200,6 +188,11 @@ def _accuracy_limits(
     return AccuracyLimits(
         images=images, gated=not manifest.weights.random, max_drop=settings.max_drop
     )
+
+
+def has_classes(manifest: Manifest) -> bool:
+    """Return whether an artifact has logits (batch, classes)."""
+    return any(spec.name == LOGITS and gives_classes(spec) for spec in manifest.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +213,7 @@ def _convert(
     external_data: bool,
     progress: Progress,
 ) -> _Converted:
-    """Convert and run the gate; where it fails, search for the layers that have to stay fp32.
-
-    Args:
-        trials: Converts and measures.
-        units: Layers by block.
-        path: The packed artifact, in the staging folder.
-        budget: Largest share of the weights that may stay fp32.
-        external_data: Whether to store the weights beside the file.
-        progress: Called with each step.
-    """
+    """Convert and run the gate; where it fails, search for the layers that have to stay fp32."""
     precision, manifest = trials.target.precision, trials.manifest
 
     def attempt(repaired: Repair) -> _Converted:
@@ -240,10 +224,7 @@ def _convert(
             source_sha256=manifest.graph_sha256,
             kept=(*conversion.kept, *reasons),
         )
-        outputs = [spec.name for spec in manifest.outputs]
-        packed = pack_artifact(
-            OnnxFile.read(file), path, manifest, outputs=outputs, external_data=external_data
-        )
+        packed = pack_artifact(OnnxFile.read(file), path, manifest, external_data=external_data)
         _check_budget(trials, conversion, budget)
         gate = run_gate(trials, packed, conversion, progress)
         return _Converted(packed=packed, conversion=conversion, gate=gate, repair=repaired)
@@ -259,8 +240,7 @@ def _convert(
         raise _refusal(trials, f"{failures}; keeping layers in fp32 does not repair it")
     second = attempt(repaired)
     if second.gate.failures:
-        failures = "; ".join(second.gate.failures)
-        count = len(repaired.keep)
+        failures, count = "; ".join(second.gate.failures), len(repaired.keep)
         raise _refusal(trials, f"with {count} layers kept in fp32 it still fails: {failures}")
     return second
 
@@ -286,7 +266,3 @@ def _check_budget(trials: TrialConverter, conversion: Conversion, budget: float)
 def _refusal(trials: TrialConverter, reason: str, *, hint: str = "") -> GateError:
     name = f"{trials.source.name} cannot become {trials.target.precision}"
     return GateError(f"{name}: {reason}; nothing was written", hint=hint)
-
-
-def _size_bytes(file: OnnxFile) -> int:
-    return file.size_bytes + sum(path.stat().st_size for path in file.external_files)

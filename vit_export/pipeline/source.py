@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,35 +28,20 @@ BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSource:
-    """A model that is ready to be recorded and exported.
+    """A model that is ready to be recorded and exported."""
 
-    Attributes:
-        model: The module, in evaluation mode, with named outputs.
-        inputs: The tensors it takes.
-        outputs: Names of the outputs to keep in the artifact.
-        variant: Name of the model, also of the default output file.
-        config: Fields of its `ViTConfig`; empty for a user's module.
-        weights: Where the weights came from.
-        preprocess: How its images are prepared.
-        labels: Class names.
-        activation: How logits become scores; `None` for a module, whose outputs show it.
-        other_sizes: Further image sizes (height, width) to measure a model of dynamic size at.
-        report: What became of every tensor of the checkpoint, where there was one.
-        owned: The model was built here, so its weights can be freed after the export.
-    """
-
-    model: Outputs
+    model: Outputs  # in evaluation mode, with named outputs
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[str, ...]
-    variant: str
-    config: Mapping[str, Any]
+    outputs: tuple[str, ...]  # names of the outputs to keep in the artifact
+    variant: str  # name of the model, also of the default output file
+    config: Mapping[str, Any]  # fields of its ViTConfig; empty for a user's module
     weights: Weights
     preprocess: Preprocess
     labels: tuple[str, ...]
-    activation: Activation | None = "softmax"
-    other_sizes: tuple[tuple[int, int], ...] = ()
-    report: LoadReport | None = None
-    owned: bool = False
+    activation: Activation | None  # None for a module, whose outputs show it
+    other_sizes: tuple[tuple[int, int], ...] = ()  # (height, width); measured too
+    report: LoadReport | None = None  # where there was a checkpoint
+    owned: bool = False  # the model was built here, so that its weights can be freed
 
     def free(self) -> None:
         """Free the weights of a model that was built here.
@@ -74,8 +58,7 @@ class LoadedSource:
         """Sizes to trace dynamic dimensions with: all different, none special."""
         if not self.other_sizes:
             return {}
-        height, width = self.other_sizes[0]
-        return {HEIGHT: height, WIDTH: width}
+        return dict(zip((HEIGHT, WIDTH), self.other_sizes[0], strict=True))
 
 
 def load_source(
@@ -84,17 +67,7 @@ def load_source(
     weights: str | os.PathLike[str] | None = None,
     settings: ExportSettings = ExportSettings(),
 ) -> LoadedSource:
-    """Build or load the model to export.
-
-    Args:
-        source: Name of a variant, a module, or `None` to recognise the variant from the weights.
-        weights: Checkpoint of a variant.
-        settings: The settings of `export`.
-
-    Raises:
-        UsageError: The settings contradict each other, or do not fit the source.
-        CheckpointError: The weights do not fit.
-    """
+    """Build or load the model to export; arguments and errors are those of `export`."""
     if settings.attention not in ATTENTION:
         raise UsageError(
             f"unknown attention form {settings.attention!r}{nearest(settings.attention, ATTENTION)}"
@@ -152,12 +125,13 @@ def _load_vision_transformer(
         model = AnySizeVisionTransformer.of(model).set_attention(settings.attention)
         image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
     outputs = vit_outputs(model, settings.outputs)
+    kept = tuple(name for name in outputs.names if name in settings.outputs)
     return LoadedSource(
         model=outputs,
-        inputs=(_image_input(settings.batch, config.in_chans, image_hw),),
-        outputs=_kept(outputs, settings.outputs),
+        inputs=(_image_input(settings.batch, config.in_chans, *image_hw),),
+        outputs=kept or outputs.names[:1],  # a model without a head has no logits
         variant=config.variant,
-        config=_plain(config),
+        config={k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()},
         weights=origin,
         preprocess=preprocess,
         labels=labels,
@@ -185,12 +159,6 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
     return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
-def _kept(outputs: Outputs, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Names of the outputs to keep; a model without a head gives features instead of logits."""
-    kept = tuple(name for name in outputs.names if name in wanted)
-    return kept or outputs.names[:1]
-
-
 def _load_module(
     module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> LoadedSource:
@@ -202,13 +170,13 @@ def _load_module(
     image_hw = (size, size) if isinstance(size, int) else size
     preprocess = Preprocess.for_images(channels, image_hw)
     known = {name: timm[name] for name in PREPARATION if timm.get(name)}
-    inputs = (_image_input(settings.batch, channels, image_hw),)
-    outputs = module_outputs(module.eval(), [example_input(spec) for spec in inputs])
+    images = _image_input(settings.batch, channels, *image_hw)
+    outputs = module_outputs(module.eval(), [example_input(images)])
     outputs.fixed_batch = settings.batch
     kind = type(module)
     return LoadedSource(
         model=outputs,
-        inputs=inputs,
+        inputs=(images,),
         outputs=outputs.names,
         variant=kind.__name__,
         config={},
@@ -232,23 +200,16 @@ def _check_module_settings(
     weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> None:
     """Raise UsageError for settings that only a named variant can follow."""
-    if settings.dynamic_size:
-        raise UsageError(
-            "--dynamic-size is for named variants: it resamples their position embedding"
-        )
-    if weights is not None:
-        raise UsageError(
-            "--weights is for named variants", hint="load the weights of a module in its factory"
-        )
-    if settings.attention != "decomposed":
-        raise UsageError(
-            "--attention is for named variants",
-            hint="call F.scaled_dot_product_attention in the module, and export with --opset 23",
-        )
-    if tuple(settings.outputs) != (LOGITS,):
-        raise UsageError(
-            "--outputs is for named variants: a module is exported with the outputs it returns"
-        )
+    for option, given, hint in (
+        ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
+        ("--weights", weights is not None, "load the weights of a module in its factory"),
+        ("--attention", settings.attention != "decomposed",
+         "call F.scaled_dot_product_attention in the module, and export with --opset 23"),
+        ("--outputs", tuple(settings.outputs) != (LOGITS,),
+         "a module is exported with the outputs it returns"),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(f"{option} is for named variants, not for a module", hint=hint)
     if unknown := set(settings.overrides) - {"img_size", "in_chans"}:
         raise UsageError(
             f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
@@ -256,12 +217,5 @@ def _check_module_settings(
         )
 
 
-def _image_input(
-    batch: int | None, channels: int, image_hw: tuple[int | str, int | str]
-) -> TensorSpec:
+def _image_input(batch: int | None, channels: int, *image_hw: int | str) -> TensorSpec:
     return TensorSpec(PIXEL_VALUES, "float32", (batch or BATCH_DIM, channels, *image_hw))
-
-
-def _plain(config: ViTConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,34 +30,31 @@ def build_module(spec: str, *, seed: int = 0) -> nn.Module:
     if not (package and colon and name):
         raise UsageError(f"--module {spec}: expected package.module:factory")
     with _importing_from_current_folder():
-        made = _attribute(spec, package, name)
-        if not isinstance(made, nn.Module):
-            if not callable(made):
-                raise UsageError(f"--module {spec}: is a {type(made).__name__}, expected a factory")
+        with _naming_errors(f"--module {spec}: cannot import {package}"):
+            imported = importlib.import_module(package)
+        if not hasattr(imported, name):
+            close = nearest(name, vars(imported))
+            raise UsageError(f"--module {spec}: {package} has no {name!r}{close}")
+        made = getattr(imported, name)
+        if callable(made) and not isinstance(made, nn.Module):
             torch.manual_seed(seed)
-            try:
+            with _naming_errors(f"--module {spec}: the factory failed"):
                 made = made()
-            except Exception as error:  # whatever the user's code raises
-                raise UsageError(
-                    f"--module {spec}: the factory failed: {describe_error(error)}"
-                ) from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"--module {spec}: gave a {type(made).__name__}, expected an nn.Module")
+        raise UsageError(
+            f"--module {spec}: gives a {type(made).__name__}, expected an nn.Module or a function "
+            "that returns one"
+        )
     return made
 
 
-def _attribute(spec: str, package: str, name: str) -> Any:
+@contextlib.contextmanager
+def _naming_errors(problem: str) -> Iterator[None]:
+    """Raise whatever the user's code raises as a UsageError."""
     try:
-        imported = importlib.import_module(package)
-    except Exception as error:  # whatever the user's code raises
-        raise UsageError(
-            f"--module {spec}: cannot import {package}: {describe_error(error)}"
-        ) from error
-    if not hasattr(imported, name):
-        raise UsageError(
-            f"--module {spec}: {package} has no {name!r}{nearest(name, vars(imported))}"
-        )
-    return getattr(imported, name)
+        yield
+    except Exception as error:
+        raise UsageError(f"{problem}: {describe_error(error)}") from error
 
 
 @contextlib.contextmanager

@@ -49,21 +49,16 @@ def validate(
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
-        golden = _read_golden(path, settings)
+        hint = "give --golden FILE, or the checkpoint with --weights FILE (needs torch)"
+        golden = Golden.read(find_golden(path, settings.golden, hint=hint))
     progress(f"measure on {runner.provider}")
-    comparison = compare(
-        runner,
-        golden,
-        preprocess=settings.preprocess,
-        stage=f"validate {path.name}",
-        batches=batches,
-    )
+    stage, preprocess = f"validate {path.name}", settings.preprocess
+    comparison = compare(runner, golden, preprocess=preprocess, stage=stage, batches=batches)
     if not settings.trace or comparison.blocks:
         return comparison
     progress(f"trace on {runner.provider}")
     manifest = runner.manifest
-    preprocess = settings.preprocess or (manifest.preprocess if manifest else None)
-    feeds = golden_feeds(runner, golden, preprocess)
+    feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
     blocks = trace(runner, golden, feeds, tolerances_of_artifact(runner, manifest))
     return dataclasses.replace(comparison, blocks=blocks)
 
@@ -79,14 +74,6 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
 
     engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
     return engine, batches_of(engine.sidecar)
-
-
-def _read_golden(path: Path, settings: ValidateSettings) -> Golden:
-    hint = (
-        "give its path with --golden FILE, or compute the reference again from the checkpoint "
-        "with --weights FILE (needs torch)"
-    )
-    return Golden.read(find_golden(path, settings.golden, hint=hint))
 
 
 def _recorded_from(

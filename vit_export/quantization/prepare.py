@@ -125,9 +125,7 @@ def _smoothed(
         path.parent.mkdir()
     absmax = {name: r.channels for name, r in ranges.tensors.items()}
     count = smooth(source, graph, absmax, alpha=alpha)
-    file = OnnxFile.read(graph)
-    outputs = [spec.name for spec in file.outputs]
-    return pack_artifact(file, packed, manifest, outputs=outputs).path, count
+    return pack_artifact(OnnxFile.read(graph), packed, manifest).path, count
 
 
 def _check_residual(source: Path, calibrator: Calibrator, precision: str) -> None:

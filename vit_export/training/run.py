@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.checkpoint.load import Loaded, LoadReport, load_checkpoint
+from vit_export.checkpoint.load import Loaded, LoadReport, checkpoint_stem, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
 from vit_export.images import digits_csv
@@ -79,12 +79,8 @@ class FinetuneSettings:
         hub = get_variant(self.variant).hub if self.variant is not None else ""
         text = f"hf:{hub}" if hub and self.weights == "hub" else os.fspath(self.weights)
         if text.startswith("hf:"):
-            stem = text.removeprefix("hf:").partition("@")[0].rpartition("/")[2]
-        else:
-            path = Path(os.path.abspath(text))
-            name = path.name.removesuffix(INDEX_SUFFIX)
-            stem = name if path.is_dir() else Path(name).stem
-        return Path(f"{stem}.finetuned.safetensors")
+            text = f"{text.removeprefix('hf:').partition('@')[0]}.safetensors"
+        return Path(f"{checkpoint_stem(text)}.finetuned.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.cli.main import main
-from vit_export.pipeline.export import export
 from vit_export.training import run as training
 
 SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")
@@ -208,12 +207,11 @@ def test_the_weights_are_never_the_output(trained, digits, tmp_path):
     assert weights.read_bytes() == trained.read_bytes()
 
 
-def test_what_was_trained_can_be_exported(trained, tmp_path):
-    """Through the gate, with the labels of the data."""
-    result = export(output=tmp_path / "m.onnx", weights=trained)
-    assert result.comparison.passed
-    assert result.manifest.labels == tuple("0123456789")
-    assert result.manifest.config["embed_dim"] == 32
+def test_a_trained_checkpoint_has_the_architecture_and_the_labels(trained):
+    """So that `onnx --weights` needs no other option."""
+    loaded = load_checkpoint(trained)
+    assert loaded.labels == tuple("0123456789")
+    assert loaded.model.config.embed_dim == 32
 
 
 WRONG = [
@@ -233,7 +231,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("status", "arguments", "words"), WRONG, ids=lambda v: str(v)[-40:])
-def test_a_wrong_turn_is_answered_in_words(status, arguments, words, tmp_path, monkeypatch):
+def test_wrong_usage_is_an_error_message(status, arguments, words, tmp_path, monkeypatch):
     """In text and in JSON, with the right status, without a traceback, leaving nothing."""
     monkeypatch.chdir(tmp_path)
     result = finetune(*arguments)

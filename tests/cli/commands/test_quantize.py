@@ -87,7 +87,7 @@ def test_static_int8_leaves_its_ranges_beside_the_file(tiny_export, tmp_path, ph
 
 
 def test_onnx_makes_a_narrow_file_under_its_own_name(tmp_path, monkeypatch):
-    """`<variant>.int8.onnx`, and the fp32 one is not left behind."""
+    """`<variant>.int8.onnx`; the fp32 file is measured on the way, and not kept."""
     monkeypatch.chdir(tmp_path)
     small = ("--set", "depth=1", "--set", "embed_dim=32", "--set", "num_heads=2")
     result = call("onnx", "--variant", "mnist", *small, "--precision", "int8", "--json")
@@ -95,6 +95,8 @@ def test_onnx_makes_a_narrow_file_under_its_own_name(tmp_path, monkeypatch):
     data = last_json(result)
     assert data["path"] == "vit_mnist_28.int8.onnx"
     assert data["manifest"]["precision"] == "int8"
+    stages = [stage["hop"] for stage in data["manifest"]["certificate"]]
+    assert stages == ["torch -> onnx", "onnx -> simplified", "fp32 -> int8"]
     expected = {"vit_mnist_28.int8.onnx", "vit_mnist_28.int8.golden.npz"}
     assert {path.name for path in tmp_path.iterdir()} == expected
 

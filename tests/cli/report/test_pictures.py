@@ -29,7 +29,7 @@ def test_missing_matplotlib_is_refused_with_what_to_install(tmp_path, monkeypatc
     assert "vit-export[bench]" in draw_picture(tmp_path / "out.png", lambda path: None)
 
 
-def test_a_picture_that_fails_is_a_sentence_and_no_error(tmp_path):
+def test_a_picture_that_fails_is_reported_without_an_error(tmp_path):
     blocks = [BlockError(name="blocks.0", max_abs=None, tolerance=None)]
     path = tmp_path / "out.png"
     reason = draw_picture(path, lambda path: trace_plot(blocks, "title", path))

@@ -206,14 +206,3 @@ def test_control_flow_is_refused(write_graph, tmp_path):
     source = write_graph([node], {"yes": np.array(True)}, ["batch_size", 4], None)
     with pytest.raises(ArtifactError, match="control flow"):
         to_half(source, tmp_path / "half.onnx")
-
-
-def test_the_same_source_gives_the_same_bytes(tiny_export, tmp_path):
-    """No time, no order of a set."""
-    files = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / "half.onnx"
-        to_half(tiny_export.path, path)
-        files.append((path.read_bytes(), path.with_name("half.onnx.data").read_bytes()))
-    assert files[0] == files[1]

@@ -165,16 +165,6 @@ def test_a_weight_with_a_float32_reader_stays_beside_its_int8(write_graph, tmp_p
     assert {"w", "w_int8", "w_scale"} == set(constants(tmp_path / "int8.onnx"))
 
 
-def test_the_same_source_gives_the_same_bytes(tiny_export, tmp_path):
-    """Graph and weights."""
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        to_int8_dynamic(tiny_export.path, tmp_path / folder / "int8.onnx")
-    for name in ("int8.onnx", "int8.onnx.data"):
-        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
-        assert one == two
-
-
 def test_a_converted_artifact_is_not_converted_again(tiny_export, tmp_path):
     """The fp32 artifact is needed."""
     to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from vit_export.cli.console import attributes, emit, progress_bar
-from vit_export.cli.option_fields import (
-    BUILD,
-    OUTPUT,
-    PRECISION,
-    TARGET,
-    WEIGHTS,
-    SectionCommand,
-    option,
-    takes,
-)
-from vit_export.cli.options import json_option, path_of
-
-if TYPE_CHECKING:
-    from vit_export.engine.settings import EngineSettings
+from vit_export.cli.option_fields import command, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,63 +16,57 @@ class EngineOptions:
     """Options of `engine`."""
 
     precision: str = option(
-        PRECISION, "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
+        "Precision", "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
     )
-    backend: str = option(TARGET, "tensorrt or tensorrt-rtx.", default="tensorrt")
-    batch: tuple[str, ...] = option(TARGET, "Once per profile; 1:8:32 by default.", "MIN:OPT:MAX")
+    backend: str = option("Target", "tensorrt or tensorrt-rtx.", default="tensorrt")
+    batch: tuple[str, ...] = option("Target", "Once per profile; 1:8:32 by default.", "MIN:OPT:MAX")
     compute_capability: tuple[str, ...] = option(
-        TARGET, "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
+        "Target", "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
     )
     hardware_compatibility: str = option(
-        TARGET, "none, ampere-plus or same-compute-capability.", default="none"
+        "Target", "none, ampere-plus or same-compute-capability.", default="none"
     )
-    version_compatible: bool = option(TARGET, "Let later TensorRT versions run the engine.")
-    workspace_mib: int | None = option(BUILD, "Scratch memory limit of one layer.")
-    timing_cache: str | None = option(BUILD, "Timings of earlier builds; builds share it.", "FILE")
-    builder_level: int | None = option(BUILD, "0 to 5: how long to search for fast kernels.")
-    weight_streaming: bool = option(WEIGHTS, "Let weights stay in host memory.")
-    refit: bool = option(WEIGHTS, "Let weights be replaced later.")
-    strip: bool = option(WEIGHTS, "Leave weights out; they are read from the .onnx at load.")
+    version_compatible: bool = option("Target", "Let later TensorRT versions run the engine.")
+    workspace_mib: int | None = option("Build", "Scratch memory limit of one layer.")
+    timing_cache: Path | None = option("Build", "Timings that builds read and add to.", "FILE")
+    builder_level: int | None = option("Build", "0 to 5: how long to search for fast kernels.")
+    weight_streaming: bool = option("Weights", "Let weights stay in host memory.")
+    refit: bool = option("Weights", "Let weights be replaced later.")
+    strip: bool = option("Weights", "Leave weights out; they are read from the .onnx at load.")
     print_trtexec: str | None = option(
-        OUTPUT,
+        "Output",
         "Print the trtexec line of the same build for TensorRT 10 or 11; build nothing.",
         "[VERSION]",
         is_flag=False,
         flag_value="",
     )
-    output: str | None = option(OUTPUT, "By default NAME.<precision>.engine", "PATH", short="-o")
-
-    def settings(self) -> EngineSettings:
-        """Return the settings of the build."""
-        from vit_export.engine.profiles import parse_range
-        from vit_export.engine.settings import EngineSettings
-
-        return EngineSettings(
-            backend=self.backend,
-            precision=self.precision,
-            batches=tuple(parse_range(text) for text in self.batch),
-            compute_capabilities=self.compute_capability,
-            hardware_compatibility=self.hardware_compatibility,
-            version_compatible=self.version_compatible,
-            workspace_mib=self.workspace_mib,
-            timing_cache=path_of(self.timing_cache),
-            builder_level=self.builder_level,
-            weight_streaming=self.weight_streaming,
-            refit=self.refit,
-            strip=self.strip,
-        )
+    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
 
 
-@click.command(cls=SectionCommand)
+@command(EngineOptions)
 @click.argument("artifact")
-@takes(EngineOptions)
-@json_option
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
     """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
     from vit_export.cli.report.engines import engine_text
+    from vit_export.engine.profiles import parse_range
+    from vit_export.engine.settings import EngineSettings
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
-    settings, output = options.settings(), path_of(options.output)
+    output = options.output
+    settings = EngineSettings(
+        backend=options.backend,
+        precision=options.precision,
+        batches=tuple(parse_range(text) for text in options.batch),
+        compute_capabilities=options.compute_capability,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache,
+        builder_level=options.builder_level,
+        weight_streaming=options.weight_streaming,
+        refit=options.refit,
+        strip=options.strip,
+    )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)

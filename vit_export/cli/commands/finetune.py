@@ -5,93 +5,69 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import click
-
-from vit_export.cli.console import emit, progress_bar, what_remains
-from vit_export.cli.option_fields import (
-    AUGMENTATION,
-    OUTPUT,
-    RECIPE,
-    RUN,
-    SOURCE,
-    SectionCommand,
-    option,
-    takes,
-)
-from vit_export.cli.options import CheckpointOptions, given, json_option, path_of
-
-if TYPE_CHECKING:
-    from vit_export.training.loop import TrainingResult
-    from vit_export.training.run import FinetuneSettings
+from vit_export.cli.console import attributes, emit, progress_bar, what_remains
+from vit_export.cli.option_fields import command, option
+from vit_export.cli.options import CheckpointOptions, given
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(CheckpointOptions):
     """Options of `finetune`; `None` where a hyperparameter was not given."""
 
-    data: str = option(
-        SOURCE, "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
+    data: Path = option(
+        "Source", "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
     )
-    variant: str | None = option(SOURCE, "Optional with --weights.", "NAME")
-    weights: str | None = option(SOURCE, "Start from this instead of random weights.", "CHECKPOINT")
-    epochs: int | None = option(RECIPE)
-    batch_size: int | None = option(RECIPE)
-    optimizer: str | None = option(RECIPE, choices=["adamw", "adam"])
-    learning_rate: float | None = option(RECIPE, "Peak learning rate, after the warm-up.")
-    warmup_epochs: float | None = option(RECIPE)
-    weight_decay: float | None = option(RECIPE)
-    clip_grad_norm: float | None = option(RECIPE)
+    epochs: int | None = option("Recipe")
+    batch_size: int | None = option("Recipe")
+    optimizer: str | None = option("Recipe", choices=["adamw", "adam"])
+    learning_rate: float | None = option("Recipe", "Peak learning rate, after the warm-up.")
+    warmup_epochs: float | None = option("Recipe")
+    weight_decay: float | None = option("Recipe")
+    clip_grad_norm: float | None = option("Recipe")
     validation_fraction: float | None = option(
-        RECIPE, "Share of every class held out, where there is no val/ folder."
+        "Recipe", "Share of every class held out, where there is no val/ folder."
     )
-    patience: int | None = option(RECIPE, "Stop after this many epochs without a better one.")
-    seed: int | None = option(RECIPE)
-    label_smoothing: float | None = option(AUGMENTATION)
-    drop_path_rate: float | None = option(AUGMENTATION, "Stochastic depth of the last block.")
-    rotation_degrees: float | None = option(AUGMENTATION, "Largest random rotation.")
-    shift: float | None = option(AUGMENTATION, "Largest random shift, as a share of the side.")
-    device: str = option(RUN, "cpu, cuda, or auto.", default="auto")
-    resume: bool = option(RUN, "Resume an interrupted run.")
-    predict: str | None = option(OUTPUT, "Classify this CSV, and write ImageId,Label.", "CSV")
-    output: str | None = option(
-        OUTPUT,
+    patience: int | None = option("Recipe", "Stop after this many epochs without a better one.")
+    seed: int | None = option("Recipe")
+    label_smoothing: float | None = option("Regularisation")
+    drop_path_rate: float | None = option("Regularisation", "Stochastic depth of the last block.")
+    rotation_degrees: float | None = option("Regularisation", "Largest random rotation.")
+    shift: float | None = option("Regularisation", "Largest random shift, as a share of the side.")
+    device: str = option("Run", "cpu, cuda, or auto.", default="auto")
+    resume: bool = option("Run", "Resume an interrupted run.")
+    predict: Path | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
+    output: Path | None = option(
+        "Output",
         "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
         "PATH",
         short="-o",
     )
 
-    def settings(self) -> FinetuneSettings:
-        """Return the settings of the training."""
-        from vit_export.training.recipe import Recipe
-        from vit_export.training.run import FinetuneSettings
 
-        recipe = given(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
-        return FinetuneSettings(
-            variant=self.variant,
-            weights=self.weights,
-            layout=self.layout,
-            overrides=self.overrides(drop_path_rate=self.drop_path_rate),
-            reset_head=self.reset_head,
-            recipe=Recipe(**recipe),
-            device=self.device,
-            resume=self.resume,
-            predict=path_of(self.predict),
-        )
-
-
-@click.command(cls=SectionCommand)
-@takes(FinetuneOptions)
-@json_option
+@command(FinetuneOptions)
 def finetune(options: FinetuneOptions, as_json: bool) -> None:
-    """Train a variant, or a checkpoint, on labelled images."""
+    """Train a variant from random weights, or a checkpoint, on labelled images."""
+    from vit_export.cli.report.pictures import draw_picture
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles
+    from vit_export.training.recipe import Recipe
+    from vit_export.training.run import FinetuneSettings
     from vit_export.training.run import finetune as train
 
-    settings = options.settings()
-    path = path_of(options.output) or settings.default_output()
+    recipe = given(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__})
+    settings = FinetuneSettings(
+        variant=options.variant,
+        weights=options.weights,
+        layout=options.layout,
+        overrides=options.overrides(drop_path_rate=options.drop_path_rate),
+        reset_head=options.reset_head,
+        recipe=Recipe(**recipe),
+        device=options.device,
+        resume=options.resume,
+        predict=options.predict,
+    )
+    path = options.output or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()
 
     def remains() -> str:
@@ -101,34 +77,19 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
         return "no epoch was finished, so nothing was saved"
 
     with what_remains(remains), progress_bar() as progress:
-        result = train(
-            Path(options.data),
-            path,
-            settings=settings,
-            progress=progress,
-            epochs_progress=EpochLines(progress),
-        )
+        result = train(options.data, path, settings=settings, progress=progress,
+                       epochs_progress=EpochLines(progress))  # fmt: skip
     training = result.training
-    problem = _draw_curve(training)
-    data = {
-        "files": {**vars(files), "curve": None if problem else files.curve},
-        "best": training.best,
-        "history": training.history,
-        "stopped_early": training.stopped_early,
-        "predictions": result.predictions,
-        "report": result.report,
-        "ignored": result.ignored,
-    }
-    emit(as_json, data, training_text(result, no_curve=problem))
-
-
-def _draw_curve(training: TrainingResult) -> str:
-    """Draw the learning curve; return why there is none."""
-    from vit_export.cli.report.pictures import draw_picture
 
     def draw(path: Path) -> None:
         from vit_export.cli.report.training_plot import training_plot
 
         training_plot(training.history, path)
 
-    return draw_picture(training.files.curve, draw)
+    problem = draw_picture(files.curve, draw)
+    data = {
+        "files": {**vars(files), "curve": None if problem else files.curve},
+        **attributes(training, "best history stopped_early"),
+        **attributes(result, "predictions report ignored"),
+    }
+    emit(as_json, data, training_text(result, no_curve=problem))

@@ -3,96 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, PRECISIONS, Activation
 from vit_export.cli.console import attributes, emit, progress_bar
-from vit_export.cli.option_fields import (
-    GRAPH,
-    OUTPUT,
-    PRECISION,
-    SOURCE,
-    SectionCommand,
-    option,
-    takes,
-)
+from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import (
     CheckpointOptions,
     LabelsOption,
     PrecisionOptions,
     PreparationOptions,
     comma_separated,
-    json_option,
 )
 from vit_export.errors import UsageError
 from vit_export.variants import get_variant
-
-if TYPE_CHECKING:
-    from vit_export.pipeline.settings import ExportSettings
-    from vit_export.quantization.settings import QuantizeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOptions):
     """Options of `onnx`."""
 
-    module: str | None = option(SOURCE, "Export any nn.Module instead.", "PKG:FACTORY")
-    seed: int = option(SOURCE, "Of random weights.", default=0, type=click.IntRange(0, 2**63 - 1))
-    num_classes: int | None = option(SOURCE, "0 exports features.")
-    batch: str = option(GRAPH, "Batch size.", "dynamic|N", default="dynamic")
-    dynamic_size: bool = option(GRAPH, "Any height and width that are multiples of the patch size.")
-    opset: int | None = option(GRAPH, "20 by default, 23 with --attention op.")
+    module: str | None = option("Source", "Export any nn.Module instead.", "PKG:FACTORY")
+    seed: int = option("Source", "Of random weights.", default=0, type=click.IntRange(0, 2**63 - 1))
+    num_classes: int | None = option("Source", "0 exports features.")
+    batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
+    dynamic_size: bool = option("Graph", "Any height and width in multiples of the patch size.")
+    opset: int | None = option("Graph", "20 by default, 23 with --attention op.")
     attention: str = option(
-        GRAPH, "op: an Attention node per block", default="decomposed", choices=["decomposed", "op"]
+        "Graph", "op: an Attention node a block", default="decomposed", choices=["decomposed", "op"]
     )
-    outputs: str = option(GRAPH, "Any of logits,features,tokens.", default=LOGITS)
-    no_simplify: bool = option(GRAPH, "Leave the graph as torch exports it.")
+    outputs: str = option("Graph", "Any of logits,features,tokens.", default=LOGITS)
+    no_simplify: bool = option("Graph", "Leave the graph as torch exports it.")
     activation: Activation | None = option(
-        GRAPH, "How logits become scores; detected by default.", choices=ACTIVATIONS
+        "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
     )
-    precision: str = option(PRECISION, default="fp32", choices=PRECISIONS)
-    images: str | None = option(PRECISION, "Measure on these images as well.", "DIR")
-    external_data: bool = option(OUTPUT, "Store weights beside the file; above 2 GiB always.")
-    output: str | None = option(OUTPUT, "By default ./<variant>.onnx", "PATH", short="-o")
+    precision: str = option("Precision", default="fp32", choices=PRECISIONS)
+    images: Path | None = option("Precision", "Measure on these images as well.", "DIR")
+    external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
+    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
 
-    def check_source(self) -> None:
-        """Raise UsageError for a source that cannot be, before anything heavy is imported."""
+    def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):
             raise UsageError("--module stands alone: give neither --variant nor --weights with it")
         if self.variant is not None:
             get_variant(self.variant)
-
-    def settings(self) -> ExportSettings:
-        """Return the settings of the export."""
-        from vit_export.pipeline.settings import ExportSettings
-
-        return ExportSettings(
-            layout=self.layout,
-            reset_head=self.reset_head,
-            seed=self.seed,
-            overrides=self.overrides(num_classes=self.num_classes),
-            batch=_batch(self.batch),
-            dynamic_size=self.dynamic_size,
-            opset=self.opset,
-            attention=self.attention,
-            outputs=_outputs(self.outputs),
-            labels=self.class_names(),
-            preprocess=self.preparation(),
-            activation=self.activation,
-            images=self.images,
-            simplify=not self.no_simplify,
-            external_data=self.external_data,
-            quantize=self._quantize(),
-        )
-
-    def _quantize(self) -> QuantizeSettings | None:
-        if self.precision == "fp32":
-            self.check_stays_fp32()
-            return None
-        compared = self.images if self.max_drop is not None else None
-        return self.quantize_settings(images=compared)
 
     def source(self) -> Any:
         """Return what `export` takes as its source: a variant's name, a module, or `None`."""
@@ -111,16 +68,40 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
         return self.variant
 
 
-@click.command(cls=SectionCommand)
-@takes(OnnxOptions)
-@json_option
+@command(OnnxOptions)
 def onnx(options: OnnxOptions, as_json: bool) -> None:
     """Export a variant, a checkpoint or a module to a validated ONNX file."""
-    options.check_source()
     from vit_export.cli.report.exports import export_text
     from vit_export.pipeline.export import export
+    from vit_export.pipeline.settings import ExportSettings
 
-    settings, source = options.settings(), options.source()
+    quantize, outputs = None, tuple(comma_separated(options.outputs))
+    if not outputs:
+        raise UsageError("--outputs: expected at least one of logits, features, tokens")
+    if options.precision == "fp32":
+        options.check_stays_fp32()
+    else:
+        compared = options.images if options.max_drop is not None else None
+        quantize = options.quantize_settings(images=compared)
+    settings = ExportSettings(
+        layout=options.layout,
+        reset_head=options.reset_head,
+        seed=options.seed,
+        overrides=options.overrides(num_classes=options.num_classes),
+        batch=_batch(options.batch),
+        dynamic_size=options.dynamic_size,
+        opset=options.opset,
+        attention=options.attention,
+        outputs=outputs,
+        labels=options.class_names(),
+        preprocess=options.preparation(),
+        activation=options.activation,
+        images=options.images,
+        simplify=not options.no_simplify,
+        external_data=options.external_data,
+        quantize=quantize,
+    )
+    source = options.source()
     with progress_bar() as progress:
         result = export(
             source, options.output, weights=options.weights, settings=settings, progress=progress
@@ -136,10 +117,3 @@ def _batch(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch {text}: expected 'dynamic' or a number of images")
     return int(text)
-
-
-def _outputs(text: str) -> tuple[str, ...]:
-    names = tuple(comma_separated(text))
-    if not names:
-        raise UsageError("--outputs: expected at least one of logits, features, tokens")
-    return names

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from vit_export.cli.console import emit
-from vit_export.cli.option_fields import OUTPUT, SectionCommand, option, takes
-from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions, json_option
+from vit_export.cli.option_fields import command, option
+from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +17,16 @@ class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
     """Options of `predict`."""
 
     top: int = option(
-        OUTPUT,
+        "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
         default=5,
         type=click.IntRange(min=1),
     )
 
 
-@click.command(cls=SectionCommand)
+@command(PredictOptions)
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
-@takes(PredictOptions)
-@json_option
 def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_json: bool) -> None:
     """Classify images: files, folders or patterns such as "photos/*.jpg"."""
     from vit_export.cli.report.files import predictions_text
@@ -47,16 +45,14 @@ def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_
     classified: list[tuple[str, Any]] = []
     rows: list[dict[str, Any]] = []
     unreadable: list[ImageError] = []
-    for file, result in zip(
-        map(str, files), model.classify_each(files, top=options.top), strict=True
-    ):
-        row: dict[str, Any] = {"image": file, "provider": model.provider}
+    for file, result in zip(files, model.classify_each(files, top=options.top), strict=True):
+        row: dict[str, Any] = {"image": str(file), "provider": model.provider}
         if isinstance(result, ImageError):
             unreadable.append(result)
             rows.append(row | {"error": result.message})
-            continue
-        classified.append((file, result))
-        rows.append(row | {"top": result})
+        else:
+            classified.append((str(file), result))
+            rows.append(row | {"top": result})
     lines = [predictions_text(classified)] if classified else []
     lines.append(f"provider: {model.provider}")
     lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]

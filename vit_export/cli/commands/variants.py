@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import click
-
 from vit_export.cli.console import emit
-from vit_export.cli.option_fields import SectionCommand
-from vit_export.cli.options import json_option
+from vit_export.cli.option_fields import command
 from vit_export.variants import VARIANTS
 
 
-@click.command(cls=SectionCommand)
-@json_option
+@command()
 def variants(as_json: bool) -> None:
     """List the architectures that can be exported by name."""
     from vit_export.cli.report.files import variants_text

@@ -1,4 +1,4 @@
-"""How logits become scores is asked, read from the checkpoint, or seen in the outputs."""
+"""How logits become scores: an option, the checkpoint, or the outputs decide."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from vit_export.errors import UsageError
-from vit_export.pipeline.activation import choose_activation
-from vit_export.pipeline.record import record_golden
+from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import load_source
 from vit_export.progress import silent
@@ -30,9 +29,8 @@ def test_a_module_that_ends_in_a_softmax_or_sigmoid_is_recognised(last, asked, a
     """A second softmax would flatten its probabilities; an activation that is asked for is kept."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 5), last)
-    settings = ExportSettings(overrides={"img_size": 8}, activation=asked)
-    loaded = load_source(module, settings=settings)
-    chosen, notes = choose_activation(loaded, record_golden(loaded, None, silent), settings)
+    loaded = load_source(module, settings=ExportSettings(overrides={"img_size": 8}))
+    chosen, notes = choose_activation(loaded, record_golden(loaded, None, silent), asked)
     assert chosen == activation
     assert note in "".join(notes)
     assert bool(notes) == bool(note)
@@ -42,10 +40,10 @@ def test_the_activation_of_a_checkpoint_is_kept_and_noted(make_model):
     """A multi-label checkpoint of Hugging Face has sigmoids."""
     loaded = dataclasses.replace(load_source(make_model(depth=1)), activation="sigmoid")
     golden = record_golden(loaded, None, silent)
-    activation, notes = choose_activation(loaded, golden, ExportSettings())
+    activation, notes = choose_activation(loaded, golden, None)
     assert activation == "sigmoid"
     assert "sigmoid" in notes[0]
-    assert choose_activation(loaded, golden, ExportSettings(activation="none")) == ("none", ())
+    assert choose_activation(loaded, golden, "none") == ("none", ())
 
 
 def test_an_unknown_activation_is_refused():
