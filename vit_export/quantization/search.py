@@ -106,9 +106,7 @@ def _shortest_prefix(
     """Return the fewest units, those of the largest error first, that pass when they stay fp32.
 
     A bisection finds them. Where more units in fp32 give a larger error, fewer may pass as well.
-
-    Returns:
-        Units; `None` where not even all of them pass.
+    The result is `None` where not even all units pass.
     """
     order = [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
 
@@ -125,7 +123,7 @@ def _shortest_prefix(
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
-    """Return the layers without each that the others pass without; the last are tried first."""
+    """Drop each layer that may be converted too, the last ones first; return the others."""
     keep, dropped = frozenset(kept), True
     while dropped:
         dropped = False

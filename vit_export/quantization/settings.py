@@ -13,7 +13,6 @@ PRECISIONS = (*HALF_PRECISIONS, *INT8_PRECISIONS)
 RECIPES = ("mixed", "all")
 METHODS = ("percentile", "entropy", "max")
 PERCENTILE = 99.99
-BUDGET = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class QuantizeSettings:
     smooth: float | None = None
     images: str | os.PathLike[str] | None = None
     max_drop: float | None = None
-    budget: float = BUDGET
+    budget: float = 1 / 3
     explain: bool = False
 
     def __post_init__(self) -> None:

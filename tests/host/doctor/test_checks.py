@@ -207,6 +207,7 @@ def test_what_cuda_lacks_is_one_fault(
         probes.probe_onnxruntime: {"providers": [nvidia.CUDA]},
         probes.probe_provider: {"error": error} if error else {},
     }
+    monkeypatch.setattr(nvidia, "onnxruntime_wheels", lambda: ("onnxruntime-gpu",))
     monkeypatch.setattr(probes, "run_probe", lambda probe, *_: answers[probe])
     _, faults = found_by(checks.check_onnxruntime, (*with_gpu(cuda), *found))
     assert len(faults) == bool(what)
@@ -256,6 +257,7 @@ def test_the_rtx_plugin_is_active_when_it_offers_a_gpu(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, value: str, faults: int
 ) -> None:
     """A GPU that it does not support is no fault of the machine."""
+    monkeypatch.setattr(nvidia, "onnxruntime_wheels", lambda: ("onnxruntime",))
     monkeypatch.setattr(nvidia, "version_of", lambda *names: "0.5.0")
     monkeypatch.setattr(
         probes,

@@ -182,7 +182,7 @@ def test_shapes_are_checked_on_the_device_too(tiny_export, monkeypatch, x, reaso
     runner = OrtRunner(tiny_export.path, provider="cpu")
     shape = ("batch_size", 3, "height", "width")
     monkeypatch.setattr(runner, "inputs", (TensorSpec("pixel_values", "float32", shape),))
-    monkeypatch.setattr(runner, "options", TensorrtOptions(profile=(1, 2, 2)))
+    monkeypatch.setattr(runner, "profile", (1, 2, 2))
     for run in (runner.run_on_device, runner.run):
         with pytest.raises(InputError, match=reason):
             run({"pixel_values": x})

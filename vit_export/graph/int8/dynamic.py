@@ -25,7 +25,7 @@ from vit_export.graph.layers import layer_of
 
 
 def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = ()) -> Conversion:
-    """Convert an fp32 artifact, without the layers to keep; errors are those of `Int8Conversion`.
+    """Convert an fp32 artifact except for the layers to keep; see `Int8Conversion` for errors.
 
     Returns:
         Counts of converted nodes; `converted_nodes` of the written file must equal `narrowed`.

@@ -29,7 +29,7 @@ Int8 = NDArray[np.int8]
 
 
 def channel_scales(weight: Float32) -> Float32:
-    """Return the scale of each channel of a weight (K, N): positive, (N,); 1 for one of zeros.
+    """Return the positive scale (N,) of each channel of a weight (K, N); 1 for one of zeros.
 
     Raises:
         ValueError: A weight is not finite.

@@ -47,9 +47,6 @@ class RecordedRuns:
         self._recorded: dict[tuple[tuple[str, tuple[int, ...]], ...], _Recorded] = {}
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._recorded)
-
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Copy checked inputs to the buffers, replay the graph or record it, copy the outputs."""
         key = tuple(sorted((name, array.shape) for name, array in feeds.items()))

@@ -267,21 +267,20 @@ def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, Provid
     return options.provider, options
 
 
-def check_profile(options: ProviderOptions | None, shapes: Mapping[str, Sequence[int]]) -> None:
+def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) -> None:
     """Check that a batch is in the engine's profile; the provider would build another engine.
 
     Raises:
         InputError: The message names the input, its size and the profile.
     """
-    if not isinstance(options, EngineOptions) or options.profile is None:
+    if profile is None:
         return
-    smallest, _, largest = options.profile
-    for name, shape in shapes.items():
-        size = shape[0] if shape else 0
+    smallest, _, largest = profile
+    for name, (size, *_) in shapes.items():
         if not smallest <= size <= largest:
             raise InputError(
                 f"input {name!r} holds {size} images; the engine is built for {smallest} to "
-                f"{largest} (profile={options.profile})"
+                f"{largest} (profile={profile})"
             )
 
 

@@ -80,6 +80,7 @@ class OrtRunner:
         self.file = OnnxFile.read(path)
         self.file.check_external_data()
         self.manifest = self.file.manifest
+        self._patch_size = self.manifest.config.get("patch_size", 1) if self.manifest else 1
         self.rejected: dict[str, str] = {}
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
@@ -126,17 +127,10 @@ class OrtRunner:
         self._open_session = self._recorded = None
         trim_memory(collect=False)  # a session is in no reference cycle
 
-    @property
-    def _patch_size(self) -> int:
-        """Patch size of the manifest; dynamic heights and widths must be multiples of it."""
-        return int(self.manifest.config.get("patch_size", 1)) if self.manifest else 1
-
     def has_tensor(self, name: str) -> bool:
-        """Whether the graph computes a tensor of that name."""
         return name in self.file.values
 
     def expose(self, names: Collection[str]) -> OrtRunner:
-        """Return a runner of the same file and provider that returns inner tensors as well."""
         return OrtRunner(
             self.path,
             provider=self.provider,
@@ -162,7 +156,7 @@ class OrtRunner:
         if not self._records_graphs and not (arrays and self.provider not in ON_DEVICE):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds, patch_size=self._patch_size)
-        check_profile(self.options, {name: x.shape for name, x in feeds.items()})
+        check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
         with self._named_failures():
             if self._records_graphs:
                 return self._recorded_runs().run(feeds)
@@ -207,7 +201,7 @@ class OrtRunner:
         values = {s.name: _ort_value(s, feeds[s.name], self._device) for s in self.inputs}
         shapes = {name: value.shape() for name, value in values.items()}
         check_sizes(self.inputs, shapes, patch_size=self._patch_size)
-        check_profile(self.options, shapes)
+        check_profile(self.profile, shapes)
         binding = self._session.io_binding()
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
