@@ -57,11 +57,11 @@ def test_the_fields_of_any_architecture_are_inferred_from_shapes(
         img_size=patch * side, in_chans=channels, distilled=distilled, qkv_bias=qkv_bias,
         num_classes=classes, mean=(0.5,) * channels, std=(0.5,) * channels,
     )  # fmt: skip
-    seen = fields_from_shapes(dict(blank_model(config).state_dict()), source="x.pth")
+    fields = fields_from_shapes(dict(blank_model(config).state_dict()), source="x.pth")
     for name in ("embed_dim", "depth", "patch_size", "in_chans", "distilled", "qkv_bias"):
-        assert seen[name] == getattr(config, name)
-    assert seen["num_classes"] == classes
-    assert int(dim * seen["mlp_ratio"]) == hidden
+        assert fields[name] == getattr(config, name)
+    assert fields["num_classes"] == classes
+    assert int(dim * fields["mlp_ratio"]) == hidden
 
 
 def test_another_size_of_a_variant_has_its_heads() -> None:
@@ -72,7 +72,7 @@ def test_another_size_of_a_variant_has_its_heads() -> None:
 
 
 def test_a_size_is_inferred_though_the_variant_has_another() -> None:
-    """Where the user wants a third one, neither is a contradiction."""
+    """With --img-size, the sizes of file and variant may differ."""
     file, variant = get_variant("ti16", img_size=96), get_variant("ti16")
     with pytest.raises(CheckpointError, match="! img_size: file 96, vit_tiny_patch16_224 224"):
         resolved(file, variant=variant)
@@ -94,7 +94,7 @@ def test_an_absent_block_is_named() -> None:
 
 
 def test_a_blank_model_has_shapes_but_no_data() -> None:
-    """Even the largest one is there at once."""
+    """Even the largest one takes no time."""
     model = blank_model(get_variant("h14"))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not model.training

@@ -25,6 +25,7 @@ from vit_export.errors import CheckpointError, UsageError
 from vit_export.model.vit import create_model
 from vit_export.variants import ViTConfig, get_variant
 
+VARIANT = "deit_ti"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import json
@@ -34,7 +35,7 @@ from vit_export.variants import get_variant
 results = {{}}
 for source in {sources!r}:
     try:
-        fetched = fetch(source, variant=get_variant({variant!r}) if {variant!r} else None)
+        fetched = fetch(source, variant=get_variant({variant!r}))
     except VitExportError as error:
         results[source] = {{"error": type(error).__name__, "message": str(error)}}
     else:
@@ -45,7 +46,7 @@ print(json.dumps(results))
 
 @dataclass
 class Hub:
-    """Repositories by name, and the requests that came."""
+    """Repositories by name, and the requests received."""
 
     repositories: dict[str, Path]
     url: str = ""
@@ -130,7 +131,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (kinds["pickle"] / "config.json").write_bytes((kinds["hf"] / "config.json").read_bytes())
     model.save_pretrained(kinds["sharded"], max_shard_size="30KB")
     assert len(list(kinds["sharded"].glob("*.safetensors"))) > 1
-    deit = get_variant("deit_ti", depth=1, img_size=32, num_classes=2)
+    deit = get_variant(VARIANT, depth=1, img_size=32, num_classes=2)
     save_file(dict(create_model(deit).state_dict()), kinds["timm"] / "model.safetensors")
     (kinds["timm"] / "config.json").write_text(
         json.dumps({"architecture": "deit_tiny_distilled_patch16_224", "pretrained_cfg": {}})
@@ -151,9 +152,9 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
 @pytest.fixture(scope="module")
 def hub(repositories: dict[str, Path]) -> Iterator[Hub]:
     """The server; `fetch_all` clears its requests."""
-    found = Hub(dict(repositories))
-    server = serve(found)
-    yield found
+    hub = Hub(dict(repositories))
+    server = serve(hub)
+    yield hub
     server.shutdown()
     server.server_close()
 
@@ -161,14 +162,12 @@ def hub(repositories: dict[str, Path]) -> Iterator[Hub]:
 Results = dict[str, dict[str, str]]
 
 
-def fetch_all(
-    sources: list[str], home: Path, hub: Hub, *, variant: str | None = None, **environment: str
-) -> Results:
+def fetch_all(sources: list[str], home: Path, hub: Hub, **environment: str) -> Results:
     """Fetch in a new interpreter: huggingface_hub reads its environment once, when imported."""
     hub.requests.clear()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
-        [sys.executable, "-c", FETCH.format(sources=sources, variant=variant)],
+        [sys.executable, "-c", FETCH.format(sources=sources, variant=VARIANT)],
         env={**kept, "HF_HOME": str(home), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1",
              "no_proxy": "127.0.0.1", **environment},
         capture_output=True, text=True, check=False,
@@ -183,7 +182,9 @@ ABSENT = {
     "hf:someone/hf@v3": "no revision 'v3'",
     "hf:someone/empty": "expected one of model.safetensors, ",
 }
-PRESENT = ["hf:someone/hf", "hf:someone/sharded@v2", "hf:someone/timm", "hf:someone/pickle"]
+PRESENT = [
+    "hub", "hf:someone/hf", "hf:someone/sharded@v2", "hf:someone/timm", "hf:someone/pickle"
+]  # fmt: skip
 
 
 @dataclass
@@ -198,8 +199,9 @@ class Downloads:
 
 @pytest.fixture(scope="module")
 def downloads(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Downloads:
-    """Two interpreters that share a cache."""
+    """Two interpreters that share a cache; `hub` is the repository of a variant."""
     home = tmp_path_factory.mktemp("home")
+    hub.repositories[get_variant(VARIANT).hub] = hub.repositories["someone/timm"]
     online, requests = fetch_all([*PRESENT, *ABSENT], home, hub), list(hub.requests)
     offline = fetch_all([*PRESENT, "hf:someone/never"], home, hub, HF_HUB_OFFLINE="1")
     return Downloads(online, requests, offline, list(hub.requests))
@@ -249,19 +251,17 @@ def test_a_repository_that_is_not_cached_is_an_error_when_offline(downloads: Dow
 
 
 @pytest.mark.parametrize("source", ABSENT)
-def test_what_a_hub_does_not_have_is_an_error(source: str, downloads: Downloads) -> None:
-    """Repository, revision, weights."""
+def test_an_absent_repository_revision_or_weights_file_is_an_error(
+    source: str, downloads: Downloads
+) -> None:
+    """The message names which."""
     assert downloads.online[source]["error"] == "CheckpointError"
     assert ABSENT[source] in downloads.online[source]["message"]
 
 
-def test_the_repository_of_a_variant_is_downloaded(
-    hub: Hub, tmp_path: Path, repositories: dict[str, Path]
-) -> None:
+def test_the_repository_of_a_variant_is_downloaded(downloads: Downloads) -> None:
     """`--weights hub`."""
-    name = get_variant("deit_ti").hub
-    hub.repositories[name] = repositories["someone/timm"]
-    assert fetch_all(["hub"], tmp_path, hub, variant="deit_ti")["hub"]["name"] == f"{name}@{COMMIT}"
+    assert downloads.online["hub"]["name"] == f"{get_variant(VARIANT).hub}@{COMMIT}"
 
 
 def test_an_endpoint_that_is_no_hub_is_named(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_positions_are_left_alone_at_a_size_with_as_many_patches(
     size: tuple[int, int], given: Callable[..., Any], tmp_path: Path,
     compare: Callable[..., float],
 ) -> None:  # fmt: skip
-    """16 patches might be 4 x 4, but the user says which grid they are."""
+    """16 patches might be 4 x 4, but the user gives the grid."""
     torch.manual_seed(0)
     original = timm.models.VisionTransformer(**{"img_size": size, **SIZES}).eval()
     save_file(dict(original.state_dict()), tmp_path / "x.safetensors")
@@ -81,7 +81,7 @@ def test_a_size_in_config_json_decides_before_the_user(hf_folder: Callable[..., 
 def test_a_model_without_class_token_is_refused_by_that_name(
     overrides: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Neither the grid nor the image size is the reason."""
+    """The error does not blame the grid or the image size."""
     path = timm_file(tmp_path / "x.pth", class_token=False, global_pool="avg", fc_norm=False)
     with pytest.raises(CheckpointError, match="it has no class token, and") as error:
         load_checkpoint(path, overrides={**HEADS, **overrides})
@@ -107,7 +107,7 @@ def test_positions_without_one_for_the_class_token_are_named_as_a_cause(tmp_path
         ("regression", "none"),
     ],
 )
-def test_problem_type_says_how_logits_become_scores(
+def test_problem_type_decides_how_logits_become_scores(
     problem: str | None, activation: str, hf_folder: Callable[..., Path]
 ) -> None:
     """As transformers' pipelines use it."""
@@ -137,7 +137,7 @@ HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32
 def test_a_wrong_preprocessor_config_is_named_with_its_field(
     processor: Any, reason: str, hf_folder: Callable[..., Path]
 ) -> None:
-    """Not config.json beside it."""
+    """The error does not blame config.json."""
     folder = hf_folder(processor)
     with pytest.raises(CheckpointError, match=rf"/preprocessor_config\.json: {reason}") as error:
         load_checkpoint(folder)
@@ -157,7 +157,7 @@ def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
     assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.5,), (0.25,))
 
 
-# files that are none
+# pipes and devices
 
 
 def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_other_forms_of_labels_are_read(changes: dict[str, Any], hf_folder: Path
 
 
 def test_generic_labels_are_ignored(hf_folder: Path) -> None:
-    """LABEL_0 names nothing."""
+    """LABEL_0, LABEL_1, ... describe no classes."""
     edit(hf_folder / "config.json", id2label={str(n): f"LABEL_{n}" for n in range(3)})
     assert load_checkpoint(hf_folder).labels == ()
 
@@ -149,14 +149,14 @@ def test_a_config_json_of_an_unsupported_network_is_refused(
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
 def test_a_damaged_config_is_refused(text: str, hf_folder: Path) -> None:
-    """It says how to go on without it."""
+    """The hint: fix the file, or remove it."""
     (hf_folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"fix config\.json, or remove it to load"):
         load_checkpoint(hf_folder)
 
 
 def test_the_config_json_of_another_kind_of_model_is_ignored(hf_folder: Path) -> None:
-    """It says nothing about a ViT; then the heads are asked for."""
+    """It does not describe this model, so the number of heads is missing."""
     edit(hf_folder / "config.json", model_type="bert")
     with pytest.raises(CheckpointError, match="--set num_heads=N"):
         load_checkpoint(hf_folder)
@@ -233,7 +233,7 @@ def test_a_timm_config_gives_preparation_labels_and_heads(timm_folder: Path) -> 
 def test_the_crop_mode_of_timm_is_followed_or_reported(
     mode: str, expected: str, timm_folder: Path
 ) -> None:
-    """`border` is a third one, which a manifest cannot name."""
+    """A manifest has no mode `border`."""
     found = timm_loaded(timm_folder, pretrained_cfg={**TIMM["pretrained_cfg"], "crop_mode": mode})
     assert found.preprocess.crop_mode == expected
     assert ("crop_mode" in found.report.assumed) == (mode == "border")
@@ -247,7 +247,7 @@ def test_the_pooling_of_timm_is_followed_or_refused(timm_folder: Path) -> None:
 
 
 def test_the_architecture_of_timm_names_the_heads(timm_folder: Path, tmp_path: Path) -> None:
-    """Where it is one of ours and the arguments do not say so."""
+    """A variant of vit-export has that name, and model_args has no num_heads."""
     config = ViTConfig(
         variant="x", img_size=32, patch_size=8, embed_dim=36, depth=1, num_heads=3, num_classes=3
     )

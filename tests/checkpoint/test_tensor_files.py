@@ -88,7 +88,7 @@ def test_wrappers_of_training_scripts_are_removed(
 
 
 def test_entries_beside_the_weights_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
-    """An optimizer is left aside, and that the averaged copy was taken is said."""
+    """Such as the optimizer; a note names the averaged copy that was chosen."""
     path = tmp_path / "checkpoint.pth"
     torch.save({"model_ema": state, "model": state, "optimizer": {}, "epoch": 1}, path)
     file = open_tensors(path)
@@ -99,7 +99,7 @@ def test_entries_beside_the_weights_are_listed(state: dict[str, Tensor], tmp_pat
 def test_prefixes_are_removed_from_safetensors_too(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Whatever the file, names are what the layouts expect."""
+    """The layouts expect names without them."""
     save_file({f"module.{n}": t for n, t in state.items()}, tmp_path / "x.safetensors")
     assert same(tmp_path / "x.safetensors", state)
 
@@ -119,6 +119,23 @@ def test_bfloat16_survives_numpy(tmp_path: Path) -> None:
     file = open_tensors(tmp_path / "x.npz")
     assert file.tensors["w"].dtype == torch.bfloat16
     assert torch.equal(file.read("w"), tensor)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantised tensors
+def test_quantised_and_sparse_tensors_can_lie_in_a_file(tmp_path: Path) -> None:
+    """Quantised ones are listed as whole numbers, which the model cannot use; sparse ones load."""
+    quantised = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+    torch.save({"q": quantised, "s": torch.eye(3).to_sparse()}, tmp_path / "x.pth")
+    file = open_tensors(tmp_path / "x.pth")
+    assert not file.tensors["q"].is_floating_point()
+    assert torch.equal(file.read("s"), torch.eye(3))
+
+
+def test_tensors_without_data_are_refused_by_name(tmp_path: Path) -> None:
+    """Training in shards can save placeholders on torch's device 'meta'."""
+    torch.save({"a": torch.ones(1), "b": torch.empty(2, device="meta")}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"holds 1 tensors without data .*first is b"):
+        open_tensors(tmp_path / "x.pth")
 
 
 # folders and shards
@@ -145,7 +162,7 @@ def test_shards_are_read_as_one_file(state: dict[str, Tensor], tmp_path: Path) -
 
 
 def test_a_shard_that_is_absent_is_named(state: dict[str, Tensor], tmp_path: Path) -> None:
-    """Not the first missing file of the operating system, but all of them."""
+    """All missing files are listed."""
     index = shards(tmp_path, state)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="not beside it: model-00002-of-00002"):
@@ -162,7 +179,7 @@ def test_an_index_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "no json", '{"weight_map": 3}', "[]"])
 def test_a_json_that_is_no_index_is_refused(text: str, tmp_path: Path) -> None:
-    """Whatever stands in it."""
+    """Any other content."""
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
     with pytest.raises(CheckpointError, match="is not the index of a sharded file"):
@@ -189,7 +206,7 @@ def test_the_weights_of_a_folder_are_found(
     assert same(tmp_path, state)
 
 
-def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_an_error_that_lists_the_expected_names(tmp_path: Path) -> None:
     """An empty folder, and one with two candidates."""
     with pytest.raises(CheckpointError, match=r"holds no weights: expected one of model\.safe"):
         open_tensors(tmp_path)
@@ -199,7 +216,7 @@ def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> Non
         open_tensors(tmp_path)
 
 
-# damaged, foreign and hostile
+# damaged, unknown and hostile files
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -253,7 +270,7 @@ class Hostile:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_in_a_pickle_does_not_run(legacy: bool, tmp_path: Path) -> None:
-    """It is refused by name, with the way to convert a file that one trusts."""
+    """The error names the function, and shows how to convert a trusted file."""
     marker, path = tmp_path / "ran", tmp_path / "hostile.pth"
     torch.save({"a": Hostile(marker)}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=r"needs \w+\.system") as error:
@@ -273,7 +290,7 @@ def test_code_in_an_npz_does_not_run(tmp_path: Path) -> None:
 
 
 def test_an_array_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
-    """Before memory for it is asked for."""
+    """Before memory is allocated for it."""
     header = io.BytesIO()
     shape = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 8)}
     np.lib.format.write_array_header_1_0(header, shape)  # type: ignore[arg-type]
@@ -292,7 +309,7 @@ def test_a_pickled_module_is_refused_with_the_way_to_convert_it(tmp_path: Path) 
 
 
 def test_settings_beside_the_weights_are_refused_as_code_is(tmp_path: Path) -> None:
-    """An argparse.Namespace needs a class too: named, with the way out."""
+    """The error names the class argparse.Namespace."""
     torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"needs argparse\.Namespace"):
         open_tensors(tmp_path / "x.pth")
@@ -328,7 +345,7 @@ def test_a_zip_archive_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_torch_without_a_state_dict_is_refused(
     content: object, match: str, tmp_path: Path
 ) -> None:
-    """Saved by torch, but no weights of a model."""
+    """Files of torch.save that hold something else."""
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=match):
         open_tensors(tmp_path / "x.pth")

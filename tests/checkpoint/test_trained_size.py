@@ -11,7 +11,7 @@ from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError
 
 
-def found(positions: int, num_prefix_tokens: int = 1, **sizes: Any) -> Any:
+def size_of(positions: int, num_prefix_tokens: int = 1, **sizes: Any) -> Any:
     """The size of a model with patches of 8 px."""
     return trained_size(
         torch.empty(1, positions, 8),
@@ -38,12 +38,12 @@ def test_the_first_size_with_as_many_patches_is_taken_and_else_a_square(
     patches: int, sizes: dict[str, Any], expected: Any
 ) -> None:
     """A position embedding shows only the number of patches."""
-    assert found(1 + patches, **sizes) == expected
+    assert size_of(1 + patches, **sizes) == expected
 
 
 def test_there_is_no_size_without_positions() -> None:
     """Or with a class token only."""
-    assert found(1) is None
+    assert size_of(1) is None
     assert trained_size(None, patch_size=8, num_prefix_tokens=1, sizes={}, source="x") is None
 
 
@@ -51,11 +51,11 @@ def test_there_is_no_size_without_positions() -> None:
 def test_an_unknown_size_is_an_error_that_lists_the_possible_ones(user: Any) -> None:
     """12 patches, and no size that makes so many."""
     with pytest.raises(CheckpointError, match=r"one of 24x32, 16x48, 8x96 px, or height") as error:
-        found(14, 2, user=user)
+        size_of(14, 2, user=user)
     assert "no_embed_class" not in str(error.value)
 
 
 def test_positions_without_one_for_the_class_token_are_named_as_a_possible_cause() -> None:
     """225 positions: 14 x 16 patches and a class token, or 15 x 15 patches (FlexiViT)."""
     with pytest.raises(CheckpointError, match=r"positions are 15 x 15 patches .*no_embed_class"):
-        found(225)
+        size_of(225)

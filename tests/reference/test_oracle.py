@@ -21,7 +21,7 @@ IMAGES = GENERATOR.standard_normal((9, 3, 32, 32)).astype(np.float32)
 
 
 def in_double(module: nn.Module, array: np.ndarray = IMAGES) -> Any:
-    """What a copy of the whole module gives in float64, eight images at a time."""
+    """Outputs of a copy of the whole module in float64."""
     exact = copy.deepcopy(module).double()
     with torch.no_grad():
         return exact(torch.from_numpy(array).double())
@@ -78,8 +78,8 @@ def test_the_model_is_float32_again_after_a_failure(make_model):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_only_the_block_that_runs_is_widened(make_model):
-    """What keeps a large model from being held twice."""
+def test_only_the_block_that_runs_is_in_float64(make_model):
+    """So a large model is not held twice."""
     model = make_model()
     wide: list[list[bool]] = []
 
@@ -116,7 +116,7 @@ def test_tokens_are_subsampled_like_a_block(make_model):
 
 
 def test_a_subsample_ends_with_the_size_of_its_row():
-    """Short rows repeat elements, long ones are spread over evenly."""
+    """Short rows repeat elements, long rows are sampled evenly."""
     short = subsample(torch.arange(6.0).reshape(2, 3))
     assert short.shape == (2, 257)
     assert short[:, -1].tolist() == [3, 3]
@@ -128,7 +128,7 @@ def test_a_subsample_ends_with_the_size_of_its_row():
 
 @pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_module_that_is_not_in_float32_is_refused(make_model, cast):
-    """Its own rounding could not be told from the artifact's."""
+    """Its rounding errors would mix with those of the artifact."""
     model = make_model().to(cast)
     with pytest.raises(ExportError, match=r"(?s)only modules in float32 .*call \.float\(\)"):
         record(vit_outputs(model), {"pixel_values": IMAGES[:1]})
@@ -169,7 +169,7 @@ def test_weights_that_overflow_in_float32_only_are_refused(make_model):
 
 
 class Casting(nn.Module):
-    """Asks for float32 whatever it is given."""
+    """Always casts to float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Casting(nn.Module):
 
 
 def test_a_forward_that_casts_is_refused_with_the_reason():
-    """Its result would not be float64."""
+    """The reference would not be float64."""
     module = Casting()
     with pytest.raises(ExportError, match=r"(?s)Casting fails in float64.*fixed dtype"):
         record(module_outputs(module, [torch.zeros(2, 3, 8, 8)]), {"x": IMAGES[:2]})
@@ -212,7 +212,7 @@ def small_cnn() -> nn.Module:
 
 @pytest.mark.parametrize("make", [Encoder, small_cnn])
 def test_any_module_is_recorded_the_same_way(make):
-    """With the names that it gives."""
+    """Under the output names of the module."""
     torch.manual_seed(0)
     module = make().eval()
     golden = record(module_outputs(module, [torch.zeros(2, 3, 32, 32)]), {"x": IMAGES[:8]})
@@ -226,7 +226,7 @@ def test_any_module_is_recorded_the_same_way(make):
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 
-def test_whole_numbers_stay_whole():
+def test_integer_inputs_are_not_converted():
     """A second input of token numbers is not converted."""
 
     class Lookup(nn.Module):

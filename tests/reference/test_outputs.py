@@ -14,7 +14,7 @@ from vit_export.reference.outputs import Outputs, find_blocks, module_outputs, v
 
 
 class Body(nn.Module):
-    """A few layers whose result is wrapped as told."""
+    """A few layers; `wrap` is applied to their result."""
 
     def __init__(self, wrap: Any = lambda x: x) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def _values(found: Any) -> Any:
     ],
 )
 def test_other_results_than_tensors_are_refused(wrap, complaint):
-    """Named by what was found."""
+    """The error names what was returned."""
     with pytest.raises(ExportError, match=complaint):
         module_outputs(Body(wrap), IMAGES)
 
@@ -101,8 +101,8 @@ def test_hooks_are_gone_after_use():
     assert hooks(body) == 0
 
 
-def test_taps_are_what_leaves_the_blocks():
-    """In order, and reduced as told."""
+def test_taps_are_the_outputs_of_the_blocks():
+    """In order, and reduced by `keep_tap`."""
     body = Body().eval()
     model = module_outputs(body, IMAGES)
     first = body.layers[0](body.stem(*IMAGES))
@@ -162,7 +162,7 @@ def test_blocks_that_are_never_called_are_no_taps():
     ids=["tuple", "dict", "no tensor first"],
 )
 def test_blocks_that_return_more_than_a_tensor(result, taps):
-    """The first of a tuple leaves the block; anything else is not looked at."""
+    """Of a tuple the first element is the tap; other results are ignored."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -201,7 +201,7 @@ def test_the_longest_list_of_alike_modules_with_weights_is_the_encoder():
     assert find_blocks(nn.Linear(2, 2)) == []
 
 
-def test_our_model_gives_what_was_asked_for_and_always_its_features(make_model):
+def test_our_model_returns_the_requested_outputs_and_always_its_features(make_model):
     """So that a zero head cannot hide a broken body."""
     model = make_model()
     assert vit_outputs(model).names == ("logits", "features")
@@ -216,7 +216,7 @@ def test_our_model_gives_what_was_asked_for_and_always_its_features(make_model):
 
 
 def test_a_model_without_head_has_no_logits(make_model):
-    """What it gives are its features."""
+    """It returns its features."""
     assert vit_outputs(make_model(num_classes=0)).names == ("features",)
 
 

@@ -1,4 +1,4 @@
-"""Emulated half precision compared with torch's own."""
+"""Emulated half precision, compared with torch's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vit_export.reference.precision import Rounding, in_half, round_to
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_it_is_as_far_from_float32_as_torch_in_half(make_model, dtype):
+def test_emulated_half_precision_is_as_far_from_float32_as_torchs_own(make_model, dtype):
     """Both round after every operation; the order of sums differs, so not to the bit."""
     model = make_model(depth=6, embed_dim=96)
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,7 @@ def test_parameters_are_as_before_even_where_the_model_fails(make_model):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
-def test_every_result_lies_on_the_grid_of_the_type():
+def test_every_result_is_rounded_to_the_half_type():
     """Views and whole numbers are left alone."""
     x = torch.randn(50, generator=torch.Generator().manual_seed(0))
     with Rounding(torch.float16):

@@ -176,12 +176,12 @@ def test_narrow_digits_models_give_the_same_classes(
 
 @pytest.mark.slow
 def test_a_short_training_recognises_most_test_scans(tmp_path):
-    """Through the script, with a fourth of its epochs."""
-    command = [sys.executable, DIGITS / "train.py", tmp_path, "--epochs", "10"]
+    """Through the script, with an eighth of its epochs."""
+    command = [sys.executable, DIGITS / "train.py", tmp_path, "--epochs", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     last = done.stdout.splitlines()[-1]
     assert last.startswith("seed 1: ")
-    assert float(last.split()[7].rstrip("%")) > 85, last
+    assert float(last.split()[7].rstrip("%")) > 60, last
     assert (tmp_path / "digits.onnx").is_file()
 
 

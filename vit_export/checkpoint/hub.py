@@ -8,14 +8,17 @@ from pathlib import Path
 from types import ModuleType
 
 from vit_export.checkpoint.metadata import CONFIG, PROCESSOR
-from vit_export.checkpoint.tensor_files import FOLDER_NAMES
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.variants import VARIANTS, ViTConfig
 
+FILE_NAMES = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 BESIDE = (CONFIG, PROCESSOR)
 DOWNLOADS = (  # tried in turn until there are weights
-    (*FOLDER_NAMES[:2], "model-*.safetensors", *BESIDE),
-    (*FOLDER_NAMES[2:], "pytorch_model-*.bin", *BESIDE),
+    (*FILE_NAMES[:2], "model-*.safetensors", *BESIDE),
+    (*FILE_NAMES[2:], "pytorch_model-*.bin", *BESIDE),
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -69,7 +72,7 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Location:
         raise _unreachable(repository, huggingface_hub.constants)
     if path is None:
         raise CheckpointError(
-            f"{repository} holds no weights: expected one of {', '.join(FOLDER_NAMES)}"
+            f"{repository} holds no weights: expected one of {', '.join(FILE_NAMES)}"
         )
     name = f"{repository}@{path.parent.name}"
     return Location(path=path, name=name, stem=repository.rpartition("/")[2])
@@ -100,7 +103,7 @@ def _download(hub: ModuleType, repository: str, revision: str | None) -> Path | 
         folder = Path(
             hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
         )
-        for name in FOLDER_NAMES:
+        for name in FILE_NAMES:
             if (folder / name).exists():
                 return folder / name
     return None

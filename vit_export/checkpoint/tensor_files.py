@@ -20,17 +20,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_export.artifact.open_file import open_file, read_text
+from vit_export.checkpoint.hub import FILE_NAMES
 from vit_export.checkpoint.npz import npz_shapes, read_npz
 from vit_export.checkpoint.pickles import load_pickled, select_state_dict
 from vit_export.errors import CheckpointError
 
 INDEX_SUFFIX = ".index.json"
-FOLDER_NAMES = (
-    "model.safetensors",
-    "model.safetensors" + INDEX_SUFFIX,
-    "pytorch_model.bin",
-    "pytorch_model.bin" + INDEX_SUFFIX,
-)
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HEAD_BYTES = 512
 PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
@@ -90,7 +85,7 @@ def _without_prefixes(file: TensorFile) -> TensorFile:
 
 def _in_folder(folder: Path) -> Path:
     """The weights in a folder: under a name of the hub, or the only file of a known kind."""
-    for name in FOLDER_NAMES:
+    for name in FILE_NAMES:
         if (folder / name).exists():
             return folder / name
     files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
@@ -101,7 +96,7 @@ def _in_folder(folder: Path) -> Path:
         )
     if not files:
         raise CheckpointError(
-            f"{folder} holds no weights: expected one of {', '.join(FOLDER_NAMES)}, or one file "
+            f"{folder} holds no weights: expected one of {', '.join(FILE_NAMES)}, or one file "
             f"that ends in {', '.join(WEIGHT_SUFFIXES)}"
         )
     return files[0]
@@ -149,6 +144,7 @@ def _open_zip(path: Path) -> TensorFile:
     )
 
 
+OTHER = torch.uint8  # stands for all types that are refused where the model needs the tensor
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -168,12 +164,11 @@ def _open_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {}
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                # uint8 stands for other types; where the model needs the tensor they are refused
-                dtype = SAFETENSORS_DTYPES.get(part.get_dtype(), torch.uint8)
-                tensors[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: _meta(part.get_shape(), SAFETENSORS_DTYPES.get(part.get_dtype(), OTHER))
+                for name, part in slices.items()
+            }
     except SafetensorError as error:
         raise _truncated(path, f"safetensors cannot read it: {error}") from error
 
@@ -221,14 +216,27 @@ def _open_shards(index: Path) -> TensorFile:
 
 def _open_pickle(path: Path, *, mmap: bool) -> TensorFile:
     state_dict, aside, notes = select_state_dict(load_pickled(path, mmap=mmap), source=str(path))
+    if empty := [name for name, tensor in state_dict.items() if tensor.is_meta]:
+        raise CheckpointError(
+            f"{path} holds {len(empty)} tensors without data (on the device 'meta'), the first is "
+            f"{empty[0]}",
+            hint="save the state dict again after all weights are loaded or gathered",
+        )
     return TensorFile(
         path=path,
         parts=(path,),
-        tensors={name: tensor.to("meta") for name, tensor in state_dict.items()},
-        read=state_dict.__getitem__,
+        tensors={
+            name: _meta(tensor.shape, OTHER if tensor.is_quantized else tensor.dtype)
+            for name, tensor in state_dict.items()
+        },
+        read=lambda name: state_dict[name].to_dense(),
         aside=aside,
         notes=notes,
     )
+
+
+def _meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _truncated(path: Path, what: str) -> CheckpointError:

@@ -18,15 +18,7 @@ class EpochRecord:
     val_accuracy: float
     time_s: float
 
-    def better_than(self, other: EpochRecord) -> bool:
-        """Whether more validation images are right or, of equally many, the loss is smaller."""
-        scores = ((record.val_accuracy, -record.val_loss) for record in (self, other))
-        return next(scores) > next(scores)
-
 
 def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
-    """Return the best epoch, the earliest of equals."""
-    best = history[0]
-    for record in history[1:]:
-        best = record if record.better_than(best) else best
-    return best
+    """Return the first epoch with the most correct validation images and, of these, least loss."""
+    return max(history, key=lambda record: (record.val_accuracy, -record.val_loss))

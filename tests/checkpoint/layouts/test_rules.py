@@ -39,7 +39,7 @@ EACH_SQUARE = pytest.mark.parametrize("size", SQUARE, ids=lambda s: f"{s.width}x
 
 
 def loaded(path: Path, size: Size, **overrides: Any) -> Loaded:
-    """Load with what cannot be seen: the number of heads, and a grid that is not square."""
+    """Load with settings that tensors do not show: the heads, and a size that is not square."""
     settings: dict[str, Any] = {"num_heads": size.heads, **overrides}
     if size.height != size.columns:
         settings["img_size"] = size.image
@@ -89,7 +89,7 @@ def test_a_distilled_timm_model_computes_the_same(
 def test_an_averaging_timm_model_without_fc_norm_computes_the_same(
     size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
-    """Average pooling after the norm: the names cannot show it, the user says it."""
+    """Average pooling after the norm does not show in the names: the user sets it."""
     original = randomised(timm_vit(size, global_pool="avg", fc_norm=False))
     found = loaded(saved(original.state_dict(), tmp_path), size, global_pool="avg")
     assert compare(found.model, original) < EXACT
@@ -99,7 +99,7 @@ def test_an_averaging_timm_model_without_fc_norm_computes_the_same(
 def test_separate_queries_keys_and_values_are_joined(
     form: str, tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
-    """A timm model whose fused matrix was taken apart."""
+    """A timm model whose joined matrix was split."""
     size = SQUARE[0]
     original = randomised(timm_vit(size))
     state = dict(original.state_dict())
@@ -159,10 +159,10 @@ def test_the_first_release_of_timm_has_pre_logits(tmp_path: Path, randomised: Ra
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_parts_that_our_model_lacks_are_refused_by_name(
+def test_parts_that_the_model_lacks_are_refused_by_name(
     options: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
-    """A model that would load in part would compute something else."""
+    """A model that loads without them computes something else."""
     state = timm_vit(SQUARE[0], **options).state_dict()
     with pytest.raises(CheckpointError, match="has parts that vit-export") as error:
         loaded(saved(state, tmp_path), SQUARE[0])
@@ -184,7 +184,7 @@ HF_CLASSIFIERS = [
 def test_a_hugging_face_folder_computes_the_same(
     name: str, size: Size, tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
-    """As `save_pretrained` writes it: nothing has to be told."""
+    """A folder of `save_pretrained` needs no settings."""
     original = randomised(hf_model(name, size))
     original.save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path)
@@ -226,7 +226,7 @@ def test_the_pooler_of_a_hugging_face_backbone_becomes_pre_logits(
 def test_the_pooler_of_a_distilled_backbone_is_unused(
     tmp_path: Path, randomised: Randomised
 ) -> None:
-    """DeiTModel: its tokens come out, its pooler reads one token where ours reads two."""
+    """The tokens are equal; DeiTModel's pooler reads one token, vit-export's features two."""
     original = randomised(hf_model("DeiTModel", SQUARE[0]))
     original.save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path)
@@ -283,13 +283,14 @@ def test_a_torchvision_model_computes_the_same(
 
 
 @EACH
-@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
-@pytest.mark.parametrize("pre_logits", [0, 20])
+@pytest.mark.parametrize(
+    ("prefix", "pre_logits"), [("", 0), ("", 20), ("params/", 20), ("opt/target/", 0)]
+)
 @pytest.mark.parametrize("big_vision", [False, True])
 def test_a_google_npz_computes_the_same(
     size: Size, prefix: str, pre_logits: int, big_vision: bool, tmp_path: Path
 ) -> None:
-    """The number of heads is in the shapes, so that it has not to be told."""
+    """The shapes show the number of heads."""
     arrays = google_arrays(size, big_vision=big_vision, pre_logits=pre_logits)
     path = tmp_path / "ViT.npz"
     np.savez(path, **{prefix + name: array for name, array in arrays.items()})
@@ -339,13 +340,13 @@ def test_the_number_of_heads_of_a_notebook_model_must_be_given(tmp_path: Path) -
     assert found.report.assumed["num_heads"] == "3, from variant vit_mnist_28"
 
 
-# what a wrong conversion would look like
+# wrong conversions
 
 SMALL = Size(32, 1, 4, 8, 16, 16, 5, 64)
 
 
 def originals(size: Size) -> dict[str, dict[str, Tensor]]:
-    """A state of every layout."""
+    """A state dict in every layout."""
     google = google_arrays(size, big_vision=False)
     vision = google_arrays(size, big_vision=True)
     tv = torchvision.models.VisionTransformer(
@@ -364,8 +365,8 @@ def originals(size: Size) -> dict[str, dict[str, Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit_export"])
-def test_every_tensor_of_a_file_matters(layout: str, tmp_path: Path) -> None:
-    """Take out each tensor in turn: never does a model load without it."""
+def test_every_tensor_of_a_file_is_needed(layout: str, tmp_path: Path) -> None:
+    """No file loads when any one of its tensors is removed."""
     state = originals(SQUARE[0])[layout]
     for name in state:
         rest = {other: tensor for other, tensor in state.items() if other != name}
@@ -390,7 +391,7 @@ def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) 
 
     expected = logits(state)
     for name, tensor in state.items():
-        # softmax does not see what is added to all keys alike
+        # softmax ignores what is added to all keys alike
         key_bias = name.endswith(("/key/bias", "k_proj.bias"))
         changed = logits({**state, name: tensor + 0.1 * torch.randn_like(tensor)})
         difference = (changed - expected).abs().max() / expected.abs().max()
@@ -438,7 +439,7 @@ def test_a_permuted_or_transposed_tensor_fails_the_comparison(
     mutate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
     tmp_path: Path,
 ) -> None:
-    """What a wrong conversion would do, done to the file: far outside of the tolerance."""
+    """The error of a wrong conversion is far above the tolerance."""
     state = {
         name: tensor + 0.1 * torch.randn_like(tensor)
         for name, tensor in originals(SQUARE[0])[layout].items()
@@ -451,7 +452,7 @@ def test_a_permuted_or_transposed_tensor_fails_the_comparison(
 
 
 def test_an_untransposed_kernel_does_not_fit(tmp_path: Path) -> None:
-    """Where the widths differ the shapes tell, with both of them in the error."""
+    """The error shows both shapes."""
     state = originals(SQUARE[0])["google_jax"]
     name = f"{_JAX0}/MlpBlock_3/Dense_0/kernel"
     path = saved({**state, name: state[name].T}, tmp_path)

@@ -68,10 +68,6 @@ class Layout:
         expression = re.compile(f"(?P<prefix>{self.prefix}){body}")
         return (match for name in names if (match := expression.fullmatch(name)))
 
-    def contains(self, template: str, names: Iterable[str]) -> bool:
-        """Whether any name matches a template."""
-        return any(True for _ in self.matches(template, names))
-
 
 @dataclass(frozen=True)
 class Step:
@@ -99,9 +95,9 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
     incomplete: dict[str, tuple[str, ...]] = {}
     matched: set[str] = set()
     for rule in layout.rules:
-        if rule.when and not layout.contains(rule.when, present):
+        if rule.when and not any(layout.matches(rule.when, present)):
             continue
-        if any(layout.contains(template, present) for template in rule.unless):
+        if any(match for template in rule.unless for match in layout.matches(template, present)):
             continue
         targets: dict[str, dict[str, str]] = {}
         for template in rule.sources:

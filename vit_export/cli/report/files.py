@@ -61,17 +61,13 @@ def onnx_file_text(file: OnnxFile) -> str:
 
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     weights, preprocess, labels = manifest.weights, manifest.preprocess, manifest.labels
+    first_labels = ", ".join([*labels[:5], "..."] if len(labels) > 5 else labels)
     origin = ", ".join(filter(None, (weights.source, weights.layout, weights.sha256[:12])))
     rows = [
         ("variant", f"{manifest.variant}, {manifest.precision}"),
         ("weights of", origin),
         *(("", change) for change in weights.changes[:10]),
-        (
-            "labels",
-            f"{len(labels)}: {', '.join(labels[:5])}{', ...' if len(labels) > 5 else ''}"
-            if labels
-            else "none in the file",
-        ),
+        ("labels", f"{len(labels)}: {first_labels}" if labels else "none in the file"),
     ]
     if preprocess is not None:
         height, width = preprocess.size
