@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vit_export import errors, runtime
 from vit_export.errors import ProviderError, UsageError
 from vit_export.runtime import CudaOptions, engine_check, load, load_engine
 
@@ -90,3 +91,12 @@ except ProviderError as error:
     assert message.endswith("is not installed")
     assert hint.startswith("hint: pip install")
     assert f"[{extra}]" in hint
+
+
+def test_the_errors_of_loading_and_running_are_importable_from_the_runtime():
+    """A program on a device needs one module."""
+    for name in ("VitExportError", "ArtifactError", "GateError", "ImageError", "ProviderError"):
+        assert getattr(runtime, name) is getattr(errors, name)
+    assert set(runtime.__all__) <= set(dir(runtime)) | {
+        "CudaOptions", "Model", "Prediction", "TensorrtOptions", "TensorrtRtxOptions"
+    }  # fmt: skip

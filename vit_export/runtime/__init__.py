@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.errors import ProviderError, UsageError
+from vit_export.errors import (
+    ArtifactError,
+    DataError,
+    EngineError,
+    GateError,
+    ImageError,
+    InputError,
+    ProviderError,
+    UsageError,
+    VitExportError,
+)
 
 if TYPE_CHECKING:
     from vit_export.runtime.model import Model
@@ -32,12 +42,21 @@ if TYPE_CHECKING:
     from vit_export.runtime.prediction import Prediction
 
 __all__ = [
+    "ArtifactError",
     "CudaOptions",
+    "DataError",
+    "EngineError",
+    "GateError",
+    "ImageError",
+    "InputError",
     "Model",
     "Prediction",
     "Preprocess",
+    "ProviderError",
     "TensorrtOptions",
     "TensorrtRtxOptions",
+    "UsageError",
+    "VitExportError",
     "load",
     "load_engine",
 ]
