@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from vit_export import errors
-from vit_export.errors import UsageError, VitExportError, nearest
+from vit_export.errors import UsageError, VitExportError, nearest, with_article
 
 TREE = [
     member
@@ -56,3 +56,8 @@ def test_the_hint_is_on_its_own_line():
     assert str(UsageError("plain")) == "plain"
     copied = pickle.loads(pickle.dumps(error))
     assert (copied.message, copied.hint) == (error.message, error.hint)
+
+
+@pytest.mark.parametrize("found", ["a list", "an int", "an ndarray", "an OrderedDict"])
+def test_the_article_fits_the_noun(found):
+    assert with_article(found.split()[1]) == found

@@ -141,7 +141,7 @@ REFUSED = [
     ({"img_size": "1x2x3"}, "expected a size, such as 224"),
     ({"img_size": []}, "expected a size"),
     ({"img_size": "large"}, "expected a size"),
-    ({"mean": "a,b,c"}, "expected tuple"),
+    ({"mean": "a,b,c"}, "expected numbers separated by commas, e.g. 0.5,0.5,0.5"),
     ({"mlp_ratio": "wide"}, "expected float"),
 ]  # fmt: skip
 

@@ -88,6 +88,12 @@ class OutputError(VitExportError):
     """An output file cannot be written."""
 
 
+def with_article(noun: str) -> str:
+    """Return a noun behind its article: `"a list"`, `"an int"`."""
+    article = "an" if noun.lower().startswith((*"aeiou", "ndarray")) else "a"
+    return f"{article} {noun}"
+
+
 def nearest(word: str, known: Iterable[str], *, most: int = 3) -> str:
     """Return a clause that suggests the known words nearest to a mistyped one.
 

@@ -196,10 +196,12 @@ def parse_field(name: str, value: Any, current: Any) -> Any:
             raise ValueError
         return type(current)(value)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        kind = "a size" if name == "img_size" else f"{type(current).__name__}"
-        raise ConfigError(
-            f"cannot set {name}={value!r}: expected {kind}, such as {current!r}"
-        ) from error
+        if isinstance(current, tuple):
+            expected = "numbers separated by commas, e.g. 0.5,0.5,0.5"
+        else:
+            kind = "a size" if name == "img_size" else type(current).__name__
+            expected = f"{kind}, such as {current!r}"
+        raise ConfigError(f"cannot set {name}={value!r}: expected {expected}") from error
 
 
 def _parse_size(value: Any) -> int | tuple[int, int]:

@@ -172,8 +172,10 @@ DAMAGED = {
 def test_a_file_that_is_no_golden_file_is_refused(tmp_path, what):
     path = tmp_path / "odd.golden.npz"
     path.write_bytes(DAMAGED[what])
-    with pytest.raises(ArtifactError, match=r"odd\.golden\.npz: not a golden file"):
+    with pytest.raises(ArtifactError, match=r"odd\.golden\.npz: not a golden file") as caught:
         Golden.read(path)
+    assert "pickle" not in str(caught.value)
+    assert "NAME.golden.npz" in caught.value.hint
 
 
 WHOLE_ARRAYS = {

@@ -174,6 +174,7 @@ WRONG = [
     (2, ["onnx", "--variant", "mnist", "--set", "depth"], "expected field=value"),
     (2, ["onnx", "--variant", "mnist", "--batch", "many"], "dynamic"),
     (2, ["onnx", "--variant", "mnist", "--opset", "7"], "opset 7"),
+    (2, ["onnx", "--variant", "mnist", "--seed", "-1"], "--seed -1: expected a number from 0"),
     (2, ["onnx", "--variant", "mnist", "--outputs", "logit"], "did you mean 'logits'"),
     (2, ["onnx"], "--variant NAME"),
     (2, ["onnx", "--variant", "mnist", "--module", "a:b"], "stands alone"),
@@ -275,6 +276,10 @@ def test_help_is_quick():
 
     quickest = min(seconds("-m", "vit_export", "--help") for _ in range(5))
     assert quickest < max(0.15, 12 * min(seconds("-c", "pass") for _ in range(5)))
+
+
+def test_the_help_of_the_program_shows_every_summary_whole():
+    assert "..." not in call("--help").stdout.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

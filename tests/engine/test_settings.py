@@ -32,7 +32,7 @@ def test_a_range_is_three_batch_sizes_or_one(text: str, sizes: tuple[int, int, i
     "", "a", "1:2", "0:1:2", "8:4:16", "1:8:4", "1:2:3:4", "-1", "1:8:2147483648", "9" * 30,
 ])  # fmt: skip
 def test_a_range_that_does_not_rise_or_is_too_large_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--batch .*1:8:32"):
+    with pytest.raises(UsageError, match=r"--batch .*: expected .*MIN.*OPT.*MAX.*1:8:32"):
         EngineSettings(batches=(parse_range(text),))
 
 

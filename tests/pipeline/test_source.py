@@ -233,7 +233,7 @@ def test_a_factory_of_the_current_folder_is_called(factories):
         ("their_models:", "expected package.module:factory"),
         ("no_such_module:small", "cannot import no_such_module"),
         ("their_models:smal", "has no 'smal'; did you mean 'small'"),
-        ("their_models:number", "gives a int, expected an nn.Module"),
+        ("their_models:number", "gives an int, expected an nn.Module"),
         ("their_models:wrong", "gives a str, expected an nn.Module or a function"),
     ],
 )

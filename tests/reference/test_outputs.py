@@ -70,7 +70,7 @@ def _values(found: Any) -> Any:
     [
         (lambda x: "text", "returns a str, expected tensors"),
         (lambda x: None, "returns a NoneType"),
-        (lambda x: {"n": 3}, "its output 'n' is a int, expected a tensor"),
+        (lambda x: {"n": 3}, "its output 'n' is an int, expected a tensor"),
         (lambda x: (x, [x]), "its output 'output_1' is a list"),
     ],
 )

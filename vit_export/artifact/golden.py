@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Shape, TensorSpec
 from vit_export.artifact.open_file import open_file
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, with_article
 
 BATCHES = (1, 2, 3, 8)
 HALF_BASELINES = ("e16", "ebf16")
@@ -42,6 +42,7 @@ BLOCK_SAMPLES = 256  # K, the elements kept of each block's output, per row
 _LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
 # RuntimeError: a zip archive that asks for a password, or has an unknown compression
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_HINT = "export the model again, or give the NAME.golden.npz that lies beside NAME.onnx"
 _OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
 
 Float64 = NDArray[np.float64]
@@ -117,14 +118,14 @@ class Golden:
         Raises:
             ArtifactError: No such file, no golden file, or one whose arrays do not fit together.
         """
-        arrays = read_arrays(path, what="golden file")
+        arrays = read_arrays(path, what="golden file", hint=_HINT)
         try:
             return cls._from_arrays(arrays)
         except (KeyError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ArtifactError(
                 f"{path}: not a golden file, or a damaged one: {reason}",
-                hint="export the model again",
+                hint=_HINT,
             ) from error
 
     @classmethod
@@ -211,12 +212,13 @@ def _check_errors(name: str, errors: NDArray[Any], shape: Shape) -> None:
         raise ValueError(f"{name} holds {errors[~good][0]}, expected {expected}")
 
 
-def read_arrays(path: str | os.PathLike[str], *, what: str) -> dict[str, NDArray[Any]]:
+def read_arrays(path: str | os.PathLike[str], *, what: str, hint: str) -> dict[str, NDArray[Any]]:
     """Read every array of an .npz file, without unpickling any.
 
     Args:
         path: The file.
         what: What the file should be, for messages.
+        hint: What to do where it is not that.
 
     Raises:
         ArtifactError: There is no such file, or it is no .npz file.
@@ -228,7 +230,11 @@ def read_arrays(path: str | os.PathLike[str], *, what: str) -> dict[str, NDArray
                 raise ValueError("it holds one array")
             return {name: file[name] for name in file.files}
     except _UNREADABLE as error:
-        raise ArtifactError(f"{path}: not a {what}, or a damaged one ({error})") from error
+        # numpy's ValueError advises its caller to load the file unsafely
+        reason = "" if isinstance(error, ValueError) else f" ({error})"
+        raise ArtifactError(
+            f"{path}: not {with_article(what)}, or a damaged one{reason}", hint=hint
+        ) from error
 
 
 def golden_path(artifact: str | os.PathLike[str]) -> Path:

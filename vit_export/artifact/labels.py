@@ -91,7 +91,7 @@ def _in_order(pairs: Iterable[tuple[Any, str]]) -> tuple[str, ...]:
         raise ValueError("it holds no names")
     for number in range(len(by_number)):
         if number not in by_number:
-            raise ValueError(f"class number {number} is missing of {len(by_number)}")
+            raise ValueError(f"{len(by_number)} names, but none for class {number}")
     return tuple(by_number[number] for number in range(len(by_number)))
 
 

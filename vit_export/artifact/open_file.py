@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from vit_export.errors import ArtifactError, VitExportError
+from vit_export.errors import ArtifactError, VitExportError, with_article
 
 
 def open_file(
@@ -34,9 +34,9 @@ def open_file(
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise error(f"{path}: is a folder, expected a {what}")
+            raise error(f"{path}: is a folder, expected {with_article(what)}")
         if not stat.S_ISREG(mode):
-            raise error(f"{path}: is a pipe, socket or device, expected a {what}")
+            raise error(f"{path}: is a pipe, socket or device, expected {with_article(what)}")
         return path.open("rb")
     except FileNotFoundError:
         raise error(f"{path}: no such {what}") from None
@@ -55,7 +55,7 @@ def read_text(
         with open_file(path, what=what, error=error) as stream:
             return stream.read().decode("utf-8-sig")  # editors may write a byte order mark
     except (OSError, UnicodeDecodeError) as cause:
-        raise error(f"{path}: cannot be read as a {what} ({_reason(cause)})") from cause
+        raise error(f"{path}: cannot be read as {with_article(what)} ({_reason(cause)})") from cause
 
 
 def _reason(error: Exception) -> str:

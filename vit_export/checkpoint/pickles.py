@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_export.errors import CheckpointError
+from vit_export.errors import CheckpointError, with_article
 
 # keys that training scripts use for weights; averaged ones first, as timm's loader does
 AVERAGED = ("state_dict_ema", "model_ema", "ema")
@@ -69,7 +69,7 @@ def select_state_dict(loaded: Any, *, source: str) -> Selected:
     """
     expected = f"expected a state dict, or one under {', '.join(map(repr, WRAPPERS))}"
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{source} holds a {type(loaded).__name__}; {expected}")
+        raise CheckpointError(f"{source} holds {with_article(type(loaded).__name__)}; {expected}")
     if not loaded:
         raise CheckpointError(f"{source} holds an empty state dict")
     for wrapper in WRAPPERS:

@@ -99,7 +99,8 @@ class PrecisionOptions:
     )
     calibration_method: str | None = option("Precision", "percentile by default.", choices=METHODS)
     percentile: float | None = option(
-        "Precision", "Of absolute activations, for the threshold; 99.99 by default."
+        "Precision",
+        "Percentile of the absolute activations that becomes the threshold; 99.99 by default.",
     )
     smooth: float | None = option("Precision", "SmoothQuant strength for int8, e.g. 0.5.", "ALPHA")
     max_drop: float | None = option("Precision", "Largest accuracy drop on --images.", "POINTS")

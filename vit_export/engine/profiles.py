@@ -30,9 +30,10 @@ def parse_range(text: str) -> BatchRange:
 def check_batch_range(batch_range: BatchRange) -> None:
     """Raise UsageError unless 1 <= min <= opt <= max <= `MAX_DIMENSION`."""
     if not 1 <= batch_range.min <= batch_range.opt <= batch_range.max <= MAX_DIMENSION:
+        limit = f" <= {MAX_DIMENSION}" if batch_range.max > MAX_DIMENSION else ""
         raise UsageError(
-            f"--batch {range_text(batch_range)}: must rise from at least 1 to at most "
-            f"{MAX_DIMENSION}, e.g. 1:8:32"
+            f"--batch {range_text(batch_range)}: expected 1 <= MIN <= OPT <= MAX{limit}, "
+            "e.g. 1:8:32"
         )
 
 

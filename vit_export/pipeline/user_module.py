@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, nearest, with_article
 from vit_export.reference.outputs import describe_error
 
 
@@ -42,8 +42,8 @@ def build_module(spec: str, *, seed: int = 0) -> nn.Module:
                 made = made()
     if not isinstance(made, nn.Module):
         raise UsageError(
-            f"--module {spec}: gives a {type(made).__name__}, expected an nn.Module or a function "
-            "that returns one"
+            f"--module {spec}: gives {with_article(type(made).__name__)}, expected an nn.Module "
+            "or a function that returns one"
         )
     return made
 

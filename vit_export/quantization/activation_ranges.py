@@ -150,7 +150,9 @@ class Ranges:
         Raises:
             ArtifactError: No such file, or not a file of ranges.
         """
-        arrays = read_arrays(path, what="file of activation ranges")
+        arrays = read_arrays(
+            path, what="file of activation ranges", hint="quantize the artifact again"
+        )
         try:
             names, limits, counts = arrays["names"], arrays["limits"], arrays["counts"]
             if limits.shape != (len(names), 2) or counts.shape != (len(names), BINS):

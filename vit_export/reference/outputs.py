@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
-from vit_export.errors import ExportError, UsageError, nearest
+from vit_export.errors import ExportError, UsageError, nearest, with_article
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = (LOGITS, FEATURES, TOKENS)
@@ -159,11 +159,12 @@ def read_outputs(result: Any) -> dict[str, Tensor]:
     elif isinstance(result, tuple | list):
         items = [(LOGITS if i == 0 else f"output_{i}", value) for i, value in enumerate(result)]
     else:
-        raise TypeError(f"it returns a {type(result).__name__}, expected tensors")
+        raise TypeError(f"it returns {with_article(type(result).__name__)}, expected tensors")
     named = {str(name): value for name, value in items if value is not None}
     for name, value in named.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"its output {name!r} is a {type(value).__name__}, expected a tensor")
+            found = with_article(type(value).__name__)
+            raise TypeError(f"its output {name!r} is {found}, expected a tensor")
     return named
 
 

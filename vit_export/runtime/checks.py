@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_export.artifact.manifest import Shape, TensorSpec
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.errors import InputError, nearest
+from vit_export.errors import InputError, nearest, with_article
 
 MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it
 
@@ -70,7 +70,8 @@ def check_array(spec: TensorSpec, array: Any) -> None:
     """Check an array's dtype, shape and that its values are finite."""
     if not isinstance(array, np.ndarray):
         raise InputError(
-            f"input {spec.name!r} is a {type(array).__name__}; expected a numpy array ({spec})"
+            f"input {spec.name!r} is {with_article(type(array).__name__)}; expected a numpy "
+            f"array ({spec})"
         )
     convert = f"convert it with .astype('{spec.dtype}')"
     if array.dtype.name != spec.dtype:

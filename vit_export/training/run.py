@@ -131,7 +131,7 @@ def finetune(
     labels = class_names(train_path) if data.is_dir() else digits_csv.LABELS
     loaded = _load(settings, len(labels)) if settings.weights is not None else None
     config = loaded.config if loaded else settings.config(num_classes=len(labels))
-    _check_num_classes(config, labels)
+    _check_num_classes(config, labels, origin="checkpoint" if loaded else "variant")
     files.make_folder()
     preprocess = loaded.preprocess if loaded else Preprocess.of(config)
     read = read_folder if data.is_dir() else digits_csv.read_digits
@@ -202,11 +202,11 @@ def _check_weights_not_replaced(
         )
 
 
-def _check_num_classes(config: ViTConfig, labels: tuple[str, ...]) -> None:
+def _check_num_classes(config: ViTConfig, labels: tuple[str, ...], *, origin: str) -> None:
     if config.num_classes != len(labels):
+        names = ", ".join([*labels[:5], *(["..."] if len(labels) > 5 else [])])
         raise UsageError(
-            f"cannot train {config.variant}: it has {config.num_classes} classes and the data "
-            f"{len(labels)} ({', '.join(labels[:5])}, ...)",
+            f"the {origin} has {config.num_classes} classes, the data {len(labels)} ({names})",
             hint="--reset-head replaces the head of loaded weights",
         )
 

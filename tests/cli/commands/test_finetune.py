@@ -183,7 +183,7 @@ def test_other_classes_need_a_new_head(trained, shades, tmp_path, monkeypatch):
     arguments = ("--weights", "model.safetensors", "--data", shades, "--epochs", "1")
     result = finetune(*arguments)
     assert result.exit_code == 2, result.output
-    assert "10 classes and the data 2" in result.stderr
+    assert "10 classes, the data 2" in result.stderr
     assert "--reset-head" in result.stderr
     result = finetune(*arguments, "--reset-head", "--json")
     assert result.exit_code == 0, result.output

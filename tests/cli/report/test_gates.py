@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from vit_export.artifact.golden import Golden
@@ -36,7 +38,7 @@ def test_a_failed_gate_lists_its_reasons_and_the_blocks_that_diverge(failed):
 def test_a_passed_gate_shows_its_verdict(tiny_export):
     text = comparison_text(tiny_export.comparison)
     assert "passed on cpu" in text
-    assert "top-1 agrees on 100 %" in text
+    assert "top-1 agrees on 100 % of the golden images" in text
 
 
 def test_a_block_that_is_not_in_the_graph_has_dashes_for_numbers(failed):
@@ -64,6 +66,10 @@ def test_an_error_is_shown_beside_torchs_own_in_the_same_precision(tiny_export, 
         baseline_max_abs=None if precision == "int8" else 0.25,
     )
     assert error_text(measured, precision) == words
+
+
+def test_the_node_count_is_left_out_where_the_simplifier_removed_none(tiny_export):
+    assert "nodes" not in export_text(dataclasses.replace(tiny_export, nodes=(65, 65)))
 
 
 def test_an_export_ends_with_a_closing_line_and_the_next_commands(tiny_export):

@@ -13,7 +13,7 @@ from vit_export.gate.trace import BlockError
 
 
 def test_a_picture_of_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"must end in \.png, \.svg, \.pdf"):
+    with pytest.raises(UsageError, match=r"must end in \.png, \.svg or \.pdf"):
         check_picture(tmp_path / "out.jpeg")
 
 

@@ -68,7 +68,7 @@ def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
         ({"logits": OnGpu(logits(), gpu=1)}, "'logits' is on GPU 1, .* loaded on GPU 0"),
         ({"logits": OnGpu(logits(), kind=CPU)}, "'logits' is in host memory"),
         ({"logitz": OnGpu(logits())}, "unknown output 'logitz'; did you mean 'logits'"),
-        ({"logits": logits()}, "'logits' is a ndarray; expected a CUDA tensor"),
+        ({"logits": logits()}, "'logits' is an ndarray; expected a CUDA tensor"),
     ],
 )
 def test_a_result_is_written_only_to_a_tensor_of_exactly_its_shape(

@@ -47,7 +47,10 @@ class BenchOptions(ProviderOptions):
 @command(BenchOptions)
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
 def bench(artifacts: tuple[str, ...], options: BenchOptions, as_json: bool) -> None:
-    """Time artifacts in turns, each in its own process: latency, memory, size, error."""
+    """Time artifacts in turns, each in its own process.
+
+    Shows latency, memory, size and error.
+    """
     from vit_export.benchmark.candidates import plan
     from vit_export.benchmark.run import Timing, measure
     from vit_export.cli.report.benchmarks import benchmark_text, machine_line

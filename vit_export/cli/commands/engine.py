@@ -46,7 +46,10 @@ class EngineOptions:
 @command(EngineOptions)
 @click.argument("artifact")
 def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
-    """Build a TensorRT engine, check its precision, and measure it if its GPU is here."""
+    """Build a TensorRT engine, and check its precision.
+
+    If its GPU is here, its error is measured too.
+    """
     from vit_export.cli.report.engines import engine_text
     from vit_export.engine.profiles import parse_range
     from vit_export.engine.settings import EngineSettings

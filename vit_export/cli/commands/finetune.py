@@ -47,7 +47,10 @@ class FinetuneOptions(CheckpointOptions):
 
 @command(FinetuneOptions)
 def finetune(options: FinetuneOptions, as_json: bool) -> None:
-    """Train a variant from random weights, or a checkpoint, on labelled images."""
+    """Train a variant or a checkpoint on labelled images.
+
+    A variant starts from random weights.
+    """
     from vit_export.cli.report.pictures import draw_picture
     from vit_export.cli.report.training import EpochLines, training_text
     from vit_export.training.history import TrainingFiles

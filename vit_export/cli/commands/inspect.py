@@ -14,7 +14,10 @@ from vit_export.cli.option_fields import command
 @command()
 @click.argument("path", type=Path)
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what is in an ONNX, engine or golden file, or in a file of activation ranges."""
+    """Show what is in an ONNX, engine, golden or ranges file.
+
+    A ranges file, NAME.ranges.npz, holds activation ranges.
+    """
     if path.name.endswith(".ranges.npz"):
         data, text = _ranges(path)
     elif path.suffix == ".npz":

@@ -27,10 +27,12 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
     """Options of `onnx`."""
 
     module: str | None = option("Source", "Export any nn.Module instead.", "PKG:FACTORY")
-    seed: int = option("Source", "Of random weights.", default=0, type=click.IntRange(0, 2**63 - 1))
+    seed: int = option("Source", "Seed of random weights.", default=0)
     num_classes: int | None = option("Source", "0 exports features.")
     batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
-    dynamic_size: bool = option("Graph", "Any height and width in multiples of the patch size.")
+    dynamic_size: bool = option(
+        "Graph", "Accept any height and width that are multiples of the patch size."
+    )
     opset: int | None = option("Graph", "20 by default, 23 with --attention op.")
     attention: str = option(
         "Graph", "op: an Attention node a block", default="decomposed", choices=["decomposed", "op"]
@@ -41,13 +43,15 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
         "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
     )
     precision: str = option("Precision", default="fp32", choices=PRECISIONS)
-    images: Path | None = option("Precision", "Measure on these images as well.", "DIR")
+    images: Path | None = option("Precision", "Up to 16 images to add to the golden file.", "PATH")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
     output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
 
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):
             raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed}: expected a number from 0 to {2**63 - 1}")
         if self.variant is not None:
             get_variant(self.variant)
 
@@ -70,7 +74,10 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
 
 @command(OnnxOptions)
 def onnx(options: OnnxOptions, as_json: bool) -> None:
-    """Export a variant, a checkpoint or a module to a validated ONNX file."""
+    """Export a variant, a checkpoint or a module to ONNX.
+
+    The file is written if it passes its gate.
+    """
     from vit_export.cli.report.exports import export_text
     from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings

@@ -28,7 +28,10 @@ class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
 def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_json: bool) -> None:
-    """Classify images: files, folders or patterns such as "photos/*.jpg"."""
+    """Classify images: files, folders or patterns.
+
+    A folder includes its subfolders; a pattern is e.g. "photos/*.jpg".
+    """
     from vit_export.cli.report.files import predictions_text
     from vit_export.errors import ImageError
     from vit_export.images.folder import list_images

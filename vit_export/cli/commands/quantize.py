@@ -28,7 +28,10 @@ class QuantizeOptions(PrecisionOptions):
 @command(QuantizeOptions)
 @click.argument("artifact")
 def quantize(artifact: str, options: QuantizeOptions, as_json: bool) -> None:
-    """Convert an fp32 artifact; layers stay fp32 where the gate needs it."""
+    """Convert an fp32 artifact to a narrower precision.
+
+    Layers stay fp32 where the gate needs it.
+    """
     from vit_export.cli.report.exports import quantize_text
     from vit_export.cli.report.pictures import check_matplotlib, draw_picture
     from vit_export.pipeline.quantize import quantize as convert

@@ -26,7 +26,10 @@ class ValidateOptions(ProviderOptions, PreparationOptions):
 @command(ValidateOptions)
 @click.argument("artifact")
 def validate(artifact: str, options: ValidateOptions, as_json: bool) -> None:
-    """Run the gate again on an artifact; needs numpy and onnxruntime only."""
+    """Run the gate again on an artifact.
+
+    It needs numpy and onnxruntime only (with --weights: torch too).
+    """
     from vit_export.cli.report.gates import comparison_text
     from vit_export.cli.report.pictures import check_picture, draw_picture
     from vit_export.pipeline.settings import ValidateSettings

@@ -31,7 +31,8 @@ def export_text(result: ExportResult) -> str:
         lines += _conversion_lines(manifest.conversion)
         lines.append(f"accuracy: {result.comparison.stage.accuracy}")
     lines += [f"note: {note}" for note in result.notes]
-    remark = f"{result.nodes[0]} nodes simplified to {result.nodes[1]}"
+    before, after = result.nodes
+    remark = "" if before == after else f"{before} nodes simplified to {after}"
     commands = [f"validate {quoted}    (on any machine: needs numpy and onnxruntime only)"]
     if any(s.name == LOGITS and len(s.shape) == 2 for s in manifest.outputs):
         commands.insert(0, f"predict {quoted} PHOTO.jpg")
@@ -79,10 +80,11 @@ def next_lines(commands: Sequence[str]) -> list[str]:
 
 
 def _closing_line(result: ExportResult | QuantizeResult, remark: str) -> str:
-    """Return the path, size with a remark, time, verdict and error of an artifact in one line."""
+    """Return path, size, remark if any, time, verdict and error of an artifact in one line."""
     stage = result.comparison.stage
+    remark = remark and f" ({remark})"
     return (
-        f"{result.path}  {size(result.size_bytes)} ({remark})  {result.seconds:.1f} s  "
+        f"{result.path}  {size(result.size_bytes)}{remark}  {result.seconds:.1f} s  "
         f"{VERDICT[stage.passed]}  {error_text(stage, result.manifest.precision)}"
     )
 

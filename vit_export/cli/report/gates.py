@@ -37,10 +37,11 @@ def comparison_text(comparison: Comparison) -> str:
             for b in comparison.blocks
         ]  # fmt: skip
         lines.append(table(headers, rows))
+    share = stage.top1_agreement
+    agreement = "" if share is None else f", top-1 agrees on {percent(share)} of the golden images"
     lines.append(
         f"{VERDICT[stage.passed]} on {stage.provider}: {stage.samples} samples, batches "
-        f"{', '.join(map(str, stage.batches))}, rows differ by {cell(stage.row_max_abs)}, "
-        f"top-1 agrees on {percent(stage.top1_agreement)}"
+        f"{', '.join(map(str, stage.batches))}, rows differ by {cell(stage.row_max_abs)}{agreement}"
     )
     if stage.accuracy:
         lines.append(f"accuracy: {stage.accuracy}")

@@ -23,7 +23,9 @@ def check_picture(path: Path) -> None:
         OutputError: matplotlib is not installed, or no file can be made there.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"the picture {path} must end in {', '.join(SUFFIXES)}")
+        raise UsageError(
+            f"the picture {path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        )
     check_matplotlib()
     check_writable(path)
 

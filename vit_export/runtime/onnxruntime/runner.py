@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, nearest
+from vit_export.errors import (
+    ArtifactError,
+    InputError,
+    ProviderError,
+    UsageError,
+    nearest,
+    with_article,
+)
 from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_array, check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
@@ -230,8 +237,8 @@ def _ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.Ort
         return ort.OrtValue.ortvalue_from_numpy(value, *device)
     if not hasattr(value, "__dlpack__"):
         raise InputError(
-            f"input {spec.name!r} is a {type(value).__name__}; expected a numpy array or a "
-            f"tensor that supports DLPack ({spec})"
+            f"input {spec.name!r} is {with_article(type(value).__name__)}; expected a numpy array "
+            f"or a tensor that supports DLPack ({spec})"
         )
     try:
         tensor = ort.OrtValue.from_dlpack(value)

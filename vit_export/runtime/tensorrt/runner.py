@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.errors import ArtifactError, InputError, ProviderError, nearest
+from vit_export.errors import ArtifactError, InputError, ProviderError, nearest, with_article
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, current_ordinal, working_on
@@ -251,8 +251,8 @@ class TrtRunner:
         """Return a tensor on the engine's GPU without a copy."""
         if not hasattr(value, "__dlpack_device__") or isinstance(value, np.ndarray):
             raise InputError(
-                f"{spec.name!r} is a {type(value).__name__}; expected a CUDA tensor that supports "
-                f"DLPack ({spec})"
+                f"{spec.name!r} is {with_article(type(value).__name__)}; expected a CUDA tensor "
+                f"that supports DLPack ({spec})"
             )
         kind, ordinal = value.__dlpack_device__()
         if kind != CUDA:
