@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from vit_export.artifact.labels import check_labels, read_labels
+from vit_export.artifact.labels import check_labels, class_labels, read_labels
 from vit_export.errors import UsageError
 
 
@@ -99,3 +99,33 @@ def test_there_is_one_label_per_class_or_none():
     check_labels(("a", "b"), 2)
     with pytest.raises(UsageError, match="2 labels for a model of 10 classes"):
         check_labels(("a", "b"), 10)
+
+
+def test_names_that_a_caller_gives_are_read_like_a_file(tmp_path):
+    """A mapping, a list, or the path of a file; an empty list is no names."""
+    file = tmp_path / "l.txt"
+    file.write_text("cat\ndog\n")
+    expected = ("cat", "dog")
+    for given in ({0: "cat", 1: "dog"}, {"1": "dog", "0": "cat"}, ["cat", "dog"], expected, file,
+                  str(file), iter(expected)):  # fmt: skip
+        assert class_labels(given) == expected
+    assert class_labels([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({0: "cat", 2: "dog"}, "class number 1 is missing"),
+        ({}, "it holds no names"),
+        (["cat", None], "entry 1 is null, expected a name"),
+        (["cat", 3], "entry 1 is 3, expected a name"),
+        ([object], "entry 0 is <class 'object'>, expected a name"),
+        ({"cat", "dog"}, "found {"),
+        (3, "found 3"),
+        (b"ab", "found b'ab'"),
+        ("abcde", "abcde: no such file of labels"),
+    ],
+)
+def test_other_things_that_a_caller_gives_are_refused(given, reason):
+    with pytest.raises(UsageError, match=reason):
+        class_labels(given)

@@ -322,3 +322,10 @@ def test_the_hash_covers_everything_but_the_metadata(tmp_path):
 def test_counts_agree_with_onnx_on_the_tiny_export(tiny_export):
     expected = Counter(node.op_type for node in onnx.load(tiny_export.path).graph.node)
     assert OnnxFile.read(tiny_export.path).op_counts == dict(expected)
+
+
+def test_a_path_that_is_not_utf8_is_refused():
+    """ONNX Runtime cannot open it; the message can be printed."""
+    with pytest.raises(ArtifactError, match=r"caf\\udce9.*not UTF-8.*\nhint: rename") as caught:
+        OnnxFile.read(Path("caf\udce9/model.onnx"))
+    str(caught.value).encode()

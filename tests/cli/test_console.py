@@ -35,6 +35,13 @@ def ended(as_json: bool, resumable: bool, number: int) -> None:
 
 @group.command()
 @click.option("--json", "as_json", is_flag=True)
+def bytes_in_name(as_json: bool) -> None:
+    """Prints the name of a file that is not UTF-8."""
+    emit(as_json, {"image": "caf\udce9.jpg"}, "caf\udce9.jpg")
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True)
 def failing(as_json: bool) -> None:
     """Fails, with a hint."""
     raise ArtifactError("the file is damaged", hint="copy it again")
@@ -112,6 +119,18 @@ def test_letters_beyond_the_encoding_of_the_output_do_not_fail(options):
         assert json.loads(line) == {"label": "кот €", "error": "кот.jpg: no image"}
     else:
         assert line == "label: ??? €"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_file_names_that_are_not_utf8_are_printed_with_escapes(options):
+    """Not as a traceback, nor as `?`."""
+    result = CliRunner().invoke(group, ["bytes-in-name", *options])
+    assert result.exit_code == 0
+    line = result.stdout.splitlines()[-1]
+    if options:
+        assert json.loads(line) == {"image": "caf\udce9.jpg"}
+    else:
+        assert line == "caf\\udce9.jpg"
 
 
 @pytest.mark.parametrize(("wish", "colour"), [("1", False), ("", True)])

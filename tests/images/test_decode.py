@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vit_export.errors import ImageError
-from vit_export.images.decode import MAX_PIXELS, as_array, decode
+from vit_export.images.decode import MAX_PIXELS, as_array, decode, is_pillow_image
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -292,3 +293,9 @@ def test_a_large_image_is_read_without_pillows_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pixels_of(path).shape == (40, 40, 3)
+
+
+def test_a_path_is_no_pillow_image_while_another_thread_imports_pillow(monkeypatch):
+    """The module is there and its class is not yet: the first images of several threads."""
+    monkeypatch.setitem(sys.modules, "PIL.Image", ModuleType("PIL.Image"))
+    assert not is_pillow_image("photo.jpg")

@@ -145,3 +145,13 @@ def test_a_broken_user_picture_is_an_error(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         user_pictures(tmp_path, PREPROCESS)
+
+
+def test_an_empty_path_is_not_the_current_folder(folder, monkeypatch):
+    """It counts as one image, that cannot be read."""
+    monkeypatch.chdir(folder)
+    assert is_one_image("")
+    for images in ("", ["z.jpg", ""]):
+        with pytest.raises(ImageError, match="empty path ''\nhint: "):
+            list(iterate_images(images))
+    assert len(list_images(".")) == 5

@@ -242,6 +242,13 @@ def test_max_drop_is_refused_for_random_weights(copied, photographs):
         quantize(source, settings=settings)
 
 
+def test_max_drop_needs_images_of_known_classes(copied, photographs):
+    """Without them no accuracy is measured, and the option would have no effect."""
+    settings = QuantizeSettings(precision="fp16", images=photographs[0].parent, max_drop=1.0)
+    with pytest.raises(UsageError, match=r"--max-drop: the class of each image .*\nhint: .*digits"):
+        quantize(copied(), settings=settings)
+
+
 def test_weights_of_a_file_named_random_are_not_random():
     """They have a hash, so that their classes count."""
     assert not Weights(source="random (seed 0)", sha256="ab").random

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.pipeline.export import export
@@ -45,3 +46,17 @@ def test_the_reference_is_computed_again_from_the_checkpoint(change, make_model,
     result = validate(artifact, settings=ValidateSettings(weights=weights, provider="cpu"))
     assert result.passed, result.stage.reason
     assert not validate(artifact, settings=ValidateSettings(weights=other, provider="cpu")).passed
+
+
+@pytest.mark.parametrize(("change", "passes"), [(1, True), (2**30, False)])
+def test_a_file_that_was_changed_after_its_gate_is_named(tiny_export, tmp_path, change, passes):
+    """A flipped bit that stays within the tolerance is a note, one that does not is the reason."""
+    damaged = tmp_path / "damaged.onnx"
+    content = bytearray(tiny_export.path.read_bytes())
+    weight = next(t for t in OnnxFile.read(tiny_export.path).initializers if "fc1" in t.name)
+    bits = int.from_bytes(content[weight.offset : weight.offset + 4], "little") ^ change
+    content[weight.offset : weight.offset + 4] = bits.to_bytes(4, "little")
+    damaged.write_bytes(content)
+    stage = validate(damaged, settings=ValidateSettings(golden=tiny_export.golden)).stage
+    assert stage.passed is passes
+    assert "changed after they were measured" in " ".join(stage.notes if passes else stage.reasons)

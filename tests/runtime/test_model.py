@@ -180,6 +180,7 @@ def test_labels_and_preprocess_arguments_replace_those_of_the_manifest(tiny_expo
     other = Preprocess(size=(32, 32), mean=(0.1,) * 3, std=(0.9,) * 3)
     vit = load(tiny_export.path, preprocess=other, labels=[f"new {i}" for i in range(10)])
     assert all(p.label == f"new {p.index}" for p in vit.classify(photographs[0], top=10))
+    assert load(tiny_export.path, labels=dict(enumerate(vit.labels))).labels == vit.labels
     with pytest.raises(UsageError, match="2 labels for a model of 10 classes"):
         load(tiny_export.path, labels=["zero", "one"]).classify(photographs[0])
     np.testing.assert_allclose(

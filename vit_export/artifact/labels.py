@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vit_export.artifact.open_file import read_text
 from vit_export.errors import UsageError
 
+Labels: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | Mapping[str, Any]"
 FORMS = (
     "one name per line; or JSON: a list of names, a mapping from class number to name (or to a "
     "list of identifier and name, as of ImageNet), a list of objects with id and name, or a "
@@ -42,6 +43,33 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{path}: holds no labels", hint=f"expected {FORMS}")
     return names
+
+
+def class_labels(labels: Labels) -> tuple[str, ...]:
+    """Return class names that a caller gives.
+
+    Args:
+        labels: A file as `read_labels` takes it; or names, as `parse_labels` takes them. An empty
+            sequence is no names.
+
+    Raises:
+        UsageError: The file cannot be read, or the names have another form, or lack a class
+            number.
+    """
+    if isinstance(labels, str | os.PathLike):
+        return read_labels(labels)
+    is_listed = isinstance(labels, Iterable) and not isinstance(labels, Mapping | Set | bytes)
+    data: Any = list(labels) if is_listed else labels
+    if is_listed and not data:
+        return ()
+    try:
+        return parse_labels(data)
+    except ValueError as error:
+        raise UsageError(
+            f"labels cannot be read: {error}",
+            hint="pass a list of names, a mapping such as {0: 'cat', 1: 'dog'}, or the path of a "
+            "file of labels",
+        ) from error
 
 
 def parse_labels(data: Any) -> tuple[str, ...]:
@@ -112,7 +140,10 @@ def _name(value: Any, where: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a value that a caller gives, and that JSON has not
+        text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

@@ -45,9 +45,11 @@ class OnnxFile:
         """Read everything but the weights.
 
         Raises:
-            ArtifactError: No such file, no ONNX file, or a truncated one.
+            ArtifactError: No such file, no ONNX file, or a truncated one; or a path that ONNX
+                Runtime cannot open.
         """
         path = Path(path)
+        _check_utf8(path)
         with mapped(path) as buffer:
             try:
                 return _parse_model(path, buffer)
@@ -256,6 +258,18 @@ def mapped(path: Path) -> Iterator[memoryview]:
     finally:
         view.release()
         memory.close()
+
+
+def _check_utf8(path: Path) -> None:
+    """Raise ArtifactError where ONNX Runtime cannot open the path: it takes UTF-8 only."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise ArtifactError(
+            f"{shown}: the path has bytes that are not UTF-8, and ONNX Runtime cannot open it",
+            hint="rename the file or folder",
+        ) from error
 
 
 def _checkpoint_kind(buffer: memoryview) -> str:

@@ -163,7 +163,10 @@ def _print_json(data: Any) -> None:
 
 
 def _print(text: str) -> None:
-    """Write text to standard output; characters that its encoding lacks become `?`."""
+    """Write text to standard output; characters that its encoding lacks become `?`.
+
+    Bytes of a file name that are not UTF-8 become escapes as on standard error.
+    """
     try:
         click.echo(_printable(text))
     except BrokenPipeError:  # the pipe was closed; click handles it
@@ -175,6 +178,7 @@ def _print(text: str) -> None:
 
 def _printable(text: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode("utf-8", "backslashreplace").decode()  # surrogates of file names
     return text.encode(encoding, "replace").decode(encoding)
 
 

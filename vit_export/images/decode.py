@@ -102,8 +102,9 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
 
 def is_pillow_image(source: object) -> bool:
     """Whether an object is a Pillow image; Pillow is not imported for it."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(source, pillow.Image)
+    # another thread may be importing the module: then it has no class yet, and so no image
+    image_class = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return image_class is not None and isinstance(source, image_class)
 
 
 def as_array(picture: Image.Image | Pixels) -> Pixels:

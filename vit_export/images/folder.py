@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.errors import DataError
+from vit_export.errors import DataError, ImageError
 from vit_export.images.decode import BYTES, SUFFIXES, ImageSource, Pixels, is_pillow_image
 from vit_export.images.prepare import resize_and_crop
 
@@ -53,8 +53,14 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
             that exists: this path alone, whatever its suffix.
 
     Raises:
+        ImageError: The path is empty.
         DataError: No image in the folder, or none that matches the pattern.
     """
+    if not os.fspath(source):
+        raise ImageError(
+            "an image was given as an empty path ''",
+            hint="give a file, a folder or a pattern ('.' is the current folder)",
+        )
     path = Path(source)
     if path.is_dir():
         images, _ = split_files(path)
@@ -80,7 +86,8 @@ def is_one_image(images: object) -> bool:
     dimensions. Many: a folder, a pattern, an array of 4 dimensions, any other iterable.
     """
     if isinstance(images, str | os.PathLike):
-        return not Path(images).is_dir() and not _is_pattern(Path(images))
+        path = Path(images)
+        return not os.fspath(images) or (not path.is_dir() and not _is_pattern(path))
     if isinstance(images, np.ndarray):
         return images.ndim != 4
     is_content = isinstance(images, BYTES) or hasattr(images, "read") or is_pillow_image(images)
@@ -91,6 +98,7 @@ def iterate_images(images: Images) -> Iterator[ImageSource]:
     """Yield images one by one; folders and patterns, also inside a list, yield their files.
 
     Raises:
+        ImageError: An empty path.
         DataError: A folder or pattern without images.
     """
     sources = [images] if is_one_image(images) or isinstance(images, str | os.PathLike) else images

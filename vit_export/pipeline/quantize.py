@@ -185,6 +185,13 @@ def _accuracy_limits(
                 "(batch, classes) of images"
             )
         images = read_images(settings.images, manifest.preprocess, manifest.labels)
+    if settings.max_drop is not None and images is not None and images.targets is None:
+        raise UsageError(
+            f"--max-drop: the class of each image in {settings.images} is unknown, so no accuracy "
+            "can be measured",
+            hint="put the images into folders named after the classes of the model, or give a "
+            "digits CSV with a label column; or leave --max-drop out",
+        )
     return AccuracyLimits(
         images=images, gated=not manifest.weights.random, max_drop=settings.max_drop
     )

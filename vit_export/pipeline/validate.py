@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import Manifest, Stage
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.trace import golden_feeds, trace
 from vit_export.gate.validate import Comparison, compare, tolerances_of_artifact
@@ -54,6 +55,7 @@ def validate(
     progress(f"measure on {runner.provider}")
     stage, preprocess = f"validate {path.name}", settings.preprocess
     comparison = compare(runner, golden, preprocess=preprocess, stage=stage, batches=batches)
+    comparison = dataclasses.replace(comparison, stage=_name_changes(path, comparison.stage))
     if not settings.trace or comparison.blocks:
         return comparison
     progress(f"trace on {runner.provider}")
@@ -61,6 +63,20 @@ def validate(
     feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
     blocks = trace(runner, golden, feeds, tolerances_of_artifact(runner, manifest))
     return dataclasses.replace(comparison, blocks=blocks)
+
+
+def _name_changes(path: Path, stage: Stage) -> Stage:
+    """Add to a stage that the .onnx file is not the one whose hash its manifest certifies."""
+    file = OnnxFile.read(path) if path.suffix != ".engine" else None
+    if file is None or file.manifest is None or not file.manifest.graph_sha256:
+        return stage
+    try:
+        file.check_certified()
+    except ArtifactError as error:
+        if stage.passed:
+            return stage.replace(notes=(*stage.notes, error.message))
+        return stage.replace(reasons=(error.message, *stage.reasons))
+    return stage
 
 
 def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence[int]]:

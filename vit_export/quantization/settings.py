@@ -31,8 +31,8 @@ class QuantizeSettings:
         percentile: Percentage of absolute values below the threshold; 99.99 by default.
         smooth: Strength of SmoothQuant (arXiv 2211.10438), 0 to 1; `None` for none.
         images: Real images to measure top-1 agreement on, given in the same way.
-        max_drop: Largest drop of top-1 accuracy on them in percentage points; of agreement, where
-            they have no labels.
+        max_drop: Largest drop of top-1 accuracy on them in percentage points. They need labels:
+            folders named after the classes, or a digits CSV with a `label` column.
         budget: Largest share of the weights that may stay fp32 to make the gate pass.
         explain: Whether to measure every block alone even when the gate passes at once.
 

@@ -34,7 +34,7 @@ class AccuracyLimits:
 
     images: RealImages | None = None
     gated: bool = True  # whether the limits apply; the classes of random weights mean nothing
-    max_drop: float | None = None  # in percentage points of accuracy; of agreement without labels
+    max_drop: float | None = None  # in percentage points of accuracy; needs labels
 
     def error_ratio(self, accuracy: Accuracy, precision: str) -> float:
         """Return the loss of accuracy as a multiple of what the limits allow."""
@@ -42,9 +42,8 @@ class AccuracyLimits:
             return 0.0
         min_agreement = TOLERANCES[precision].min_agreement or 0.0
         ratios = [ratio(1 - accuracy.agreement, 1 - min_agreement)]
-        if self.max_drop is not None:
-            lost = 100 * (1 - accuracy.agreement) if accuracy.drop is None else accuracy.drop
-            ratios.append(ratio(max(lost, 0.0), self.max_drop))
+        if self.max_drop is not None and accuracy.drop is not None:
+            ratios.append(ratio(max(accuracy.drop, 0.0), self.max_drop))
         return max(ratios)
 
     def failures(self, accuracy: Accuracy, precision: str) -> list[str]:

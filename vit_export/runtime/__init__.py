@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from vit_export.errors import (
 )
 
 if TYPE_CHECKING:
+    from vit_export.artifact.labels import Labels
     from vit_export.runtime.model import Model
     from vit_export.runtime.onnxruntime.options import (
         CudaOptions,
@@ -85,7 +85,7 @@ def load(
     provider: str = "auto",
     options: ProviderOptions | None = None,
     preprocess: Preprocess | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
     threads: int | None = None,
 ) -> Model:
     """Load an `.onnx` or `.engine` file.
@@ -96,13 +96,15 @@ def load(
             that is really active. `Model.provider` names the one that was chosen.
         options: Options of an NVIDIA provider; their class names the provider too.
         preprocess: How images are prepared; by default as in the file's manifest.
-        labels: Class names; by default those of the manifest.
+        labels: Class names: a list, a mapping from class number to name, or the path of a file
+            as `--labels` takes it; by default those of the manifest.
         threads: CPU threads of one run of an `.onnx` file; by default the backend's choice.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
         ProviderError: The backend is not installed, or the requested provider is not active.
-        UsageError: Unknown provider, or options that do not fit the provider or the model.
+        UsageError: Unknown provider, options that do not fit the provider or the model, or labels
+            that cannot be read.
         GateError, EngineError: As `load_engine`.
     """
     from vit_export.runtime.model import Model
@@ -135,7 +137,7 @@ def load_engine(
     trusted: bool = False,
     allow_host_code: bool = False,
     preprocess: Preprocess | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Labels | None = None,
 ) -> Model:
     """Load a TensorRT engine that `build_engine` has written.
 
@@ -149,14 +151,14 @@ def load_engine(
         allow_host_code: Let a version-compatible engine run the code it contains, on the CPU and
             with the rights of this process.
         preprocess: How images are prepared; by default as in the sidecar.
-        labels: Class names; by default those of the sidecar.
+        labels: Class names, as for `load`; by default those of the sidecar.
 
     Raises:
         ArtifactError: The engine, its sidecar or its golden file is missing or damaged.
         EngineError: The engine cannot be rebuilt.
         GateError: It does not compute here what its torch model computes.
         ProviderError: TensorRT is not installed, or the engine cannot run here.
-        UsageError: Not an `.engine` file.
+        UsageError: Not an `.engine` file, or labels that cannot be read.
     """
     from vit_export.runtime.model import Model
 

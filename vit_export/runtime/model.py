@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.labels import Labels, class_labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
@@ -49,12 +50,15 @@ class Model:
         runner: Runner,
         *,
         preprocess: Preprocess | None = None,
-        labels: Sequence[str] | None = None,
+        labels: Labels | None = None,
     ) -> None:
         self.runner = runner
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
-        self.labels = tuple(labels if labels is not None else manifest.labels if manifest else ())
+        if labels is None:
+            self.labels = manifest.labels if manifest else ()
+        else:
+            self.labels = class_labels(labels)
         self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None

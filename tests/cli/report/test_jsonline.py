@@ -43,3 +43,10 @@ def test_a_whole_result_becomes_json(tiny_export):
     (*_, last) = data["manifest"]["certificate"]
     assert last["passed"] is True
     assert last["hop"] == "onnx -> simplified"
+
+
+def test_file_names_that_are_not_utf8_are_escaped():
+    """Python stores such a byte as a surrogate."""
+    line = to_json({"image": Path("caf\udce9.jpg"), "score": float("nan"), "猫": (1,)})
+    assert line.isascii()
+    assert json.loads(line) == {"image": "caf\udce9.jpg", "score": None, "猫": [1]}

@@ -45,8 +45,8 @@ def abilities_of(facts: Facts) -> tuple[Ability, ...]:
         "run on TensorRT in ONNX Runtime": no_gpu or _provider(facts, TENSORRT, "gpu"),
         "run on TensorRT-RTX in ONNX Runtime": no_gpu or _rtx_plugin(facts),
         "export from torch": _packages(facts, "export") or on_cpu,  # the gate runs on the CPU
-        # TensorRT builds on the GPU it builds for; TensorRT-RTX needs none.
-        "build TensorRT engines": rtx and (rtx if no_gpu else tensorrt),
+        "build TensorRT engines": no_gpu or tensorrt,  # on the GPU that runs them
+        "build TensorRT-RTX engines": rtx,  # for any GPU, without one
         "run TensorRT engines": no_gpu or (tensorrt and _rtx_engines(facts, tensorrt)),
     }
     return tuple(Ability(name, why is None, *(why or ())) for name, why in obstacles.items())
