@@ -115,7 +115,7 @@ def test_names_that_a_caller_gives_are_read_like_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({0: "cat", 2: "dog"}, "class number 1 is missing"),
+        ({0: "cat", 2: "dog"}, "2 names, but none for class 1"),
         ({}, "it holds no names"),
         (["cat", None], "entry 1 is null, expected a name"),
         (["cat", 3], "entry 1 is 3, expected a name"),
