@@ -91,6 +91,7 @@ export("mnist", sys.argv[1], settings=ExportSettings(overrides=fields))
 """
 
 
+@pytest.mark.slow
 def test_two_exports_in_two_processes_are_byte_identical(tmp_path, monkeypatch):
     """No clock, no path, no random name, no order of a hash."""
     here, there = tmp_path / "here" / "same.onnx", tmp_path / "there" / "same.onnx"
