@@ -18,7 +18,7 @@ def open_file(
 ) -> BinaryIO:
     """Open a regular file for reading bytes; symbolic links to one are followed.
 
-    A FIFO blocks whoever opens it, and a device such as /dev/zero never ends. So the kind of the
+    Opening a FIFO blocks, and a device such as /dev/zero never ends. So the kind of the
     file is checked before it is opened.
 
     Args:
