@@ -16,9 +16,10 @@ from vit_export.cli.commands.quantize import quantize
 from vit_export.cli.commands.validate import validate
 from vit_export.cli.commands.variants import variants
 from vit_export.cli.console import Commands
+from vit_export.cli.option_fields import HELP
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=HELP)
 @click.version_option(__version__, prog_name="vit-export")
 def main() -> None:
     """Export Vision Transformers from PyTorch to ONNX and TensorRT, and measure every step."""

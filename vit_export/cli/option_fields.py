@@ -17,6 +17,7 @@ Section = Literal[
     "Source", "Image preparation", "Graph", "Precision", "Target", "Build", "Weights", "Recipe",
     "Regularisation", "Timing", "Run", "Output", "Other options",
 ]  # fmt: skip
+HELP = {"help_option_names": ["-h", "--help"]}
 _TYPES = {"str": str, "int": int, "float": float, "Path": Path}
 
 
@@ -91,7 +92,8 @@ def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.C
                 values["options"] = kind(**{field.name: values.pop(field.name) for field in fields})
             function(**values)
 
-        made = click.command(cls=SectionCommand)(call)
+        # click keeps a command's help option from its first call, which may be without the group
+        made = click.command(cls=SectionCommand, context_settings=HELP)(call)
         as_json = SectionOption(["--json", "as_json"], section="Output", is_flag=True,
                                 help="End with one JSON object on standard output.")  # fmt: skip
         made.params += [*map(_click_option, fields), as_json]
