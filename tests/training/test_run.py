@@ -243,6 +243,15 @@ def write_shades(folder, labels, *, count):
     return folder
 
 
+def test_patience_stops_early(pictures, tmp_path):
+    """The weights hardly change, so that no epoch is better than the first ones."""
+    recipe = Recipe(epochs=9, patience=1, learning_rate=1e-12)
+    settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=recipe)
+    result = finetune(pictures, tmp_path / "m.safetensors", settings=settings)
+    assert result.stopped_early
+    assert len(result.history) == result.best.epoch + 1 < 9
+
+
 def test_classes_are_the_folders_of_the_data(pictures, tmp_path):
     """A part of them is held out; a file that is not an image is reported."""
     (pictures / "notes.txt").write_text("about these pictures")
@@ -250,7 +259,7 @@ def test_classes_are_the_folders_of_the_data(pictures, tmp_path):
     settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
     result = finetune(pictures, output, settings=settings)
     assert result.model.config.num_classes == 2
-    assert (result.training.num_train, result.training.num_validation) == (16, 4)
+    assert (result.num_train, result.num_validation) == (16, 4)
     assert result.ignored == ("notes.txt",)
     assert load_checkpoint(output).labels == ("dark", "light")
 
@@ -263,5 +272,5 @@ def test_a_folder_with_train_and_val_is_trained_on_one_and_validated_on_the_othe
     (data / "test").mkdir()
     settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
     result = finetune(data, tmp_path / "m.safetensors", settings=settings)
-    assert (result.training.num_train, result.training.num_validation) == (12, 6)
+    assert (result.num_train, result.num_validation) == (12, 6)
     assert load_checkpoint(tmp_path / "m.safetensors").labels == ("a", "dark", "light")

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
@@ -46,7 +47,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit too: a decoded RGB image of 0.5 G
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _EXIF_ORIENTATION = 0x0112
-# EXIF orientation -> the transposition that undoes it
+# EXIF orientation -> the transposition that undoes it; `ImageOps.exif_transpose` copies every image
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
             6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 _WHOLE_RANGE_I = ("PNG", "PPM")  # formats whose mode "I" runs from 0 to 65535 by definition
@@ -68,9 +69,6 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
 
     Returns:
         A Pillow image of mode `color`; an array (H, W, C) where an array was given.
-
-    Raises:
-        ImageError: Not an image, damaged, too large, or of an unknown range of values.
     """
     if isinstance(source, np.ndarray):
         return _convert_array(source, color)
@@ -180,41 +178,42 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     """
     from PIL import Image
 
-    def register_heif() -> None:
-        if prefix[4:8] != b"ftyp" or prefix[8:12] not in _HEIF_BRANDS:
-            return
-        try:
-            import pillow_heif
-        except ImportError as error:
-            raise ImageError(
-                f"{name}: is a HEIC image, which Pillow alone does not read",
-                hint="pip install pillow-heif",
-            ) from error
-        pillow_heif.register_heif_opener()
-
     prefix = stream.read(16)
     if not prefix:
         raise ImageError(f"{name}: is empty (0 bytes), expected an image")
-    tried: set[str] = set()
-    findings: list[str] = []
-    for register_readers in (Image.preinit, Image.init, register_heif):
-        register_readers()
-        for format_name in [f for f in FORMATS if f in Image.OPEN and f not in tried]:
-            tried.add(format_name)
-            factory, accept = Image.OPEN[format_name]
-            verdict = accept(prefix) if accept else True
-            if isinstance(verdict, str):  # e.g. a codec that this Pillow was built without
-                findings.append(verdict)
-            elif verdict:
-                stream.seek(0)
-                try:
-                    return factory(stream, name)
-                except _NOT_THIS_FORMAT as error:
-                    if accept:
-                        findings.append(f"it starts like {format_name}, but: {error}")
+    findings = []
+    Image.preinit()  # the most common readers
+    for format_name in FORMATS:
+        if format_name not in Image.OPEN:
+            Image.init()
+            if format_name == "HEIF" and prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
+                _register_heif(name)
+        if format_name not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[format_name]
+        verdict = not accept or accept(prefix)
+        if isinstance(verdict, str):  # e.g. a codec that this Pillow was built without
+            findings.append(verdict)
+        elif verdict:
+            stream.seek(0)
+            try:
+                return factory(stream, name)
+            except _NOT_THIS_FORMAT as error:
+                findings.append(f"it starts like {format_name}, but: {error}")
     reason = f" ({'; '.join(findings)})" if findings else ""
     raise ImageError(f"{name}: is not an image in a supported format{reason}; expected one of "
                      f"{', '.join(FORMATS)}")  # fmt: skip
+
+
+def _register_heif(name: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: is a HEIC image, which Pillow alone does not read",
+            hint="pip install pillow-heif",
+        ) from error
+    pillow_heif.register_heif_opener()
 
 
 def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
@@ -223,7 +222,9 @@ def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
 
     try:
         image.load()
-        method = _transposition(image)
+        method = None
+        with suppress(*_DAMAGED):  # of EXIF; the pixels are intact
+            method = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
         image = _eight_bits(image, name=name)
         if method is not None:
             image = image.transpose(Image.Transpose[method])
@@ -232,14 +233,6 @@ def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
         return image if image.mode == color else image.convert(color)
     except _DAMAGED as error:
         raise ImageError(f"{name}: cannot be decoded to {color!r} ({error})") from error
-
-
-def _transposition(image: Image.Image) -> str | None:
-    """Return the transposition that EXIF requires; none where EXIF is missing or damaged."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except _DAMAGED:
-        return None
 
 
 def _eight_bits(image: Image.Image, *, name: str) -> Image.Image:

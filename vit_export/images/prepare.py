@@ -34,7 +34,7 @@ def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.
     """Prepare several images, of any sizes, as one batch of `pixel_values`.
 
     Args:
-        images: Each as `resize_and_crop` takes it; a uint8 array (B, H, W, C) is B images.
+        images: Each as `decode` takes it; a uint8 array (B, H, W, C) is B images.
         preprocess: From the artifact's manifest.
 
     Returns:
@@ -62,19 +62,9 @@ def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.
 
 
 def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Scale to [0, 1], subtract the mean, divide by the standard deviation, all in float32.
+    """Normalise pixels, uint8 (..., H, W, C), to contiguous float32 (..., C, H, W).
 
-    It gives the same bits as torchvision's `ToTensor` and `Normalize`.
-
-    Args:
-        pixels: uint8 (..., H, W, C).
-        preprocess: From the artifact's manifest.
-
-    Returns:
-        float32 (..., C, H, W), contiguous.
-
-    Raises:
-        ImageError: Another dtype or number of channels.
+    All is computed in float32: the same bits as torchvision's `ToTensor` and `Normalize`.
     """
     check_uint8(pixels)
     if pixels.ndim < 3 or pixels.shape[-1] != len(preprocess.mean):
@@ -92,15 +82,8 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
 def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     """Convert one image to the model's colour space, resize it, and cut its centre.
 
-    Args:
-        image: As `decode` takes it; with `preprocess.color == ""` an array (H, W, C) only.
-        preprocess: From the artifact's manifest.
-
     Returns:
         uint8 (H, W, C) of `preprocess.size`. It may share the memory of an array given.
-
-    Raises:
-        ImageError: The image cannot be read, or not be prepared for this model.
     """
     pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):

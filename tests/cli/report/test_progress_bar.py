@@ -9,7 +9,7 @@ import pytest
 
 from vit_export.cli.report.progress_bar import TerminalProgress
 from vit_export.cli.report.training import EpochLines
-from vit_export.training.epoch_record import EpochRecord
+from vit_export.training.history import EpochRecord
 from vit_export.training.loop import EpochProgress
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from vit_export.cli.report import training_plot
-from vit_export.training.epoch_record import EpochRecord
+from vit_export.training.history import EpochRecord
 
 
 def record(epoch: int, train_loss: float, val_loss: float) -> EpochRecord:
@@ -39,7 +39,7 @@ def test_losses_and_accuracies_are_drawn_by_epoch(
     monkeypatch.setattr(training_plot, "save", save)
     history = [record(epoch, 0.9 / epoch, 0.5 / epoch) for epoch in range(1, epochs + 1)]
     path = tmp_path / "curve.png"
-    training_plot.training_plot(history, path)
+    training_plot.training_plot(history, history[-1], path)
     lines = {
         (axes.get_title(loc="left"), line.get_label()): line.get_xydata().tolist()
         for axes in drawn

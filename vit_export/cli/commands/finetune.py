@@ -82,17 +82,15 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
     with what_remains(remains), progress_bar() as progress:
         result = train(options.data, path, settings=settings, progress=progress,
                        epochs_progress=EpochLines(progress))  # fmt: skip
-    training = result.training
 
     def draw(path: Path) -> None:
         from vit_export.cli.report.training_plot import training_plot
 
-        training_plot(training.history, path)
+        training_plot(result.history, result.best, path)
 
     problem = draw_picture(files.curve, draw)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
-        **attributes(training, "best history stopped_early"),
-        **attributes(result, "predictions report ignored"),
+        **attributes(result, "best history stopped_early predictions report ignored"),
     }
     emit(as_json, data, training_text(result, no_curve=problem))

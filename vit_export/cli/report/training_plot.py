@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, GRID, INK, save, style
-from vit_export.training.epoch_record import EpochRecord, best_of
+
+if TYPE_CHECKING:  # it imports torch
+    from vit_export.training.history import EpochRecord
 
 SIZE_INCHES = (10.0, 4.2)
 PARTS = {"train": "training", "val": "validation"}  # prefix of a field -> label
 
 
-def training_plot(history: Sequence[EpochRecord], path: Path) -> None:
+def training_plot(history: Sequence[EpochRecord], best: EpochRecord, path: Path) -> None:
     """Draw training and validation loss on the left, accuracies on the right, by epoch.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    best = best_of(history)
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     figure.suptitle(
         f"best epoch {best.epoch} of {len(history)}: "
