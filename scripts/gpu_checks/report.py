@@ -133,7 +133,7 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.set_yticks(range(len(found)), list(found), parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.legend(fontsize=FONT_SIZE, frameon=False, loc="lower right")
+    figure.legend(fontsize=FONT_SIZE, frameon=False, loc="outside lower right", ncols=2)
     save(figure, path)
 
 
