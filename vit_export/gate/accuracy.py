@@ -60,8 +60,9 @@ class Accuracy:
     @property
     def drop(self) -> float | None:
         """Percentage points of top-1 accuracy lost; negative where it is better."""
-        known = self.top1 is not None and self.reference_top1 is not None
-        return 100 * (self.reference_top1 - self.top1) if known else None
+        if self.top1 is None or self.reference_top1 is None:
+            return None
+        return 100 * (self.reference_top1 - self.top1)
 
     def __str__(self) -> str:
         text = f"{self.images} real images: top-1 agrees on {100 * self.agreement:.2f} %"
