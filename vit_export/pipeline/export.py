@@ -26,12 +26,13 @@ from vit_export.artifact.publish import (
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
+from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
-from vit_export.pipeline.quantize import has_classes, quantize
+from vit_export.pipeline.quantize import quantize
 from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import LoadedSource, load_source

@@ -22,7 +22,7 @@ from vit_export.artifact.publish import (
 )
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.gate.accuracy import RealImages, gives_classes, read_images
+from vit_export.gate.accuracy import RealImages, has_classes, read_images
 from vit_export.gate.validate import Comparison
 from vit_export.graph.layers import weight_bytes
 from vit_export.progress import Progress, silent
@@ -195,11 +195,6 @@ def _accuracy_limits(
     return AccuracyLimits(
         images=images, gated=not manifest.weights.random, max_drop=settings.max_drop
     )
-
-
-def has_classes(manifest: Manifest) -> bool:
-    """Return whether an artifact has logits (batch, classes)."""
-    return any(spec.name == LOGITS and gives_classes(spec) for spec in manifest.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
