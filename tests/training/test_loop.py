@@ -76,7 +76,7 @@ def run(tmp_path: Path, digits: LabelledImages) -> Train:
         split = split_data(data, validation, fraction=0.2, seed=recipe.seed)
         model = changes.pop("model", None) or tiny()
         files = TrainingFiles.beside(tmp_path / changes.pop("output", "digits.safetensors"))
-        options = {"resume": False, "progress": lambda _: None}
+        options = {"crop_mode": "center", "resume": False, "progress": lambda _: None}
         return Trained(train(model, split, recipe, files, **{**options, **changes}), files)
 
     return train_with

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.datasets
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.checkpoint.own import save_checkpoint
@@ -129,6 +131,19 @@ def test_weights_are_loaded_once(digits, weights, tmp_path, loads, reset_head):
     assert result.report is not None
     head = {"head.weight", "head.bias"} if reset_head else set()
     assert set(result.report.reinitialised) == head
+
+
+def test_the_checkpoint_prepares_images_as_the_training_did(digits, weights, tmp_path):
+    """Images were squashed, as the file beside the weights requires: so must the artifact do."""
+    start = tmp_path / "timm" / "model.safetensors"
+    start.parent.mkdir()
+    save_file(load_file(weights), start)
+    about = {"model_args": {"num_heads": 2}, "pretrained_cfg": {"crop_mode": "squash"}}
+    (start.parent / "config.json").write_text(json.dumps(about))
+    output = tmp_path / "m.safetensors"
+    finetune(digits, output, settings=FinetuneSettings(weights=start, recipe=ONCE))
+    assert load_checkpoint(output).preprocess == load_checkpoint(start).preprocess
+    assert load_checkpoint(output).preprocess.crop_mode == "squash"
 
 
 def test_errors_in_paths_device_and_settings_come_before_any_work(

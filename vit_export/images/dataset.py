@@ -88,22 +88,19 @@ def read_folder(
             f"its class folders{listed(unknown)}",
         )
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
-    paths, targets, empty = [], [], []
-    for folder in folders:
-        images, others = split_files(folder)
-        paths += images
-        targets += [labels.index(folder.name)] * len(images)
-        stray += others
-        if not images:
-            empty.append(folder.name)
-    if not paths:
-        empty = list(labels)
+    files = {folder.name: split_files(folder) for folder in folders}
+    empty = [name for name, (images, _) in files.items() if not images] if files else labels
     if empty:
         raise DataError(
             f"cannot train on {root}: {len(empty)} of its class folders hold no images "
             f"({', '.join(SUFFIXES)}){listed(empty)}",
             hint="add images or remove the folders",
         )
+    paths, targets = [], []
+    for name, (images, others) in files.items():
+        paths += images
+        targets += [labels.index(name)] * len(images)
+        stray += others
     data = spool(_decoded(paths, root, preprocess), targets, labels, progress)
     ignored = tuple(sorted(path.relative_to(root).as_posix() for path in stray))
     return replace(data, ignored=ignored)

@@ -99,10 +99,7 @@ def _is_pattern(path: Path) -> bool:
 
 
 def user_pictures(source: str | os.PathLike[str], preprocess: Preprocess) -> Pixels:
-    """Prepare the user's pictures for a golden file, uint8 (S, H, W, C).
-
-    At most `MAX_USER_PICTURES` of the images that `list_images` finds are taken, evenly spread.
-    """
+    """Prepare a few of the user's images for a golden file, uint8 (S, H, W, C)."""
     files = list_images(source)
     chosen = spread(len(files), MAX_USER_PICTURES)
     return np.stack([resize_and_crop(files[i], preprocess) for i in chosen])

@@ -71,16 +71,10 @@ class TrainingFiles:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what the next epochs depend on, replacing an older file in one step.
+    """Write `origin`, `history`, `model` and `optimizer`, replacing an older file in one step.
 
-    Args:
-        path: The file.
-        state: `origin`: settings, config and data, which must be the same to resume; `history`: a
-            dict per epoch; `model` and `optimizer`: their state_dict, empty once the run has ended
-            and its files hold the weights.
-
-    Raises:
-        OSError: The file cannot be written.
+    The origin (settings, config and data) must be the same to resume. Both state_dicts are empty
+    once the run has ended and its files hold the weights.
     """
     temporary = path.with_suffix(".pt.part")
     try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,14 +55,16 @@ def train(
     recipe: Recipe,
     files: TrainingFiles,
     *,
+    crop_mode: str,
     resume: bool,
     progress: Callable[[EpochProgress], None],
 ) -> list[EpochRecord]:
     """Train a model in place, on its device; it ends with the weights of the best epoch.
 
-    `progress` is called after each step, and again when the files of an epoch are written.
+    `crop_mode` is written to the checkpoints. `progress` is called after each step, and again when
+    the files of an epoch are written.
     """
-    run = _Run(model, split, recipe, files, progress)
+    run = _Run(model, split, recipe, files, crop_mode, progress)
     if resume:
         run.resume()
     while not run.ended:
@@ -96,6 +99,7 @@ class _Run:
     split: Split
     recipe: Recipe
     files: TrainingFiles
+    crop_mode: str
     progress: Callable[[EpochProgress], None]
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -134,7 +138,7 @@ class _Run:
     def save_epoch(self) -> None:
         """Write the weights if they are the best so far, the history, and the state last."""
         if best_of(self.history) is self.history[-1]:
-            save_checkpoint(self.model, self.files.best, labels=self.split.train.labels)
+            self._save_weights(self.files.best)
         lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in self.history]
         self.files.history.write_text("".join(lines), encoding="utf-8")
         self._save_state(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
@@ -143,9 +147,13 @@ class _Run:
         """Write the last weights, publish the best, and leave a state without weights."""
         if not self.files.best.is_file():  # the run had finished before it was resumed
             return
-        save_checkpoint(self.model, self.files.last, labels=self.split.train.labels)
+        self._save_weights(self.files.last)
         self.files.best.replace(self.files.checkpoint)
         self._save_state(model={}, optimizer={})
+
+    def _save_weights(self, path: Path) -> None:
+        labels = self.split.train.labels
+        save_checkpoint(self.model, path, labels=labels, crop_mode=self.crop_mode)
 
     def _save_state(self, **state_dicts: dict[str, Any]) -> None:
         history = [dataclasses.asdict(record) for record in self.history]

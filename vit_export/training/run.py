@@ -89,14 +89,8 @@ def finetune(
 ) -> FinetuneResult:
     """Train on a folder of class folders, on folders `train` and `val` of these, or on a CSV.
 
-    Errors in paths, settings and weights come before the first image is decoded.
-
-    Args:
-        data: The folder, or a `.csv` file of `label,pixel0,...`.
-        output: The `.safetensors` to write; the names of the other files follow from it.
-        settings: Model, recipe and device.
-        progress: Called while data are read.
-        epochs_progress: Called after each training step and each finished epoch.
+    Errors in paths, settings and weights come before the first image is decoded. `progress` is
+    called while data are read, `epochs_progress` while the model trains.
     """
     _check_paths(data, settings.predict)
     device, recipe = choose_device(settings.device), settings.recipe
@@ -119,8 +113,15 @@ def finetune(
     split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
     if settings.predict is not None:
         to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
-    model.to(device)
-    history = train(model, split, recipe, files, resume=settings.resume, progress=epochs_progress)
+    history = train(
+        model.to(device),
+        split,
+        recipe,
+        files,
+        crop_mode=preprocess.crop_mode,
+        resume=settings.resume,
+        progress=epochs_progress,
+    )
     if to_predict is not None:
         predictions = output.with_suffix(".predictions.csv")
         with memory_errors(device, recipe.batch_size):
