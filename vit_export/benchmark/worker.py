@@ -116,7 +116,7 @@ class Stopwatch:
                     f"{', '.join(reference.outputs)}: it belongs to another model"
                 )
             result = measured.setdefault(name, Measured(known[name]))
-            problem = result.add(batch, rows, outputs[name])
+            problem = result.add(rows, outputs[name])
             if problem and not result.by_batch:
                 raise ArtifactError(
                     f"its {name} {problem}: the golden file belongs to another model"
