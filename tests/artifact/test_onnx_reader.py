@@ -208,7 +208,9 @@ def external_model() -> bytes:
 EXTERNAL = external_model()
 
 
-@pytest.mark.parametrize(("key", "value"), [("offset", "ten"), ("length", "1e3"), ("offset", "")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", "ten"), ("length", "1e3"), ("offset", ""), ("offset", "-8")]
+)
 def test_external_data_at_an_invalid_offset_is_refused(tmp_path, key, value):
     model = onnx.ModelProto.FromString(EXTERNAL)
     next(e for e in model.graph.initializer[-1].external_data if e.key == key).value = value
