@@ -3,8 +3,6 @@
 The weights are copied from file to file; only the graph is held in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +26,8 @@ def pack(
 ) -> OnnxFile:
     """Write a model; weights above 2 GiB go to a file beside it, `NAME.onnx.data`.
 
-    Metadata comes last, so that `stamp` can replace it; that of the source is dropped.
-
-    Args:
-        source: The model, its weights inside or beside it.
-        destination: File to write.
-        metadata: Entries of `metadata_props`.
-        outputs: Graph outputs to keep; the others stay as inner tensors.
-        external_data: Whether to store weights of any size beside the file.
-
-    Raises:
-        ArtifactError: The weights do not fit into one file.
+    Metadata comes last, so that `stamp` can replace it; that of the source is dropped. Graph
+    outputs that are not among `outputs` stay as inner tensors.
     """
     beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
     external_name = destination.name + ".data" if beside else ""
@@ -110,11 +99,7 @@ def _plan(
 
 
 def stamp(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replace the metadata at the end of a file that `pack` wrote.
-
-    Raises:
-        ArtifactError: Other fields follow the metadata.
-    """
+    """Replace the metadata at the end of a file that `pack` wrote."""
     with mapped(path) as buffer:
         end = len(buffer)
         for f in wire.fields(buffer):
