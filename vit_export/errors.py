@@ -8,15 +8,9 @@ from collections.abc import Iterable
 
 
 class VitExportError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base of every error that this package raises on purpose; `hint` says what to do."""
 
-    Attributes:
-        message: What was done, what was found, and what was expected.
-        hint: What to do about it; may be empty. `str(error)` ends with it, on its own line.
-        exit_code: Exit status of a command that fails with this error.
-    """
-
-    exit_code = 1
+    exit_code = 1  # exit status of a command that fails with this error
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

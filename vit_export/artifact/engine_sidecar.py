@@ -8,32 +8,29 @@ import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from vit_export.artifact.manifest import Manifest, Stage
-from vit_export.artifact.open_file import open_file, read_text
+from vit_export.artifact.onnx_reader import mapped
+from vit_export.artifact.open_file import read_text
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.errors import ArtifactError
 
-CHUNK_BYTES = 1 << 24
 _REBUILD = "build the engine again: vit-export engine MODEL.onnx"
+_Sizes = Annotated[tuple[int, ...], Meta(min_length=1)]
 
 
 class Range(Struct, frozen=True):
     """Shapes of one input in an optimization profile; `opt` is the one it is fastest at."""
 
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not (self.min and self.opt and self.max):
-            raise ValueError("a shape of a profile is empty")
+    min: _Sizes
+    opt: _Sizes
+    max: _Sizes
 
 
-Profile = Mapping[str, Range]  # by input
+Profile = Annotated[Mapping[str, Range], Meta(min_length=1)]  # by input
 
 
 class BatchRange(NamedTuple):
@@ -105,8 +102,6 @@ class Sidecar(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.manifest.certificate or not self.manifest.inputs:
             raise ValueError("the manifest has no inputs, or an empty certificate")
-        if not all(self.profiles):
-            raise ValueError("a profile names no input")
         if not isinstance(self.proof.get("network", {}), Mapping):
             raise ValueError("proof.network is no object")
 
@@ -168,12 +163,9 @@ def relative_source(folder: Path, file: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of a file, read piece by piece."""
-    digest = hashlib.sha256()
-    with open_file(path) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Return the hash of a file."""
+    with mapped(path) as buffer:
+        return hashlib.sha256(buffer).hexdigest()
 
 
 def batch_range(profile: Profile) -> BatchRange:

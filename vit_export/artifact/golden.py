@@ -18,6 +18,7 @@ A model of dynamic size has the same at other sizes, under names such as `48x32.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import zipfile
@@ -251,9 +252,10 @@ def block_indices(row_size: int) -> NDArray[np.int64]:
     return np.linspace(0, row_size - 1, BLOCK_SAMPLES).round().astype(np.int64)
 
 
-def _random_bytes(count: int, seed: int) -> UInt8:
+def _random_bytes(shape: tuple[int, ...], seed: int) -> UInt8:
     """Return uniform bytes from the raw stream, which numpy guarantees across versions."""
-    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(56)).astype(np.uint8)
+    raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(56)
+    return raw.astype(np.uint8).reshape(shape)
 
 
 def pictures(height: int, width: int, channels: int) -> UInt8:
@@ -261,11 +263,11 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
 
     They are the same on every machine, so that two exports have the same golden inputs.
     """
+    shape = (height, width, channels)
     y = np.linspace(0.0, 1.0, height)[:, None, None]
     x = np.linspace(0.0, 1.0, width)[None, :, None]
     c = np.arange(channels)[None, None, :]
-    noise = _random_bytes(height * width * channels, seed=1).reshape(height, width, channels)
-    coarse = _random_bytes(64 * channels, seed=2).reshape(8, 8, channels)
+    noise, coarse = _random_bytes(shape, seed=1), _random_bytes((8, 8, channels), seed=2)
     rows = np.arange(height) * 8 // height
     columns = np.arange(width) * 8 // width
     blobs = np.exp(-(((x - 0.3 - 0.2 * c) ** 2 + (y - 0.6 + 0.1 * c) ** 2) / 0.04))
@@ -278,11 +280,10 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
         127.5 + 60 * waves,
         np.where(disc, 230 - 40 * c, 25 + 30 * c),  # one hard edge
         np.where(stripes, 250, 5 + 20 * c),  # many hard edges
-        coarse[rows][:, columns].astype(np.float64),  # flat squares
-        noise.astype(np.float64),
-        np.full((height, width, channels), 128.0),  # a constant
+        coarse[rows][:, columns],  # flat squares
+        noise,
+        np.array(128),  # a constant
     )
-    shape = (height, width, channels)
-    return np.stack(
-        [np.broadcast_to(v, shape).round().clip(0, 255).astype(np.uint8) for v in views]
+    return np.stack([np.broadcast_to(v, shape).round().clip(0, 255) for v in views]).astype(
+        np.uint8
     )

@@ -79,12 +79,10 @@ class Stage(Record, frozen=True, kw_only=True, rename={"name": "hop"}):
         passed: `None` only where the artifact cannot run on this machine.
         reason: `reasons` joined by "; ".
         reasons: Why it did not pass, one sentence each; empty when it did.
-        accuracy: `"unmeasured"` without real images, otherwise what was measured on them; empty
-            in fp32.
+        accuracy: What was measured on real images, or `"unmeasured"`; empty in fp32.
         real_images: Number of real images that it was measured on.
         real_agreement: Share of them with the same top-1 class as the fp32 artifact.
-        accuracy_drop: Percentage points of top-1 accuracy lost against the fp32 artifact, where
-            the images have labels.
+        accuracy_drop: Percentage points of top-1 accuracy that labelled real images lose by it.
         notes: What could not be measured.
         measurements: Every output at every batch size.
     """
@@ -194,8 +192,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         conversion: How it was converted from fp32; `None` for an fp32 artifact.
         toolchain: Versions of the packages that made the file.
         certificate: One entry per stage.
-        activation: How logits become scores: one of `ACTIVATIONS`; `"none"` where the model
-            computes probabilities itself.
+        activation: How logits become scores; `"none"` where the model gives probabilities.
     """
 
     variant: str

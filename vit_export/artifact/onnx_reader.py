@@ -30,7 +30,6 @@ class OnnxFile:
     producer: str  # name and version of the tool that wrote it
     opsets: Mapping[str, int]  # operator set version by domain; the default domain is ""
     metadata: Mapping[str, str]  # `metadata_props`, with vit-export's manifest
-    graph_name: str
     inputs: tuple[TensorSpec, ...]  # initializers excluded
     outputs: tuple[TensorSpec, ...]
     nodes: tuple[wire.Node, ...]
@@ -241,7 +240,7 @@ def _checkpoint_kind(buffer: memoryview) -> str:
 def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
     model, graph = map(wire.by_number, (wire.fields(buffer), wire.graph_fields(buffer)))
     if not (model[wire.IR_VERSION] and model[wire.OPSET] and graph[wire.OUTPUT]):
-        raise wire.WireError("no IR version, operator set or graph output in it")
+        raise ValueError("no IR version, operator set or graph output in it")
     opsets = {}
     for f in model[wire.OPSET]:
         entry = {part.number: part for part in f.fields()}
@@ -257,7 +256,6 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
         producer=" ".join(f.text for f in model[wire.PRODUCER] + model[wire.PRODUCER_VERSION]),
         opsets=opsets,
         metadata=wire.parse_string_map(model[wire.METADATA]),
-        graph_name="".join(f.text for f in graph[wire.GRAPH_NAME]),
         inputs=tuple(spec for spec in inputs if spec.name not in constants),
         outputs=tuple(map(wire.parse_value, graph[wire.OUTPUT])),
         nodes=tuple(map(wire.parse_node, graph[wire.NODE])),

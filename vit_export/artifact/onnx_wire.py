@@ -19,7 +19,7 @@ MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
 # ModelProto
 IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 14
 # GraphProto
-NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
 # TensorProto
 _DIMS, _DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _STORED_ELSEWHERE = 1
@@ -29,10 +29,6 @@ DTYPES = {
     **{8: "string", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
     **{16: "bfloat16", 17: "float8e4m3fn", 19: "float8e5m2", 21: "uint4", 22: "int4"},
 }
-
-
-class WireError(ValueError):
-    """The bytes are no protobuf message, or are truncated."""
 
 
 class Field(NamedTuple):
@@ -61,14 +57,14 @@ class Field(NamedTuple):
 
 
 def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of the message in `buffer[start:end]`; WireError where it is none."""
+    """Yield the fields of the message in `buffer[start:end]`; ValueError where it is none."""
     stop = len(buffer) if end is None else end
     at = start
     while at < stop:
         tag, value_at = read_varint(buffer, at, stop)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
-            raise WireError(f"field number 0 at byte {at}")
+            raise ValueError(f"field number 0 at byte {at}")
         if wire_type == VARINT:
             value, after = read_varint(buffer, value_at, stop)
         elif wire_type == BYTES:
@@ -78,9 +74,9 @@ def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterat
             after = value_at + (8 if wire_type == FIXED64 else 4)
             value = int.from_bytes(buffer[value_at:after], "little")
         else:
-            raise WireError(f"wire type {wire_type} at byte {at}")
+            raise ValueError(f"wire type {wire_type} at byte {at}")
         if after > stop:
-            raise WireError(f"a field reaches {after - stop} bytes beyond the end")
+            raise ValueError(f"a field reaches {after - stop} bytes beyond the end")
         yield Field(buffer, number, at, after, value, wire_type == BYTES)
         at = after
 
@@ -103,23 +99,16 @@ def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise WireError(f"a number does not end at byte {at}")
+    raise ValueError(f"a number does not end at byte {at}")
 
 
-def signed(value: int) -> int:
-    """Return a varint as int64; protobuf stores negative numbers in two's complement."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def packed_varints(field: Field) -> list[int]:
-    """Return the integers of a repeated field: all when it is packed, otherwise one."""
-    if not field.is_bytes:
-        return [signed(field.value)]
-    values, at = [], field.value
-    while at < field.end:
+def integers(field: Field) -> list[int]:
+    """Return the int64 numbers of a repeated field: all when it is packed, otherwise one."""
+    values, at = [] if field.is_bytes else [field.value], field.value
+    while field.is_bytes and at < field.end:
         value, at = read_varint(field.buffer, at, field.end)
-        values.append(signed(value))
-    return values
+        values.append(value)
+    return [n - (1 << 64) if n >= 1 << 63 else n for n in values]  # two's complement
 
 
 def varint(value: int) -> bytes:
@@ -140,11 +129,6 @@ def header(number: int, size: int) -> bytes:
 def message(number: int, payload: bytes) -> bytes:
     """Encode a length-delimited field."""
     return header(number, len(payload)) + payload
-
-
-def integer(number: int, value: int) -> bytes:
-    """Encode a varint field."""
-    return varint(number << 3 | VARINT) + varint(value)
 
 
 @dataclass(frozen=True)
@@ -191,14 +175,14 @@ def parse_initializer(tensor: Field) -> Initializer:
     if location:
         offset, nbytes = int(external.get("offset", "0")), int(external.get("length", "-1"))
         if offset < 0:
-            raise WireError(f"external data at byte {offset}")
+            raise ValueError(f"external data at byte {offset}")
     elif parts[RAW_DATA]:
         data = parts[RAW_DATA][-1]
         offset, nbytes = data.value, data.end - data.value
     return Initializer(
         name="".join(f.text for f in parts[_TENSOR_NAME]),
         dtype=_dtype_name(parts[_DATA_TYPE]),
-        shape=tuple(size for f in parts[_DIMS] for size in packed_varints(f)),
+        shape=tuple(size for f in parts[_DIMS] for size in integers(f)),
         location=location,
         offset=offset,
         nbytes=nbytes,
@@ -226,13 +210,11 @@ def _inside(outer: Field, *path: int) -> Iterator[Field]:
 
 
 def _parse_dimension(dim: Field) -> int | str:
-    for f in dim.fields():
-        if f.number == 1:
-            size = signed(f.value)
-            return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
-        if f.number == 2:
-            return f.text
-    return "?"
+    parts = by_number(dim.fields())
+    if parts[2]:
+        return parts[2][-1].text
+    sizes = [size for f in parts[1] for size in integers(f)]
+    return sizes[-1] if sizes and sizes[-1] >= 0 else "?"  # old exporters write -1
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
@@ -240,7 +222,7 @@ def external_entries(location: str, offset: int, nbytes: int) -> bytes:
     pairs = {"location": location, "offset": str(offset)}
     if nbytes >= 0:
         pairs["length"] = str(nbytes)
-    return string_map(_EXTERNAL, pairs) + integer(_LOCATION, _STORED_ELSEWHERE)
+    return string_map(_EXTERNAL, pairs) + varint(_LOCATION << 3) + varint(_STORED_ELSEWHERE)
 
 
 def string_map(number: int, entries: Mapping[str, str]) -> bytes:
