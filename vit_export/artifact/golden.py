@@ -1,19 +1,7 @@
 """The golden file: what torch computes, so that a device without torch can validate.
 
-An .npz file of plain arrays, uncompressed so that a C++ program can read it too:
-
-    images            uint8 (S, H, W, C)   pictures at the model's size, not normalised
-    input.NAME        (S, ...)             instead of images, for inputs that are not pictures
-    output.NAME       float64 (S, ...)     what torch computes in float64
-    e32.NAME          float64 ()           max |torch float32 - float64| over all samples
-    e16.NAME          float64 ()           the same for float16; infinite where it overflows
-    ebf16.NAME        float64 ()           the same for bfloat16
-    block.names       str (L,)             tensors that leave the encoder blocks
-    block.indices     int64 (L, K)         elements of a flattened row that were kept
-    block.values      float64 (L, S, K)
-    block.e32         float64 (L,)         and block.e16, block.ebf16
-
-A model of dynamic size has the same at other sizes, under names such as `48x32.images`.
+An .npz file of plain arrays, uncompressed so that a C++ program can read it too; `_FORMS` lists
+them. A model of dynamic size has the same at other sizes, with names such as `48x32.images`.
 """
 
 from __future__ import annotations
@@ -45,14 +33,14 @@ _LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HINT = "export the model again, or give the NAME.golden.npz that lies beside NAME.onnx"
 _OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
-_FORMS = {  # dtypes and dimensions by the start of a name; one letter is one size
-    "images": ("uint8", "S H W C"),
-    "input": ("bool float int uint", "S ..."),
+_FORMS = {  # dtypes and dimensions of `images`, `input.NAME` and so on; one letter is one size
+    "images": ("uint8", "S H W C"),  # pictures at the model's size, not normalised
+    "input": ("bool float int uint", "S ..."),  # where the inputs are not pictures
     "output": ("float int uint", "S ..."),  # a module of the user may return integers
-    "block.names": ("str", "L"),
-    "block.indices": ("int64", "L K"),
+    **dict.fromkeys(BASELINES, ("float64", "")),  # max |torch float32 - float64| over all samples
+    "block.names": ("str", "L"),  # tensors that leave the encoder blocks
+    "block.indices": ("int64", "L K"),  # elements of a flattened row that were kept
     "block.values": ("float64", "L S K"),
-    **dict.fromkeys(BASELINES, ("float64", "")),
     **{f"block.{baseline}": ("float64", "L") for baseline in BASELINES},
 }
 
@@ -284,6 +272,5 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
         noise,
         np.array(128),  # a constant
     )
-    return np.stack([np.broadcast_to(v, shape).round().clip(0, 255) for v in views]).astype(
-        np.uint8
-    )
+    pixels = np.stack([np.broadcast_to(view, shape) for view in views])
+    return pixels.round().clip(0, 255).astype(np.uint8)

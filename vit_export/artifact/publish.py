@@ -15,7 +15,6 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack, stamp
 from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
-SUFFIXES = (".onnx", ".engine")  # artifacts of one stem share a golden file
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,13 +45,12 @@ def check_golden_not_shared(path: Path, golden: Path) -> None:
     `b.onnx` and `b.engine` are both measured with `b.golden.npz`, so `golden` must be equal to it.
     """
     place = golden_path(path)
-    beside = [path.with_suffix(suffix) for suffix in SUFFIXES if suffix != path.suffix]
-    others = [other.name for other in beside if other.exists()]
-    if others and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
+    other = path.with_suffix(".onnx" if path.suffix == ".engine" else ".engine")
+    if other.exists() and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
         raise OutputError(
-            f"cannot write {path}: its golden file would replace {place.name}, which {others[0]} "
+            f"cannot write {path}: its golden file would replace {place.name}, which {other.name} "
             "is measured with, and the two files differ",
-            hint=f"choose another name with -o, or remove {others[0]} if you no longer need it",
+            hint=f"choose another name with -o, or remove {other.name} if you no longer need it",
         )
 
 
@@ -93,23 +91,21 @@ def publish(files: Sequence[Path], folder: Path) -> None:
     Each name that had a file has one at every moment, even when the process is killed. The
     staging folder of the files also keeps the replaced ones until all is done.
     """
-    replaced: list[tuple[Path, Path]] = []
-    added: list[Path] = []
+    moved: list[tuple[Path, Path | None]] = []  # each target, and the file that was there
     try:
         for file in files:
             target = folder / file.name
-            if os.path.lexists(target):
-                backup = file.with_name(file.name + ".replaced")
+            backup = file.with_name(file.name + ".replaced") if os.path.lexists(target) else None
+            if backup is not None:
                 _keep(target, backup)
-                replaced.append((backup, target))
-            else:
-                added.append(target)
+            moved.append((target, backup))
             os.replace(file, target)
     except BaseException:  # an interrupt too: restore every file
-        for backup, target in replaced:
-            os.replace(backup, target)
-        for target in added:
-            target.unlink(missing_ok=True)
+        for target, backup in moved:
+            if backup is not None:
+                os.replace(backup, target)
+            else:
+                target.unlink(missing_ok=True)
         raise
 
 

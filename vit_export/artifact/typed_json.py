@@ -36,22 +36,17 @@ def decode(text: str, kind: type[R], *, what: str, hint: str) -> R:
     """
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} is damaged: it is no JSON ({error})", hint=hint) from error
-    if isinstance(data, dict):
-        if "schema_version" not in data:
-            raise ArtifactError(f"{what} is damaged: it has no schema_version", hint=hint)
-        _check_schema(data, what)
-    try:
+        if isinstance(data, dict):
+            _check_schema(data, what)
         return msgspec.convert(data, kind)
-    except ConfigError as error:  # of a class that checks its values
-        raise ArtifactError(f"{what} is damaged: {error.message}", hint=hint) from error
-    except msgspec.ValidationError as error:
+    except (ConfigError, msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{what} is damaged: {_described(error)}", hint=hint) from error
 
 
 def _check_schema(data: dict[str, Any], what: str) -> None:
     """Raise ArtifactError where a newer release wrote the data, or the manifest inside it."""
+    if "schema_version" not in data:
+        raise msgspec.ValidationError("it has no schema_version")
     manifest = data.get("manifest")
     inner = manifest if isinstance(manifest, dict) else data
     for part in (data, inner):
@@ -67,8 +62,12 @@ def _check_schema(data: dict[str, Any], what: str) -> None:
             )
 
 
-def _described(error: msgspec.ValidationError) -> str:
-    """The error with the field's path at its start, e.g. `preprocess.size[0]: expected ...`."""
+def _described(error: Exception) -> str:
+    """Return what is wrong, the field's path first: `preprocess.size[0]: expected ...`."""
+    if isinstance(error, ConfigError):  # of a class that checks its values
+        return error.message
+    if not isinstance(error, msgspec.ValidationError):
+        return f"it is no JSON ({error})"
     message, _, path = str(error).partition(" - at `$")
     path = re.sub(r"^\.|`$", "", path)
     message = message[:1].lower() + message[1:]
