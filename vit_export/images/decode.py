@@ -205,7 +205,7 @@ def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
         image.load()
         method = None
         with suppress(*_DAMAGED):  # of EXIF; the pixels are intact
-            method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         image = _eight_bits(image, name=name)
         if method is not None:
             image = image.transpose(Image.Transpose[method])
