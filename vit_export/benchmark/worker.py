@@ -126,9 +126,8 @@ class Stopwatch:
         tolerances = tolerances_of(self._precision() or "fp32", source=runner.path.name)
         known = references(golden, tolerances)
         feeds = golden_feeds(runner, golden, preprocess)
-        size = order["batch"]
         measured: dict[str, Measured] = {}
-        for rows in batch_rows(golden.samples, size):
+        for rows in batch_rows(golden.samples, order["batch"]):
             outputs = runner.run({key: values[rows] for key, values in feeds.items()})
             name = next((n for n in outputs if n in golden.outputs), "")
             if not name:
@@ -137,7 +136,7 @@ class Stopwatch:
                     f"{', '.join(golden.outputs)}: it belongs to another model"
                 )
             result = measured.setdefault(name, Measured(known[name]))
-            problem = result.add(size, rows, outputs[name])
+            problem = result.add(rows, outputs[name])
             if problem and not result.by_batch:
                 raise ArtifactError(
                     f"its {name} {problem}: the golden file belongs to another model"
