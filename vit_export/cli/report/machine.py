@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vit_export.benchmark.run import Row
 from vit_export.cli.report.tables import cell, pairs, size, table
-from vit_export.host.doctor import Diagnosis
+from vit_export.host.doctor.abilities import Diagnosis
 from vit_export.host.machine import Machine
 
 TITLES = {  # topic of a fact -> title of its section
