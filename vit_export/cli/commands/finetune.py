@@ -39,10 +39,7 @@ class _Options(CheckpointOptions):
     resume: bool = option("Run", "Resume an interrupted run.")
     predict: Path | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
     output: Path | None = option(
-        "Output",
-        "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
-        "PATH",
-        short="-o",
+        "Output", "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors", "PATH"
     )
 
 
