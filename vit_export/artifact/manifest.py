@@ -6,6 +6,7 @@ and the measured error of every stage of the conversion.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -252,7 +253,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         for name in NOT_IN_A_CHECKPOINT:
             if name not in self.config:
                 raise ArtifactError(f"{source}: the config in its manifest lacks {name!r}")
-        known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
+        fields = [field.name for field in dataclasses.fields(ViTConfig)]
+        known = {name: self.config[name] for name in fields if name in self.config}
         try:
             return ViTConfig(variant=self.variant).replace(known)
         except ConfigError as error:
