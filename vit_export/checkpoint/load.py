@@ -20,7 +20,7 @@ from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.architecture import Architecture, resolve
 from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
 from vit_export.checkpoint.hub import Location, fetch
-from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
+from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, Step, bind, unsupported_parts
 from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
 from vit_export.checkpoint.own import read_config

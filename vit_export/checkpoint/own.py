@@ -1,7 +1,5 @@
 """Checkpoints of vit-export: safetensors with config and labels in their metadata."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -24,9 +22,6 @@ def save_checkpoint(
     """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
 
     The file gets its name when it is complete; `labels` are names of the classes.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     path = Path(path)
     about = {"config": dataclasses.asdict(model.config), "labels": list(labels)}
@@ -41,11 +36,7 @@ def save_checkpoint(
 
 
 def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
-    """Return the config and labels that `save_checkpoint` wrote; (None, ()) in other files.
-
-    Raises:
-        CheckpointError: The config cannot be read.
-    """
+    """Return the config and labels that `save_checkpoint` wrote; (None, ()) in other files."""
     text = file.metadata.get(METADATA_KEY)
     if text is None:
         return None, ()

@@ -3,8 +3,6 @@
 Names in rules are templates: `{n}` stands for the number of a block, `{p}` for `weight` or `bias`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
