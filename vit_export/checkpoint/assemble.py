@@ -1,13 +1,11 @@
 """Fill a model with the tensors of a file, after the shapes of all of them were checked."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_export.checkpoint.layouts.rules import Binding, Step
 from vit_export.checkpoint.tensor_files import TensorFile
@@ -26,16 +24,8 @@ def blank_model(config: ViTConfig) -> VisionTransformer:
     return model
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The tensors of a file after their conversion, by our names."""
-
-    converted: Mapping[str, Tensor]  # meta tensors
-    failed: Mapping[str, str]  # the reason why a tensor cannot be converted
-
-
-def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
-    """Run every conversion on meta tensors."""
+def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Run every conversion on meta tensors: the results by our names, and why others fail."""
     converted: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
     for step in binding.steps:
@@ -50,7 +40,7 @@ def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in sources)
             reason = str(error).splitlines()[0]
             failed[step.target] = f"checkpoint {shapes} cannot be converted ({reason})"
-    return Shapes(converted, failed)
+    return converted, failed
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -58,36 +48,37 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def check_shapes(
-    shapes: Shapes, binding: Binding, *, config: ViTConfig, dropped: Set[str], source: str
+    converted: Mapping[str, Tensor],
+    failed: Mapping[str, str],
+    binding: Binding,
+    *,
+    config: ViTConfig,
+    dropped: Set[str],  # names in the model that need not fit
+    source: str,
 ) -> None:
-    """Check that the tensors of a file are those of a model, except for the names in `dropped`.
-
-    Raises:
-        CheckpointError: Listing every tensor that is missing, unexpected or of another shape.
-    """
+    """Raise one CheckpointError with every tensor that is missing, unexpected or of other shape."""
     expected = blank_model(config).state_dict()
     sources = {step.target: ", ".join(step.sources) for step in binding.steps}
-    wrong = [f"  ! {name}: {why}" for name, why in shapes.failed.items() if name not in dropped]
+    wrong = [f"  ! {name}: {why}" for name, why in failed.items() if name not in dropped]
     missing = []
     for name, tensor in expected.items():
-        if name in dropped or name in shapes.failed:
+        if name in dropped or name in failed:
             continue
-        if name not in shapes.converted:
+        if name not in converted:
             lacking = binding.incomplete.get(name)
             detail = f" (lacks {', '.join(lacking)})" if lacking else ""
             missing.append(f"  - {name}: in the model, not in the checkpoint{detail}")
             continue
-        found, wanted = tuple(shapes.converted[name].shape), tuple(tensor.shape)
+        found, wanted = tuple(converted[name].shape), tuple(tensor.shape)
         if found != wanted:
             detail = f" (from {sources[name]})" if sources[name] != name else ""
             wrong.append(f"  ! {name}: checkpoint {found}, model {wanted}{detail}")
-    surplus = [sources[n] for n in shapes.converted if n not in expected and n not in dropped]
+    surplus = [sources[n] for n in converted if n not in expected and n not in dropped]
     unexpected = [
         f"  + {name}: in the checkpoint, not in the model"
         for name in (*surplus, *binding.unexpected)
     ]
-    lines = [*wrong, *missing, *unexpected]
-    if lines:
+    if lines := [*wrong, *missing, *unexpected]:
         count = "1 tensor does" if len(lines) == 1 else f"{len(lines)} tensors do"
         raise CheckpointError(
             f"cannot load {source} into {config.variant!r}: {count} not fit\n" + "\n".join(lines),
@@ -124,11 +115,8 @@ def assemble(
 
     Tensors of the model that no step fills become zero. Positions are resampled where the two
     configs, of the file's model and of the model wanted, differ in their grid.
-
-    Raises:
-        CheckpointError: A tensor contains NaN or Inf.
     """
-    model, account = blank_model(config), Account()
+    account, state = Account(), dict[str, Tensor]()
     conversions: Counter[str] = Counter()
     not_finite: list[str] = []
     old, new = source_config.grid_hw, config.grid_hw
@@ -149,7 +137,9 @@ def assemble(
             account.resampled += step.sources
         else:
             account.used += step.sources
-        if not _fill(model, step.target, value):
+        copy = torch.empty(value.shape, dtype=torch.float32)  # apart from the file's memory
+        state[step.target] = copy.copy_(value)
+        if not copy.isfinite().all():
             not_finite += step.sources
     if not_finite:
         raise CheckpointError(
@@ -158,20 +148,12 @@ def assemble(
             hint="load an earlier checkpoint",
         )
     account.changes += [f"{what}: {count} tensors" for what, count in conversions.items()]
+    model = blank_model(config)
     for name, tensor in model.state_dict().items():
-        if tensor.is_meta:
-            _fill(model, name, torch.zeros(tensor.shape))
+        if name not in state and tensor.is_meta:
             account.reinitialised.append(name)
+        state.setdefault(name, torch.zeros(tensor.shape) if tensor.is_meta else tensor)
     if account.reinitialised:
         account.changes.append(f"re-initialised to zero: {', '.join(account.reinitialised)}")
+    model.load_state_dict(state, assign=True)
     return model, account
-
-
-def _fill(model: nn.Module, name: str, value: Tensor) -> bool:
-    """Copy a value into a tensor of the model, and return whether it is finite."""
-    owner_name, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    data = torch.empty(value.shape, dtype=torch.float32)
-    data.copy_(value)
-    setattr(owner, attribute, nn.Parameter(data) if attribute in owner._parameters else data)
-    return bool(torch.isfinite(data).all())

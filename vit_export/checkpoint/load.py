@@ -4,10 +4,8 @@ Each tensor is used, resampled, re-initialised on request, or unused, and the re
 Everything that does not fit is listed in one error.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.architecture import Architecture, resolve
-from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
+from vit_export.checkpoint.assemble import assemble, check_shapes, convert_shapes
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, Step, bind, unsupported_parts
@@ -142,8 +140,8 @@ def load_checkpoint(
         labels=labels,
         report=report,
         weights=Weights(
-            source=located.name,
-            layout=plan.layout,
+            source=report.source,
+            layout=report.layout,
             sha256=report.sha256,
             changes=(*account.changes, *unused),
         ),
@@ -210,11 +208,12 @@ def plan_load(
     source = str(file.path)
     chosen, binding = _bind(file, layout)
     metadata = read_metadata(file.path.parent, layout=chosen.name)
-    shapes = convert_shapes(file, binding)
+    converted, failed = convert_shapes(file, binding)
     own, own_labels = read_config(file)
-    _check_positions(shapes, own, overrides, source=source)
+    if "pos_embed" in converted:
+        _check_positions({*converted, *failed}, own, overrides, source=source)
     architecture = resolve(
-        shapes.converted,
+        converted,
         layout=chosen,
         metadata=metadata,
         own=own,
@@ -225,9 +224,12 @@ def plan_load(
         stem=stem,
     )
     config, dropped = _choose_head(architecture.config, overrides, reset_head, source)
-    check_shapes(shapes, binding, config=architecture.config, dropped=dropped, source=source)
+    check_shapes(
+        converted, failed, binding, config=architecture.config, dropped=dropped, source=source
+    )
     if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
         dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
+    unused = [name for s in binding.steps if s.target in dropped for name in s.sources]
     return Plan(
         layout=chosen.name,
         metadata=metadata,
@@ -235,31 +237,24 @@ def plan_load(
         architecture=architecture,
         config=config,
         steps=tuple(step for step in binding.steps if step.target not in dropped),
-        unused=(
-            *(name for step in binding.steps if step.target in dropped for name in step.sources),
-            *binding.ignored,
-            *file.aside,
-        ),
+        unused=(*unused, *binding.ignored, *file.aside),
     )
 
 
 def _check_positions(
-    shapes: Shapes, own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
+    names: Set[str], own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
 ) -> None:
     """Raise CheckpointError where the position embedding would be lost or cannot be understood."""
-    if "pos_embed" not in shapes.converted:
-        return
-    if "cls_token" not in shapes.converted and "cls_token" not in shapes.failed:
+    if "cls_token" not in names:
         raise CheckpointError(
             f"cannot load {source}: it has no class token, and vit-export's VisionTransformer "
             "needs one",
             hint=MODULE_HINT,
         )
-    learned = own is None or own.pos_embed == "learned"
-    if learned and overrides.get("pos_embed", "learned") != "learned":
+    wanted = overrides.get("pos_embed", "learned")
+    if wanted != "learned" and (own is None or own.pos_embed == "learned"):
         raise CheckpointError(
-            f"{source} holds position embeddings, and pos_embed={overrides['pos_embed']} would "
-            "drop them",
+            f"{source} holds position embeddings, and pos_embed={wanted} would drop them",
             hint="leave that setting out",
         )
 
@@ -274,12 +269,12 @@ def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
 
 def _labels(plan: Plan) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels where they fit the head, and a note for the report where they do not."""
-    classes = plan.config.num_classes
-    if not plan.labels or not any(step.target == "head.weight" for step in plan.steps):
+    labels, classes = plan.labels, plan.config.num_classes
+    if not any(step.target == "head.weight" for step in plan.steps):
         return (), {}
-    if len(plan.labels) == classes:
-        return plan.labels, {}
-    return (), {"labels": f"none: {len(plan.labels)} were given, the head has {classes} classes"}
+    if len(labels) in (0, classes):
+        return labels, {}
+    return (), {"labels": f"none: {len(labels)} were given, the head has {classes} classes"}
 
 
 def _choose_head(
@@ -297,10 +292,8 @@ def _choose_head(
             "unknown",
             hint="give --num-classes N",
         )
-    if wanted == 0:
-        return target, set(HEADS)
-    if there == wanted:
-        return target, set()
+    if wanted in (0, there):
+        return target, set() if wanted else set(HEADS)
     head = f"a head for {there} classes" if there else "no head"
     keep = f"--num-classes {there} keeps the head, " if there else ""
     raise CheckpointError(
