@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,9 +29,8 @@ def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor
     failed: dict[str, str] = {}
     for step in binding.steps:
         sources = [file.tensors[name] for name in step.sources]
-        wrong = [_dtype(tensor) for tensor in sources if not tensor.is_floating_point()]
-        if wrong:
-            failed[step.target] = f"checkpoint {wrong[0]}, expected floating-point numbers"
+        if wrong := [t.dtype for t in sources if not t.is_floating_point()]:
+            failed[step.target] = f"checkpoint {_name(wrong[0])}, expected floating-point numbers"
             continue
         try:
             converted[step.target] = step.conversion.apply(*(t.float() for t in sources))
@@ -43,8 +41,8 @@ def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor
     return converted, failed
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_shapes(
@@ -98,48 +96,40 @@ def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return "--variant NAME of the model that these weights were saved from"
 
 
-@dataclass
-class Account:
-    """What became of the tensors; filled while the model is."""
-
-    used: list[str] = field(default_factory=list)
-    resampled: list[str] = field(default_factory=list)
-    reinitialised: list[str] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-
-
-def assemble(
-    file: TensorFile, steps: Sequence[Step], *, source_config: ViTConfig, config: ViTConfig
-) -> tuple[VisionTransformer, Account]:
-    """Build a model and fill it, with one tensor of the file in memory at a time.
-
-    Tensors of the model that no step fills become zero. Positions are resampled where the two
-    configs, of the file's model and of the model wanted, differ in their grid.
-    """
-    account, state = Account(), dict[str, Tensor]()
-    conversions: Counter[str] = Counter()
-    not_finite: list[str] = []
-    old, new = source_config.grid_hw, config.grid_hw
+def changed(file: TensorFile, steps: Sequence[Step]) -> list[str]:
+    """What the steps do to the tensors of a file, other than to copy them."""
+    counts: Counter[str] = Counter()
     for step in steps:
-        data = [file.read(name) for name in step.sources]
-        conversions.update(
-            f"{_dtype(tensor)} -> float32" for tensor in data if tensor.dtype != torch.float32
-        )
+        dtypes = [file.tensors[name].dtype for name in step.sources]
+        counts.update(f"{_name(dtype)} -> float32" for dtype in dtypes if dtype != torch.float32)
         if step.conversion.label:
-            conversions[step.conversion.label] += len(data)
-        value = step.conversion.apply(*data)
-        if step.target == "pos_embed" and old != new:
+            counts[step.conversion.label] += len(dtypes)
+    return [f"{what}: {count} tensors" for what, count in counts.items()]
+
+
+def fill(
+    model: VisionTransformer, file: TensorFile, steps: Sequence[Step], grid_hw: Sequence[int]
+) -> None:
+    """Fill a blank model, with one tensor of the file in memory at a time.
+
+    Tensors of the model that no step fills become zero. `grid_hw` is the grid of patches that the
+    file's position embedding was trained for.
+    """
+    config, state, not_finite = model.config, model.state_dict(), list[str]()
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            state[name] = torch.zeros(tensor.shape)
+    for step in steps:
+        value = step.conversion.apply(*(file.read(name) for name in step.sources))
+        if step.target == "pos_embed":
             value = resample_pos_embed(
-                value, source=old, target=new, num_prefix_tokens=config.num_prefix_tokens
+                value,
+                source=grid_hw,
+                target=config.grid_hw,
+                num_prefix_tokens=config.num_prefix_tokens,
             )
-            grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old, new))
-            account.changes.append(f"pos_embed resampled: {grids} patches, bicubic with antialias")
-            account.resampled += step.sources
-        else:
-            account.used += step.sources
-        copy = torch.empty(value.shape, dtype=torch.float32)  # apart from the file's memory
-        state[step.target] = copy.copy_(value)
-        if not copy.isfinite().all():
+        state[step.target].copy_(value)
+        if not state[step.target].isfinite().all():
             not_finite += step.sources
     if not_finite:
         raise CheckpointError(
@@ -147,13 +137,4 @@ def assemble(
             f"{', '.join(not_finite)}. The training diverged, or the file is damaged",
             hint="load an earlier checkpoint",
         )
-    account.changes += [f"{what}: {count} tensors" for what, count in conversions.items()]
-    model = blank_model(config)
-    for name, tensor in model.state_dict().items():
-        if name not in state and tensor.is_meta:
-            account.reinitialised.append(name)
-        state.setdefault(name, torch.zeros(tensor.shape) if tensor.is_meta else tensor)
-    if account.reinitialised:
-        account.changes.append(f"re-initialised to zero: {', '.join(account.reinitialised)}")
     model.load_state_dict(state, assign=True)
-    return model, account

@@ -73,7 +73,6 @@ def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp
                 "(act_layer=gelu)",
             ),
         },
-        heads_axis_of=f"{attn}/query/kernel",
     )
 
 
