@@ -117,14 +117,14 @@ def resolve(
     inferred = fields_from_shapes(state, source=source)
     if num_heads:
         inferred["num_heads"] = num_heads
-    own_fields = vars(own) if own else {}
+    described = {OWN: vars(own) if own else {}, **metadata.fields}
     of_variant = {f"variant {variant.variant}": vars(variant)} if variant else {}
-    described = {OWN: own_fields, **metadata.fields, USER: overrides, **of_variant}
+    sizes = {**described, USER: overrides, **of_variant}
     trained = trained_size(
         state.get("pos_embed") if "patch_size" in inferred else None,
         patch_size=inferred.get("patch_size", 1),
         num_prefix_tokens=2 if inferred["distilled"] else 1,
-        sizes={origin: fields.get("img_size") for origin, fields in described.items()},
+        sizes={origin: fields.get("img_size") for origin, fields in sizes.items()},
         source=source,
     )
     if trained is not None:
@@ -132,17 +132,17 @@ def resolve(
     decided = {*DECIDED_BY_TENSORS, *(["num_heads"] if num_heads or own else [])}
     plain = ViTConfig(variant="")
     settings = {
-        name: parse_field(name, value, getattr(plain, name)) if name in decided else value
+        name: parse_field(name, value, getattr(plain, name))
         for name, value in overrides.items()
         if name not in WANTED
     }
     claims = [
         *_claims(settings, USER, decided),
-        *_claims(own_fields, OWN, decided),
+        *_claims(described.pop(OWN), OWN, decided),
         *_claims(inferred, TENSORS, set(inferred)),
     ]
-    for file, fields in metadata.fields.items():
-        claims += _claims(fields, file, decided)
+    for origin, fields in described.items():
+        claims += _claims(fields, origin, decided)
     for name, (value, origin) in layout.assumed.items():
         if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value)):
             claims.append(Claim(name, value, origin))
@@ -154,16 +154,15 @@ def resolve(
     winners: dict[str, Claim] = {}
     for claim in claims:
         winners.setdefault(claim.field, claim)
-    _check_channels(winners, inferred.get("in_chans", 0), source=source)
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
     try:
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
-        if set(overrides) - set(WANTED):
-            raise
-        raise CheckpointError(
-            f"{source}: its tensors and the files beside it describe no network: {error}"
+        origins = ["its tensors", *metadata.fields, *(["your settings"] if settings else [])]
+        raise (ConfigError if settings else CheckpointError)(
+            f"cannot load {source}: {' and '.join(origins)} describe no network: {error}",
+            hint="correct the wrong value there, or set it, e.g. with --set num_heads=N or --mean",
         ) from error
     assumed = _assumptions(claims, winners, base, f"variant {known.variant}" if known else DEFAULT)
     if trained is not None and isinstance(trained[0], tuple) and trained[1] != OWN:
@@ -177,7 +176,7 @@ def _claims(fields: Mapping[str, Any], source: str, decisive: Set[str]) -> list[
     return [
         Claim(name, value, source, name in decisive)
         for name, value in fields.items()
-        if name not in IDENTITY
+        if name not in IDENTITY and value is not None
     ]
 
 
@@ -236,21 +235,6 @@ def _heads(
         f"width {width}), and no file beside it states it",
         hint=f"give it with --set num_heads=N (one of {fits})",
     )
-
-
-def _check_channels(winners: Mapping[str, Claim], channels: int, *, source: str) -> None:
-    """Raise CheckpointError where mean or std of a file are not one number for each channel."""
-    for name, field in (("mean", "image_mean"), ("std", "image_std")):
-        claim = winners.get(name)
-        if claim is None or claim.source not in (CONFIG, PROCESSOR) or not channels:
-            continue
-        if len(claim.value) != channels:
-            raise CheckpointError(
-                f"{source}: the model has {channels} channels, and {claim.source} beside it has "
-                f"{len(claim.value)} values of {field if claim.source == PROCESSOR else name}",
-                hint="set both with --mean and --std, one number for each channel, or fix "
-                f"{claim.source}",
-            )
 
 
 def _assumptions(

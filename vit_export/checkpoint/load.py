@@ -69,20 +69,13 @@ def load_checkpoint(
     layout: str | None = None,
     reset_head: bool = False,
 ) -> Loaded:
-    """Load a file, a folder, `hub` (the variant's repository) or `hf:owner/name[@revision]`.
+    """Load weights of any known layout.
 
-    Args:
-        source: The weights.
-        variant: Name of the model's variant; found by default.
-        overrides: Config fields set by the user. Another `img_size` than the file's resamples the
-            position embedding; another `num_classes` needs `reset_head`, and 0 removes the head.
-        layout: Name of the layout; recognised from the tensors' names by default.
-        reset_head: Replace the head with a zero-initialised one without a pre-logits layer, as
-            for transfer in the paper (arXiv 2010.11929, section 3.1).
-
-    Raises:
-        CheckpointError: The file cannot be read, or does not fit.
-        UsageError: An unknown variant, layout or config field.
+    `source` is a file, a folder, `hub` (the variant's repository) or `hf:owner/name[@revision]`.
+    `overrides` are config fields set by the user. Another `img_size` than the file's resamples the
+    position embedding. `num_classes` 0 removes the head; another number needs `reset_head`, for a
+    zero-initialised head without a pre-logits layer, as for transfer in the paper (arXiv
+    2010.11929, section 3.1). Variant and layout are recognised by default.
     """
     overrides = overrides or {}
     known = get_variant(variant) if variant is not None else None
