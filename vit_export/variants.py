@@ -133,7 +133,7 @@ class ViTConfig:
 
         A single number for mean or std counts for every channel.
         """
-        known = [field.name for field in dataclasses.fields(self)]
+        known = list(vars(self))
         values: dict[str, Any] = {}
         for name, value in overrides.items():
             if name not in known:

@@ -144,6 +144,6 @@ def _error_ratio_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> 
     for rows in (*batches, *(batch[::-1] for batch in batches)):
         outputs = runner.run({name: x[rows] for name, x in feeds.items()})
         for name, result in measured.items():
-            if result.add(size, rows, outputs[name]):
+            if result.add(rows, outputs[name]):
                 return math.inf
     return max(result.error_ratio for result in measured.values())
