@@ -157,9 +157,9 @@ def plan_load(
     """
     source = str(file.path)
     chosen, binding = _bind(file, layout)
-    metadata = read_metadata(file.path.parent, layout=chosen.name)
+    beside = read_metadata(file.path.parent, layout=chosen.name)
+    own, metadata = read_config(file) or (None, beside)
     converted, failed = convert_shapes(file, binding)
-    own, own_labels = read_config(file)
     if "pos_embed" in converted:
         _check_positions({*converted, *failed}, own, overrides, source=source)
     architecture = resolve(
@@ -187,7 +187,7 @@ def plan_load(
     resampled = sources.get("pos_embed", ()) if trained != wanted else ()
     model = blank_model(config)
     zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
-    labels, notes = own_labels or metadata.labels, dict[str, str]()
+    labels, notes = metadata.labels, dict[str, str]()
     if "head.weight" not in sources:
         labels = ()
     elif labels and len(labels) != config.num_classes:
