@@ -17,7 +17,7 @@ from vit_export.cli.option_fields import SectionOption, command
 def doctor(strict: bool, as_json: bool) -> None:
     """Show what this machine can run and how to fix each problem."""
     from vit_export.cli.report.diagnosis import diagnosis_text
-    from vit_export.host.doctor import examine
+    from vit_export.host.doctor.abilities import examine
 
     diagnosis = examine()
     emit(as_json, dataclasses.asdict(diagnosis), diagnosis_text(diagnosis))

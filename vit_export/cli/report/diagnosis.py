@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vit_export.cli.report.tables import pairs
-from vit_export.host.doctor import Diagnosis
+from vit_export.host.doctor.abilities import Diagnosis
 
 TITLES = {
     "system": "System",
