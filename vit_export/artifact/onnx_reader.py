@@ -101,11 +101,6 @@ class OnnxFile:
         files = (self.path, *self.external_files)
         return Path(os.path.commonpath([os.path.dirname(os.path.realpath(f)) for f in files]))
 
-    @property
-    def has_linked_weights(self) -> bool:
-        """Whether symbolic links lead to weights outside the folder of the .onnx file itself."""
-        return self.weights_folder != Path(os.path.realpath(self.path)).parent
-
     def check_external_data(self) -> None:
         """Raise ArtifactError that names a file of weights which is missing or too short."""
         for tensor in self.initializers:
