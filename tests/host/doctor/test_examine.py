@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.cli.report.diagnosis import diagnosis_text
+from vit_export.cli.report.machine import diagnosis_text
 from vit_export.host.doctor import checks
 from vit_export.host.doctor.abilities import Ability, Diagnosis, abilities_of
 from vit_export.host.doctor.checks import Fact, Fault, run_checks
