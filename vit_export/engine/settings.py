@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.engine.profiles import check_batch_range, range_text
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.runtime.tensorrt.backend import MODULES
 
 PRECISIONS = ("fp16", "bf16", "fp32", "int8")
@@ -77,10 +77,7 @@ class EngineSettings:
             (self.precision, PRECISIONS, "precision"),
             (self.hardware_compatibility, HARDWARE_COMPATIBILITY, "hardware compatibility"),
         ):
-            if value not in known:
-                raise UsageError(
-                    f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
-                )
+            check_known(what, value, known)
         if self.builder_level is not None and not 0 <= self.builder_level <= 5:
             raise UsageError(f"--builder-level {self.builder_level}: must be 0 to 5")
         if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
