@@ -36,7 +36,7 @@ class _Options:
         is_flag=False,
         flag_value="",
     )
-    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
+    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH")
 
 
 @command(_Options)
