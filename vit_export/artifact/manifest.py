@@ -218,10 +218,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         return self.certificate[-1].passed if self.certificate else None
 
     def vit_config(self, source: str) -> ViTConfig:
-        """Return the config of the network; fields that later releases added are ignored.
-
-        Messages name the file by `source`.
-        """
+        """Return the config of the network; fields that later releases added are ignored."""
         if not self.config:
             raise ArtifactError(
                 f"{source}: its manifest has no config, so its architecture is unknown"

@@ -24,7 +24,7 @@ from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupport
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
-from vit_export.errors import CheckpointError, UsageError, nearest
+from vit_export.errors import CheckpointError, check_known
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig, get_variant
 
@@ -79,10 +79,8 @@ def load_checkpoint(
     """
     overrides = overrides or {}
     known = get_variant(variant) if variant is not None else None
-    if layout is not None and layout not in LAYOUTS:
-        raise UsageError(
-            f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})"
-        )
+    if layout is not None:
+        check_known("layout", layout, LAYOUTS)
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
     location = _locate(source, known)
