@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.runtime.checks import with_batch
 from vit_export.runtime.tensorrt.backend import MODULES
 
@@ -79,10 +79,7 @@ class EngineSettings:
             ("precision", self.precision, PRECISIONS),
             ("hardware compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITY),
         ):
-            if choice not in known:
-                raise UsageError(
-                    f"unknown {name} {choice!r}{nearest(choice, known)} (known: {', '.join(known)})"
-                )
+            check_known(name, choice, known)
         for name, number, least, most in (
             ("builder-level", self.builder_level, 0, 5),
             ("workspace-mib", self.workspace_mib, 1, MAX_WORKSPACE_MIB),
