@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from vit_export.checkpoint.layouts.rules import Binding, Step
+from vit_export.checkpoint.layouts.rules import Binding, Rule
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
 from vit_export.model.pos_embed import resample_pos_embed
@@ -96,7 +96,7 @@ def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return "--variant NAME of the model that these weights were saved from"
 
 
-def changed(file: TensorFile, steps: Sequence[Step]) -> list[str]:
+def changed(file: TensorFile, steps: Sequence[Rule]) -> list[str]:
     """What the steps do to the tensors of a file, other than to copy them."""
     counts: Counter[str] = Counter()
     for step in steps:
@@ -108,7 +108,7 @@ def changed(file: TensorFile, steps: Sequence[Step]) -> list[str]:
 
 
 def fill(
-    model: VisionTransformer, file: TensorFile, steps: Sequence[Step], grid_hw: Sequence[int]
+    model: VisionTransformer, file: TensorFile, steps: Sequence[Rule], grid_hw: Sequence[int]
 ) -> None:
     """Fill a blank model, with one tensor of the file in memory at a time.
 

@@ -6,21 +6,25 @@ are read by torch's restricted unpickler, `.npz` archives without pickled object
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_export.artifact.open_file import open_file, read_text
 from vit_export.checkpoint.hub import FILE_NAMES
-from vit_export.checkpoint.npz import npz_shapes, read_npz
 from vit_export.checkpoint.pickles import load_pickled, select_state_dict
 from vit_export.errors import CheckpointError
 
@@ -30,6 +34,7 @@ HEAD_BYTES = 512
 PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
 # put before every name by DataParallel, torch.compile, Lightning and transformers' timm wrapper
 PREFIXES = re.compile(r"((module|_orig_mod|model|timm_model|net)\.)*")
+BFLOAT16 = np.dtype("V2")  # numpy lacks bfloat16, and keeps two raw bytes
 SAVE_AGAIN = "download or save it again"
 
 
@@ -115,9 +120,9 @@ def _open_zip(path: Path) -> TensorFile:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
-        tensors = npz_shapes(path)
+        tensors = _npz_shapes(path)
         return TensorFile(
-            path=path, parts=(path,), tensors=tensors, read=lambda name: read_npz(path, name)
+            path=path, parts=(path,), tensors=tensors, read=lambda name: _read_npz(path, name)
         )
     if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name
            for name in names):  # fmt: skip
@@ -132,6 +137,50 @@ def _open_zip(path: Path) -> TensorFile:
         f"{path} is a zip archive without weights of torch or numpy (it holds "
         f"{', '.join(names[:3]) or 'nothing'}); expected a .safetensors, .pth, .bin or .npz file"
     )
+
+
+def _npz_shapes(path: Path) -> dict[str, Tensor]:
+    """Return meta tensors by name, from the arrays' headers."""
+    tensors = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as data:
+                    shape, dtype = _header(data)
+                if dtype.hasobject:
+                    raise ValueError("it holds pickled Python objects, which are not read")
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"array {name!r} is shorter than its shape {shape}")
+                kind = _to_torch(np.empty(0, dtype)).dtype
+                tensors[name] = torch.empty(shape, dtype=kind, device="meta")
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        what = "is damaged, or not an archive of plain arrays"
+        raise CheckpointError(f"{path} {what}: {error}") from error
+    return tensors
+
+
+def _read_npz(path: Path, name: str) -> Tensor:
+    """Read one array."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _to_torch(arrays[name])
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{path}: array {name!r} cannot be read: {error}") from error
+
+
+def _to_torch(array: NDArray[Any]) -> Tensor:
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.asarray(array, order="C"))
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    formats = np.lib.format
+    old = formats.read_magic(member) == (1, 0)
+    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
 
 
 def _open_safetensors(path: Path) -> TensorFile:
