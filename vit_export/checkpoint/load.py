@@ -160,7 +160,7 @@ def plan_load(
     converted, failed = convert_shapes(file, binding)
     if "pos_embed" in converted:
         _check_positions({*converted, *failed}, own, overrides, source=source)
-    architecture = resolve(
+    trained, inferred, assumed = resolve(
         converted,
         layout=chosen,
         metadata=metadata,
@@ -171,18 +171,16 @@ def plan_load(
         source=source,
         stem=location.stem,
     )
-    config, dropped = _choose_head(architecture.config, overrides, reset_head, source)
-    check_shapes(
-        converted, failed, binding, config=architecture.config, dropped=dropped, source=source
-    )
-    trained, wanted = architecture.config.grid_hw, config.grid_hw
-    if config.pos_embed == "sincos" and trained != wanted:
+    config, dropped = _choose_head(trained, overrides, reset_head, source)
+    check_shapes(converted, failed, binding, config=trained, dropped=dropped, source=source)
+    old_grid, grid = trained.grid_hw, config.grid_hw
+    if config.pos_embed == "sincos" and old_grid != grid:
         dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
     steps = [step for step in binding.steps if step.target not in dropped]
     left_out = [name for s in binding.steps if s.target in dropped for name in s.sources]
     unused = (*left_out, *binding.ignored, *file.aside)
     sources = {step.target: step.sources for step in steps}
-    resampled = sources.get("pos_embed", ()) if trained != wanted else ()
+    resampled = sources.get("pos_embed", ()) if old_grid != grid else ()
     model = blank_model(config)
     zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
     labels, notes = metadata.labels, dict[str, str]()
@@ -200,12 +198,12 @@ def plan_load(
         resampled=resampled,
         reinitialised=tuple(zero),
         unused=unused,
-        inferred=architecture.inferred,
-        assumed={**architecture.assumed, **notes, **file.notes},
+        inferred=inferred,
+        assumed={**assumed, **notes, **file.notes},
     )
     changes = changed(file, steps)
     if resampled:
-        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (trained, wanted))
+        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
         changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
     if zero:
         changes.append(f"re-initialised to zero: {', '.join(zero)}")
@@ -226,7 +224,7 @@ def plan_load(
             changes=tuple(changes),
         ),
     )
-    return loaded, partial(fill, model, file, steps, trained)
+    return loaded, partial(fill, model, file, steps, old_grid)
 
 
 def _check_positions(

@@ -13,8 +13,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -120,12 +121,9 @@ def _open_zip(path: Path) -> TensorFile:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
-        tensors = _npz_shapes(path)
-        return TensorFile(
-            path=path, parts=(path,), tensors=tensors, read=lambda name: _read_npz(path, name)
-        )
-    if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name
-           for name in names):  # fmt: skip
+        return _open_npz(path)
+    programs = re.compile(r"/code/|/constants\.pkl$|/archive_format$")
+    if any(map(programs.search, names)):
         raise CheckpointError(
             f"{path} is a TorchScript or torch.export archive: a program, not only weights",
             hint="save the weights of the model that it was made from: "
@@ -139,29 +137,30 @@ def _open_zip(path: Path) -> TensorFile:
     )
 
 
-def _npz_shapes(path: Path) -> dict[str, Tensor]:
-    """Return meta tensors by name, from the arrays' headers."""
-    tensors = {}
+def _open_npz(path: Path) -> TensorFile:
+    """Open an archive of arrays by their headers."""
+    formats, tensors = np.lib.format, dict[str, Tensor]()
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as data:
-                    shape, dtype = _header(data)
+                    old = formats.read_magic(data) == (1, 0)
+                    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+                    shape, _, dtype = read(data)
                 if dtype.hasobject:
                     raise ValueError("it holds pickled Python objects, which are not read")
                 if math.prod(shape) * dtype.itemsize > member.file_size:
                     raise ValueError(f"array {name!r} is shorter than its shape {shape}")
-                kind = _to_torch(np.empty(0, dtype)).dtype
-                tensors[name] = torch.empty(shape, dtype=kind, device="meta")
+                tensors[name] = _meta(shape, _to_torch(np.empty(0, dtype)).dtype)
     except (ValueError, TypeError, zipfile.BadZipFile) as error:
         what = "is damaged, or not an archive of plain arrays"
         raise CheckpointError(f"{path} {what}: {error}") from error
-    return tensors
+    read_array = partial(_read_npz, path)
+    return TensorFile(path=path, parts=(path,), tensors=tensors, read=read_array)
 
 
 def _read_npz(path: Path, name: str) -> Tensor:
-    """Read one array."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _to_torch(arrays[name])
@@ -173,14 +172,6 @@ def _to_torch(array: NDArray[Any]) -> Tensor:
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(np.asarray(array, order="C"))
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    formats = np.lib.format
-    old = formats.read_magic(member) == (1, 0)
-    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
-    shape, _, dtype = read(member)
-    return shape, dtype
 
 
 def _open_safetensors(path: Path) -> TensorFile:
