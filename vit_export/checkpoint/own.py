@@ -54,7 +54,10 @@ def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
         return None
     try:
         about = msgspec.json.decode(text, type=_About)
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in about.config.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in about.config.items()
+        }
         return ViTConfig(**fields), Metadata(crop_mode=about.crop_mode, labels=about.labels)
     except (msgspec.DecodeError, TypeError, ConfigError) as error:
         raise CheckpointError(
