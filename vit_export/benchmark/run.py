@@ -134,7 +134,7 @@ class _CandidateProcess:
             raise
         except VitExportError as error:
             self.batch_error = _one_line(error)
-            if not self.worker.alive:
+            if self.worker.poll() is not None:
                 self.error = self.batch_error
             return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +46,17 @@ class Machine:
 
 def this_machine(packages: Iterable[str]) -> Machine:
     """Describe this machine, with the versions of those packages that are installed."""
-    own = {"vit-export": __version__, "python": platform.python_version()}
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    names = getattr(os, "sysconf_names", {})  # none on Windows
+    pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
     has_affinity = hasattr(os, "sched_getaffinity")
+    own = {"vit-export": __version__, "python": platform.python_version()}
     return Machine(
-        processor=_processor(),
+        processor=model[1] if model else platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
-        memory_bytes=_memory_bytes(),
+        memory_bytes=pages and pages * os.sysconf("SC_PAGE_SIZE"),
         load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",
         gpus=tuple(run_probe(probe_nvidia).get("gpus", ())),
@@ -63,19 +69,5 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: version for name in packages if (version := version_of(name))}
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _memory_bytes() -> int | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
