@@ -38,7 +38,7 @@ class Machine:
 
     def after(self, threads: int | None) -> Machine:
         """Return this machine after a measurement that used some threads (`None`: every core)."""
-        load = _load_average()
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         own = self.cores if threads is None else min(threads, self.cores)
         others = None if load is None else max(0.0, load - own)
         return dataclasses.replace(self, others_after=others)
@@ -57,7 +57,7 @@ def this_machine(packages: Iterable[str]) -> Machine:
         processor=model[1] if model else platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
         memory_bytes=pages and pages * os.sysconf("SC_PAGE_SIZE"),
-        load_average=_load_average(),
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         system=f"{platform.system()} {platform.machine()}",
         gpus=tuple(run_probe(probe_nvidia).get("gpus", ())),
         versions=own | installed_versions(packages),
@@ -67,7 +67,3 @@ def this_machine(packages: Iterable[str]) -> Machine:
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed."""
     return {name: version for name in packages if (version := version_of(name))}
-
-
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
