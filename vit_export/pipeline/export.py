@@ -180,7 +180,7 @@ def _to_onnx(
     loaded: LoadedSource, folder: Path, opset: int, progress: Progress
 ) -> tuple[OnnxFile, Manifest]:
     progress("torch -> onnx")
-    exported = export_module(
+    raw = export_module(
         loaded.model,
         folder / "exported.onnx",
         loaded.inputs,
@@ -193,13 +193,13 @@ def _to_onnx(
         weights=loaded.weights,
         opset=opset,
         inputs=loaded.inputs,
-        outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
+        outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
         preprocess=loaded.preprocess,
         labels=loaded.labels,
-        blocks=exported.taps,
+        blocks=loaded.model.taps,
         toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
-    return OnnxFile.read(exported.path), manifest
+    return raw, manifest
 
 
 def _pack_and_gate(
