@@ -10,9 +10,9 @@ Polygraphy's `debug precision` searches in this way too, by the precision of Ten
 which TensorRT 11 no longer has; here the graph itself is changed.
 """
 
-from __future__ import annotations
-
+import functools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ def sensitivities(
     stage: str = "error per block",
 ) -> tuple[Sensitivity, ...]:
     """Measure the error of every unit of layers alone, while all others and `fp32` stay fp32."""
-    layers = frozenset(layer for unit in units.values() for layer in unit) | fp32
+    layers = fp32.union(*units.values())
     measured = []
     for i, (unit, own) in enumerate(units.items()):
         progress(stage, i, len(units))
@@ -85,14 +85,15 @@ def repair(
     units: Mapping[str, Sequence[str]], measure: Measure, *, progress: Progress = silent
 ) -> Repair:
     """Find layers that must stay fp32, none of which can be left out; see `units_of` for units."""
+    measure = functools.cache(measure)
     blocks = sensitivities(units, measure, progress=progress)
     chosen = _shortest_prefix(blocks, units, measure)
     if chosen is None:
         return Repair(keep=None, blocks=blocks)
     candidates = {layer: [layer] for unit in chosen for layer in units[unit]}
-    others = frozenset(layer for unit in units.values() for layer in unit) - set(candidates)
+    everything = frozenset[str]().union(*units.values())
     layers = sensitivities(
-        candidates, measure, fp32=others, progress=progress, stage="error per layer"
+        candidates, measure, fp32=everything, progress=progress, stage="error per layer"
     )
     kept = _shortest_prefix(layers, candidates, measure) or list(candidates)
     keep = _without_needless(kept, measure)
@@ -105,8 +106,8 @@ def _shortest_prefix(
 ) -> list[str] | None:
     """Return the fewest units, those of the largest error first, that pass when they stay fp32.
 
-    A bisection finds them. Where more units in fp32 give a larger error, fewer may pass as well.
-    The result is `None` where not even all units pass.
+    Where more units in fp32 give a larger error, fewer than the bisection finds may pass as well.
+    `None`: not even all units pass.
     """
     order = [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
 
@@ -115,11 +116,9 @@ def _shortest_prefix(
 
     if not passes(len(order)):
         return None
-    failing, passing = -1, len(order)
-    while passing - failing > 1:
-        middle = (failing + passing) // 2
-        failing, passing = (failing, middle) if passes(middle) else (middle, passing)
-    return order[:passing]
+    counts = range(len(order) - 1, -1, -1)  # falling, so that those which pass come first
+    fewer = bisect_left(counts, True, key=lambda count: not passes(count))
+    return order[: len(order) - fewer]
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
