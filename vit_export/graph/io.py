@@ -24,9 +24,6 @@ def open_graph(path: Path) -> ir.Model:
     """Open an .onnx file; its weights stay on disk until they are read.
 
     Types and shapes are inferred, and Constant nodes become initializers.
-
-    Raises:
-        ArtifactError: The file is missing, damaged, lacks its weights or has control flow.
     """
     file = OnnxFile.read(path)
     file.check_external_data()

@@ -106,13 +106,8 @@ def quantize(
         scratch = stage / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
         prepared = prepare(source, path.stem, reference, manifest, settings, scratch, progress)
-        trials = TrialConverter(
-            prepared=prepared,
-            golden=reference,
-            manifest=manifest.replace(precision=settings.precision),
-            limits=limits,
-            folder=scratch,
-        )
+        narrow = manifest.replace(precision=settings.precision)
+        trials = TrialConverter(prepared, reference, narrow, limits, scratch)
         units = units_of(prepared.layers, manifest.blocks)
         packed, conversion, comparisons, repaired = _convert(
             trials, units, stage / path.name, settings.budget, external_data, progress
@@ -122,10 +117,11 @@ def quantize(
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
         golden_copy = stage / golden_path(path).name
         shutil.copyfile(golden_file, golden_copy)
-        final = trials.manifest.replace(
+        final = narrow.replace(
             inputs=packed.inputs,
             outputs=packed.outputs,
             conversion=conversion.replace(
+                source_sha256=manifest.graph_sha256,
                 calibration=prepared.calibration,
                 notes=(*prepared.notes, *conversion.notes),
             ),
@@ -214,27 +210,23 @@ def _convert(
     progress(f"fp32 -> {precision}")
     repaired = Repair(keep={}, blocks=())
     while True:
-        keep = repaired.keep or {}
+        keep = repaired.keep
         file, conversion = trials.convert(keep)
         reasons = (Kept(layer, "fp32", repaired.reason(layer, precision)) for layer in keep)
-        conversion = conversion.replace(
-            source_sha256=manifest.graph_sha256,
-            kept=(*conversion.kept, *reasons),
-        )
+        conversion = conversion.replace(kept=(*conversion.kept, *reasons))
         _check_budget(trials, conversion, budget)
         packed = pack_artifact(OnnxFile.read(file), path, manifest, external_data=external_data)
         comparisons = run_gate(trials, packed, conversion, progress)
         stage = comparisons[-1].stage
         if stage.passed is not False:
             return packed, conversion, comparisons, repaired
+        failure, count = stage.reason, len(keep)
         if keep:
-            failure = f"with {len(keep)} layers kept in fp32 it still fails: {stage.reason}"
-            raise _refusal(trials, failure)
+            raise _refusal(trials, f"with {count} layers kept in fp32 it still fails: {failure}")
         trials.all_images = True
         repaired = repair(units, trials.error_ratio, progress=progress)
         if not repaired.keep:
-            failure = f"{stage.reason}; keeping layers in fp32 does not repair it"
-            raise _refusal(trials, failure)
+            raise _refusal(trials, f"{failure}; keeping layers in fp32 does not repair it")
 
 
 def _check_budget(trials: TrialConverter, conversion: Conversion, budget: float) -> None:
@@ -246,12 +238,11 @@ def _check_budget(trials: TrialConverter, conversion: Conversion, budget: float)
     keep = {kept.layer for kept in conversion.kept}
     share = sum(n for layer, n in weights.items() if layer in keep) / sum(weights.values())
     if share > budget:
-        reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:3])
-        names = ", ".join(sorted(keep)[:4]) + (", ..." if len(keep) > 4 else "")
+        reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:4])
         raise _refusal(
             trials,
             f"to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would have to "
-            f"stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons})",
+            f"stay fp32, and --budget allows {100 * budget:.0f} % ({reasons})",
             hint=f"allow it with --budget {math.ceil(100 * share) / 100:g}",
         )
 

@@ -136,21 +136,12 @@ class Ranges:
         hint = "quantize the artifact again"
         arrays = read_arrays(path, what="file of activation ranges", hint=hint)
         try:
-            names, limits, counts = arrays["names"], arrays["limits"], arrays["counts"]
-            if limits.shape != (len(names), 2) or counts.shape != (len(names), BINS):
-                raise ValueError(
-                    f"{len(names)} names, limits {limits.shape}, counts {counts.shape}"
-                )
-            tensors = {
-                str(name): TensorRange(
-                    arrays[f"channels.{i}"],
-                    smallest=float(limits[i, 0]),
-                    largest=float(limits[i, 1]),
-                    exponent=int(arrays["exponents"][i]),
-                    counts=counts[i],
-                )
-                for i, name in enumerate(names)
-            }
+            names, limits = arrays["names"].tolist(), arrays["limits"].tolist()
+            exponents, counts = arrays["exponents"].tolist(), arrays["counts"].reshape(-1, BINS)
+            tensors = {}
+            for i, (name, (low, high)) in enumerate(zip(names, limits, strict=True)):
+                channels = arrays[f"channels.{i}"]
+                tensors[name] = TensorRange(channels, low, high, exponents[i], counts[i])
             return cls(tensors=tensors, images=int(arrays["images"]))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ArtifactError(

@@ -47,7 +47,7 @@ class AccuracyLimits:
         return text
 
 
-@dataclass(kw_only=True)
+@dataclass
 class TrialConverter:
     """Converts an fp32 artifact in a folder, again and again, and measures each conversion."""
 
