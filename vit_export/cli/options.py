@@ -1,7 +1,5 @@
 """Options that several commands share, and the settings they stand for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +56,7 @@ class ProviderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images are prepared; `None` where an option was not given."""
+    """How images are prepared."""
 
     mean: str | None = option(
         "Image preparation",
@@ -73,7 +71,7 @@ class PreparationOptions:
         """Return the fields of a `Preprocess` that were given."""
         return given(**attributes(self, "mean std crop_pct interpolation"))
 
-    def preprocess_of(self, artifact: str) -> Preprocess | None:
+    def preprocess_of(self, artifact: str) -> "Preprocess | None":
         """Return the preparation of an artifact with the given fields; `None` if there are none."""
         changes = self.preparation()
         if not changes:
@@ -85,7 +83,7 @@ class PreparationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """How to convert to a narrower precision; `None` where an option was not given."""
+    """How to convert to a narrower precision."""
 
     precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
@@ -121,13 +119,9 @@ class PrecisionOptions:
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
-            calibration=self.calibration,
             method=self.calibration_method,
-            percentile=self.percentile,
-            smooth=self.smooth,
             images=images,
-            max_drop=self.max_drop,
-            budget=self.budget,
+            **attributes(self, "calibration percentile smooth max_drop budget"),
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 

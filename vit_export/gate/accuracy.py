@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.open_file import open_file
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS
@@ -75,16 +75,11 @@ class Accuracy:
 def read_images(
     source: str | os.PathLike[str], preprocess: Preprocess, labels: Sequence[str]
 ) -> RealImages:
-    """Read images from a folder, a pattern or a digits CSV.
+    """Read images from a digits CSV, or from whatever `list_images` takes.
 
     They have labels in a CSV with a `label` column, and where every image is in a folder named
-    like one of the artifact's classes: below the given folder, or below the first folder of a
-    pattern such as `"photos/*/*.jpg"`.
-
-    Args:
-        source: The CSV file, or whatever `list_images` takes.
-        preprocess: How images are prepared.
-        labels: Class names of the artifact.
+    like one of the artifact's classes (`labels`): below the given folder, or below the first folder
+    of a pattern such as `"photos/*/*.jpg"`.
 
     Raises:
         DataError: There are no images, they cannot be read, or a folder has the name of two
@@ -121,9 +116,10 @@ def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
     return RealImages(path.name, digits.images, digits.targets)
 
 
-def gives_classes(logits: TensorSpec) -> bool:
-    """Whether an output has the shape (batch, classes), with at least two classes."""
-    return len(logits.shape) == 2 and logits.shape[1] != 1
+def has_classes(manifest: Manifest) -> bool:
+    """Whether an artifact has logits (batch, classes), with at least two classes."""
+    logits = (spec.shape for spec in manifest.outputs if spec.name == LOGITS)
+    return any(len(shape) == 2 and shape[1] != 1 for shape in logits)
 
 
 def top1(

@@ -1,7 +1,5 @@
 """Distance of a tensor from its float64 reference."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,11 +54,7 @@ class Reference:
 
 
 def references(golden: Golden, tolerances: Tolerances) -> dict[str, Reference]:
-    """Return the reference of every tensor in a golden file, by name.
-
-    Raises:
-        ArtifactError: The golden file lacks torch's distance in this precision.
-    """
+    """Return the reference of every block and output in a golden file, by name."""
     baseline = tolerances.baseline
     owns: Mapping[str, float] = getattr(golden, baseline) if baseline else {}
     if baseline and not set(golden.outputs) <= set(owns):
@@ -111,9 +105,10 @@ class Measured:
     _product: float = 0.0  # sum of y * y64
     _square: float = 0.0  # sum of y64 * y64
 
-    def add(self, batch: int, samples: Sequence[int], output: Array) -> str:
-        """Compare one run's output, and return why it cannot be compared; empty when it can."""
-        if len(output) != len(samples):
+    def add(self, samples: Sequence[int], output: Array) -> str:
+        """Compare the output of one batch, and return why it cannot be compared, or nothing."""
+        batch = len(samples)
+        if len(output) != batch:
             return (
                 f"gives {len(output)} rows: the model fixes its batch size (--batch N exports that)"
             )
@@ -173,6 +168,5 @@ def ratio(error: float, allowed: float) -> float:
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Return the smallest cosine similarity between rows; that of two zero rows is 1."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = (a * b).sum(axis=1)
-    both_zero = np.where((norms == 0) & (np.abs(a - b).max(axis=1) == 0), 1.0, 0.0)
-    return float(np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), both_zero).min())
+    without_angle = (a == b).all(axis=1).astype(np.float64)
+    return float(np.divide((a * b).sum(axis=1), norms, out=without_angle, where=norms > 0).min())

@@ -1,6 +1,4 @@
-"""The limits that an artifact of each precision must keep to pass its gate."""
-
-from __future__ import annotations
+"""Limits that an artifact of each precision must keep to pass its gate."""
 
 from dataclasses import dataclass
 
@@ -28,17 +26,10 @@ class Tolerances:
     # None where rows share one activation scale: their change is certified, and has no limit.
     row_share: float | None = None
 
-    @property
-    def rows_depend(self) -> bool:
-        """Whether the rows of a batch may depend on each other."""
-        return not self.baseline and self.row_share is None
-
     def tolerance(self, e: float | None, largest: float) -> float | None:
         """Return the largest distance allowed; `None` where distance does not decide.
 
-        Args:
-            e: torch's own distance; infinite where it overflows.
-            largest: `max|y64|`.
+        `e` is infinite where torch overflows; `largest` is `max|y64|`.
         """
         if not self.baseline:
             return None
@@ -73,15 +64,7 @@ TOLERANCES = {t.precision: t for t in (_FP32, _FP16, _BF16, _INT8, _INT8_STATIC)
 
 
 def tolerances_of(precision: str, *, source: str) -> Tolerances:
-    """Return the limits of a precision.
-
-    Args:
-        precision: As a manifest names it.
-        source: Name of the artifact, for messages.
-
-    Raises:
-        ArtifactError: No such precision.
-    """
+    """Return the limits of a precision that the manifest of `source` names."""
     if precision not in TOLERANCES:
         raise ArtifactError(
             f"{source}: its precision is {precision!r}, expected one of {', '.join(TOLERANCES)}"

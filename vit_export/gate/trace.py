@@ -3,8 +3,6 @@
 Inner tensors are exposed by appending graph outputs to the file's bytes, with numpy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +11,7 @@ import numpy as np
 from vit_export.artifact.golden import BATCHES, Golden
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError
-from vit_export.gate.distance import Array, Measured, Reference, references
+from vit_export.gate.distance import Array, Measured, references
 from vit_export.gate.tolerances import Tolerances
 from vit_export.images.prepare import normalize
 from vit_export.runner import Runnable, Runner, batch_rows, batch_size
@@ -24,7 +22,7 @@ class BlockError:
     """Distance of one inner tensor from its reference, over the elements in the golden file."""
 
     name: str
-    max_abs: float | None  # None where the graph has no tensor of that name
+    max_abs: float | None = None  # None where the graph has no tensor of that name
     tolerance: float | None  # largest distance allowed; None where the cosine decides
     cosine: float | None = None  # smallest one over images
     relative: float | None = None  # `max_abs` as a share of the largest value of the tensor
@@ -34,81 +32,72 @@ class BlockError:
 def golden_feeds(
     runner: Runnable, golden: Golden, preprocess: Preprocess | None
 ) -> dict[str, Array]:
-    """Return the golden inputs as the graph takes them.
-
-    Raises:
-        ArtifactError: Golden file and artifact do not belong together.
-    """
-    name = runner.path.name
-    if golden.images is None:
-        feeds = dict(golden.inputs)
-    elif preprocess is None:
-        raise ArtifactError(
-            f"{name}: has no vit-export manifest, so how to normalise golden images is unknown",
-            hint="give --mean and --std as the model was trained with",
-        )
-    elif golden.images.shape[-1] != len(preprocess.mean):
-        raise ArtifactError(
-            f"{name}: takes {len(preprocess.mean)} channels, and the golden images have "
-            f"{golden.images.shape[-1]}: the golden file belongs to another model"
-        )
-    else:
-        feeds = {runner.inputs[0].name: normalize(golden.images, preprocess)}
-    for spec in runner.inputs:
-        if spec.name not in feeds:
-            raise ArtifactError(f"{name}: the golden file has no input {spec.name!r}")
-        if not spec.fits(feeds[spec.name].shape, start=1):
+    """Return the golden inputs as the graph takes them; ArtifactError where they do not fit it."""
+    name, given = runner.path.name, golden.inputs
+    if golden.images is not None:
+        if preprocess is None:
             raise ArtifactError(
-                f"{name}: takes {spec}, and the golden file has {feeds[spec.name].shape}: it "
-                "belongs to another model"
+                f"{name}: has no vit-export manifest, so how to normalise golden images is unknown",
+                hint="give --mean and --std as the model was trained with",
             )
-    return {
-        spec.name: feeds[spec.name].astype(np.float16, copy=False)
-        if spec.dtype == "float16"
-        else feeds[spec.name]
-        for spec in runner.inputs
-    }
+        if golden.images.shape[-1] != len(preprocess.mean):
+            raise ArtifactError(
+                f"{name}: takes {len(preprocess.mean)} channels, and the golden images have "
+                f"{golden.images.shape[-1]}: the golden file belongs to another model"
+            )
+        given = {runner.inputs[0].name: normalize(golden.images, preprocess)}
+    feeds = {}
+    for spec in runner.inputs:
+        if spec.name not in given:
+            raise ArtifactError(f"{name}: the golden file has no input {spec.name!r}")
+        values = given[spec.name]
+        if not spec.fits(values.shape, start=1):
+            raise ArtifactError(
+                f"{name}: takes {spec}, and the golden file has {values.shape}: it belongs to "
+                "another model"
+            )
+        is_half = spec.dtype == "float16"
+        feeds[spec.name] = values.astype(np.float16, copy=False) if is_half else values
+    return feeds
 
 
-def trace(
+def measure_blocks(
     runner: Runner, golden: Golden, feeds: Mapping[str, Array], tolerances: Tolerances
 ) -> tuple[BlockError, ...]:
     """Measure the output of each encoder block on one batch of golden inputs.
 
     Raises:
-        ArtifactError: The artifact cannot be run with its blocks exposed.
-        InputError: It does not take a batch of golden inputs.
+        ArtifactError, InputError: The artifact cannot be run with its blocks exposed.
     """
     if golden.blocks is None:
         return ()
-    known = references(golden, tolerances)
     present = [name for name in golden.blocks.names if runner.has_tensor(name)]
-    size = batch_size(runner, min(BATCHES[-1], golden.samples))
-    rows = batch_rows(golden.samples, size)[0]
+    rows = batch_rows(golden.samples, batch_size(runner, min(BATCHES[-1], golden.samples)))[0]
     outputs: Mapping[str, Array] = {}
     if present:
         runner.release()
         exposed = runner.expose(present)
         outputs = exposed.run({name: values[rows] for name, values in feeds.items()})
         exposed.release()
-    return tuple(_block_error(name, known[name], rows, outputs) for name in golden.blocks.names)
-
-
-def _block_error(
-    name: str, reference: Reference, rows: Sequence[int], outputs: Mapping[str, Array]
-) -> BlockError:
-    if name not in outputs:
-        return BlockError(name=name, max_abs=None, tolerance=reference.tolerance)
-    result = Measured(reference)
-    result.add(len(rows), rows, outputs[name])
-    return BlockError(
-        name=name,
-        max_abs=result.max_abs,
-        tolerance=reference.tolerance,
-        cosine=result.min_cosine,
-        relative=result.max_abs / reference.largest if reference.largest else None,
-        accepted=result.accepted,
-    )
+    known, blocks = references(golden, tolerances), []
+    for name in golden.blocks.names:
+        result = Measured(known[name])
+        largest, tolerance = result.reference.largest, result.reference.tolerance
+        if name not in outputs:
+            blocks.append(BlockError(name=name, tolerance=tolerance))
+            continue
+        result.add(rows, outputs[name])
+        blocks.append(
+            BlockError(
+                name=name,
+                max_abs=result.max_abs,
+                tolerance=tolerance,
+                cosine=result.min_cosine,
+                relative=result.max_abs / largest if largest else None,
+                accepted=result.accepted,
+            )
+        )
+    return tuple(blocks)
 
 
 def locate(blocks: Sequence[BlockError]) -> list[str]:

@@ -3,9 +3,7 @@
 Needs numpy only, so that a device can run it with the golden file.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +15,8 @@ from vit_export.artifact.vocabulary import FEATURES, LOGITS
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.gate.distance import Array, Measured, references
 from vit_export.gate.tolerances import Tolerances, tolerances_of
-from vit_export.gate.trace import BlockError, golden_feeds, locate, trace
-from vit_export.runner import Runner, batch_rows
+from vit_export.gate.trace import BlockError, golden_feeds, locate, measure_blocks
+from vit_export.runner import Runner, batch_rows, fixed_batch
 
 RUN_ERRORS = (ArtifactError, InputError)  # of an artifact that cannot run
 
@@ -28,7 +26,7 @@ class Comparison:
     """Result of comparing an artifact with its float64 reference."""
 
     stage: Stage  # the line for the certificate
-    blocks: tuple[BlockError, ...] = ()  # error per encoder block; measured when the gate failed
+    blocks: tuple[BlockError, ...] = ()  # of a failed gate, or where a trace was asked for
 
     @property
     def passed(self) -> bool:
@@ -49,11 +47,11 @@ def compare(
     preprocess: Preprocess | None = None,
     stage: str = "artifact",
     batches: Sequence[int] = BATCHES,
+    trace: bool = False,
 ) -> Comparison:
     """Run an artifact on the golden inputs and compare it with the float64 reference.
 
-    Batch sizes 1, 2, 3 and 8 (or the fixed one). Rows that are identical, permuted or alone must
-    not differ by more than the tolerance.
+    Rows that are identical, permuted or alone must not differ by more than the tolerance.
 
     Args:
         runner: Runs the artifact.
@@ -62,55 +60,56 @@ def compare(
         preprocess: How golden images are normalised; by default as the manifest says.
         stage: Name of the line in the certificate.
         batches: Rising batch sizes to run a graph of dynamic batch size at.
+        trace: Measure every encoder block even when the gate passes.
 
     Raises:
         ArtifactError: Golden file and artifact do not belong together.
     """
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)
-    tolerances = tolerances_of_artifact(runner, manifest)
-    whole = _measure(runner, golden, manifest, preprocess, tolerances, batches)
-    for other in golden.others:
-        part = _measure(runner, other, manifest, preprocess, tolerances, batches)
-        whole.measured |= {f"{name} {other.size}": m for name, m in part.measured.items()}
-        whole.failures += [f"{other.size} px: {failure}" for failure in part.failures]
-        whole.blocks = whole.blocks or part.blocks
-    whole.notes += _notes(runner, tolerances, whole)
-    return Comparison(stage=_certify(stage, runner, golden, whole), blocks=whole.blocks)
-
-
-def tolerances_of_artifact(runner: Runner, manifest: Manifest | None) -> Tolerances:
-    """Return the limits of an artifact's precision; those of fp32 for a file of another tool.
-
-    Raises:
-        ArtifactError: Its precision is unknown.
-    """
-    precision = manifest.precision if manifest is not None else "fp32"
-    return tolerances_of(precision, source=runner.path.name)
-
-
-@dataclass
-class _Measurements:
-    """Result at one image size."""
-
-    measured: dict[str, Measured]
-    primary: str  # the output that the line of the certificate is about
-    failures: list[str]
-    notes: list[str]
+    precision = manifest.precision if manifest else "fp32"
+    tolerances = tolerances_of(precision, source=runner.path.name)
+    measured: dict[str, Measured] = {}
+    failures: list[str] = []
+    notes: list[str] = []
     blocks: tuple[BlockError, ...] = ()
+    for part in (golden, *golden.others):
+        feeds = golden_feeds(runner, part, preprocess)
+        results, reasons, remarks = _measure(runner, part, feeds, manifest, tolerances, batches)
+        if reasons:
+            try:
+                traced = measure_blocks(runner, part, feeds, tolerances)
+                reasons += locate(traced)
+                blocks = blocks or traced
+            except RUN_ERRORS as error:
+                reasons.append(f"the blocks could not be measured: {error.message}")
+        if part is golden:
+            measured, failures, notes = results, reasons, remarks
+        else:
+            measured |= {f"{name} {part.size}": result for name, result in results.items()}
+            failures += [f"{part.size} px: {reason}" for reason in reasons]
+    if trace and not blocks:
+        feeds = golden_feeds(runner, golden, preprocess)
+        blocks = measure_blocks(runner, golden, feeds, tolerances)
+    certificate = _certify(stage, runner, golden, measured)
+    notes += _notes(runner, tolerances, measured, certificate)
+    certificate = certificate.replace(
+        passed=not failures, reasons=tuple(failures), notes=tuple(notes)
+    )
+    return Comparison(stage=certificate, blocks=blocks)
 
 
 def _measure(
     runner: Runner,
     golden: Golden,
+    feeds: Mapping[str, Array],
     manifest: Manifest | None,
-    preprocess: Preprocess | None,
     tolerances: Tolerances,
     batches: Sequence[int],
-) -> _Measurements:
-    feeds = golden_feeds(runner, golden, preprocess)
+) -> tuple[dict[str, Measured], list[str], list[str]]:
+    """Measure every output at one image size; return failures and notes as well."""
     known = references(golden, tolerances)
-    promised = {spec.name for spec in (manifest.outputs if manifest else runner.outputs)}
+    promised = {spec.name for spec in (manifest or runner).outputs}
     names = [s.name for s in runner.outputs if s.name in known and s.name in promised]
     if not names:
         raise ArtifactError(
@@ -118,35 +117,26 @@ def _measure(
             f"({', '.join(spec.name for spec in runner.outputs)}), only "
             f"{', '.join(golden.outputs)}: it belongs to another model"
         )
-    declared = (manifest.inputs if manifest else runner.inputs)[0].shape[0]
+    fixed = fixed_batch((manifest or runner).inputs[0])
+    batches = (fixed,) if fixed is not None else batches
     measured = {name: Measured(known[name]) for name in names}
-    failures = []
+    failures, notes = [], []
     for name in sorted(promised - set(names)) if manifest else ():
         missing = "the graph has no such output" if name in known else "not in the golden file"
         failures.append(f"{name}: promised by the manifest, but {missing}")
-    failures += _run_all(runner, feeds, measured, list(_plan(declared, golden.samples, batches)))
+    failures += _run_all(runner, feeds, measured, _plan(golden.samples, batches))
     if manifest and manifest.config and FEATURES not in golden.outputs:
         failures.append("the golden file lacks the features, so the body would not be measured")
-    notes = []
     for name in (n for n in gated_always(golden) if n not in measured):
         if not runner.has_tensor(name):
             notes.append(f"{name}: not measured, the graph has no tensor of that name")
             continue
         measured[name] = Measured(known[name])
         runner.release()  # one session at a time: each holds the weights
-        exposed = runner.expose([name])
-        plan = _every_sample(declared, golden.samples, batches)
-        failures += _run_all(exposed, feeds, {name: measured[name]}, plan)
-    failures += list(_failures(measured, tolerances))
-    primary = LOGITS if LOGITS in measured else names[0]
-    result = _Measurements(measured, primary, failures, notes)
-    if failures:
-        try:
-            result.blocks = trace(runner, golden, feeds, tolerances)
-            failures += locate(result.blocks)
-        except RUN_ERRORS as error:
-            failures.append(f"the blocks could not be measured: {error.message}")
-    return result
+        every_sample = batch_rows(golden.samples, batches[-1])
+        failures += _run_all(runner.expose([name]), feeds, {name: measured[name]}, every_sample)
+    failures += _failures(measured, tolerances)
+    return measured, failures, notes
 
 
 def gated_always(golden: Golden) -> list[str]:
@@ -160,49 +150,39 @@ def gated_always(golden: Golden) -> list[str]:
     return [golden.blocks.names[-1]] if golden.blocks is not None else []
 
 
-def _plan(
-    declared: int | str, samples: int, batches: Sequence[int]
-) -> Iterator[tuple[int, list[int]]]:
-    """Batch sizes, and the golden samples in their rows."""
-    most = declared if isinstance(declared, int) else batches[-1]
-    for batch in () if isinstance(declared, int) else batches[:-1]:
+def _plan(samples: int, batches: Sequence[int]) -> Iterator[list[int]]:
+    """Golden samples in the rows of each batch; every sample in batches of the largest size."""
+    *smaller, most = batches
+    for batch in smaller:
         if batch == 1:
-            yield from ((1, [sample % samples]) for sample in range(3))
+            yield from ([sample % samples] for sample in range(3))
         elif batch == 2:
-            yield 2, [3 % samples] * 2  # identical rows
+            yield [3 % samples] * 2  # identical rows
         else:
-            yield batch, [(2 - i) % samples for i in range(batch)]  # first, those of batch 1
-    yield from _every_sample(declared, samples, batches)
-    yield most, [(-1 - i) % samples for i in range(most)]  # another order
-    if isinstance(declared, int) or 2 not in batches[:-1]:
-        yield most, [0] * most  # identical rows
-
-
-def _every_sample(
-    declared: int | str, samples: int, batches: Sequence[int]
-) -> list[tuple[int, list[int]]]:
-    """Every sample once, in batches of the largest size."""
-    size = declared if isinstance(declared, int) else batches[-1]
-    return [(size, rows) for rows in batch_rows(samples, size)]
+            yield [(2 - i) % samples for i in range(batch)]  # first, those of batch 1
+    yield from batch_rows(samples, most)
+    yield [(-1 - i) % samples for i in range(most)]  # another order
+    if 2 not in smaller:
+        yield [0] * most  # identical rows
 
 
 def _run_all(
     runner: Runner,
     feeds: Mapping[str, Array],
     measured: Mapping[str, Measured],
-    plan: Sequence[tuple[int, list[int]]],
+    plan: Iterable[list[int]],
 ) -> list[str]:
     """Run every batch of the plan; return what went wrong beyond distance."""
     failures: list[str] = []
-    for batch, rows in plan:
+    for rows in plan:
         try:
             outputs = runner.run({name: values[rows] for name, values in feeds.items()})
         except RUN_ERRORS as error:
-            failures.append(f"batch {batch} fails: {error.message}")
+            failures.append(f"batch {len(rows)} fails: {error.message}")
             continue
         for name, result in measured.items():
-            if complaint := result.add(batch, rows, outputs[name]):
-                failures.append(f"{name} at batch {batch} {complaint}")
+            if complaint := result.add(rows, outputs[name]):
+                failures.append(f"{name} at batch {len(rows)} {complaint}")
     return list(dict.fromkeys(failures))
 
 
@@ -243,44 +223,14 @@ def _failures(measured: Mapping[str, Measured], tolerances: Tolerances) -> Itera
             )
 
 
-def _notes(runner: Runner, tolerances: Tolerances, result: _Measurements) -> Iterator[str]:
-    """Notes for the certificate of a low precision."""
-    if tolerances.precision == "fp16" and runner.provider == "cpu" and runner.manifest:
-        yield (
-            "ONNX Runtime's CPU computes float16 in float32 and rounds less often: what overflows "
-            "on a GPU may pass here"
-        )
-    if result.measured[result.primary].reference.own == float("inf"):
-        yield (
-            f"{tolerances.torch_name} itself overflows on these images: "
-            f"{tolerances.cap:g} of max|y64| is allowed"
-        )
-    if tolerances.rows_depend:
-        rows = max(measured.row_max_abs for measured in result.measured.values())
-        yield (
-            f"rows of a batch share one activation scale: a row changes by up to {rows:.3g} with "
-            "its neighbours"
-        )
-
-
-def _certify(stage: str, runner: Runner, golden: Golden, result: _Measurements) -> Stage:
-    rows = [
-        Measurement(
-            output=name,
-            batch=batch,
-            max_abs=distance,
-            tolerance=measured.reference.tolerance,
-            cosine=measured.cosine[batch],
-            passed=measured.reference.accepts(distance, measured.cosine[batch], measured.scale),
-        )
-        for name, measured in result.measured.items()
-        for batch, distance in sorted(measured.by_batch.items())
-    ]
-    main = result.measured[result.primary]
+def _certify(name: str, runner: Runner, golden: Golden, measured: Mapping[str, Measured]) -> Stage:
+    """Return the line of the certificate without its verdict; its figures are of the logits."""
+    primary = LOGITS if LOGITS in measured else next(iter(measured))
+    main = measured[primary]
     expected = main.reference.values
     agree = [row.argmax() == expected[sample].argmax() for sample, row in main.rows.items()]
     return Stage(
-        name=stage,
+        name=name,
         provider=runner.provider,
         samples=golden.samples,
         batches=tuple(sorted(main.by_batch)),
@@ -288,10 +238,41 @@ def _certify(stage: str, runner: Runner, golden: Golden, result: _Measurements) 
         max_abs=main.max_abs if main.by_batch else None,
         tolerance=main.reference.tolerance,
         cosine=main.min_cosine if main.by_batch else None,
-        top1_agreement=float(np.mean(agree)) if agree and result.primary == LOGITS else None,
+        top1_agreement=float(np.mean(agree)) if agree and primary == LOGITS else None,
         row_max_abs=main.row_max_abs,
-        passed=not result.failures,
-        reasons=tuple(result.failures),
-        notes=tuple(result.notes),
-        measurements=tuple(rows),
+        passed=None,
+        measurements=tuple(
+            Measurement(
+                output=output,
+                batch=batch,
+                max_abs=distance,
+                tolerance=result.reference.tolerance,
+                cosine=result.cosine[batch],
+                passed=result.reference.accepts(distance, result.cosine[batch], result.scale),
+            )
+            for output, result in measured.items()
+            for batch, distance in sorted(result.by_batch.items())
+        ),
     )
+
+
+def _notes(
+    runner: Runner, tolerances: Tolerances, measured: Mapping[str, Measured], stage: Stage
+) -> Iterator[str]:
+    """Notes for the certificate of a low precision."""
+    if tolerances.precision == "fp16" and runner.provider == "cpu" and runner.manifest:
+        yield (
+            "ONNX Runtime's CPU computes float16 in float32 and rounds less often: what overflows "
+            "on a GPU may pass here"
+        )
+    if stage.baseline_max_abs == float("inf"):
+        yield (
+            f"{tolerances.torch_name} itself overflows on these images: "
+            f"{tolerances.cap:g} of max|y64| is allowed"
+        )
+    if all(result.reference.row_tolerance is None for result in measured.values()):
+        rows = max(result.row_max_abs for result in measured.values())
+        yield (
+            f"rows of a batch share one activation scale: a row changes by up to {rows:.3g} with "
+            "its neighbours"
+        )

@@ -210,11 +210,13 @@ def _unmeasured(backend: Backend, built: BuiltPlan, samples: int, gpu: Gpu | Non
     """Return the engine's line of the certificate before a GPU has run it."""
     targets = ", ".join(built.compute_capabilities)
     here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-    return Stage.unmeasured(
-        f"onnx -> {backend.name} engine",
+    reason = f"built for compute capability {targets}, and {here}; measured at its first load"
+    return Stage(
+        name=f"onnx -> {backend.name} engine",
         provider=backend.name,
         samples=samples,
-        reason=f"built for compute capability {targets}, and {here}; measured at its first load",
+        passed=None,
+        reasons=(reason,),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import time
 from dataclasses import dataclass
@@ -26,12 +27,13 @@ from vit_export.artifact.publish import (
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError, UsageError
+from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
-from vit_export.pipeline.quantize import has_classes, quantize
+from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import LoadedSource, load_source
@@ -42,35 +44,18 @@ TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportResult:
-    """Files and measurements of an export.
+class ExportResult(ArtifactResult):
+    """Result of an export.
 
     Attributes:
-        path: The `.onnx` file.
-        golden: The golden file beside it.
-        manifest: The manifest in the file, certificate included.
-        comparison: The gate on the file.
-        files: All files, external data included.
         nodes: Number of graph nodes before and after the simplifier.
-        seconds: Duration of the export.
         report: What became of every tensor of the checkpoint, where there was one.
         notes: Targets that cannot run the artifact, and an activation that was detected.
     """
 
-    path: Path
-    golden: Path
-    manifest: Manifest
-    comparison: Comparison
-    files: tuple[Path, ...]
     nodes: tuple[int, int]
-    seconds: float
     report: LoadReport | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the model, external data included, golden file excluded."""
-        return OnnxFile.read(self.path).total_bytes
 
 
 def export(
@@ -217,6 +202,7 @@ def _pack_and_gate(
 
     def gate(file: Path, stage: str) -> Comparison:
         progress(f"measure {stage}")
+        gc.collect()  # takes a second with torch loaded, and frees reference cycles
         trim_memory()
         runner = OrtRunner(file, provider="cpu")
         comparison = compare(runner, golden, manifest=manifest, stage=stage)

@@ -20,7 +20,7 @@ from vit_export.artifact.publish import (
 )
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.gate.accuracy import gives_classes, read_images
+from vit_export.gate.accuracy import has_classes, read_images
 from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.validate import Comparison
 from vit_export.graph.layers import weight_bytes
@@ -33,19 +33,16 @@ from vit_export.quantization.trials import AccuracyLimits, TrialConverter
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeResult:
-    """Result of a conversion.
+class ArtifactResult:
+    """Files and gate of an artifact.
 
     Attributes:
-        path: The converted `.onnx` file.
+        path: The `.onnx` file.
         golden: The golden file beside it.
-        manifest: Its manifest; `conversion` lists the layers that stayed fp32, and why.
-        comparison: The gate on the file itself.
+        manifest: The manifest in the file, certificate included.
+        comparison: The gate on the file.
         files: All files, external data included.
-        source_bytes: Size of the fp32 artifact, external data included.
-        seconds: Duration of the conversion.
-        blocks: Error when each block alone is converted; empty where it was not measured.
-        layers: The same for the layers of the blocks that failed.
+        seconds: Duration.
     """
 
     path: Path
@@ -53,15 +50,27 @@ class QuantizeResult:
     manifest: Manifest
     comparison: Comparison
     files: tuple[Path, ...]
-    source_bytes: int
     seconds: float
-    blocks: tuple[Sensitivity, ...]
-    layers: tuple[Sensitivity, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Size of the converted artifact, external data included."""
+        """Size of the artifact, external data included, golden file excluded."""
         return OnnxFile.read(self.path).total_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult(ArtifactResult):
+    """Result of a conversion; `manifest.conversion` lists the layers that stayed fp32, and why.
+
+    Attributes:
+        source_bytes: Size of the fp32 artifact, external data included.
+        blocks: Error when each block alone is converted; empty where it was not measured.
+        layers: The same for the layers of the blocks that failed.
+    """
+
+    source_bytes: int
+    blocks: tuple[Sensitivity, ...]
+    layers: tuple[Sensitivity, ...]
 
 
 def quantize(
@@ -190,11 +199,6 @@ def _accuracy_limits(
     agreement = TOLERANCES[settings.precision].min_agreement or 0.0
     max_changed = math.inf if manifest.weights.random else 1 - agreement
     return AccuracyLimits(images=images, max_changed=max_changed, max_drop=settings.max_drop)
-
-
-def has_classes(manifest: Manifest) -> bool:
-    """Whether an artifact has logits (batch, classes)."""
-    return any(spec.name == LOGITS and gives_classes(spec) for spec in manifest.outputs)
 
 
 def _convert(

@@ -11,8 +11,7 @@ from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
-from vit_export.gate.trace import golden_feeds, trace
-from vit_export.gate.validate import Comparison, compare, tolerances_of_artifact
+from vit_export.gate.validate import Comparison, compare
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.progress import Progress, silent
 from vit_export.runner import Runner
@@ -53,16 +52,15 @@ def validate(
         hint = "give --golden FILE, or the checkpoint with --weights FILE (needs torch)"
         golden = Golden.read(find_golden(path, settings.golden, hint=hint))
     progress(f"measure on {runner.provider}")
-    stage, preprocess = f"validate {path.name}", settings.preprocess
-    comparison = compare(runner, golden, preprocess=preprocess, stage=stage, batches=batches)
-    comparison = dataclasses.replace(comparison, stage=_name_changes(path, comparison.stage))
-    if not settings.trace or comparison.blocks:
-        return comparison
-    progress(f"trace on {runner.provider}")
-    manifest = runner.manifest
-    feeds = golden_feeds(runner, golden, preprocess or (manifest.preprocess if manifest else None))
-    blocks = trace(runner, golden, feeds, tolerances_of_artifact(runner, manifest))
-    return dataclasses.replace(comparison, blocks=blocks)
+    comparison = compare(
+        runner,
+        golden,
+        preprocess=settings.preprocess,
+        stage=f"validate {path.name}",
+        batches=batches,
+        trace=settings.trace,
+    )
+    return dataclasses.replace(comparison, stage=_name_changes(path, comparison.stage))
 
 
 def _name_changes(path: Path, stage: Stage) -> Stage:

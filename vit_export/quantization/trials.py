@@ -116,7 +116,7 @@ def golden_error_ratio(runner: Runner, golden: Golden, manifest: Manifest) -> fl
         for rows in (*batches, *(batch[::-1] for batch in batches)):
             outputs = runner.run({name: x[rows] for name, x in feeds.items()})
             for name, result in measured.items():
-                if result.add(size, rows, outputs[name]):
+                if result.add(rows, outputs[name]):
                     return math.inf
         ratios += [result.error_ratio for result in measured.values()]
     return max(ratios)

@@ -1,7 +1,5 @@
 """Measurements of a gate as text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from vit_export.artifact.manifest import Stage
