@@ -32,7 +32,6 @@ class Commands(click.Group):
     """A group that turns errors into messages, and offers the nearest command to a mistyped one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find a command, or offer the nearest ones."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in self.commands:
             raise click.UsageError(f"no command {name!r}{nearest(name, self.commands)}", ctx)

@@ -29,7 +29,6 @@ class SectionCommand(click.Command):
     """A command whose `--help` lists its options by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections that have options."""
         rows: dict[str, list[tuple[str, str]]] = {section: [] for section in get_args(Section)}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
@@ -45,12 +44,11 @@ def option(
     help: str = "",
     metavar: str | None = None,
     *,
-    short: str = "",
     choices: Sequence[str] = (),
     default: Any = None,
     **attributes: Any,
 ) -> Any:
-    """Declare a field of a dataclass as an option: `crop_pct` is `--crop-pct`.
+    """Declare a field of a dataclass as an option: `crop_pct` is `--crop-pct`, `output` also `-o`.
 
     The annotation says whether it is a text, a number, a path, a flag (`bool`) or may be repeated
     (`tuple[str, ...]`). Other keywords are those of `click.Option`.
@@ -60,7 +58,7 @@ def option(
         attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
-    return dataclasses.field(metadata={"short": short, "attributes": attributes})
+    return dataclasses.field(metadata=attributes)
 
 
 def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.Command]:
@@ -88,7 +86,7 @@ def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.C
 
 
 def _click_option(field: dataclasses.Field[Any]) -> click.Option:
-    attributes = dict(field.metadata["attributes"])
+    attributes = dict(field.metadata)
     optional = type(None) in get_args(field.type)
     kind = get_args(field.type)[0] if optional else field.type
     if kind is bool:
@@ -99,5 +97,5 @@ def _click_option(field: dataclasses.Field[Any]) -> click.Option:
         attributes["multiple"] = True
     else:
         attributes.setdefault("type", kind)
-    names = (field.metadata["short"], f"--{field.name.replace('_', '-')}", field.name)
-    return SectionOption(list(filter(None, names)), **attributes)
+    names = [f"--{field.name.replace('_', '-')}", field.name]
+    return SectionOption(["-o", *names] if field.name == "output" else names, **attributes)

@@ -38,10 +38,8 @@ class CheckpointOptions:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
             if name in IDENTITY:
                 raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
-            if name in fields:
-                raise UsageError(f"--set {name} is given twice")
-            if name in own:
-                raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+            if name in fields or name in own:
+                raise UsageError(f"{name} is given twice: with --set, or with its own option too")
             fields[name] = value
         return fields | own
 

@@ -22,7 +22,7 @@ from vit_export.cli.commands.finetune import show_epoch
 from vit_export.cli.console import ProgressBar
 from vit_export.cli.main import main
 from vit_export.training import run as training
-from vit_export.training.epoch_record import EpochRecord
+from vit_export.training.history import EpochRecord
 from vit_export.training.loop import EpochProgress
 
 SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")

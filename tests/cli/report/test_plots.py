@@ -12,7 +12,7 @@ from vit_export.benchmark.run import Row
 from vit_export.cli.report.pictures import draw_picture
 from vit_export.cli.report.plots import latency_plot, trace_plot, training_plot
 from vit_export.gate.trace import BlockError
-from vit_export.training.epoch_record import EpochRecord
+from vit_export.training.history import EpochRecord
 
 
 def row(name: str, ms: float | None, max_abs: float | None = 1e-6, **fields: object) -> Row:
@@ -136,7 +136,8 @@ def test_losses_and_accuracies_are_drawn_by_epoch(epochs):
     """Loss on the left, accuracy on the right, training and validation in each."""
     history = [record(epoch, 0.9 / epoch, 0.5 / epoch) for epoch in range(1, epochs + 1)]
     figure = Figure()
-    training_plot(figure, history)
+    training_plot(figure, history, history[-1])
+    assert all(float(tick).is_integer() for axes in figure.axes for tick in axes.get_xticks())
     lines = {
         (axes.get_title(loc="left"), line.get_label()): line.get_xydata().tolist()
         for axes in figure.axes

@@ -39,10 +39,7 @@ class _Options(CheckpointOptions):
     resume: bool = option("Run", "Resume an interrupted run.")
     predict: Path | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
     output: Path | None = option(
-        "Output",
-        "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
-        "PATH",
-        short="-o",
+        "Output", "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors", "PATH"
     )
 
 
@@ -78,11 +75,10 @@ def finetune(options: _Options, as_json: bool) -> None:
     with what_remains(remains), ProgressBar() as progress:
         result = train(options.data, path, settings=settings, progress=progress,
                        epochs_progress=partial(show_epoch, progress))  # fmt: skip
-    problem = draw_picture(files.curve, training_plot, result.training.history)
+    problem = draw_picture(files.curve, training_plot, result.history, result.best)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
-        **attributes(result.training, "best history stopped_early"),
-        **attributes(result, "predictions report ignored"),
+        **attributes(result, "best history stopped_early predictions report ignored"),
     }
     emit(as_json, data, training_text(result, no_curve=problem))
 

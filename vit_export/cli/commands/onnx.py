@@ -41,7 +41,7 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     precision: str = option("Precision", default="fp32", choices=PRECISIONS)
     images: Path | None = option("Precision", "Up to 16 images to add to the golden file.", "PATH")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
-    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
+    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH")
 
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):

@@ -18,7 +18,7 @@ class _Options(PrecisionOptions):
     )
     explain: bool = option("Output", "Show the error of each block, as a table and a picture.")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
-    output: Path | None = option("Output", "By default NAME.<precision>.onnx", "PATH", short="-o")
+    output: Path | None = option("Output", "By default NAME.<precision>.onnx", "PATH")
 
 
 @command(_Options)

@@ -46,7 +46,6 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
     failures, text, drawn = [], comparison_text(result), None
     if not result.passed:
         failures.append(f"{artifact} does not compute what its torch model computes")
-
     if settings.trace:
         path = picture or Path(artifact).with_suffix(".trace.png")
         title = f"{Path(artifact).name} on {result.stage.provider}"

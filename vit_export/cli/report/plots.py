@@ -14,13 +14,13 @@ from vit_export.benchmark.run import Row
 from vit_export.cli.report.pictures import COLORS, FONT_SIZE, GRID, INK, SIZE_INCHES, style
 from vit_export.errors import OutputError
 from vit_export.gate.trace import BlockError
-from vit_export.training.epoch_record import EpochRecord, best_of
 
-if TYPE_CHECKING:  # matplotlib may not be installed, and the search imports onnx
+if TYPE_CHECKING:  # matplotlib may not be installed; the others import onnx and torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from vit_export.quantization.search import Sensitivity
+    from vit_export.training.history import EpochRecord
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MARK_POINTS = 13
@@ -142,9 +142,8 @@ def _draw_bars(figure: Figure, title: str, bars: dict[str, float], limit: float 
         )  # fmt: skip
 
 
-def training_plot(figure: Figure, history: Sequence[EpochRecord]) -> None:
+def training_plot(figure: Figure, history: Sequence[EpochRecord], best: EpochRecord) -> None:
     """Draw training and validation loss on the left, accuracies on the right, by epoch."""
-    best = best_of(history)
     figure.set_size_inches(10.0, 4.2)
     figure.suptitle(
         f"best epoch {best.epoch} of {len(history)}: "
@@ -160,5 +159,5 @@ def training_plot(figure: Figure, history: Sequence[EpochRecord]) -> None:
         axes.axvline(best.epoch, color=GRID, linewidth=1.5, zorder=0)
         axes.set_xlabel("epoch", fontsize=FONT_SIZE)
         style(axes, quantity)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.legend(fontsize=FONT_SIZE, frameon=False)

@@ -92,15 +92,14 @@ def engine_text(result: EngineResult) -> str:
 
 def training_text(result: FinetuneResult, *, no_curve: str = "") -> str:
     """Return the accuracy of a training run, its files or why it has no curve, and what is next."""
-    training, names = result.training, result.ignored
-    best, files = training.best, training.files
-    early = ", stopped early" if training.stopped_early else ""
+    best, files, names = result.best, result.files, result.ignored
+    early = ", stopped early" if result.stopped_early else ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     lines = [
         *([checkpoint_text(result.report), ""] if result.report is not None else []),
-        f"{files.checkpoint}  best epoch {best.epoch} of {len(training.history)}{early}: "
-        f"{100 * best.val_accuracy:.2f} % of {training.num_validation} validation images correct, "
-        f"loss {best.val_loss:.4f} ({training.num_train} trained on)",
+        f"{files.checkpoint}  best epoch {best.epoch} of {len(result.history)}{early}: "
+        f"{100 * best.val_accuracy:.2f} % of {result.num_validation} validation images correct, "
+        f"loss {best.val_loss:.4f} ({result.num_train} trained on)",
         f"{no_curve or f'curve: {files.curve}'}   history: {files.history}",
         *([f"not images, ignored: {', '.join(names[:3])}{more}"] if names else []),
         *([f"predictions: {result.predictions}"] if result.predictions else []),
