@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from vit_export import errors
-from vit_export.errors import UsageError, VitExportError, nearest, with_article
+from vit_export.errors import UsageError, VitExportError, check_known, nearest, with_article
 
 TREE = [
     member
@@ -39,15 +39,23 @@ def test_the_nearest_known_word_is_suggested_in_any_case(word, clause):
     assert nearest(word, ["bicubic", "bilinear", "lanczos"]) == clause
 
 
-def test_at_most_the_given_number_of_words_is_suggested():
+def test_at_most_three_words_are_suggested():
     known = [f"vit_base_patch{n}_224" for n in (16, 14, 32, 8)]
-    clause = nearest("vit_base_patch16_22", known, most=2)
+    clause = nearest("vit_base_patch16_22", known)
     assert clause.startswith("; did you mean 'vit_base_patch16_224' or ")
-    assert clause.count(" or ") == 1
+    assert clause.count(" or ") == 2
 
 
 def test_known_words_may_come_from_a_generator():
     assert "lanczos" in nearest("LANCZOS", (word for word in ("lanczos",)))
+
+
+def test_an_unknown_value_is_refused_with_the_known_ones():
+    check_known("color", "red", ["red", "blue"])
+    with pytest.raises(
+        UsageError, match=r"unknown color 're'; did you mean 'red'\? \(known: red, "
+    ):
+        check_known("color", "re", ["red", "blue"])
 
 
 def test_the_hint_is_on_its_own_line():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import timm
 import torch
@@ -72,11 +73,13 @@ def test_a_saved_checkpoint_loads_bit_for_bit(overrides: dict[str, Any], tmp_pat
     """Weights, architecture, preparation and labels, without any settings."""
     model = tiny(**overrides)
     labels = tuple(f"class {n}" for n in range(model.config.num_classes))
-    save_checkpoint(model, tmp_path / "own.safetensors", labels=labels)
-    found = load_checkpoint(tmp_path / "own.safetensors")
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(model, path, labels=labels, crop_mode="squash")
+    found = load_checkpoint(path)
     assert found.config == model.config
     assert found.labels == labels
-    assert found.preprocess == Preprocess.of(model.config)
+    preprocess = Preprocess.of(model.config)
+    assert found.preprocess == msgspec.structs.replace(preprocess, crop_mode="squash")
     assert found.report.layout == "vit_export"
     assert not found.report.assumed
     assert not found.model.training
@@ -197,11 +200,11 @@ def test_a_variant_that_contradicts_the_file_is_one_error_with_every_field(tmp_p
         load_checkpoint(path, variant="ti16")
     text = str(error.value)
     for line in (
-        "! embed_dim: file 96, vit_tiny_patch16_224 192",
-        "! depth: file 6, vit_tiny_patch16_224 12",
-        "! patch_size: file 4, vit_tiny_patch16_224 16",
-        "! in_chans: file 1, vit_tiny_patch16_224 3",
-        "! img_size: file 28, vit_tiny_patch16_224 224",
+        "! embed_dim: file 96, variant vit_tiny_patch16_224 192",
+        "! depth: file 6, variant vit_tiny_patch16_224 12",
+        "! patch_size: file 4, variant vit_tiny_patch16_224 16",
+        "! in_chans: file 1, variant vit_tiny_patch16_224 3",
+        "! img_size: file 28, variant vit_tiny_patch16_224 224",
         "hint: --variant vit_mnist_28",
     ):
         assert line in text

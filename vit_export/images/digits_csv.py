@@ -5,13 +5,12 @@ is a square grey image, pixels row by row from 0 (black) to 255. Predictions are
 `ImageId,Label`, counted from 1.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,38 +27,20 @@ from vit_export.progress import Progress, silent
 LABELS = tuple("0123456789")
 
 
-def read_digits(
-    path: Path, preprocess: Preprocess, *, progress: Progress = silent
-) -> LabelledImages:
-    """Read a training file: a label from 0 to 9 and a square grey image per row.
-
-    Raises:
-        DataError: Another kind of file, no rows, or bad rows (listed by line number).
-        OutputError: The disk is full.
-    """
+def read_digits(path: Path, preprocess: Preprocess, progress: Progress = silent) -> LabelledImages:
+    """Read a training file: a label from 0 to 9 and a square grey image per row."""
     rows = _read_rows(path, leading=("label",))
     return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
 
 
 def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
-    """Read a test file: a square grey image per row, without labels.
-
-    Returns:
-        uint8 (n, H, W, C) at the model's size, in the order of the rows.
-
-    Raises:
-        DataError, OutputError: As `read_digits`.
-    """
+    """Read a test file: a square grey image per row, without labels, as uint8 (n, H, W, C)."""
     rows = _read_rows(path, leading=())
     return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
-    """Write the predicted classes (n,) of a test file: `ImageId,Label`.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write the predicted classes (n,) of a test file: `ImageId,Label`."""
     lines = [f"{number},{label}" for number, label in enumerate(predictions, start=1)]
     try:
         path.write_text("\n".join(["ImageId,Label", *lines, ""]), encoding="utf-8")
@@ -84,7 +65,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
             io.TextIOWrapper(stream, newline="", encoding="utf-8-sig") as text,
         ):
             reader = csv.reader(text)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, leading)
             for cells in reader:
                 if cells:
@@ -104,8 +85,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _check_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
-    names = [name.strip() for name in header]
+def _check_header(path: Path, names: Sequence[str], leading: tuple[str, ...]) -> None:
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]
     if names == [*leading, *pixels] and count > 0 and math.isqrt(count) ** 2 == count:
@@ -128,12 +108,10 @@ def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
     """Return a row's numbers, one byte each, and its fault, or an empty string."""
     if len(cells) != len(header):
         return b"", f"{len(cells)} columns, expected {len(header)}"
-    try:
+    with suppress(ValueError):
         row = bytes(map(int, cells))
         if header[0] != "label" or row[0] < len(LABELS):
             return row, ""
-    except ValueError:
-        pass
     limits = [len(LABELS) - 1 if name == "label" else 255 for name in header]
     return b"", next(
         f"{name} is {cell[:20]!r}, expected an integer from 0 to {most}"

@@ -26,10 +26,9 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import BuiltPlan, build_plan
-from vit_export.engine.profiles import profiles_of
+from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine
-from vit_export.engine.settings import EngineSettings
-from vit_export.engine.source import check_source
+from vit_export.engine.settings import EngineSettings, profiles_of
 from vit_export.engine.targets import targets_of
 from vit_export.engine.timing_cache import cache_key, locked
 from vit_export.engine.trtexec import trtexec_command
@@ -210,11 +209,13 @@ def _unmeasured(backend: Backend, built: BuiltPlan, samples: int, gpu: Gpu | Non
     """Return the engine's line of the certificate before a GPU has run it."""
     targets = ", ".join(built.compute_capabilities)
     here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-    return Stage.unmeasured(
-        f"onnx -> {backend.name} engine",
+    reason = f"built for compute capability {targets}, and {here}; measured at its first load"
+    return Stage(
+        name=f"onnx -> {backend.name} engine",
         provider=backend.name,
         samples=samples,
-        reason=f"built for compute capability {targets}, and {here}; measured at its first load",
+        passed=None,
+        reasons=(reason,),
     )
 
 

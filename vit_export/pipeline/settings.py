@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
 
@@ -63,11 +63,8 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            raise UsageError(
-                f"unknown activation {self.activation!r}{nearest(self.activation, ACTIVATIONS)} "
-                f"(known: {', '.join(ACTIVATIONS)})"
-            )
+        if self.activation is not None:
+            check_known("activation", self.activation, ACTIVATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

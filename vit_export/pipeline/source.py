@@ -15,7 +15,7 @@ from vit_export.artifact.manifest import TensorSpec, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.graph.export import example_input
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
@@ -68,10 +68,7 @@ def load_source(
     settings: ExportSettings = ExportSettings(),
 ) -> LoadedSource:
     """Build or load the model to export; arguments and errors are those of `export`."""
-    if settings.attention not in ATTENTION:
-        raise UsageError(
-            f"unknown attention form {settings.attention!r}{nearest(settings.attention, ATTENTION)}"
-        )
+    check_known("attention form", settings.attention, ATTENTION)
     if weights is None and (settings.reset_head or settings.layout is not None):
         option = "--reset-head" if settings.reset_head else "--layout"
         raise UsageError(f"{option} needs --weights FILE")
@@ -108,7 +105,7 @@ def _load_vision_transformer(
     elif source is not None:
         model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
-        origin = Weights.drawn(settings.seed)
+        origin = Weights(source=f"random (seed {settings.seed})", seed=settings.seed)
     else:
         raise UsageError(
             "there is nothing to export",

@@ -45,13 +45,13 @@ def check_sizes(
 
 def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
     """Check that exactly the inputs of the graph are given."""
-    check_known("input", specs, feeds)
+    check_tensor_names("input", specs, feeds)
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
 
 
-def check_known(kind: str, specs: Sequence[TensorSpec], names: Iterable[str]) -> None:
+def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[str]) -> None:
     """Check that the model has inputs or outputs of these names."""
     known = [spec.name for spec in specs]
     for name in names:

@@ -5,8 +5,6 @@ linear warm-up, gradients clipped to norm 1. Cosine decay, label smoothing and A
 (arXiv 2012.12877, table 9). Stochastic depth is the config's `drop_path_rate`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.model.vit import Attention, VisionTransformer, create_model
 from vit_export.variants import ViTConfig
 
@@ -35,11 +33,7 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # no NaN is val
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters; the defaults suit a small model that starts from random weights.
-
-    Raises:
-        UsageError: On construction, when a value is outside its range.
-    """
+    """Hyperparameters; the defaults suit a small model that starts from random weights."""
 
     epochs: int = 40
     batch_size: int = 32
@@ -56,11 +50,7 @@ class Recipe:
     seed: int = 0  # of initial weights, validation split, order and augmentation
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(
-                f"optimizer={self.optimizer!r}: expected one of "
-                f"{', '.join(OPTIMIZERS)}{nearest(self.optimizer, OPTIMIZERS)}"
-            )
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
         for names, valid, rule in RULES:
             for name in names.split():
                 if not valid(getattr(self, name)):

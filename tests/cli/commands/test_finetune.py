@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
+import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from vit_export.checkpoint.load import load_checkpoint
+from vit_export.cli.commands import finetune as command
+from vit_export.cli.console import ProgressBar
 from vit_export.cli.main import main
 from vit_export.training import run as training
 
@@ -115,10 +120,9 @@ def test_a_stopped_run_says_to_resume_and_ends_as_an_unbroken_one(
     whole = training.train
 
     def stopped(*positional, **options):
-        def progress(now):
-            if now.epoch == 2:
+        def progress(stage, done=0, total=0):
+            if stage.startswith("epoch 2/"):
                 os.kill(os.getpid(), number)
-            options["progress"](now)
 
         return whole(*positional, **{**options, "progress": progress})
 
@@ -241,3 +245,21 @@ def test_wrong_usage_is_an_error_message(status, arguments, words, tmp_path, mon
     assert in_json.exit_code == status
     assert words in last_json(in_json)["error"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_training_shows_a_line_per_epoch(terminal, digits, tmp_path, monkeypatch):
+    """And on a terminal a bar with the loss and accuracy of the steps."""
+    monkeypatch.setenv("TERM", "xterm" if terminal else "dumb")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(command, "ProgressBar", partial(ProgressBar, stream))
+    output = tmp_path / "m.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "1",
+                      "-o", output)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    shown = stream.getvalue()
+    line = r"epoch 1/1  loss \d\.\d{4}  val loss \d\.\d{4}  val accuracy \d+\.\d\d %  \d+\.\d s\n"
+    assert re.search(line, shown)
+    assert bool(re.search(r"epoch 1/1  loss \d\.\d{4}  accuracy \d+\.\d %", shown)) == terminal
+    assert terminal or len(shown.splitlines()) == 2

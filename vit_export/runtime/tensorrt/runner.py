@@ -20,7 +20,13 @@ from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
 from vit_export.runner import fixed_batch
-from vit_export.runtime.checks import check_feeds, check_known, check_names, check_sizes, with_batch
+from vit_export.runtime.checks import (
+    check_feeds,
+    check_names,
+    check_sizes,
+    check_tensor_names,
+    with_batch,
+)
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
@@ -196,7 +202,7 @@ class TrtRunner:
         """
         out = out or {}
         check_names(self.inputs, feeds)
-        check_known("output", self.outputs, out)
+        check_tensor_names("output", self.outputs, out)
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
