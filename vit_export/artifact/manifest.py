@@ -225,9 +225,9 @@ class Manifest(Record, frozen=True, kw_only=True):
             )
         if missing := [name for name in NOT_IN_A_CHECKPOINT if name not in self.config]:
             raise ArtifactError(f"{source}: the config in its manifest lacks {missing[0]!r}")
-        known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
+        plain = ViTConfig(variant=self.variant)
         try:
-            return ViTConfig(variant=self.variant).replace(known)
+            return plain.replace({k: v for k, v in self.config.items() if k in vars(plain)})
         except ConfigError as error:
             raise ArtifactError(
                 f"{source}: the config in its manifest is damaged: {error}"
