@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_checks.needs import need
-from gpu_checks.outcome import FailedError
+from gpu_checks.outcome import FailedError, expect
+
+if TYPE_CHECKING:
+    from vit_export.artifact.manifest import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_REPOSITORY = ROOT / "tests" / "edge" / "data"  # `edge` in most precisions: nothing to make
 EDGE = IN_REPOSITORY / "edge.onnx"
+QUANTIZE = {"fp16-io": ("--precision", "fp16", "--fp16-io")}  # of names that are no precision
+GATE_PROFILE = (1, 3, 8)  # smallest, best and largest batch; the gate runs 1, 2, 3 and 8
 EXPORT = ("torch", "onnx", "onnxscript", "onnxsim", "safetensors")
 
 
@@ -53,25 +59,43 @@ def exported(folder: Path, variant: str, precision: str = "fp32") -> Path:
     else:
         need("onnx")
         source = exported(folder, variant)
-        command("quantize", source, "--precision", precision, "-o", path)
+        command(
+            "quantize", source, *QUANTIZE.get(precision, ("--precision", precision)), "-o", path
+        )
     return path
 
 
 def validated(artifact: Path, provider: str) -> dict[str, Any]:
     """Run the gate on a provider and return its figures.
 
+    TensorRT gets a profile with all batches of the gate: without one, its provider builds another
+    engine for each batch that leaves the range of the engine before.
+
     Raises:
         FailedError: The gate did not pass, or another provider ran the artifact.
     """
-    return gate_numbers(command("validate", artifact, "--provider", provider), provider)
+    from vit_export.artifact.golden import Golden, find_golden
+    from vit_export.errors import VitExportError
+    from vit_export.gate.validate import compare
+    from vit_export.runtime import load
+    from vit_export.runtime.onnxruntime.options import DEFAULTS, EngineOptions
+
+    options = DEFAULTS.get(provider)
+    if isinstance(options, EngineOptions):
+        options = dataclasses.replace(options, profile=GATE_PROFILE)
+    try:
+        runner = load(artifact, provider=provider, options=options).runner
+        stage = compare(runner, Golden.read(find_golden(artifact)), stage=provider).stage
+    except VitExportError as error:
+        raise FailedError(str(error)) from error
+    return gate_numbers(stage, provider)
 
 
-def gate_numbers(answer: dict[str, Any], provider: str) -> dict[str, Any]:
-    """Return the gate's figures from the JSON of `vit-export validate`."""
-    stage = answer["hop"]
-    if stage["passed"] is not True:
-        raise FailedError(f"the gate did not pass: {stage['reason']}")
-    if stage["provider"] != provider:
-        raise FailedError(f"{stage['provider']!r} ran the artifact, expected {provider!r}")
+def gate_numbers(stage: Stage, provider: str) -> dict[str, Any]:
+    """Return the figures of a gate that passed on the provider; raise FailedError otherwise."""
+    expect(stage.passed is True, f"the gate did not pass: {stage.reason}")
+    expect(
+        stage.provider == provider, f"{stage.provider!r} ran the artifact, expected {provider!r}"
+    )
     names = ("max_abs", "tolerance", "cosine", "batches")
-    return {name: stage[name] for name in names if stage.get(name) is not None}
+    return {name: getattr(stage, name) for name in names if getattr(stage, name) is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gpu_checks import cuda, speed, tensorrt
 from gpu_checks.outcome import Check
@@ -14,6 +15,9 @@ BACKENDS = ("tensorrt", "tensorrt-rtx")
 FLOATS = ("fp32", "fp16", "bf16")
 INTEGERS = ("int8-static", "int8")
 EXPORT_S = 240  # an artifact may have to be made first
+SMALL_BUILD_S = 180  # an engine of the smallest model
+BUILD_S = 480  # an artifact, and an engine of the timed model
+SPEED_S = 120
 COMPILE_S = 420  # torch tries out kernels for two batch sizes
 
 
@@ -34,7 +38,7 @@ def checks(variants: Sequence[str] = VARIANTS) -> list[Check]:
             runs_artifact=True,
         ),
         *(
-            _parity("cuda", variant, precision, timeout_s=EXPORT_S)
+            _parity("cuda", variant, precision, EXPORT_S)
             for precision in FLOATS
             for variant in variants
         ),
@@ -56,23 +60,25 @@ def _small() -> Iterator[Check]:
         yield from (_parity(provider, "edge", precision) for precision in INTEGERS)
 
 
-def _parity(provider: str, variant: str, precision: str, timeout_s: int = 120) -> Check:
+def _parity(provider: str, variant: str, precision: str, limit_s: int = SMALL_BUILD_S) -> Check:
     function = cuda.integer_parity if precision in INTEGERS else cuda.parity
     return Check(
         f"{provider} parity {variant} {precision}", function, (provider, variant, precision),
-        timeout_s=timeout_s, runs_artifact=True,
+        timeout_s=limit_s, runs_artifact=True,
     )  # fmt: skip
 
 
 def _engines() -> Iterator[Check]:
     """Return engine builds: every precision of the smallest artifact, and the timed engine."""
     for backend in BACKENDS:
-        for variant, precision in (
-            ("edge", "fp32"), ("edge", "bf16"), ("edge", "int8"), (SPEED_VARIANT, "fp16"),
+        for variant, precision, limit_s in (
+            ("edge", "fp32", SMALL_BUILD_S), ("edge", "fp16", SMALL_BUILD_S),
+            ("edge", "bf16", SMALL_BUILD_S), ("edge", "int8", SMALL_BUILD_S),
+            (SPEED_VARIANT, speed.PRECISION, BUILD_S),
         ):  # fmt: skip
             yield Check(
                 _engine_name(backend, variant, precision), tensorrt.engine,
-                (backend, variant, precision), timeout_s=EXPORT_S, runs_artifact=True,
+                (backend, variant, precision), timeout_s=limit_s, runs_artifact=True,
             )  # fmt: skip
 
 
@@ -81,19 +87,35 @@ def _engine_name(backend: str, variant: str, precision: str) -> str:
 
 
 def _speeds(variant: str) -> Iterator[Check]:
-    """Return the timings of one model in float16; torch.compile takes longest and comes last."""
-    yield Check(f"speed torch eager {variant} fp16", speed.torch_eager, (variant,))
-    for provider in ("cuda", "tensorrt"):
-        yield Check(
-            f"speed onnxruntime {provider} {variant} fp16", speed.onnxruntime, (variant, provider),
-            timeout_s=EXPORT_S, runs_artifact=True,
-        )  # fmt: skip
-    for backend in BACKENDS:
-        yield Check(
-            f"speed engine {backend} {variant} fp16", speed.engine, (variant, backend),
-            runs_artifact=True, after=_engine_name(backend, variant, "fp16"),
-        )  # fmt: skip
-    yield Check(
-        f"speed torch.compile {variant} fp16", speed.torch_compiled, (variant,),
-        timeout_s=COMPILE_S,
-    )  # fmt: skip
+    """Return the timings of one model; `torch.compile` takes longest and comes last."""
+    for place in (speed.ON_GPU, speed.HOST):
+        yield _speed("torch eager", speed.torch_eager, (variant, place), limit_s=SPEED_S)
+        for provider, limit_s in (("cuda", EXPORT_S), ("tensorrt", BUILD_S)):
+            yield _speed(
+                f"onnxruntime {provider}", speed.onnxruntime, (variant, provider, place),
+                limit_s=limit_s, runs_artifact=True,
+            )  # fmt: skip
+        if place == speed.HOST:
+            yield _speed(
+                "onnxruntime cuda graph", speed.onnxruntime_cuda_graph, (variant, place),
+                limit_s=EXPORT_S, runs_artifact=True,
+            )  # fmt: skip
+        for backend in BACKENDS:
+            yield _speed(
+                f"engine {backend}", speed.engine, (variant, backend, place), limit_s=SPEED_S,
+                runs_artifact=True, after=_engine_name(backend, variant, speed.PRECISION),
+            )  # fmt: skip
+    for place in (speed.ON_GPU, speed.HOST):
+        yield _speed("torch.compile", speed.torch_compiled, (variant, place), limit_s=COMPILE_S)
+
+
+def _speed(
+    candidate: str,
+    function: Callable[..., dict[str, Any]],
+    arguments: tuple[str, ...],
+    *,
+    limit_s: int,
+    **fields: Any,
+) -> Check:
+    name = f"speed {arguments[-1]}: {candidate}"
+    return Check(name, function, arguments, timeout_s=limit_s, **fields)

@@ -1,7 +1,8 @@
-"""The report as a table for the terminal, JSON and Markdown."""
+"""The report as a table for the terminal, JSON, Markdown and a plot."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from typing import Any
 from gpu_checks.outcome import FAILED, NOT_RUN, PASSED, Check, Outcome
 
 DONE, SOMETHING_FAILED, NOTHING_RAN, INTERRUPTED = 0, 1, 3, 130  # exit status; 2 is wrong usage
-SPEED = "speed "
+SPEED = "speed "  # start of a timing's name, before the place and the candidate
+PLACES = {"GPU": "images and results on the GPU", "host": "numpy arrays, copies included"}
+REPORT, PLOT = "report.json", "speed.png"
 
 
 def exit_status(outcomes: Sequence[Outcome], checks: Sequence[Check]) -> int:
@@ -49,17 +52,23 @@ def to_markdown(machine: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return a page: the machine, the speeds, and every check."""
     lines = ["# GPU report", "", f"{summary(outcomes)}.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
-    if speeds := _speeds(outcomes):
-        header = ("candidate", "batch 1, ms", "batch 64, ms", "images/s", "share of peak", "cosine")
-        lines += ["", "## Speed", "", *_table(header, speeds)]
-        lines += ["", f"Measured peak: {_number(peak_tflops(outcomes))} TFLOP/s (float16 product)."]
+    for place, title in PLACES.items():
+        if rows := _speeds(outcomes, place):
+            header = (
+                "candidate", "batch 1, ms", "batch 64, ms", "images/s", "share of peak", "cosine",
+            )  # fmt: skip
+            lines += ["", f"## Speed: {title}", "", *_table(header, rows)]
+    if peak := peak_tflops(outcomes):
+        lines += ["", f"Measured peak: {_number(peak)} TFLOP/s (float16 product)."]
+    if rates(outcomes):
+        lines += ["", f"![Images per second]({PLOT})"]
     rows = [(o.name, o.status, _detail(o), f"{o.seconds:.0f}") for o in outcomes]
     lines += ["", "## Checks", "", *_table(("check", "result", "measured, or why not", "s"), rows)]
     return "\n".join(lines) + "\n"
 
 
 def write(folder: Path, machine: dict[str, Any], outcomes: Sequence[Outcome]) -> list[Path]:
-    """Write `report.json` and `report.md`; return their paths."""
+    """Write `report.json`, `report.md` and, where a speed was measured, its plot."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {
         "machine": machine,
@@ -67,25 +76,80 @@ def write(folder: Path, machine: dict[str, Any], outcomes: Sequence[Outcome]) ->
         "peak_tflops": peak_tflops(outcomes),
         "checks": [outcome.to_dict() for outcome in outcomes],
     }
-    json_path, markdown_path = folder / "report.json", folder / "report.md"
-    json_path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    markdown_path.write_text(to_markdown(machine, outcomes), encoding="utf-8")
-    return [json_path, markdown_path]
+    files = [folder / REPORT, folder / "report.md"]
+    files[0].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    files[1].write_text(to_markdown(machine, outcomes), encoding="utf-8")
+    if rates(outcomes) and importlib.util.find_spec("matplotlib"):
+        plot(outcomes, folder / PLOT)
+        files.append(folder / PLOT)
+    return files
 
 
-def _speeds(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    peak = peak_tflops(outcomes)
+def passed_before(folder: Path, machine: dict[str, Any]) -> dict[str, Outcome]:
+    """Return the checks that passed in an earlier report of the same machine and packages.
+
+    Raises:
+        SystemExit: The report is of another machine, or of other versions.
+    """
+    path = folder / REPORT
+    if not path.exists():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if changed := [name for name in machine if before["machine"].get(name) != machine[name]]:
+        raise SystemExit(
+            f"--resume: {path} is of another state of this machine ({', '.join(changed)} changed): "
+            "run without --resume, or give another --output"
+        )
+    outcomes = (Outcome(**outcome) for outcome in before["checks"])
+    return {outcome.name: outcome for outcome in outcomes if outcome.status == PASSED}
+
+
+def rates(outcomes: Sequence[Outcome]) -> dict[str, tuple[float, float]]:
+    """Return images per second at the smallest and at the largest batch, by candidate."""
+    found = {}
+    for outcome in outcomes:
+        values = [v for name, v in outcome.measured.items() if name.endswith("_images_per_s")]
+        if outcome.name.startswith(SPEED) and values:
+            found[outcome.name.removeprefix(SPEED)] = (values[0], values[-1])
+    return found
+
+
+def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Draw images per second of every candidate as bars."""
+    from matplotlib.figure import Figure
+
+    from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, SIZE_INCHES, save, style
+
+    found = rates(outcomes)
+    figure = Figure(figsize=(SIZE_INCHES[0], 1.2 + 0.5 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    for index, label in enumerate(("batch 1", "batch 64")):
+        rows = [row + 0.2 * (2 * index - 1) for row in range(len(found))]
+        values = [pair[index] for pair in found.values()]
+        bars = axes.barh(rows, values, height=0.36, color=COLORS[index], label=label)
+        axes.bar_label(bars, fmt="{:.0f}", padding=3, fontsize=FONT_SIZE - 1)
+    style(axes, "Images per second in float16; GPU, host: where images and results lie")
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(found)), list(found), parse_math=False)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    figure.legend(fontsize=FONT_SIZE, frameon=False, loc="outside lower right", ncols=2)
+    save(figure, path)
+
+
+def _speeds(outcomes: Sequence[Outcome], place: str) -> list[tuple[str, ...]]:
+    peak, start = peak_tflops(outcomes), f"{SPEED}{place}: "
     rows = []
     for outcome in outcomes:
-        if not outcome.name.startswith(SPEED):
+        if not outcome.name.startswith(start):
             continue
         measured = outcome.measured
         share = measured["tflops"] / peak if peak and "tflops" in measured else None
-        rates = [value for name, value in measured.items() if name.endswith("_images_per_s")]
+        best = [value for name, value in measured.items() if name.endswith("_images_per_s")]
         rows.append((
-            outcome.name.removeprefix(SPEED),
+            outcome.name.removeprefix(start),
             *(_number(measured.get(f"batch_{size}_ms", outcome.status)) for size in (1, 64)),
-            _number(max(rates, default=None)),
+            _number(max(best, default=None)),
             "-" if share is None else f"{100 * share:.0f} %",
             _number(measured.get("cosine")),
         ))  # fmt: skip
@@ -107,3 +171,13 @@ def _number(value: Any) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def plan_text(checks: Sequence[Check]) -> str:
+    """Return what every check shows and its limit of time, in the order in which they run."""
+    width = max(len(check.name) for check in checks)
+    lines = [f"{'check'.ljust(width)}  limit  shows"]
+    for check in checks:
+        shows = (check.function.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"{check.name.ljust(width)}  {check.timeout_s:3} s  {shows}")
+    return "\n".join(lines)

@@ -1,6 +1,8 @@
 """Speed of the ways to run a model on this GPU, and the share of its measured peak.
 
-All are timed in the same way: tensors are on the GPU before and after, and every run is awaited.
+Every candidate takes and returns float16, and every run is awaited. Where images and results lie on
+the GPU, candidates are compared with each other; where they are numpy arrays in host memory, each
+run includes the copies, and candidates are compared with each other again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from gpu_checks.outcome import NotRunError, expect
 from gpu_checks.tensorrt import engine_path
 
 DEVICE = "cuda"
+ON_GPU, HOST = "GPU", "host"  # where images and results lie
+PRECISION = "fp16-io"  # of the artifact: float16 from its input to its outputs
 BATCHES = (1, 64)
 PEAK_SIZE = 8192  # rows and columns of the two float16 matrices
 SMALLEST_COSINE = 0.999  # below it, a candidate computes something else and is not timed
@@ -48,28 +52,28 @@ def matmul_peak(folder: Path) -> dict[str, Any]:
     return {"matmul_ms": ms, "peak_tflops": 2 * PEAK_SIZE**3 / ms / 1e9}
 
 
-def torch_eager(folder: Path, variant: str) -> dict[str, Any]:
-    """Time the torch module in float16, with torch's fused attention."""
+def torch_eager(folder: Path, variant: str, place: str) -> dict[str, Any]:
+    """Time the torch module, with torch's fused attention (`scaled_dot_product_attention`)."""
     torch = _torch()
     model = _model(torch, variant).half()
-    return _time(torch, variant, lambda _: lambda x: model(x.half()), half_input=True)
+    return _time(torch, variant, lambda _: _torch_run(torch, model, place), place)
 
 
-def torch_compiled(folder: Path, variant: str) -> dict[str, Any]:
-    """Time it with `torch.compile(mode="max-autotune-no-cudagraphs")`, once per batch size."""
+def torch_compiled(folder: Path, variant: str, place: str) -> dict[str, Any]:
+    """Time `torch.compile(mode="max-autotune")`, which uses CUDA graphs, once per batch size."""
     torch = _torch()
     model = _model(torch, variant).half()
 
     def compiled(size: int) -> Run:
         torch.compiler.reset()  # otherwise kernels of one batch size are reused for another
-        fast = torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
-        return lambda x: fast(x.half())
+        fast = torch.compile(model, mode="max-autotune", dynamic=False)
+        return _torch_run(torch, fast, place)
 
-    return _time(torch, variant, compiled, half_input=True)
+    return _time(torch, variant, compiled, place)
 
 
-def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
-    """Time the FP16 artifact in ONNX Runtime."""
+def onnxruntime(folder: Path, variant: str, provider: str, place: str) -> dict[str, Any]:
+    """Time the artifact in ONNX Runtime."""
     torch = _torch()
     PROVIDER_NEEDS[provider]()
     from vit_export.runtime import load
@@ -77,20 +81,32 @@ def onnxruntime(folder: Path, variant: str, provider: str) -> dict[str, Any]:
 
     profile = (1, BATCHES[-1], BATCHES[-1])
     options = TensorrtOptions(profile=profile) if provider == "tensorrt" else None
-    runner = load(exported(folder, variant, "fp16"), provider=provider, options=options).runner
-    return _time(torch, variant, lambda _: _on_device(torch, runner))
+    runner = load(exported(folder, variant, PRECISION), provider=provider, options=options).runner
+    return _time(torch, variant, lambda _: _runner_run(torch, runner, place), place)
 
 
-def engine(folder: Path, variant: str, backend: str) -> dict[str, Any]:
-    """Time the FP16 engine that an earlier check has built."""
+def onnxruntime_cuda_graph(folder: Path, variant: str, place: str) -> dict[str, Any]:
+    """Time the artifact in ONNX Runtime with CUDA graphs, which read arrays in host memory."""
     torch = _torch()
-    path = engine_path(folder, backend, variant, "fp16")
+    PROVIDER_NEEDS["cuda"]()
+    from vit_export.runtime import load
+    from vit_export.runtime.onnxruntime.options import CudaOptions
+
+    path = exported(folder, variant, PRECISION)
+    runner = load(path, options=CudaOptions(cuda_graph=True)).runner
+    return _time(torch, variant, lambda _: _runner_run(torch, runner, place), place)
+
+
+def engine(folder: Path, variant: str, backend: str, place: str) -> dict[str, Any]:
+    """Time the engine that an earlier check has built."""
+    torch = _torch()
+    path = engine_path(folder, backend, variant, PRECISION)
     if not path.exists():
-        raise NotRunError(f"there is no engine: see the check 'engine {backend} {variant} fp16'")
+        raise NotRunError(f"there is no engine {path.name}: see the check that builds it")
     from vit_export.runtime import load
 
     runner = load(path).runner
-    return _time(torch, variant, lambda _: _on_device(torch, runner))
+    return _time(torch, variant, lambda _: _runner_run(torch, runner, place), place)
 
 
 def _torch() -> Any:
@@ -109,21 +125,27 @@ def _model(torch: Any, variant: str) -> Any:
     return create_model(get_variant(variant), seed=0).set_attention("op").eval().to(DEVICE)
 
 
-def _on_device(torch: Any, runner: Any) -> Run:
-    name = runner.inputs[0].name
-    return lambda x: torch.from_dlpack(runner.run_on_device({name: x})["logits"])
+def _torch_run(torch: Any, model: Run, place: str) -> Run:
+    if place == ON_GPU:
+        return model
+    return lambda x: model(torch.from_numpy(x).to(DEVICE)).cpu().numpy()
 
 
-def _time(
-    torch: Any, variant: str, run_of: Callable[[int], Run], *, half_input: bool = False
-) -> dict[str, Any]:
-    """Time a candidate at every batch size, and compare its outputs with torch's.
+def _runner_run(torch: Any, runner: Any, place: str) -> Run:
+    name, output = runner.inputs[0].name, runner.outputs[0].name
+    if place == ON_GPU:
+        return lambda x: torch.from_dlpack(runner.run_on_device({name: x})[output])
+    return lambda x: runner.run({name: x})[output]
+
+
+def _time(torch: Any, variant: str, run_of: Callable[[int], Run], place: str) -> dict[str, Any]:
+    """Time a candidate at every batch size, and compare its outputs with torch's in float32.
 
     Args:
         torch: The module.
         variant: The model's variant.
-        run_of: Returns, for a batch size, a function that runs a batch.
-        half_input: Whether images are converted to float16 before they are timed.
+        run_of: Returns, for a batch size, a function that runs a batch of float16 images.
+        place: Where images and results lie: `ON_GPU` or `HOST`.
     """
     from vit_export.variants import get_variant
 
@@ -137,8 +159,10 @@ def _time(
         expected = _model(torch, variant)(images)
         for size in BATCHES:
             run = run_of(size)
-            x = images[:size].half() if half_input else images[:size].contiguous()
-            found = torch.nn.functional.cosine_similarity(expected[:size], run(x).float())
+            x = images[:size].half().contiguous()
+            x = x if place == ON_GPU else x.cpu().numpy()
+            result = torch.as_tensor(run(x)).to(DEVICE).float()
+            found = torch.nn.functional.cosine_similarity(expected[:size], result)
             cosines.append(found.min().item())
             expect(
                 cosines[-1] >= SMALLEST_COSINE,

@@ -14,7 +14,7 @@ from gpu_checks.outcome import FailedError, expect
 BATCHES = (1, 8, 64)
 CACHED_SHARE = 0.5  # of the time of a build, in which a cached engine must start
 NARROWED = ("fp16", "bf16")  # precisions whose engines are built from an fp32 artifact
-SOURCE = {"int8": "int8-static"}  # other precisions: the artifact they are built from
+SOURCE = {"int8": "int8-static", "fp16-io": "fp16-io"}  # others are built from fp32 artifacts
 
 
 def engine_cache(folder: Path) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def engine(folder: Path, backend: str, variant: str, precision: str) -> dict[str
     path = engine_path(folder, backend, variant, precision)
     batches = ":".join(map(str, BATCHES))
     answer = command(
-        "engine", source, "--backend", backend, "--precision", precision, "--batch", batches,
-        "-o", path,
+        "engine", source, "--backend", backend, "--precision", precision.removesuffix("-io"),
+        "--batch", batches, "-o", path,
     )  # fmt: skip
     if answer["passed"] is not True:
         raise FailedError(f"the engine was not measured: {answer.get('reason')}")

@@ -35,18 +35,45 @@ def test_the_small_artifact_is_there_in_every_precision(tmp_path):
     assert made.stat().st_mtime_ns == before
 
 
-def test_the_gate_of_a_check_is_the_gate_of_the_command(tmp_path):
-    """Numbers of a real run; another provider than was asked for is a failure."""
+def test_the_gate_of_a_check_is_the_gate_of_the_command():
+    """The figures of a real run."""
+    from gpu_checks import artifacts
+
+    stage = artifacts.command("validate", artifacts.EDGE, "--provider", "cpu")["hop"]
+    measured = artifacts.validated(artifacts.EDGE, "cpu")
+    assert {**measured, "batches": list(measured["batches"])}.items() <= stage.items()
+
+
+def test_a_gate_counts_only_if_it_passed_on_the_provider():
+    """Another provider, a failed gate and a provider that does not load are failures."""
     from gpu_checks import artifacts
     from gpu_checks.outcome import FailedError
 
-    measured = artifacts.validated(artifacts.EDGE, "cpu")
-    assert measured["max_abs"] <= measured["tolerance"]
-    answer = artifacts.command("validate", artifacts.EDGE, "--provider", "cpu")
+    stage = OnnxFile.read(artifacts.EDGE).manifest.certificate[-1]
+    assert artifacts.gate_numbers(stage, "cpu")["max_abs"] == stage.max_abs
     with pytest.raises(FailedError, match="'cpu' ran the artifact, expected 'cuda'"):
-        artifacts.gate_numbers(answer, "cuda")
+        artifacts.gate_numbers(stage, "cuda")
     with pytest.raises(FailedError, match=r"provider 'cuda': the installed onnxruntime .* without"):
         artifacts.validated(artifacts.EDGE, "cuda")
-    answer["hop"]["passed"] = None
-    with pytest.raises(FailedError, match="the gate did not pass"):
-        artifacts.gate_numbers(answer, "cpu")
+    failed = stage.replace(passed=False, reasons=("off",))
+    with pytest.raises(FailedError, match="the gate did not pass: off"):
+        artifacts.gate_numbers(failed, "cpu")
+
+
+def test_tensorrt_gets_a_profile_with_every_batch_of_the_gate(monkeypatch):
+    """Otherwise its provider builds an engine for each batch, within the limit of one check."""
+    from gpu_checks import artifacts
+
+    from vit_export import runtime
+
+    load, profiles = runtime.load, []
+
+    def load_on_the_cpu(path, *, provider, options):
+        profiles.append((provider, options.profile))
+        return load(path, provider="cpu")
+
+    monkeypatch.setattr(runtime, "load", load_on_the_cpu)
+    monkeypatch.setattr(artifacts, "gate_numbers", lambda stage, provider: stage.batches)
+    for provider in ("tensorrt", "tensorrt-rtx"):
+        batches = artifacts.validated(artifacts.EDGE, provider)
+        assert profiles.pop() == (provider, (min(batches), 3, max(batches)))

@@ -17,9 +17,24 @@ def test_the_plan_says_which_checks_run_an_artifact_and_which_need_another():
     from gpu_checks.plan import checks
 
     found = checks()
-    theirs = ("doctor", "refusal", "matmul", "speed torch")
+    theirs = ("doctor", "refusal", "matmul", "speed GPU: torch", "speed host: torch")
     for check in found:
         assert check.runs_artifact is not check.name.startswith(theirs), check.name
     for place, check in enumerate(found):
         assert not check.after or check.after in [earlier.name for earlier in found[:place]]
-        assert bool(check.after) is check.name.startswith("speed engine")
+        assert bool(check.after) is check.name.startswith(
+            ("speed GPU: engine", "speed host: engine")
+        )
+
+
+def test_the_printed_plan_names_every_check_its_limit_and_what_it_shows():
+    """So that a person can judge a run before it starts."""
+    from gpu_checks.plan import checks
+    from gpu_checks.report import plan_text
+
+    lines = plan_text(checks()).splitlines()
+    assert lines[0].split() == ["check", "limit", "shows"]
+    assert len(lines) == 1 + len(checks())
+    (line,) = (line for line in lines if line.startswith("speed GPU: torch.compile "))
+    assert "  420 s  " in line
+    assert "uses CUDA graphs" in line

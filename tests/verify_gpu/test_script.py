@@ -61,7 +61,7 @@ def test_without_a_gpu_every_check_is_listed_as_not_run(tmp_path):
         ("tensorrt context dump", "not installed: onnxruntime-gpu (the wheel for the CPU is)"),
         ("tensorrt-rtx parity edge fp32", "not installed: onnxruntime_ep_nv_tensorrt_rtx"),
         ("matmul peak, float16", "the installed torch has no CUDA"),
-        ("speed torch eager b16 fp16", "the installed torch has no CUDA"),
+        ("speed host: torch eager", "the installed torch has no CUDA"),
     ],
 )
 def test_a_check_without_its_package_is_not_run_and_says_which(tmp_path, name, why):
@@ -111,8 +111,10 @@ def run_stand_ins(script, monkeypatch, tmp_path, statuses: dict, **fields) -> in
         Check(name, print, runs_artifact=True, after=fields.get("after", {}).get(name, ""))
         for name in statuses
     ]
-    asked = Namespace(folder=tmp_path / "artifacts", output=tmp_path,
-                      minutes=fields.get("minutes", 10))  # fmt: skip
+    asked = Namespace(
+        folder=tmp_path / "artifacts", output=tmp_path, minutes=fields.get("minutes", 10),
+        resume=fields.get("resume", False),
+    )  # fmt: skip
     fields.get("seen", []).append(seen)
     return script.run_and_report(chosen, asked)
 
@@ -142,6 +144,21 @@ def test_files_of_another_check_must_come_from_the_same_run(script, monkeypatch,
     assert [files for _, _, files in seen[0]] == [[], []]
 
 
+def test_a_resumed_run_keeps_files_and_runs_only_what_has_not_passed(script, monkeypatch, tmp_path):
+    """A run that was cut short goes on where it ended."""
+    first = {"build": "passed", "use": KeyboardInterrupt, "other": "passed"}
+    assert run_stand_ins(script, monkeypatch, tmp_path, first) == 130
+    made = tmp_path / "artifacts" / "run" / "b16.engine"
+    made.touch()
+    seen = []
+    second = dict.fromkeys(first, "passed")
+    status = run_stand_ins(script, monkeypatch, tmp_path, second, seen=seen, resume=True,
+                           after={"use": "build"})  # fmt: skip
+    assert status == 0
+    assert [(name, files) for name, _, files in seen[0]] == [("use", [made]), ("other", [made])]
+    assert reported(tmp_path) == second
+
+
 def test_no_check_is_begun_in_the_last_seconds(script, monkeypatch, tmp_path):
     """It could only be cut short."""
     assert run_stand_ins(script, monkeypatch, tmp_path, {"a": "passed"}, minutes=0.1) == 3
@@ -154,7 +171,7 @@ def test_a_check_is_run_by_the_script_itself(script, monkeypatch, tmp_path):
 
     why = "not installed: onnxruntime-gpu (the wheel for the CPU is)"
     chosen = [check for check in plan.checks() if check.name == "cuda parity edge fp32"]
-    asked = Namespace(folder=tmp_path / "artifacts", output=tmp_path, minutes=10)
+    asked = Namespace(folder=tmp_path / "artifacts", output=tmp_path, minutes=10, resume=False)
     assert script.run_and_report(chosen, asked) == 3
     (check,) = json.loads((tmp_path / "report.json").read_text())["checks"]
     assert (check["status"], check["why"]) == ("not run", why)
