@@ -29,7 +29,8 @@ PACKAGE = ROOT / "vit_export"
 SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file())
 
 # Distributions whose module has another name.
-DISTRIBUTIONS = {"PIL": "pillow", "cuda": "cuda-bindings"}
+DISTRIBUTIONS = {"PIL": "pillow"}
+NAMESPACES = {"cuda"}  # its parts are distributions: cuda.core is cuda-core
 OPTIONAL = {"pillow-heif"}  # used where the user has installed it; an error names it elsewhere
 # Folder -> the extras that install everything it imports, besides the base installation.
 EXTRAS = {
@@ -80,7 +81,10 @@ def imported_distributions(path: Path) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module)
-    tops = {module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names)
+    tops = {
+        "-".join(parts[: 1 + (parts[0] in NAMESPACES)])
+        for parts in (module.split(".") for module in modules)
+    } - set(sys.stdlib_module_names)
     return {DISTRIBUTIONS.get(top, top.replace("_", "-")) for top in tops - {"vit_export"}}
 
 

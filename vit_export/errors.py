@@ -1,25 +1,16 @@
 """Errors that vit-export raises on purpose.
 
-A message states what was done, what was found and what was expected; the hint states what to do.
 Programming mistakes stay `TypeError` and `ValueError`.
 """
-
-from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
 
 class VitExportError(Exception):
-    """Base of every error that this package raises on purpose.
+    """Base of every error that this package raises on purpose; `hint` says what to do."""
 
-    Attributes:
-        message: What was done, what was found, and what was expected.
-        hint: What to do about it; may be empty. `str(error)` ends with it, on its own line.
-        exit_code: Exit status of a command that fails with this error.
-    """
-
-    exit_code = 1
+    exit_code = 1  # exit status of a command that fails with this error
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -94,21 +85,8 @@ def with_article(noun: str) -> str:
     return f"{article} {noun}"
 
 
-def nearest(word: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return a clause that suggests the known words nearest to a mistyped one.
-
-    Args:
-        word: The mistyped word.
-        known: The valid words.
-        most: Largest number of suggestions.
-
-    Returns:
-        `"; did you mean 'a' or 'b'?"`, or an empty string when no word is near.
-    """
-    candidates = list(known)
-    close = difflib.get_close_matches(word, candidates, n=most, cutoff=0.5)
-    if not close:
-        by_folded = {name.lower(): name for name in candidates}
-        folded = difflib.get_close_matches(word.lower(), by_folded, n=most, cutoff=0.5)
-        close = [by_folded[name] for name in folded]
-    return f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'a' or 'b'?"` for a mistyped word; empty when none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(by_lower[name]) for name in near)}?" if near else ""

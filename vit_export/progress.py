@@ -1,7 +1,5 @@
 """Progress callbacks."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

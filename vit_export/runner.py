@@ -70,27 +70,18 @@ def batch_size(runner: Runnable, most: int) -> int:
 
 
 def batch_rows(samples: int, size: int) -> list[list[int]]:
-    """Return the numbers of the samples in each batch of one size.
-
-    Every sample comes once, in order; the last batch is filled up with the first samples.
-    """
+    """Return the samples of each batch in order, the last filled up with the first samples."""
     starts = range(0, samples, size)
     return [[i % samples for i in range(start, start + size)] for start in starts]
 
 
 def run_filled(runner: Runnable, feeds: Mapping[str, NDArray[Any]]) -> Outputs:
-    """Run a batch that may be smaller than the smallest that the runner takes.
+    """Run at most `batch_size` rows, filled up to the smallest batch that the runner takes.
 
-    The batch is filled up with its own rows, and the outputs are cut to the rows given. Unlike
-    zeros, repeated rows leave the activation range of dynamic INT8 as it is.
-
-    Args:
-        runner: What computes.
-        feeds: Inputs (B, ...) by name, B at most `batch_size`.
+    Unlike zeros, repeated rows leave the activation range of dynamic INT8 as it is.
     """
     given = len(next(iter(feeds.values())))
-    smallest = runner.profile[0] if runner.profile else 1
-    size = fixed_batch(runner.inputs[0]) or smallest
+    size = batch_size(runner, 1)
     if size <= given:
         return runner.run(feeds)
     rows = batch_rows(given, size)[0]

@@ -32,7 +32,7 @@ except ProviderError as error:
 def doctor(folder: Path) -> dict[str, Any]:
     """Check that `vit-export doctor` finds no fault."""
     need("numpy", "click", "onnxruntime")
-    from vit_export.host.doctor import examine
+    from vit_export.host.doctor.abilities import examine
 
     found = examine()
     faults = "; ".join(f"{fault.what} (fix: {fault.remedy})" for fault in found.faults)

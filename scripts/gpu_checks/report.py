@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -79,9 +78,11 @@ def write(folder: Path, machine: dict[str, Any], outcomes: Sequence[Outcome]) ->
     files = [folder / REPORT, folder / "report.md"]
     files[0].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     files[1].write_text(to_markdown(machine, outcomes), encoding="utf-8")
-    if rates(outcomes) and importlib.util.find_spec("matplotlib"):
-        plot(outcomes, folder / PLOT)
-        files.append(folder / PLOT)
+    if speeds := rates(outcomes):
+        from vit_export.cli.report.pictures import draw_picture
+
+        if not draw_picture(folder / PLOT, plot, speeds):
+            files.append(folder / PLOT)
     return files
 
 
@@ -114,27 +115,23 @@ def rates(outcomes: Sequence[Outcome]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+def plot(figure: Any, speeds: dict[str, tuple[float, float]]) -> None:
     """Draw images per second of every candidate as bars."""
-    from matplotlib.figure import Figure
+    from vit_export.cli.report.pictures import COLORS, FONT_SIZE, SIZE_INCHES, style
 
-    from vit_export.cli.report.plot_style import COLORS, FONT_SIZE, SIZE_INCHES, save, style
-
-    found = rates(outcomes)
-    figure = Figure(figsize=(SIZE_INCHES[0], 1.2 + 0.5 * len(found)), layout="constrained")
+    figure.set_size_inches(SIZE_INCHES[0], 1.2 + 0.5 * len(speeds))
     axes = figure.add_subplot()
     for index, label in enumerate(("batch 1", "batch 64")):
-        rows = [row + 0.2 * (2 * index - 1) for row in range(len(found))]
-        values = [pair[index] for pair in found.values()]
+        rows = [row + 0.2 * (2 * index - 1) for row in range(len(speeds))]
+        values = [pair[index] for pair in speeds.values()]
         bars = axes.barh(rows, values, height=0.36, color=COLORS[index], label=label)
         axes.bar_label(bars, fmt="{:.0f}", padding=3, fontsize=FONT_SIZE - 1)
     style(axes, "Images per second in float16; GPU, host: where images and results lie")
     axes.grid(visible=False, axis="y")
-    axes.set_yticks(range(len(found)), list(found), parse_math=False)
+    axes.set_yticks(range(len(speeds)), list(speeds), parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     figure.legend(fontsize=FONT_SIZE, frameon=False, loc="outside lower right", ncols=2)
-    save(figure, path)
 
 
 def _speeds(outcomes: Sequence[Outcome], place: str) -> list[tuple[str, ...]]:

@@ -178,8 +178,8 @@ def test_reasons_are_kept_apart_and_also_stored_as_one_text():
 
 
 def test_the_seed_of_random_weights_is_read_from_old_files_too():
-    assert Weights.drawn(3) == Weights(source="random (seed 3)")
-    assert Weights.drawn(3).random
+    assert Weights(source="random (seed 3)").seed == 3
+    assert Weights(source="random (seed 3)").random
     assert not Weights(source="random (seed 3)", sha256="ab").random  # a file of that name
     assert not Weights(source="given module").random
 
@@ -282,7 +282,7 @@ def test_a_fixed_batch_is_in_the_plain_metadata():
 
 def stage(passed: bool | None) -> Stage:
     """A line of a certificate."""
-    return Stage.unmeasured("x", provider="cpu", samples=8, reason="").replace(passed=passed)
+    return Stage(name="x", provider="cpu", samples=8, passed=passed)
 
 
 def test_the_last_stage_decides_whether_an_artifact_passed():

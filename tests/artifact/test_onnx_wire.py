@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 from vit_export.artifact.onnx_wire import (
     BYTES,
     Field,
-    WireError,
     fields,
     header,
-    integer,
+    integers,
     message,
-    packed_varints,
     read_varint,
-    signed,
     varint,
 )
+
+
+def integer(number: int, value: int) -> bytes:
+    """A field that is a varint."""
+    return varint(number << 3) + varint(value)
+
 
 uint64 = st.integers(0, 2**64 - 1)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -44,12 +47,12 @@ def test_a_varint_is_that_of_protobuf(value):
 def test_a_varint_that_is_cut_off_is_refused(value, keep):
     data = varint(value)
     short = data[: min(keep, len(data) - 1)]
-    with pytest.raises(WireError, match="does not end"):
+    with pytest.raises(ValueError, match="does not end"):
         read_varint(memoryview(short), 0, len(short))
 
 
 def test_a_varint_that_never_ends_is_refused():
-    with pytest.raises(WireError, match="does not end"):
+    with pytest.raises(ValueError, match="does not end"):
         read_varint(memoryview(b"\x80" * 40), 0, 40)
 
 
@@ -57,10 +60,10 @@ def test_a_varint_that_never_ends_is_refused():
 def test_negative_numbers_are_read_as_protobuf_stores_them(value):
     tensor = onnx.TensorProto(int64_data=[value]).SerializeToString()
     (field,) = fields(memoryview(tensor))
-    assert packed_varints(field) == [value]
+    assert integers(field) == [value]
     dims = onnx.TensorProto(dims=[value]).SerializeToString()
     (field,) = fields(memoryview(dims))
-    assert packed_varints(field) == [value]
+    assert integers(field) == [value]
 
 
 @given(st.lists(int64, min_size=1, max_size=6))
@@ -68,9 +71,9 @@ def test_packed_and_separate_integers_are_read_alike(values):
     payload = b"".join(varint(value % 2**64) for value in values)
     packed = memoryview(message(1, payload))
     (field,) = fields(packed)
-    assert packed_varints(field) == values
+    assert integers(field) == values
     apart = memoryview(b"".join(integer(1, value % 2**64) for value in values))
-    assert [packed_varints(f)[0] for f in fields(apart)] == values
+    assert [integers(f)[0] for f in fields(apart)] == values
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(uint64, st.binary(max_size=200)))))
@@ -115,7 +118,7 @@ def test_a_part_of_a_buffer_can_be_parsed():
     ],
 )
 def test_bytes_that_are_no_message_are_refused_with_the_offset(data, reason):
-    with pytest.raises(WireError, match=reason):
+    with pytest.raises(ValueError, match=reason):
         list(fields(memoryview(data)))
 
 
@@ -123,7 +126,7 @@ def test_bytes_that_are_no_message_are_refused_with_the_offset(data, reason):
 def test_random_bytes_are_parsed_or_refused(data):
     try:
         found = list(fields(memoryview(data)))
-    except WireError:
+    except ValueError:
         return
     assert b"".join(data[f.start : f.end] for f in found) == data
 
@@ -131,9 +134,3 @@ def test_random_bytes_are_parsed_or_refused(data):
 def test_a_header_and_its_payload_are_a_message():
     assert header(7, 300) + bytes(300) == message(7, bytes(300))
     assert message(1, b"")[0] == 1 << 3 | BYTES
-
-
-def test_signed_reads_twos_complement():
-    assert signed(2**63 - 1) == 2**63 - 1
-    assert signed(2**63) == -(2**63)
-    assert signed(2**64 - 1) == -1

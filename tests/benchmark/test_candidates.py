@@ -59,12 +59,6 @@ def test_unknown_repeated_and_useless_arguments_are_errors(tiny_export, changes,
         plan([tiny_export.path, tiny_export.path.parent / "." / tiny_export.path.name])
 
 
-def test_an_empty_list_of_artifacts_is_an_error():
-    """For example from a pattern that matched no file."""
-    with pytest.raises(UsageError, match="expected at least one file"):
-        plan([])
-
-
 @pytest.mark.parametrize("name", ["none.onnx", "none.engine"])
 def test_a_missing_file_is_named(tmp_path, name):
     """An .onnx file and an engine alike."""

@@ -22,7 +22,7 @@ from vit_export.host.child_process import Worker
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings
 
-QUICK = Timing(rounds=3, min_time_s=0.02, warmup_s=0.0)
+QUICK = Timing(rounds=3, min_time_s=0.02, warmup_s=0.0, timeout_s=600.0)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_rounds_alternate_between_the_candidates(pair, monkeypatch):
     ask = Worker.ask
 
     def record(child: Worker, order: str, **arguments: object) -> dict:
-        asked.append((id(child), order))
+        asked.append((id(child), "warm" if "min_runs" in arguments else order))
         return ask(child, order, **arguments)
 
     monkeypatch.setattr(Worker, "ask", record)
@@ -207,7 +207,7 @@ def test_a_candidate_that_dies_leaves_the_others_running(pair, monkeypatch):
 def test_a_timing_outside_its_range_is_an_error(fields):
     """When it is made."""
     with pytest.raises(UsageError, match="expected"):
-        Timing(**fields)
+        dataclasses.replace(QUICK, **fields)
 
 
 def test_a_disturbed_warm_up_takes_no_time_from_the_candidate(pair, monkeypatch):
@@ -216,12 +216,14 @@ def test_a_disturbed_warm_up_takes_no_time_from_the_candidate(pair, monkeypatch)
 
     def disturbed(child: Worker, order: str, **arguments: object) -> dict:
         answer = ask(child, order, **arguments)
+        if "min_runs" in arguments:
+            return {**answer, "seconds": [1.0]}
         timed.extend(answer.get("seconds", ()))
-        return {**answer, "run_s": 1.0} if order == "warm" else answer
+        return answer
 
     timed: list[float] = []
     monkeypatch.setattr(Worker, "ask", disturbed)
-    (row,) = measure(pair[:1], timing=Timing(rounds=2, min_time_s=0.2, warmup_s=0.0))
+    (row,) = measure(pair[:1], timing=dataclasses.replace(QUICK, rounds=2, min_time_s=0.2))
     assert row.runs == len(timed)
     assert sum(timed) >= 0.1  # what lies between two runs is not in it
 
@@ -231,7 +233,7 @@ class Scripted:
     """A child whose distance, and whose times, are known."""
 
     distances: dict[int, float]
-    seconds: list[float]
+    turns: list[list[float]]
     alive: bool = True
 
     def __enter__(self) -> Scripted:
@@ -245,16 +247,16 @@ class Scripted:
         if order == "distance":
             max_abs = self.distances[arguments["batch"]]
             return {"max_abs": max_abs, "tolerance": 1.0, "accepted": max_abs <= 1.0}
-        if order == "time":
-            return {"seconds": [self.seconds.pop(0)]}
+        if order == "time" and "min_runs" not in arguments:
+            return {"seconds": self.turns.pop(0)}
         return {}
 
 
 def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
     """That of dynamic INT8 depends on it; each row has its own verdict."""
-    scripted = Scripted({1: 0.5, 8: 1.5}, seconds=[0.01] * 4)
+    scripted = Scripted({1: 0.5, 8: 1.5}, turns=[[0.01]] * 4)
     monkeypatch.setattr(benchmark, "Worker", lambda module: scripted)
-    rows = measure(pair[:1], [1, 8], timing=Timing(rounds=2))
+    rows = measure(pair[:1], [1, 8], timing=dataclasses.replace(QUICK, rounds=2))
     assert [(row.max_abs, row.accepted) for row in rows] == [(0.5, True), (1.5, False)]
     assert rows[0].notes == ()
     assert rows[1].notes == (
@@ -263,24 +265,27 @@ def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "steady"),
+    ("turns", "note"),
     [
-        ([0.01, 0.014, 0.012], True),
-        ([0.01, 0.016, 0.012], False),
+        ([[0.01], [0.014], [0.012]], ""),
+        ([[0.01], [0.016], [0.012]], "between 10 and 16 ms"),
+        ([[0.01, 0.01, 0.01, 0.01, 0.04]] * 2, ""),
+        ([[0.01, 0.01, 0.01, 0.04, 0.04]] * 2, "the IQR is 300% of the median"),
     ],
 )
-def test_rounds_that_differ_by_half_are_noted_as_unsteady(pair, monkeypatch, seconds, steady):
-    """The median of one is 1.6 times that of another."""
-    monkeypatch.setattr(benchmark, "Worker", lambda module: Scripted({1: 0.5}, seconds=[*seconds]))
-    (row,) = measure(pair[:1], timing=Timing(rounds=len(seconds)))
-    assert [note[:19] for note in row.notes] == ([] if steady else ["unsteady at batch 1"])
+def test_unsteady_times_are_noted(pair, monkeypatch, turns, note):
+    """Rounds that differ by half, or runs that spread wider than their median."""
+    monkeypatch.setattr(benchmark, "Worker", lambda module: Scripted({1: 0.5}, turns=[*turns]))
+    (row,) = measure(pair[:1], timing=dataclasses.replace(QUICK, rounds=len(turns)))
+    assert len(row.notes) == bool(note)
+    assert note in "".join(row.notes)
 
 
-def test_runs_that_spread_wider_than_their_median_are_unsteady():
-    """Though every round has the same median."""
-    (note,) = benchmark._unsteady([[0.01, 0.01, 0.01, 0.04, 0.04]] * 2, batch=1)
-    assert "the IQR is 300% of the median" in note
-    assert benchmark._unsteady([[0.01, 0.01, 0.01, 0.01, 0.04]] * 2, batch=1) == ()
+def test_the_spread_is_the_interquartile_range_of_all_runs(pair, monkeypatch):
+    for turns, iqr_ms in (([[1.0, 2.0], [3.0, 4.0, 100.0]], 2000.0), ([[1.0]], 0.0)):
+        monkeypatch.setattr(benchmark, "Worker", lambda module, t=turns: Scripted({1: 0.5}, [*t]))
+        (row,) = measure(pair[:1], timing=dataclasses.replace(QUICK, rounds=len(turns)))
+        assert row.iqr_ms == iqr_ms
 
 
 def test_a_candidate_that_hangs_is_killed(pair, monkeypatch):
@@ -298,9 +303,3 @@ def test_a_candidate_that_hangs_is_killed(pair, monkeypatch):
     monkeypatch.setattr(Worker, "ask", hanging)
     rows = measure(pair, [1, 2], timing=QUICK)
     assert ["no answer within 0.2 s" in row.error for row in rows] == [True, False, True, False]
-
-
-def test_the_spread_is_the_interquartile_range():
-    """Of all runs; one run has none."""
-    assert benchmark._iqr([1.0, 2.0, 3.0, 4.0, 100.0]) == 2.0
-    assert benchmark._iqr([1.0]) == 0.0

@@ -60,11 +60,11 @@ def test_a_dynamic_size_comes_from_the_manifest_or_is_an_error(tiny_export):
 def test_a_model_with_a_fixed_batch_is_loaded_with_it_and_timed_at_no_other():
     """A wrong batch size is an error of that size alone."""
     model = Recorded((TensorSpec("x", "float32", (4, 2)),))
-    stopwatch = Stopwatch(lambda order: model)
-    stopwatch.load({"batch": 1})
+    stopwatch = Stopwatch(lambda: model)
+    stopwatch.load(batch=1)
     assert [len(feeds["x"]) for feeds in model.seen] == [4]
     with pytest.raises(ArtifactError, match="takes batches of 4 only"):
-        stopwatch.warm({"batch": 1, "seconds": 0})
+        stopwatch.time(batch=1, seconds=0)
 
 
 def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
@@ -81,7 +81,7 @@ def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
         monkeypatch.setattr(f"vit_export.benchmark.worker.{function}", record(function))
     onnx = {"path": "x.onnx", "provider": "auto", "threads": 2, "allow_host_code": False}
     engine = {"path": "x.engine", "provider": "auto", "threads": None, "allow_host_code": True}
-    assert load_artifact(onnx) is load_artifact(engine) is model
+    assert load_artifact(**onnx) is load_artifact(**engine) is model
     assert calls == [
         ("load", "x.onnx", {"provider": "auto", "threads": 2}),
         ("load_engine", "x.engine",
@@ -92,10 +92,10 @@ def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
 def test_the_first_run_of_a_turn_is_not_counted():
     """Other candidates have filled the caches before it."""
     model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
-    stopwatch = Stopwatch(lambda order: model)
-    stopwatch.load({"batch": 3})
+    stopwatch = Stopwatch(lambda: model)
+    stopwatch.load(batch=3)
     model.seen.clear()
-    seconds = stopwatch.time({"batch": 3, "seconds": 0.01})["seconds"]
+    seconds = stopwatch.time(batch=3, seconds=0.01)["seconds"]
     assert all(second > 0 for second in seconds)
     assert len(model.seen) == len(seconds) + 1
 
@@ -103,20 +103,20 @@ def test_the_first_run_of_a_turn_is_not_counted():
 def test_a_turn_lasts_a_time_and_not_a_number_of_runs():
     """One long run, or many short ones."""
     model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
-    stopwatch = Stopwatch(lambda order: model)
-    stopwatch.load({"batch": 3})
+    stopwatch = Stopwatch(lambda: model)
+    stopwatch.load(batch=3)
     started = time.perf_counter()
-    assert len(stopwatch.time({"batch": 3, "seconds": 0.05})["seconds"]) > 1
+    assert len(stopwatch.time(batch=3, seconds=0.05)["seconds"]) > 1
     assert time.perf_counter() - started >= 0.05
-    assert len(stopwatch.time({"batch": 3, "seconds": 0})["seconds"]) == 1
+    assert len(stopwatch.time(batch=3, seconds=0)["seconds"]) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_the_distance_is_measured_over_all_golden_samples(tiny_export, batch):
     """In batches of any size."""
-    stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
-    stopwatch.load({"batch": batch})
-    found = stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
+    stopwatch = Stopwatch(lambda: load(tiny_export.path, provider="cpu").runner)
+    stopwatch.load(batch=batch)
+    found = stopwatch.distance(golden=str(golden_path(tiny_export.path)), batch=batch)
     assert found["max_abs"] == pytest.approx(tiny_export.comparison.stage.max_abs, rel=0.5)
     assert found["tolerance"] == tiny_export.comparison.stage.tolerance
     assert found["accepted"] is True
@@ -129,22 +129,22 @@ def test_a_golden_file_of_another_model_is_an_error(tiny_export, tmp_path):
         images=golden.images, outputs={"depth": golden.outputs["logits"]}, e32={"depth": 1e-6}
     )
     other.write(tmp_path / "other.npz")
-    stopwatch = Stopwatch(lambda order: load(tiny_export.path, provider="cpu").runner)
-    stopwatch.load({"batch": 1})
+    stopwatch = Stopwatch(lambda: load(tiny_export.path, provider="cpu").runner)
+    stopwatch.load(batch=1)
     with pytest.raises(ArtifactError, match="belongs to another model"):
-        stopwatch.distance({"golden": str(tmp_path / "other.npz"), "batch": 1})
+        stopwatch.distance(golden=str(tmp_path / "other.npz"), batch=1)
 
 
 def test_samples_are_run_in_batches_of_the_size_that_is_timed(tiny_export):
     """The last batch is filled up: the rows of dynamic INT8 depend on each other."""
     runner = load(tiny_export.path, provider="cpu").runner
-    stopwatch = Stopwatch(lambda order: runner)
-    stopwatch.load({"batch": 1})
+    stopwatch = Stopwatch(lambda: runner)
+    stopwatch.load(batch=1)
     sizes = []
     run = runner.run
     runner.run = lambda feeds: sizes.append(len(feeds["pixel_values"])) or run(feeds)
     for batch in (3, 20):  # of 8 samples
-        stopwatch.distance({"golden": str(golden_path(tiny_export.path)), "batch": batch})
+        stopwatch.distance(golden=str(golden_path(tiny_export.path)), batch=batch)
     assert sizes == [3, 3, 3, 20]
 
 

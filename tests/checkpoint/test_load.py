@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import timm
 import torch
@@ -72,11 +73,13 @@ def test_a_saved_checkpoint_loads_bit_for_bit(overrides: dict[str, Any], tmp_pat
     """Weights, architecture, preparation and labels, without any settings."""
     model = tiny(**overrides)
     labels = tuple(f"class {n}" for n in range(model.config.num_classes))
-    save_checkpoint(model, tmp_path / "own.safetensors", labels=labels)
-    found = load_checkpoint(tmp_path / "own.safetensors")
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(model, path, labels=labels, crop_mode="squash")
+    found = load_checkpoint(path)
     assert found.config == model.config
     assert found.labels == labels
-    assert found.preprocess == Preprocess.of(model.config)
+    preprocess = Preprocess.of(model.config)
+    assert found.preprocess == msgspec.structs.replace(preprocess, crop_mode="squash")
     assert found.report.layout == "vit_export"
     assert not found.report.assumed
     assert not found.model.training

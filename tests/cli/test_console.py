@@ -1,18 +1,22 @@
-"""Errors, interruptions, encodings and colours of every command."""
+"""Errors, interruptions, encodings, colours, JSON and progress of every command."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from vit_export.cli.console import Commands, emit, what_remains
+from vit_export.cli.console import Commands, ProgressBar, emit, to_json, what_remains
 from vit_export.errors import ArtifactError
 
 
@@ -174,3 +178,84 @@ def test_a_closed_pipe_is_no_traceback(arguments, words):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@dataclass
+class Point:
+    """Something to print."""
+
+    x: float
+    where: Path
+    rows: tuple[object, ...]
+
+
+def test_json_is_one_line_that_strict_parsers_read():
+    """NaN and infinity are null; tuples are lists; paths are text."""
+    value = {
+        "p": Point(float("nan"), Path("a/b"), (1, float("inf"), {2: -float("inf")})),
+        "猫": True,
+    }
+    line = to_json(value)
+    assert "\n" not in line
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    assert json.loads(line, parse_constant=refuse) == {
+        "p": {"x": None, "where": "a/b", "rows": [1, None, {"2": None}]}, "猫": True,
+    }  # fmt: skip
+
+
+def test_a_whole_result_becomes_json(tiny_export):
+    data = json.loads(to_json(tiny_export))
+    assert data["path"] == str(tiny_export.path)
+    (*_, last) = data["manifest"]["certificate"]
+    assert last["passed"] is True
+    assert last["hop"] == "onnx -> simplified"
+
+
+def test_file_names_that_are_not_utf8_are_escaped():
+    """Python stores such a byte as a surrogate."""
+    line = to_json({"image": Path("caf\udce9.jpg"), "score": float("nan"), "猫": (1,)})
+    assert line.isascii()
+    assert json.loads(line) == {"image": "caf\udce9.jpg", "score": None, "猫": [1]}
+
+
+class Terminal(io.StringIO):
+    """A stream that reports to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run_stages(stream: io.StringIO) -> str:
+    with ProgressBar(stream) as progress:
+        progress("load")
+        progress("torch [x]", 1, 4)
+        progress("torch [x]", 4, 4)
+        progress.line("a line that stays")
+    return stream.getvalue()
+
+
+def test_a_log_gets_one_line_per_stage():
+    assert run_stages(io.StringIO()) == "load\ntorch [x]\na line that stays\n"
+
+
+def test_a_terminal_gets_a_bar_that_is_removed_at_the_end(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    shown = run_stages(Terminal())
+    assert "torch [x]" in shown
+    assert "4/4" in shown
+    assert "a line that stays\n" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert shown.endswith("\x1b[1A\x1b[2K")  # one line up, erased
+
+
+def test_no_color_leaves_the_bar_without_colours(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in run_stages(Terminal())
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert run_stages(Terminal()) == run_stages(io.StringIO())

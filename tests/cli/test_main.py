@@ -107,7 +107,10 @@ def test_predict_scores_are_probabilities(tiny_export, photographs):
         assert sum(scores) == pytest.approx(1)
         assert prediction["provider"] == "cpu"
         assert set(prediction["top"][0]) == {"index", "label", "score"}
-    assert "name " in call("predict", tiny_export.path, photographs[0]).stdout
+    image, best, *_ = call("predict", tiny_export.path, photographs[0]).stdout.splitlines()
+    first = predictions[0]["top"][0]
+    assert image == str(photographs[0])
+    assert best == f"  {100 * first['score']:6.2f} %  {first['label']}"
 
 
 def test_predict_takes_the_preparation_of_a_foreign_file_from_options(foreign, photographs):

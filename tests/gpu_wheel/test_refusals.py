@@ -164,7 +164,7 @@ def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():
 def test_doctor_finds_both_wheels_beside_the_real_one(python, wheel):
     """By the module that both contain."""
     code = (
-        "import dataclasses, json; from vit_export.host.doctor import examine; "
+        "import dataclasses, json; from vit_export.host.doctor.abilities import examine; "
         "print(json.dumps(dataclasses.asdict(examine())['faults']))"
     )
     (fault,) = python(code, packages=wheel("onnxruntime", "1.32.0"))

@@ -19,21 +19,21 @@ import os, signal, sys, time
 from vit_export.host.child_process import answer_orders
 from vit_export.errors import ArtifactError, UsageError
 
-def refuse(order):
-    raise {"usage": UsageError, "file": ArtifactError}[order["why"]]("no", hint=order["why"])
+def refuse(why):
+    raise {"usage": UsageError, "file": ArtifactError}[why]("no", hint=why)
 
-def print_and_answer(order):
+def print_and_answer(number):
     print("a library prints this")
     os.system("echo and this")
-    return {"twice": 2 * order["number"]}
+    return {"twice": 2 * number}
 
-def crash(order):
+def crash(number):
     os.kill(os.getpid(), signal.SIGSEGV)
 
-def raise_foreign(order):
+def raise_foreign(number):
     raise ZeroDivisionError("a mistake of a library")
 
-def sleep(order):
+def sleep():
     time.sleep(30)
 
 def main():

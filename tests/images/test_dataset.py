@@ -11,14 +11,20 @@ from PIL import Image
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.dataset import LabelledImages, read_folder, split_folders, spool
+from vit_export.images.dataset import (
+    LabelledImages,
+    class_names,
+    read_folder,
+    split_folders,
+    spool,
+)
 
 PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0)
 
 
 def read(root: Path) -> LabelledImages:
     """Read a folder at the size of `PREPROCESS`."""
-    return read_folder(root, PREPROCESS)
+    return read_folder(root, PREPROCESS, class_names(root))
 
 
 def write_image(path: Path, shade: int) -> None:
@@ -82,7 +88,11 @@ def test_more_images_than_one_chunk_keep_their_order(tmp_path: Path) -> None:
 def test_progress_counts_every_image(pets: Path) -> None:
     """The last call reports all of them."""
     calls: list[tuple[int, int]] = []
-    read_folder(pets, PREPROCESS, progress=lambda _, done=0, total=0: calls.append((done, total)))
+
+    def progress(stage: str, done: int = 0, total: int = 0) -> None:
+        calls.append((done, total))
+
+    read_folder(pets, PREPROCESS, ("cat", "dog"), progress)
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -151,14 +161,14 @@ def test_a_split_without_one_training_folder_is_refused(
 
 def test_validation_images_have_the_indices_of_the_training_classes(pets: Path) -> None:
     """A class may be missing among them; a class that is not trained on is an error."""
-    data = read_folder(pets, PREPROCESS, labels=("ant", "cat", "dog"))
+    data = read_folder(pets, PREPROCESS, ("ant", "cat", "dog"))
     assert data.labels == ("ant", "cat", "dog")
     assert data.targets.tolist() == [1, 1, 2]
     with pytest.raises(DataError, match=r"no images of 1 of its class folders\n  dog$"):
-        read_folder(pets, PREPROCESS, labels=("ant", "cat"))
+        read_folder(pets, PREPROCESS, ("ant", "cat"))
     (pets / "none").mkdir()
     with pytest.raises(DataError, match=r"2 of its class folders hold no images .*\n  ant\n  cat"):
-        read_folder(pets / "none", PREPROCESS, labels=("ant", "cat"))
+        read_folder(pets / "none", PREPROCESS, ("ant", "cat"))
 
 
 def test_a_class_without_images_is_named(pets: Path) -> None:

@@ -274,8 +274,6 @@ def test_a_wrong_number_of_channels_is_refused() -> None:
         resize_and_crop(noise(16, 16, 4), five)
     with pytest.raises(ImageError, match="neither RGB nor grey"):
         resize_and_crop(Image.new("RGB", (16, 16)), five)
-    with pytest.raises(ImageError, match=r"\(\.\.\., H, W, 5\)"):
-        normalize(noise(16, 16, 3), five)
 
 
 @pytest.mark.parametrize("images", [noise(16, 16, 3), "photo.jpg", Image.new("L", (4, 4)), []])

@@ -1,118 +1,24 @@
-"""A fake CUDA runtime on host memory that counts allocations, and a fake engine that adds."""
+"""A fake engine that adds, on a fake CUDA."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from cuda.bindings import runtime as cudart
+from fake_cuda import FakeBuffer, FakeCuda
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, sidecar_path
 from vit_export.runtime.tensorrt import cuda as device
 from vit_export.runtime.tensorrt import runner as trt
+from vit_export.runtime.tensorrt import session
 from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import Plan
 from vit_export.runtime.tensorrt.runner import TrtRunner
-
-SUCCESS = cudart.cudaError_t.cudaSuccess
-OUT_OF_MEMORY = cudart.cudaError_t.cudaErrorMemoryAllocation
-MIB = 2**20
-
-
-class FakeCuda:
-    """Two GPUs whose memory is the host's.
-
-    Attributes:
-        allocated: Everything that was not freed: handle -> (kind, GPU).
-        allocations_left: How many more allocations succeed.
-        runs: The GPU of every run of the engine.
-    """
-
-    def __init__(self) -> None:
-        self.allocated: dict[int, tuple[str, int]] = {}
-        self.allocations_left = 1000
-        self.runs: list[int] = []
-        self._memory: dict[int, Any] = {}
-        self._of_thread = threading.local()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(cudart, name)  # enumerations
-
-    @property
-    def current(self) -> int:
-        """The GPU of this thread; 0 in a new thread."""
-        return getattr(self._of_thread, "gpu", 0)
-
-    def _make(self, kind: str, nbytes: int) -> tuple[Any, int | None]:
-        if self.allocations_left == 0:
-            return OUT_OF_MEMORY, None
-        self.allocations_left -= 1
-        memory = ctypes.create_string_buffer(max(nbytes, 1))
-        address = ctypes.addressof(memory)
-        self._memory[address], self.allocated[address] = memory, (kind, self.current)
-        return SUCCESS, address
-
-    def _free(self, kind: str, handle: int) -> tuple[Any]:
-        assert self.allocated.pop(handle) == (kind, self.current)
-        del self._memory[handle]
-        return (SUCCESS,)
-
-    def cudaGetDevice(self) -> tuple[Any, int]:  # noqa: N802  (CUDA's name, as the others)
-        return SUCCESS, self.current
-
-    def cudaSetDevice(self, ordinal: int) -> tuple[Any]:  # noqa: N802
-        self._of_thread.gpu = ordinal
-        return (SUCCESS,)
-
-    def cudaMalloc(self, nbytes: int) -> tuple[Any, int | None]:  # noqa: N802
-        return self._make("buffer", nbytes)
-
-    def cudaFree(self, address: int) -> tuple[Any]:  # noqa: N802
-        return self._free("buffer", address)
-
-    def cudaMallocHost(self, nbytes: int) -> tuple[Any, int | None]:  # noqa: N802
-        return self._make("pinned", nbytes)
-
-    def cudaFreeHost(self, address: int) -> tuple[Any]:  # noqa: N802
-        return self._free("pinned", address)
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, int | None]:  # noqa: N802
-        return self._make("stream", 1)
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[Any]:  # noqa: N802
-        return self._free("stream", stream)
-
-    def cudaMemcpyAsync(self, to: int, source: int, nbytes: int, *_: Any) -> tuple[Any]:  # noqa: N802
-        ctypes.memmove(to, source, nbytes)
-        return (SUCCESS,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[Any]:  # noqa: N802
-        return (SUCCESS,)
-
-    def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any]:  # noqa: N802
-        return (SUCCESS,)
-
-    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, int]:  # noqa: N802
-        return SUCCESS, 1
-
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, int | None]:  # noqa: N802
-        return self._make("graph", 1)
-
-    def cudaGraphDestroy(self, graph: int) -> tuple[Any]:  # noqa: N802
-        return (SUCCESS,)
-
-    def cudaGraphExecDestroy(self, executable: int) -> tuple[Any]:  # noqa: N802
-        return self._free("graph", executable)
-
-    def cudaGraphLaunch(self, executable: int, stream: int) -> tuple[Any]:  # noqa: N802
-        return (SUCCESS,)
 
 
 class FakeContext:
@@ -154,9 +60,13 @@ def _floats(address: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """The fake in place of NVIDIA's runtime; checks that each test frees what it allocates."""
+    """The fake in place of `cuda-core`; checks that each test frees what it allocates."""
     fake = FakeCuda()
-    monkeypatch.setattr(device, "cudart", fake)
+    for module in (device, session, trt):
+        monkeypatch.setattr(module, "Device", fake.device)
+    monkeypatch.setattr(device, "Buffer", FakeBuffer)
+    monkeypatch.setattr(device, "DeviceMemoryResource", fake.pool)
+    monkeypatch.setattr(device, "LegacyPinnedMemoryResource", fake.pinned)
     gc.freeze()  # existing objects need no search
     yield fake
     gc.collect()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.datasets
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.checkpoint.own import save_checkpoint
@@ -131,6 +133,19 @@ def test_weights_are_loaded_once(digits, weights, tmp_path, loads, reset_head):
     assert set(result.report.reinitialised) == head
 
 
+def test_the_checkpoint_prepares_images_as_the_training_did(digits, weights, tmp_path):
+    """Images were squashed, as the file beside the weights requires: so must the artifact do."""
+    start = tmp_path / "timm" / "model.safetensors"
+    start.parent.mkdir()
+    save_file(load_file(weights), start)
+    about = {"model_args": {"num_heads": 2}, "pretrained_cfg": {"crop_mode": "squash"}}
+    (start.parent / "config.json").write_text(json.dumps(about))
+    output = tmp_path / "m.safetensors"
+    finetune(digits, output, settings=FinetuneSettings(weights=start, recipe=ONCE))
+    assert load_checkpoint(output).preprocess == load_checkpoint(start).preprocess
+    assert load_checkpoint(output).preprocess.crop_mode == "squash"
+
+
 def test_errors_in_paths_device_and_settings_come_before_any_work(
     digits, weights, tmp_path, decoded, loads
 ):
@@ -243,6 +258,15 @@ def write_shades(folder, labels, *, count):
     return folder
 
 
+def test_patience_stops_early(pictures, tmp_path):
+    """The weights hardly change, so that no epoch is better than the first ones."""
+    recipe = Recipe(epochs=9, patience=1, learning_rate=1e-12)
+    settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=recipe)
+    result = finetune(pictures, tmp_path / "m.safetensors", settings=settings)
+    assert result.stopped_early
+    assert len(result.history) == result.best.epoch + 1 < 9
+
+
 def test_classes_are_the_folders_of_the_data(pictures, tmp_path):
     """A part of them is held out; a file that is not an image is reported."""
     (pictures / "notes.txt").write_text("about these pictures")
@@ -250,7 +274,7 @@ def test_classes_are_the_folders_of_the_data(pictures, tmp_path):
     settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
     result = finetune(pictures, output, settings=settings)
     assert result.model.config.num_classes == 2
-    assert (result.training.num_train, result.training.num_validation) == (16, 4)
+    assert (result.num_train, result.num_validation) == (16, 4)
     assert result.ignored == ("notes.txt",)
     assert load_checkpoint(output).labels == ("dark", "light")
 
@@ -263,5 +287,5 @@ def test_a_folder_with_train_and_val_is_trained_on_one_and_validated_on_the_othe
     (data / "test").mkdir()
     settings = FinetuneSettings(variant="mnist", overrides=SMALL, recipe=ONCE)
     result = finetune(data, tmp_path / "m.safetensors", settings=settings)
-    assert (result.training.num_train, result.training.num_validation) == (12, 6)
+    assert (result.num_train, result.num_validation) == (12, 6)
     assert load_checkpoint(tmp_path / "m.safetensors").labels == ("a", "dark", "light")

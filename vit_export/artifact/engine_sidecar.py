@@ -1,8 +1,4 @@
-"""The file `NAME.engine.json` beside a TensorRT engine `NAME.engine`.
-
-An engine is an opaque file that runs on one version of TensorRT and one kind of GPU. Its sidecar
-holds the manifest, and what the engine depends on.
-"""
+"""The file `NAME.engine.json` beside a TensorRT engine `NAME.engine`."""
 
 from __future__ import annotations
 
@@ -12,32 +8,29 @@ import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
-from vit_export.artifact.manifest import SCHEMA_VERSION, Manifest, Stage
-from vit_export.artifact.open_file import open_file, read_text
-from vit_export.artifact.typed_json import Record, decode, encode
+from vit_export.artifact.manifest import Manifest, Stage
+from vit_export.artifact.onnx_reader import mapped
+from vit_export.artifact.open_file import read_text
+from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.errors import ArtifactError
 
-CHUNK_BYTES = 1 << 24
 _REBUILD = "build the engine again: vit-export engine MODEL.onnx"
+_Sizes = Annotated[tuple[int, ...], Meta(min_length=1)]
 
 
 class Range(Struct, frozen=True):
     """Shapes of one input in an optimization profile; `opt` is the one it is fastest at."""
 
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not (self.min and self.opt and self.max):
-            raise ValueError("a shape of a profile is empty")
+    min: _Sizes
+    opt: _Sizes
+    max: _Sizes
 
 
-Profile = Mapping[str, Range]  # by input
+Profile = Annotated[Mapping[str, Range], Meta(min_length=1)]  # by input
 
 
 class BatchRange(NamedTuple):
@@ -87,9 +80,6 @@ class Sidecar(Record, frozen=True, kw_only=True):
         proof: Types counted in the network and in the engine.
         rebuild: Arguments of `vit-export engine SOURCE` that build the engine again.
         checks: Golden checks that were passed after the build.
-
-    Raises:
-        ValueError: On construction, when the manifest or a profile is empty.
     """
 
     manifest: Manifest
@@ -112,8 +102,6 @@ class Sidecar(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.manifest.certificate or not self.manifest.inputs:
             raise ValueError("the manifest has no inputs, or an empty certificate")
-        if not all(self.profiles):
-            raise ValueError("a profile names no input")
         if not isinstance(self.proof.get("network", {}), Mapping):
             raise ValueError("proof.network is no object")
 
@@ -122,27 +110,19 @@ class Sidecar(Record, frozen=True, kw_only=True):
         """The engine's own line of the certificate."""
         return self.manifest.certificate[-1]
 
-    def to_json(self) -> str:
-        """Return indented JSON."""
-        return encode(self, indent=1) + "\n"
-
     def write(self, path: Path) -> None:
         """Write the file; several processes may do so at once, and a reader sees a whole file."""
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         try:
             with part.open("x", encoding="utf-8") as stream:
-                stream.write(self.to_json())
+                stream.write(self.to_json(indent=1) + "\n")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, engine: str | os.PathLike[str]) -> Sidecar:
-        """Read the sidecar of an engine.
-
-        Raises:
-            ArtifactError: There is no sidecar, it is damaged, or of a newer schema.
-        """
+        """Read the sidecar of an engine."""
         path = sidecar_path(engine)
         if not path.exists():
             raise ArtifactError(
@@ -150,7 +130,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
                 hint=f"copy {path.name} into the same folder, or {_REBUILD}",
             )
         text = read_text(path, what="sidecar of an engine")
-        return decode(text, cls, newest=SCHEMA_VERSION, what=str(path), hint=_REBUILD)
+        return decode(text, cls, what=str(path), hint=_REBUILD)
 
     def source_path(self, engine: Path) -> Path:
         """Return the path of the .onnx file: where it was at the build, or beside the engine."""
@@ -183,12 +163,9 @@ def relative_source(folder: Path, file: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of a file, read piece by piece."""
-    digest = hashlib.sha256()
-    with open_file(path) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Return the hash of a file."""
+    with mapped(path) as buffer:
+        return hashlib.sha256(buffer).hexdigest()
 
 
 def batch_range(profile: Profile) -> BatchRange:
@@ -202,10 +179,8 @@ def gate_batches(profiles: Sequence[Profile], fixed: int | None = None) -> tuple
 
     An engine without profiles has one batch size, `fixed`.
     """
-    if not profiles:
-        return (fixed or 1,)
     sizes: set[int] = set()
     for batches in map(batch_range, profiles):
         sizes |= {size for size in (1, 2, 3) if batches.min <= size <= batches.max}
         sizes |= set(batches)
-    return tuple(sorted(sizes))
+    return tuple(sorted(sizes)) or (fixed or 1,)

@@ -1,23 +1,12 @@
 """The golden file: what torch computes, so that a device without torch can validate.
 
-An .npz file of plain arrays, uncompressed so that a C++ program can read it too:
-
-    images            uint8 (S, H, W, C)   pictures at the model's size, not normalised
-    input.NAME        (S, ...)             instead of images, for inputs that are not pictures
-    output.NAME       float64 (S, ...)     what torch computes in float64
-    e32.NAME          float64 ()           max |torch float32 - float64| over all samples
-    e16.NAME          float64 ()           the same for float16; infinite where it overflows
-    ebf16.NAME        float64 ()           the same for bfloat16
-    block.names       str (L,)             tensors that leave the encoder blocks
-    block.indices     int64 (L, K)         elements of a flattened row that were kept
-    block.values      float64 (L, S, K)
-    block.e32         float64 (L,)         and block.e16, block.ebf16
-
-A model of dynamic size has the same at other sizes, under names such as `48x32.images`.
+An .npz file of plain arrays, uncompressed so that a C++ program can read it too; `_FORMS` lists
+them. A model of dynamic size has the same at other sizes, with names such as `48x32.images`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import zipfile
@@ -30,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.manifest import Shape, TensorSpec
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.open_file import open_file
 from vit_export.errors import ArtifactError, with_article
 
@@ -44,6 +33,16 @@ _LARGEST_INDEX = 2**31 - 1  # of an element in a flattened row
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HINT = "export the model again, or give the NAME.golden.npz that lies beside NAME.onnx"
 _OTHER_SIZE = re.compile(r"(\d+x\d+)\.")
+_FORMS = {  # dtypes and dimensions of `images`, `input.NAME` and so on; one letter is one size
+    "images": ("uint8", "S H W C"),  # pictures at the model's size, not normalised
+    "input": ("bool float int uint", "S ..."),  # where the inputs are not pictures
+    "output": ("float int uint", "S ..."),  # a module of the user may return integers
+    **dict.fromkeys(BASELINES, ("float64", "")),  # max |torch float32 - float64| over all samples
+    "block.names": ("str", "L"),  # tensors that leave the encoder blocks
+    "block.indices": ("int64", "L K"),  # elements of a flattened row that were kept
+    "block.values": ("float64", "L S K"),
+    **{f"block.{baseline}": ("float64", "L") for baseline in BASELINES},
+}
 
 Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -95,29 +94,20 @@ class Golden:
 
     def _arrays(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {f"input.{name}": x for name, x in self.inputs.items()}
+        arrays |= {f"output.{name}": y for name, y in self.outputs.items()}
         if self.images is not None:
             arrays["images"] = self.images
-        for name, values in self.outputs.items():
-            arrays[f"output.{name}"] = values
-            for baseline in BASELINES:
-                if name in getattr(self, baseline):
-                    arrays[f"{baseline}.{name}"] = np.float64(getattr(self, baseline)[name])
+        for baseline in BASELINES:
+            for name, error in getattr(self, baseline).items():
+                arrays[f"{baseline}.{name}"] = np.float64(error)
         if self.blocks is not None:
-            arrays["block.names"] = np.array(self.blocks.names)
-            arrays["block.indices"] = self.blocks.indices
-            arrays["block.values"] = self.blocks.values
-            for baseline in BASELINES:
-                if getattr(self.blocks, baseline).size:
-                    arrays[f"block.{baseline}"] = getattr(self.blocks, baseline)
+            kept = vars(self.blocks) | {"names": np.array(self.blocks.names)}
+            arrays |= {f"block.{name}": array for name, array in kept.items() if array.size}
         return arrays
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Golden:
-        """Read a golden file.
-
-        Raises:
-            ArtifactError: No such file, no golden file, or one whose arrays do not fit together.
-        """
+        """Read a golden file; its arrays must fit together."""
         arrays = read_arrays(path, what="golden file", hint=_HINT)
         try:
             return cls._from_arrays(arrays)
@@ -136,25 +126,21 @@ class Golden:
         outputs = named("output.")
         if not outputs or ("images" not in arrays and not named("input.")):
             raise KeyError("its inputs or its outputs")
+        _check_arrays(arrays)
         others: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if match := _OTHER_SIZE.match(name):
                 others.setdefault(match[1], {})[name.removeprefix(match[0])] = array
-        errors: dict[str, Any] = {"e32": {name: arrays[f"e32.{name}"] for name in outputs}}
-        errors |= {baseline: named(f"{baseline}.") for baseline in HALF_BASELINES}
-        for baseline, values in errors.items():
-            for name, e in values.items():
-                _check_errors(f"{baseline}.{name}", e, ())
-            errors[baseline] = {name: float(e) for name, e in values.items()}
         golden = cls(
             images=arrays.get("images"),
             inputs=named("input."),
             outputs=outputs,
-            **errors,
+            e32={name: float(arrays[f"e32.{name}"]) for name in outputs},
+            e16={name: float(error) for name, error in named("e16.").items()},
+            ebf16={name: float(error) for name, error in named("ebf16.").items()},
             blocks=_read_blocks(arrays) if "block.names" in arrays else None,
             others=tuple(cls._from_arrays(other) for other in others.values()),
         )
-        _check_samples(golden)
         for size, other in zip(others, golden.others, strict=True):
             if other.size != size:
                 raise ValueError(f"{size}.images are pictures of {other.size or 'no size'}")
@@ -162,66 +148,51 @@ class Golden:
 
 
 def _read_blocks(arrays: Arrays) -> Blocks:
-    names, indices, values = (arrays[f"block.{name}"] for name in ("names", "indices", "values"))
-    _check_array("block.names", names, "str", ("L",))
-    count = len(names)
-    _check_array("block.indices", indices, "int64", (count, "K"))
-    if not indices.size or indices.min() < 0 or indices.max() > _LARGEST_INDEX:
+    indices = arrays["block.indices"]
+    if indices.min() < 0 or indices.max() > _LARGEST_INDEX:
         raise ValueError(f"block.indices must be some in 0 to {_LARGEST_INDEX}")
-    _check_array("block.values", values, "float64", (count, "S", indices.shape[1]))
-    errors = {b: arrays[f"block.{b}"] for b in BASELINES if b == "e32" or f"block.{b}" in arrays}
-    for baseline, e in errors.items():
-        if e.size or baseline == "e32":
-            _check_errors(f"block.{baseline}", e, (count,))
-    return Blocks(names=tuple(map(str, names)), indices=indices, values=values, **errors)
+    return Blocks(
+        names=tuple(map(str, arrays["block.names"])),
+        indices=indices,
+        values=arrays["block.values"],
+        e32=arrays["block.e32"],
+        **{b: arrays[f"block.{b}"] for b in HALF_BASELINES if f"block.{b}" in arrays},
+    )
 
 
-def _check_samples(golden: Golden) -> None:
-    """Raise ValueError that names the arrays which do not hold the same number of samples."""
-    arrays: dict[str, NDArray[Any]] = {f"input.{name}": x for name, x in golden.inputs.items()}
-    if golden.images is not None:
-        arrays["images"] = golden.images
-        _check_array("images", golden.images, "uint8", ("S", "H", "W", "C"))
-    for name, output in golden.outputs.items():
-        if output.dtype.kind not in "fiu":  # a module of the user may return integers
-            raise ValueError(f"output.{name} is {output.dtype}, not numbers")
-        arrays[f"output.{name}"] = output
-    samples = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if golden.blocks is not None:
-        samples["block.values"] = golden.blocks.values.shape[1]
-    if len(set(samples.values())) > 1 or 0 in samples.values():
-        counts = ", ".join(f"{count} of {name}" for name, count in samples.items())
-        raise ValueError(f"expected the same number of samples in every array, found {counts}")
+def _check_arrays(arrays: Arrays) -> None:
+    """Raise ValueError that names an array of another dtype or shape than `_FORMS` has."""
+    sizes: dict[str, int] = {}
+    for form, (dtypes, dimensions) in _FORMS.items():
+        letters = dimensions.replace("...", "").split()
+        for name in arrays:
+            if name != form and not name.startswith(f"{form}."):
+                continue
+            array, spec = arrays[name], tuple(sizes.get(letter, letter) for letter in letters)
+            shape = array.shape[: len(letters)] if "..." in dimensions else array.shape
+            fits = TensorSpec(name, dtypes, spec).fits(shape) and 0 not in shape
+            if not (fits and array.dtype.name.startswith(tuple(dtypes.split()))):
+                expected = ", ".join(str(sizes.get(d, d)) for d in dimensions.split())
+                raise ValueError(
+                    f"{name} is {array.dtype} {array.shape}, expected {dtypes} ({expected})"
+                )
+            sizes |= dict(zip(letters, shape, strict=True))
+            if form.endswith(BASELINES):
+                _check_errors(name, array, may_be_infinite=not form.endswith("e32"))
 
 
-def _check_array(name: str, array: NDArray[Any], dtype: str, shape: Shape) -> None:
-    """Raise ValueError unless an array has a dtype and a shape; letters stand for any size."""
-    fits = TensorSpec(name, dtype, shape).fits(array.shape)
-    if not fits or not array.dtype.name.startswith(dtype):
-        sizes = ", ".join(map(str, shape))
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} ({sizes})")
-
-
-def _check_errors(name: str, errors: NDArray[Any], shape: Shape) -> None:
+def _check_errors(name: str, errors: Float64, *, may_be_infinite: bool) -> None:
     """Raise ValueError unless the errors of torch are at least 0; those of e32 are finite too."""
-    _check_array(name, errors, "float64", shape)
-    infinite = "e32" not in name.split(".")
-    good = (errors >= 0) & (np.isfinite(errors) | infinite)
+    good = (errors >= 0) & (np.isfinite(errors) | may_be_infinite)
     if not good.all():
-        expected = "at least 0" if infinite else "finite and at least 0"
+        expected = "at least 0" if may_be_infinite else "finite and at least 0"
         raise ValueError(f"{name} holds {errors[~good][0]}, expected {expected}")
 
 
 def read_arrays(path: str | os.PathLike[str], *, what: str, hint: str) -> dict[str, NDArray[Any]]:
     """Read every array of an .npz file, without unpickling any.
 
-    Args:
-        path: The file.
-        what: What the file should be, for messages.
-        hint: What to do where it is not that.
-
-    Raises:
-        ArtifactError: There is no such file, or it is no .npz file.
+    Messages say `what` the file should be, and the `hint` what to do where it is not that.
     """
     try:
         with open_file(path, what=what) as stream:  # numpy leaves it open where it fails
@@ -248,16 +219,9 @@ def find_golden(
     *,
     hint: str = "copy it into the same folder, or export the model again",
 ) -> Path:
-    """Return the path of the golden file that an artifact is measured with.
+    """Return the golden file of an artifact: `golden`, or the one beside the artifact.
 
-    Args:
-        artifact: An .onnx or .engine file.
-        golden: The golden file, where it is not beside the artifact.
-        hint: What to do when there is none.
-
-    Raises:
-        ArtifactError: None is given, and there is none beside the artifact, nor beside the file
-            that a symbolic link in its place leads to.
+    Where the artifact is a symbolic link, also the one beside the file that it leads to.
     """
     if golden is not None:
         return Path(golden)
@@ -276,9 +240,10 @@ def block_indices(row_size: int) -> NDArray[np.int64]:
     return np.linspace(0, row_size - 1, BLOCK_SAMPLES).round().astype(np.int64)
 
 
-def _random_bytes(count: int, seed: int) -> UInt8:
+def _random_bytes(shape: tuple[int, ...], seed: int) -> UInt8:
     """Return uniform bytes from the raw stream, which numpy guarantees across versions."""
-    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(56)).astype(np.uint8)
+    raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(56)
+    return raw.astype(np.uint8).reshape(shape)
 
 
 def pictures(height: int, width: int, channels: int) -> UInt8:
@@ -286,11 +251,11 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
 
     They are the same on every machine, so that two exports have the same golden inputs.
     """
+    shape = (height, width, channels)
     y = np.linspace(0.0, 1.0, height)[:, None, None]
     x = np.linspace(0.0, 1.0, width)[None, :, None]
     c = np.arange(channels)[None, None, :]
-    noise = _random_bytes(height * width * channels, seed=1).reshape(height, width, channels)
-    coarse = _random_bytes(64 * channels, seed=2).reshape(8, 8, channels)
+    noise, coarse = _random_bytes(shape, seed=1), _random_bytes((8, 8, channels), seed=2)
     rows = np.arange(height) * 8 // height
     columns = np.arange(width) * 8 // width
     blobs = np.exp(-(((x - 0.3 - 0.2 * c) ** 2 + (y - 0.6 + 0.1 * c) ** 2) / 0.04))
@@ -303,11 +268,9 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
         127.5 + 60 * waves,
         np.where(disc, 230 - 40 * c, 25 + 30 * c),  # one hard edge
         np.where(stripes, 250, 5 + 20 * c),  # many hard edges
-        coarse[rows][:, columns].astype(np.float64),  # flat squares
-        noise.astype(np.float64),
-        np.full((height, width, channels), 128.0),  # a constant
+        coarse[rows][:, columns],  # flat squares
+        noise,
+        np.array(128),  # a constant
     )
-    shape = (height, width, channels)
-    return np.stack(
-        [np.broadcast_to(v, shape).round().clip(0, 255).astype(np.uint8) for v in views]
-    )
+    pixels = np.stack([np.broadcast_to(view, shape) for view in views])
+    return pixels.round().clip(0, 255).astype(np.uint8)

@@ -1,17 +1,15 @@
 """Class names, from a text file or from JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from vit_export.artifact.open_file import read_text
 from vit_export.errors import UsageError
 
-Labels: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | Mapping[str, Any]"
+Labels = str | os.PathLike[str] | Sequence[str] | Mapping[int, str] | Mapping[str, Any]
 FORMS = (
     "one name per line; or JSON: a list of names, a mapping from class number to name (or to a "
     "list of identifier and name, as of ImageNet), a list of objects with id and name, or a "
@@ -20,14 +18,7 @@ FORMS = (
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read class names.
-
-    Args:
-        path: One name per line; or, in a file that ends in `.json`, any form of `parse_labels`.
-
-    Raises:
-        UsageError: The file cannot be read, has another form, or lacks a class number.
-    """
+    """Read class names: one per line, or JSON in a file that ends in `.json`."""
     path = Path(path)
     text = read_text(path, what="file of labels", error=UsageError)
     if path.suffix.lower() == ".json":
@@ -37,25 +28,13 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
             raise UsageError(
                 f"{path}: cannot be read as labels: {error}", hint=f"expected {FORMS}"
             ) from error
-    names = tuple(line.strip() for line in text.splitlines())
-    while names and not names[-1]:
-        names = names[:-1]
-    if not names:
+    if not (text := text.rstrip()):
         raise UsageError(f"{path}: holds no labels", hint=f"expected {FORMS}")
-    return names
+    return tuple(line.strip() for line in text.splitlines())
 
 
 def class_labels(labels: Labels) -> tuple[str, ...]:
-    """Return class names that a caller gives.
-
-    Args:
-        labels: A file as `read_labels` takes it; or names, as `parse_labels` takes them. An empty
-            sequence is no names.
-
-    Raises:
-        UsageError: The file cannot be read, or the names have another form, or lack a class
-            number.
-    """
+    """Return class names that a caller gives: a file, or names as `parse_labels` takes them."""
     if isinstance(labels, str | os.PathLike):
         return read_labels(labels)
     is_listed = isinstance(labels, Iterable) and not isinstance(labels, Mapping | Set | bytes)
@@ -73,18 +52,14 @@ def class_labels(labels: Labels) -> tuple[str, ...]:
 
 
 def parse_labels(data: Any) -> tuple[str, ...]:
-    """Return class names from parsed JSON.
-
-    Args:
-        data: `["tench", ...]`, `{"0": "tench", ...}`, `{"0": ["n01440764", "tench"], ...}`,
-            `[{"id": 0, "name": "tench"}, ...]`, or an object with `id2label` or `label2id`.
-
-    Raises:
-        ValueError: Naming the entry that is of another form, or the class number that is missing.
-    """
+    """Return class names from parsed JSON, in any of `FORMS`; ValueError names a wrong entry."""
     if isinstance(data, Mapping):
-        inner = (data[key] for key in ("id2label", "label2id") if data.get(key))
-        return _from_mapping(next(inner, data))
+        data = next((data[key] for key in ("id2label", "label2id") if data.get(key)), data)
+        if not isinstance(data, Mapping):
+            raise ValueError(f"found {_shown(data)}")
+        if not all(map(_is_number, data)) and all(map(_is_number, data.values())):
+            return _in_order((number, name) for name, number in data.items())
+        return _in_order((key, _name(value, f"key {key!r}")) for key, value in data.items())
     if not isinstance(data, list) or not data:
         raise ValueError(f"found {_shown(data)}")
     if all(isinstance(entry, Mapping) for entry in data):
@@ -97,17 +72,8 @@ def parse_labels(data: Any) -> tuple[str, ...]:
     return tuple(_name(value, f"entry {i}") for i, value in enumerate(data))
 
 
-def _from_mapping(data: Any) -> tuple[str, ...]:
-    """Read a mapping from class number to name, or from name to class number."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"found {_shown(data)}")
-    if not all(map(_is_number, data)) and all(map(_is_number, data.values())):
-        return _in_order((number, name) for name, number in data.items())
-    return _in_order((key, _name(value, f"key {key!r}")) for key, value in data.items())
-
-
 def _in_order(pairs: Iterable[tuple[Any, str]]) -> tuple[str, ...]:
-    """Names in the order of their class numbers, which must be 0, 1, 2, ... without a gap."""
+    """Return names in the order of their class numbers, which must be 0, 1, 2, ..."""
     by_number: dict[int, str] = {}
     for number, name in pairs:
         if not _is_number(number):
@@ -117,10 +83,9 @@ def _in_order(pairs: Iterable[tuple[Any, str]]) -> tuple[str, ...]:
         by_number[int(number)] = name
     if not by_number:
         raise ValueError("it holds no names")
-    for number in range(len(by_number)):
-        if number not in by_number:
-            raise ValueError(f"{len(by_number)} names, but none for class {number}")
-    return tuple(by_number[number] for number in range(len(by_number)))
+    if missing := set(range(len(by_number))) - by_number.keys():
+        raise ValueError(f"{len(by_number)} names, but none for class {min(missing)}")
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 def _is_number(value: Any) -> bool:
@@ -131,7 +96,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _name(value: Any, where: str) -> str:
-    """The name in an entry: text, or the second of two texts, after ImageNet's identifier."""
+    """Return the name in an entry: text, or the second of two texts, as of ImageNet."""
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
         value = value[1]
     if not isinstance(value, str):
@@ -148,10 +113,6 @@ def _shown(value: Any) -> str:
 
 
 def check_labels(labels: tuple[str, ...], num_classes: int) -> None:
-    """Check that there is one label per class.
-
-    Raises:
-        UsageError: Naming both numbers.
-    """
+    """Check that there is one label per class, or none at all."""
     if labels and len(labels) != num_classes:
         raise UsageError(f"{len(labels)} labels for a model of {num_classes} classes")

@@ -1,8 +1,4 @@
-"""The manifest of an artifact: JSON under the metadata key `vit_export`.
-
-It holds what a device needs: how to prepare an image, the labels, where the weights came from,
-and the measured error of every stage of the conversion.
-"""
+"""The manifest of an artifact: JSON under the metadata key `vit_export`."""
 
 from __future__ import annotations
 
@@ -14,12 +10,11 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.typed_json import Record, decode, encode
+from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.artifact.vocabulary import Activation
 from vit_export.errors import ArtifactError, ConfigError
 from vit_export.variants import NOT_IN_A_CHECKPOINT, ViTConfig
 
-SCHEMA_VERSION = 1
 METADATA_KEY = "vit_export"
 
 _RANDOM = re.compile(r"random \(seed (\d+)\)")  # how earlier releases stored a seed
@@ -47,11 +42,10 @@ class TensorSpec(Struct, frozen=True):
 
     def fits(self, shape: Sequence[int], *, start: int = 0) -> bool:
         """Whether an array of that shape has this spec's shape, from dimension `start` on."""
-        expected = self.shape[start:]
-        return len(expected) == len(shape[start:]) and all(
-            isinstance(want, str) or want == have
-            for want, have in zip(expected, shape[start:], strict=True)
-        )
+        if len(self.shape) != len(shape):
+            return False
+        sizes = zip(self.shape[start:], shape[start:], strict=True)
+        return all(isinstance(want, str) or want == have for want, have in sizes)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
@@ -85,12 +79,10 @@ class Stage(Record, frozen=True, kw_only=True, rename={"name": "hop"}):
         passed: `None` only where the artifact cannot run on this machine.
         reason: `reasons` joined by "; ".
         reasons: Why it did not pass, one sentence each; empty when it did.
-        accuracy: `"unmeasured"` without real images, otherwise what was measured on them; empty
-            in fp32.
+        accuracy: What was measured on real images, or `"unmeasured"`; empty in fp32.
         real_images: Number of real images that it was measured on.
         real_agreement: Share of them with the same top-1 class as the fp32 artifact.
-        accuracy_drop: Percentage points of top-1 accuracy lost against the fp32 artifact, where
-            the images have labels.
+        accuracy_drop: Percentage points of top-1 accuracy that labelled real images lose by it.
         notes: What could not be measured.
         measurements: Every output at every batch size.
     """
@@ -121,11 +113,6 @@ class Stage(Record, frozen=True, kw_only=True, rename={"name": "hop"}):
         elif self.reason:  # a file of an earlier release
             force_setattr(self, "reasons", (self.reason,))
 
-    @classmethod
-    def unmeasured(cls, name: str, *, provider: str, samples: int, reason: str) -> Stage:
-        """Return the line of an artifact that cannot run on this machine."""
-        return cls(name=name, provider=provider, samples=samples, passed=None, reasons=(reason,))
-
 
 class Weights(Record, frozen=True, kw_only=True):
     """Where the weights came from.
@@ -150,11 +137,6 @@ class Weights(Record, frozen=True, kw_only=True):
         found = _RANDOM.fullmatch(self.source)
         if self.seed is None and not self.sha256 and found:
             force_setattr(self, "seed", int(found[1]))
-
-    @classmethod
-    def drawn(cls, seed: int) -> Weights:
-        """Return what stands in the manifest of random weights."""
-        return cls(source=f"random (seed {seed})", seed=seed)
 
     @property
     def random(self) -> bool:
@@ -210,8 +192,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         conversion: How it was converted from fp32; `None` for an fp32 artifact.
         toolchain: Versions of the packages that made the file.
         certificate: One entry per stage.
-        activation: How logits become scores: one of `ACTIVATIONS`; `"none"` where the model
-            computes probabilities itself.
+        activation: How logits become scores; `"none"` where the model gives probabilities.
     """
 
     variant: str
@@ -239,19 +220,14 @@ class Manifest(Record, frozen=True, kw_only=True):
     def vit_config(self, source: str) -> ViTConfig:
         """Return the config of the network; fields that later releases added are ignored.
 
-        Args:
-            source: Name of the file it came from, for messages.
-
-        Raises:
-            ArtifactError: The file holds no config, or one that lacks a field or is impossible.
+        Messages name the file by `source`.
         """
         if not self.config:
             raise ArtifactError(
                 f"{source}: its manifest has no config, so its architecture is unknown"
             )
-        for name in NOT_IN_A_CHECKPOINT:
-            if name not in self.config:
-                raise ArtifactError(f"{source}: the config in its manifest lacks {name!r}")
+        if missing := [name for name in NOT_IN_A_CHECKPOINT if name not in self.config]:
+            raise ArtifactError(f"{source}: the config in its manifest lacks {missing[0]!r}")
         known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
         try:
             return ViTConfig(variant=self.variant).replace(known)
@@ -260,28 +236,11 @@ class Manifest(Record, frozen=True, kw_only=True):
                 f"{source}: the config in its manifest is damaged: {error}"
             ) from error
 
-    def to_json(self) -> str:
-        """Return compact JSON with a fixed order of keys."""
-        return encode(self)
-
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Manifest:
-        """Read a manifest.
-
-        Args:
-            text: The value of the metadata key.
-            source: Name of the file it came from, for messages.
-
-        Raises:
-            ArtifactError: The text is no manifest, or one of a newer schema.
-        """
-        return decode(
-            text,
-            cls,
-            newest=SCHEMA_VERSION,
-            what=f"{source}: its metadata key {METADATA_KEY!r}",
-            hint="export the file again",
-        )
+        """Read the value of the metadata key; messages name the file by `source`."""
+        what = f"{source}: its metadata key {METADATA_KEY!r}"
+        return decode(text, cls, what=what, hint="export the file again")
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata entries to write: the manifest, and plain keys for other tools.

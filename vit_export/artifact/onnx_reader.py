@@ -1,8 +1,4 @@
-"""Read an .onnx file as bytes: without onnx or torch, and without copying the weights.
-
-A device needs the manifest, the inputs and outputs, the names of missing weight files, and the
-outputs of inner blocks.
-"""
+"""Read an .onnx file as bytes: without onnx or torch, and without copying the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +30,6 @@ class OnnxFile:
     producer: str  # name and version of the tool that wrote it
     opsets: Mapping[str, int]  # operator set version by domain; the default domain is ""
     metadata: Mapping[str, str]  # `metadata_props`, with vit-export's manifest
-    graph_name: str
     inputs: tuple[TensorSpec, ...]  # initializers excluded
     outputs: tuple[TensorSpec, ...]
     nodes: tuple[wire.Node, ...]
@@ -42,12 +37,7 @@ class OnnxFile:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OnnxFile:
-        """Read everything but the weights.
-
-        Raises:
-            ArtifactError: No such file, no ONNX file, or a truncated one; or a path that ONNX
-                Runtime cannot open.
-        """
+        """Read everything but the weights."""
         path = Path(path)
         _check_utf8(path)
         with mapped(path) as buffer:
@@ -66,11 +56,7 @@ class OnnxFile:
 
     @property
     def manifest(self) -> Manifest | None:
-        """vit-export's manifest; `None` in a file of another tool.
-
-        Raises:
-            ArtifactError: It is damaged, or of a newer schema.
-        """
+        """vit-export's manifest; `None` in a file of another tool."""
         text = self.metadata.get(METADATA_KEY)
         return None if text is None else Manifest.from_json(text, source=self.path.name)
 
@@ -116,37 +102,26 @@ class OnnxFile:
         return self.weights_folder != Path(os.path.realpath(self.path)).parent
 
     def check_external_data(self) -> None:
-        """Check that every file of weights is there and complete.
-
-        Raises:
-            ArtifactError: Naming the file that is missing or too short.
-        """
-        for file in self.external_files:
+        """Raise ArtifactError that names a file of weights which is missing or too short."""
+        for tensor in self.initializers:
+            if not tensor.location:
+                continue
+            file = self.path.parent / tensor.location
             if not file.is_file():
                 raise ArtifactError(
                     f"{self.path}: its weights are in {file.name!r}, which is not beside it",
                     hint=f"copy {file.name} into {self.path.parent}",
                 )
-        for tensor in self.initializers:
-            if tensor.location:
-                file = self.path.parent / tensor.location
-                needed = tensor.offset + max(tensor.nbytes, 0)
-                if file.stat().st_size < needed:
-                    raise ArtifactError(
-                        f"{file}: is truncated: it holds {file.stat().st_size} bytes, but "
-                        f"{tensor.name!r} of {self.path.name} ends at byte {needed}",
-                        hint=COPY_AGAIN,
-                    )
+            needed = tensor.offset + max(tensor.nbytes, 0)
+            if (size := file.stat().st_size) < needed:
+                raise ArtifactError(
+                    f"{file}: is truncated: it holds {size} bytes, but {tensor.name!r} of "
+                    f"{self.path.name} ends at byte {needed}",
+                    hint=COPY_AGAIN,
+                )
 
     def check_certified(self) -> str:
-        """Check that graph and weights are those that the manifest certifies.
-
-        Returns:
-            Its `graph_sha256`.
-
-        Raises:
-            ArtifactError: Graph or weights were changed after they were measured.
-        """
+        """Check that graph and weights are those that were measured; return `graph_sha256`."""
         actual = self.graph_sha256()
         certified = self.manifest.graph_sha256 if self.manifest is not None else ""
         if actual != certified:
@@ -169,11 +144,8 @@ class OnnxFile:
             inline: Copy weights inside the file instead, for a runtime that takes no folder.
         """
         known = {spec.name for spec in self.outputs}
-        extra = [
-            wire.message(wire.OUTPUT, wire.message(1, name.encode()))
-            for name in names
-            if name not in known
-        ]
+        added = [wire.message(1, name.encode()) for name in names if name not in known]
+        extra = [wire.message(wire.OUTPUT, output) for output in added]
         folder = self.weights_folder
         with mapped(self.path) as buffer:
             model = [f.raw for f in wire.fields(buffer) if f.number != wire.GRAPH]
@@ -213,38 +185,21 @@ class OnnxFile:
         return digest.hexdigest()
 
     def chunks(self, buffer: memoryview, tensor: wire.Initializer) -> Iterator[bytes]:
-        """Yield the data of an initializer, piece by piece.
-
-        Args:
-            buffer: This file, from `mapped`.
-            tensor: One of `initializers` that is stored raw.
-
-        Raises:
-            ArtifactError: The file of weights is missing, or ends too early.
-        """
-        if not tensor.location:
+        """Yield the data of a raw initializer, piece by piece; `buffer` is this file, `mapped`."""
+        stored: contextlib.AbstractContextManager[memoryview] = contextlib.nullcontext(buffer)
+        if tensor.location:
+            stored = mapped(self.path.parent / tensor.location)
+        with stored as data:
             end = tensor.offset + tensor.nbytes
+            if end > len(data):
+                raise ArtifactError(f"{tensor.location}: ends before {tensor.name!r} does")
             for at in range(tensor.offset, end, CHUNK_BYTES):
-                yield bytes(buffer[at : min(at + CHUNK_BYTES, end)])
-            return
-        with open_file(self.path.parent / tensor.location, what="file of weights") as stream:
-            stream.seek(tensor.offset)
-            left = tensor.nbytes
-            while left:
-                chunk = stream.read(min(left, CHUNK_BYTES))
-                if not chunk:
-                    raise ArtifactError(f"{tensor.location}: ends before {tensor.name!r} does")
-                yield chunk
-                left -= len(chunk)
+                yield bytes(data[at : min(at + CHUNK_BYTES, end)])
 
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[memoryview]:
-    """Map a file into memory, read-only; the map is released on leaving.
-
-    Raises:
-        ArtifactError: There is no such file, or it is empty or no regular file.
-    """
+    """Map a file into memory, read-only, until the context ends."""
     try:
         with open_file(path) as stream:
             if os.fstat(stream.fileno()).st_size == 0:
@@ -262,14 +217,12 @@ def mapped(path: Path) -> Iterator[memoryview]:
 
 def _check_utf8(path: Path) -> None:
     """Raise ArtifactError where ONNX Runtime cannot open the path: it takes UTF-8 only."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        shown = str(path).encode("utf-8", "backslashreplace").decode()
+    printable = str(path).encode("utf-8", "backslashreplace").decode()
+    if printable != str(path):
         raise ArtifactError(
-            f"{shown}: the path has bytes that are not UTF-8, and ONNX Runtime cannot open it",
+            f"{printable}: the path has bytes that are not UTF-8, and ONNX Runtime cannot open it",
             hint="rename the file or folder",
-        ) from error
+        )
 
 
 def _checkpoint_kind(buffer: memoryview) -> str:
@@ -285,19 +238,14 @@ def _checkpoint_kind(buffer: memoryview) -> str:
 
 
 def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
-    model: defaultdict[int, list[wire.Field]] = defaultdict(list)  # fields by number
-    graph: defaultdict[int, list[wire.Field]] = defaultdict(list)
-    for parts, found in ((model, wire.fields(buffer)), (graph, wire.graph_fields(buffer))):
-        for f in found:
-            parts[f.number].append(f)
+    model, graph = map(wire.by_number, (wire.fields(buffer), wire.graph_fields(buffer)))
     if not (model[wire.IR_VERSION] and model[wire.OPSET] and graph[wire.OUTPUT]):
-        raise wire.WireError("no IR version, operator set or graph output in it")
+        raise ValueError("no IR version, operator set or graph output in it")
     opsets = {}
     for f in model[wire.OPSET]:
         entry = {part.number: part for part in f.fields()}
         domain = entry[1].text if 1 in entry else ""
         opsets["" if domain == "ai.onnx" else domain] = entry[2].value if 2 in entry else 0
-    metadata = [f.texts() for f in model[wire.METADATA]]
     initializers = tuple(map(wire.parse_initializer, graph[wire.INITIALIZER]))
     constants = {tensor.name for tensor in initializers}
     inputs = map(wire.parse_value, graph[wire.INPUT])
@@ -307,8 +255,7 @@ def _parse_model(path: Path, buffer: memoryview) -> OnnxFile:
         ir_version=model[wire.IR_VERSION][-1].value,
         producer=" ".join(f.text for f in model[wire.PRODUCER] + model[wire.PRODUCER_VERSION]),
         opsets=opsets,
-        metadata={entry.get(1, ""): entry.get(2, "") for entry in metadata},
-        graph_name="".join(f.text for f in graph[wire.GRAPH_NAME]),
+        metadata=wire.parse_string_map(model[wire.METADATA]),
         inputs=tuple(spec for spec in inputs if spec.name not in constants),
         outputs=tuple(map(wire.parse_value, graph[wire.OUTPUT])),
         nodes=tuple(map(wire.parse_node, graph[wire.NODE])),

@@ -1,13 +1,13 @@
 """The bytes of an .onnx file: protobuf's wire format, and the messages of onnx.proto.
 
 A device has neither onnx nor protobuf, and a file may hold gigabytes. So messages are read field
-by field from a memory map, and written as a sequence of byte strings. The format is specified in
-"Protocol Buffers: Encoding".
+by field from a memory map. The format is specified in "Protocol Buffers: Encoding".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ MIN_EXTERNAL_BYTES = 1024  # shapes and scalars stay inside: runtimes fold them
 # ModelProto
 IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 14
 # GraphProto
-NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
 # TensorProto
 _DIMS, _DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _STORED_ELSEWHERE = 1
@@ -29,10 +29,6 @@ DTYPES = {
     **{8: "string", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
     **{16: "bfloat16", 17: "float8e4m3fn", 19: "float8e5m2", 21: "uint4", 22: "int4"},
 }
-
-
-class WireError(ValueError):
-    """The bytes are no protobuf message, or are truncated."""
 
 
 class Field(NamedTuple):
@@ -59,24 +55,16 @@ class Field(NamedTuple):
         """Yield the fields of the message in the payload."""
         return fields(self.buffer, self.value, self.end)
 
-    def texts(self) -> dict[int, str]:
-        """Return the texts in the message in the payload, by field number."""
-        return {f.number: f.text for f in self.fields()}
-
 
 def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of the message in `buffer[start:end]`.
-
-    Raises:
-        WireError: The bytes are no protobuf message, or a field reaches beyond the end.
-    """
+    """Yield the fields of the message in `buffer[start:end]`; ValueError where it is none."""
     stop = len(buffer) if end is None else end
     at = start
     while at < stop:
         tag, value_at = read_varint(buffer, at, stop)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
-            raise WireError(f"field number 0 at byte {at}")
+            raise ValueError(f"field number 0 at byte {at}")
         if wire_type == VARINT:
             value, after = read_varint(buffer, value_at, stop)
         elif wire_type == BYTES:
@@ -86,19 +74,23 @@ def fields(buffer: memoryview, start: int = 0, end: int | None = None) -> Iterat
             after = value_at + (8 if wire_type == FIXED64 else 4)
             value = int.from_bytes(buffer[value_at:after], "little")
         else:
-            raise WireError(f"wire type {wire_type} at byte {at}")
+            raise ValueError(f"wire type {wire_type} at byte {at}")
         if after > stop:
-            raise WireError(f"a field reaches {after - stop} bytes beyond the end")
+            raise ValueError(f"a field reaches {after - stop} bytes beyond the end")
         yield Field(buffer, number, at, after, value, wire_type == BYTES)
         at = after
 
 
-def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
-    """Return a varint and the offset after it.
+def by_number(parts: Iterable[Field]) -> defaultdict[int, list[Field]]:
+    """Group fields by their number."""
+    grouped: defaultdict[int, list[Field]] = defaultdict(list)
+    for part in parts:
+        grouped[part.number].append(part)
+    return grouped
 
-    Raises:
-        WireError: It does not end before `stop`, or has more than 10 bytes.
-    """
+
+def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
+    """Return a varint, of at most 10 bytes, and the offset after it."""
     value = shift = 0
     while at < stop and shift < 70:
         byte = buffer[at]
@@ -107,23 +99,16 @@ def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise WireError(f"a number does not end at byte {at}")
+    raise ValueError(f"a number does not end at byte {at}")
 
 
-def signed(value: int) -> int:
-    """Return a varint as int64; protobuf stores negative numbers in two's complement."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def packed_varints(field: Field) -> list[int]:
-    """Return the integers of a repeated field: all when it is packed, otherwise one."""
-    if not field.is_bytes:
-        return [signed(field.value)]
-    values, at = [], field.value
-    while at < field.end:
+def integers(field: Field) -> list[int]:
+    """Return the int64 numbers of a repeated field: all when it is packed, otherwise one."""
+    values, at = [] if field.is_bytes else [field.value], field.value
+    while field.is_bytes and at < field.end:
         value, at = read_varint(field.buffer, at, field.end)
-        values.append(signed(value))
-    return values
+        values.append(value)
+    return [n - (1 << 64) if n >= 1 << 63 else n for n in values]  # two's complement
 
 
 def varint(value: int) -> bytes:
@@ -144,11 +129,6 @@ def header(number: int, size: int) -> bytes:
 def message(number: int, payload: bytes) -> bytes:
     """Encode a length-delimited field."""
     return header(number, len(payload)) + payload
-
-
-def integer(number: int, value: int) -> bytes:
-    """Encode a varint field."""
-    return varint(number << 3 | VARINT) + varint(value)
 
 
 @dataclass(frozen=True)
@@ -182,45 +162,43 @@ def graph_fields(buffer: memoryview) -> Iterator[Field]:
 
 def parse_node(node: Field) -> Node:
     """Return a NodeProto without its attributes: input 1, output 2, op_type 4, domain 7."""
-    texts: dict[int, list[str]] = {1: [], 2: [], 4: [""], 7: [""]}
-    for f in node.fields():
-        if f.number in texts:
-            texts[f.number].append(f.text)
-    return Node(texts[4][-1], texts[7][-1], tuple(texts[1]), tuple(texts[2]))
+    parts = by_number(node.fields())
+    op_type, domain, inputs, outputs = ([f.text for f in parts[n]] for n in (4, 7, 1, 2))
+    return Node("".join(op_type), "".join(domain), tuple(inputs), tuple(outputs))
 
 
 def parse_initializer(tensor: Field) -> Initializer:
     """Return a TensorProto without its data."""
-    name, dtype, shape, location, offset, nbytes = "", 0, [], "", -1, -1
-    for f in tensor.fields():
-        if f.number == _DIMS:
-            shape.extend(packed_varints(f))
-        elif f.number == _DATA_TYPE:
-            dtype = f.value
-        elif f.number == _TENSOR_NAME:
-            name = f.text
-        elif f.number == RAW_DATA:
-            offset, nbytes = f.value, f.end - f.value
-        elif f.number == _EXTERNAL:
-            entry = f.texts()
-            if entry.get(1) == "location":
-                location, offset = entry.get(2, ""), max(offset, 0)
-            elif entry.get(1) == "offset":
-                offset = int(entry[2])
-            elif entry.get(1) == "length":
-                nbytes = int(entry[2])
-    return Initializer(name, _dtype_name(dtype), tuple(shape), location, offset, nbytes)
+    parts = by_number(tensor.fields())
+    external = parse_string_map(parts[_EXTERNAL])
+    location, offset, nbytes = external.get("location", ""), -1, -1
+    if location:
+        offset, nbytes = int(external.get("offset", "0")), int(external.get("length", "-1"))
+        if offset < 0:
+            raise ValueError(f"external data at byte {offset}")
+    elif parts[RAW_DATA]:
+        data = parts[RAW_DATA][-1]
+        offset, nbytes = data.value, data.end - data.value
+    return Initializer(
+        name="".join(f.text for f in parts[_TENSOR_NAME]),
+        dtype=_dtype_name(parts[_DATA_TYPE]),
+        shape=tuple(size for f in parts[_DIMS] for size in integers(f)),
+        location=location,
+        offset=offset,
+        nbytes=nbytes,
+    )
 
 
 def parse_value(value: Field) -> TensorSpec:
     """Return a ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1}}}."""
-    dtype = max((f.value for f in _inside(value, 2, 1, 1)), default=0)
+    dtype = _dtype_name(_inside(value, 2, 1, 1))
     shape = tuple(map(_parse_dimension, _inside(value, 2, 1, 2, 1)))
     name = "".join(f.text for f in _inside(value, 1))
-    return TensorSpec(name, _dtype_name(dtype), shape)
+    return TensorSpec(name, dtype, shape)
 
 
-def _dtype_name(number: int) -> str:
+def _dtype_name(data_type: Iterable[Field]) -> str:
+    number = max((f.value for f in data_type), default=0)
     return DTYPES.get(number, f"type {number}")
 
 
@@ -232,13 +210,11 @@ def _inside(outer: Field, *path: int) -> Iterator[Field]:
 
 
 def _parse_dimension(dim: Field) -> int | str:
-    for f in dim.fields():
-        if f.number == 1:
-            size = signed(f.value)
-            return size if size >= 0 else "?"  # -1 is how old exporters write a dynamic one
-        if f.number == 2:
-            return f.text
-    return "?"
+    parts = by_number(dim.fields())
+    if parts[2]:
+        return parts[2][-1].text
+    sizes = [size for f in parts[1] for size in integers(f)]
+    return sizes[-1] if sizes and sizes[-1] >= 0 else "?"  # old exporters write -1
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:
@@ -246,13 +222,19 @@ def external_entries(location: str, offset: int, nbytes: int) -> bytes:
     pairs = {"location": location, "offset": str(offset)}
     if nbytes >= 0:
         pairs["length"] = str(nbytes)
-    return string_map(_EXTERNAL, pairs) + integer(_LOCATION, _STORED_ELSEWHERE)
+    return string_map(_EXTERNAL, pairs) + varint(_LOCATION << 3) + varint(_STORED_ELSEWHERE)
 
 
 def string_map(number: int, entries: Mapping[str, str]) -> bytes:
     """Encode a repeated field of StringStringEntryProto messages: key 1, value 2."""
     pairs = (message(1, k.encode()) + message(2, v.encode()) for k, v in entries.items())
     return b"".join(message(number, pair) for pair in pairs)
+
+
+def parse_string_map(entries: Iterable[Field]) -> dict[str, str]:
+    """Return the texts of a repeated field that `string_map` encodes."""
+    texts = ({f.number: f.text for f in entry.fields()} for entry in entries)
+    return {text.get(1, ""): text.get(2, "") for text in texts}
 
 
 def without_data(tensor: Field) -> bytes:

@@ -3,10 +3,7 @@
 The weights are copied from file to file; only the graph is held in memory.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from vit_export.artifact import onnx_wire as wire
@@ -28,23 +25,14 @@ def pack(
 ) -> OnnxFile:
     """Write a model; weights above 2 GiB go to a file beside it, `NAME.onnx.data`.
 
-    Metadata comes last, so that `stamp` can replace it; that of the source is dropped.
-
-    Args:
-        source: The model, its weights inside or beside it.
-        destination: File to write.
-        metadata: Entries of `metadata_props`.
-        outputs: Graph outputs to keep; the others stay as inner tensors.
-        external_data: Whether to store weights of any size beside the file.
-
-    Raises:
-        ArtifactError: The weights do not fit into one file.
+    Metadata comes last, so that `stamp` can replace it; that of the source is dropped. Graph
+    outputs that are not among `outputs` stay as inner tensors.
     """
     beside = external_data or source.weights_bytes > EXTERNAL_FROM_BYTES
     external_name = destination.name + ".data" if beside else ""
     with mapped(source.path) as buffer:
-        plan = list(_plan(source, buffer, outputs, external_name))
-        graph_size = sum(len(part.head) + part.inline_bytes for part in plan)
+        parts, external = _plan(source, buffer, outputs, external_name)
+        graph_size = sum(len(head) + (tensor.nbytes if tensor else 0) for head, tensor in parts)
         if graph_size > MAX_INLINE_BYTES:
             raise ArtifactError(
                 f"{destination.name}: {graph_size / 1e9:.1f} GB do not fit into one protobuf "
@@ -56,65 +44,53 @@ def pack(
                 if f.number not in (wire.GRAPH, wire.METADATA):
                     out.write(f.raw)
             out.write(wire.header(wire.GRAPH, graph_size))
-            for part in plan:
-                out.write(part.head)
-                if part.tensor is not None and part.inline_bytes:
-                    out.writelines(source.chunks(buffer, part.tensor))
+            for head, tensor in parts:
+                out.write(head)
+                if tensor is not None:
+                    out.writelines(source.chunks(buffer, tensor))
             out.write(wire.string_map(wire.METADATA, metadata))
-        if external_name:
+        if external:
             with (destination.parent / external_name).open("wb") as out:
-                for part in plan:
-                    if part.tensor is not None and not part.inline_bytes:
-                        out.write(b"\0" * (-out.tell() % ALIGNMENT))
-                        out.writelines(source.chunks(buffer, part.tensor))
+                for tensor in external:
+                    out.write(b"\0" * (-out.tell() % ALIGNMENT))
+                    out.writelines(source.chunks(buffer, tensor))
     return OnnxFile.read(destination)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A piece of the graph to write, and the tensor whose weights follow it."""
-
-    head: bytes
-    tensor: wire.Initializer | None = None
-    inline_bytes: int = 0
 
 
 def _plan(
     source: OnnxFile, buffer: memoryview, outputs: Collection[str], external_name: str
-) -> Iterator[_Part]:
+) -> tuple[list[tuple[bytes, wire.Initializer | None]], list[wire.Initializer]]:
+    """Return the pieces of the graph, each with the tensor inside it, and the external tensors."""
+    parts: list[tuple[bytes, wire.Initializer | None]] = []
+    external: list[wire.Initializer] = []
     at = 0  # in the external file
     for f in wire.graph_fields(buffer):
         if f.number == wire.OUTPUT and wire.parse_value(f).name not in outputs:
             continue
-        if f.number != wire.INITIALIZER:
-            yield _Part(f.raw)
-            continue
-        tensor = wire.parse_initializer(f)
-        if tensor.nbytes < 0:
-            if tensor.location:
+        tensor = wire.parse_initializer(f) if f.number == wire.INITIALIZER else None
+        if tensor is None or tensor.nbytes < 0:
+            if tensor is not None and tensor.location:
                 raise ArtifactError(
                     f"{source.path}: the external data of {tensor.name!r} has no length"
                 )
-            yield _Part(f.raw)
+            parts.append((f.raw, None))
             continue
         rest = wire.without_data(f)
         if external_name and tensor.nbytes >= wire.MIN_EXTERNAL_BYTES:
             at += -at % ALIGNMENT
             where = wire.external_entries(external_name, at, tensor.nbytes)
             at += tensor.nbytes
-            yield _Part(wire.message(wire.INITIALIZER, rest + where), tensor)
+            parts.append((wire.message(wire.INITIALIZER, rest + where), None))
+            external.append(tensor)
         else:
             data = wire.header(wire.RAW_DATA, tensor.nbytes)
             size = len(rest) + len(data) + tensor.nbytes
-            yield _Part(wire.header(wire.INITIALIZER, size) + rest + data, tensor, tensor.nbytes)
+            parts.append((wire.header(wire.INITIALIZER, size) + rest + data, tensor))
+    return parts, external
 
 
 def stamp(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replace the metadata at the end of a file that `pack` wrote.
-
-    Raises:
-        ArtifactError: Other fields follow the metadata.
-    """
+    """Replace the metadata at the end of a file that `pack` wrote."""
     with mapped(path) as buffer:
         end = len(buffer)
         for f in wire.fields(buffer):

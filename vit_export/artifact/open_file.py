@@ -1,7 +1,5 @@
 """Open a file that a user named, refusing whatever is not a regular file."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path
@@ -16,19 +14,10 @@ def open_file(
     what: str = "file",
     error: type[VitExportError] = ArtifactError,
 ) -> BinaryIO:
-    """Open a regular file for reading bytes; symbolic links to one are followed.
+    """Open a regular file for reading bytes; messages say `what` it should be.
 
     Opening a FIFO blocks, and a device such as /dev/zero never ends. So the kind of the
     file is checked before it is opened.
-
-    Args:
-        path: The file.
-        what: What the file should be, for messages, e.g. `"golden file"`.
-        error: Class of the error to raise.
-
-    Raises:
-        VitExportError: Of the class `error`: there is no such file, it is no regular file, or it
-            cannot be read.
     """
     path = Path(path)
     try:
@@ -50,7 +39,7 @@ def read_text(
     what: str = "file",
     error: type[VitExportError] = ArtifactError,
 ) -> str:
-    """Read a regular file of UTF-8 text; arguments and errors as those of `open_file`."""
+    """Read a regular file of UTF-8 text."""
     try:
         with open_file(path, what=what, error=error) as stream:
             return stream.read().decode("utf-8-sig")  # editors may write a byte order mark

@@ -52,50 +52,32 @@ class Preprocess(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(f"size={self.size}: expected a height and a width of at least 1")
-        channels = {color: count for count, color in _COLORS.items()}
-        check_preparation(
-            channels=channels.get(self.color, len(self.mean)),
-            **{name: getattr(self, name) for name in PREPARATION},
-            largest_crop=sys.float_info.max,
-        )
-        for name, choices in (("color", (*channels, "")), ("crop_mode", ("center", "squash"))):
+        by_color = {color: count for count, color in _COLORS.items()}
+        channels = by_color.get(self.color, len(self.mean))
+        if channels < 1:
+            raise ConfigError(f"in_chans={channels}: must be at least 1")
+        preparation = {name: getattr(self, name) for name in PREPARATION}
+        check_preparation(channels=channels, **preparation, largest_crop=sys.float_info.max)
+        for name, choices in (("color", (*by_color, "")), ("crop_mode", ("center", "squash"))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
 
     @classmethod
     def of(cls, config: ViTConfig) -> Preprocess:
         """Return the preparation that a config names."""
-        return cls(
-            size=config.image_hw,
-            crop_pct=config.crop_pct,
-            interpolation=config.interpolation,
-            mean=config.mean,
-            std=config.std,
-            color=_COLORS.get(config.in_chans, ""),
-        )
+        changes = {name: getattr(config, name) for name in PREPARATION}
+        return cls.for_images(config.in_chans, config.image_hw).replace(changes)
 
     @classmethod
     def for_images(cls, channels: int, size: tuple[int, int]) -> Preprocess:
-        """Return timm's defaults for images of a size, e.g. for a file of another tool.
-
-        Raises:
-            ConfigError: The number of channels, or a side, is below 1.
-        """
-        if channels < 1:
-            raise ConfigError(f"in_chans={channels}: must be at least 1")
+        """Return timm's defaults for images of a size, e.g. for a file of another tool."""
         values = (0.5,) * channels
         return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
 
     def replace(self, changes: Mapping[str, Any]) -> Preprocess:
-        """Return a copy with some fields changed.
+        """Return a copy with some of mean, std, crop_pct and interpolation changed.
 
-        Args:
-            changes: Any of mean, std, crop_pct and interpolation; text is read as
-                `ViTConfig.replace` reads it. One number for mean or std counts for every channel.
-
-        Raises:
-            UsageError: Another field.
-            ConfigError: A value that cannot be read, or by which no image can be prepared.
+        Text is read as `ViTConfig.replace` reads it; one mean or std counts for every channel.
         """
         check_preprocess_fields(changes)
         values = {k: parse_field(k, value, getattr(self, k)) for k, value in changes.items()}

@@ -1,7 +1,5 @@
 """Write an artifact: make its files in a temporary folder, then move all of them, or none."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import filecmp
@@ -17,17 +15,11 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack, stamp
 from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
-SUFFIXES = (".onnx", ".engine")  # artifacts of one stem share a golden file
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_output_name(path: Path) -> None:
-    """Check that an artifact can be written, before any work is done.
-
-    Raises:
-        UsageError: The name does not end in `.onnx`.
-        OutputError: The folder is missing or read-only.
-    """
+    """Check that an .onnx file and its golden file can be written, before any work is done."""
     if path.suffix != ".onnx":
         raise UsageError(f"the output {path} must end in .onnx")
     for file in (path, golden_path(path)):
@@ -50,34 +42,21 @@ def check_writable(output: Path) -> None:
 def check_golden_not_shared(path: Path, golden: Path) -> None:
     """Check that a new artifact does not replace the golden file of another one.
 
-    `b.onnx` and `b.engine` are both measured with `b.golden.npz`.
-
-    Args:
-        path: Where the artifact goes.
-        golden: The golden file that goes beside it.
-
-    Raises:
-        OutputError: Another artifact of that stem has another golden file.
+    `b.onnx` and `b.engine` are both measured with `b.golden.npz`, so `golden` must be equal to it.
     """
     place = golden_path(path)
-    beside = [path.with_suffix(suffix) for suffix in SUFFIXES if suffix != path.suffix]
-    others = [other.name for other in beside if other.exists()]
-    if others and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
+    other = path.with_suffix(".onnx" if path.suffix == ".engine" else ".engine")
+    if other.exists() and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
         raise OutputError(
-            f"cannot write {path}: its golden file would replace {place.name}, which {others[0]} "
+            f"cannot write {path}: its golden file would replace {place.name}, which {other.name} "
             "is measured with, and the two files differ",
-            hint=f"choose another name with -o, or remove {others[0]} if you no longer need it",
+            hint=f"choose another name with -o, or remove {other.name} if you no longer need it",
         )
 
 
 @contextlib.contextmanager
 def staging(output: Path) -> Iterator[Path]:
-    """Make a temporary folder on the disk of an output; it is removed at the end, in any case.
-
-    Raises:
-        OutputError: The output cannot be written; an existing file stays as it was.
-        VitExportError: The operating system refused another file, which the message names.
-    """
+    """Make a temporary folder on the disk of an output; it is removed at the end, in any case."""
     check_writable(output)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
@@ -109,29 +88,24 @@ def _refusal(error: OSError, folder: Path, output: Path) -> VitExportError:
 def publish(files: Sequence[Path], folder: Path) -> None:
     """Move finished files into a folder, all or none; the last one is the artifact itself.
 
-    Each name that had a file has one at every moment, even when the process is killed.
-
-    Args:
-        files: Files in a staging folder, which also keeps the replaced files until all is done.
-        folder: Where they go.
+    Each name that had a file has one at every moment, even when the process is killed. The
+    staging folder of the files also keeps the replaced ones until all is done.
     """
-    replaced: list[tuple[Path, Path]] = []
-    added: list[Path] = []
+    moved: list[tuple[Path, Path | None]] = []  # each target, and the file that was there
     try:
         for file in files:
             target = folder / file.name
-            if os.path.lexists(target):
-                backup = file.with_name(file.name + ".replaced")
+            backup = file.with_name(file.name + ".replaced") if os.path.lexists(target) else None
+            if backup is not None:
                 _keep(target, backup)
-                replaced.append((backup, target))
-            else:
-                added.append(target)
+            moved.append((target, backup))
             os.replace(file, target)
     except BaseException:  # an interrupt too: restore every file
-        for backup, target in replaced:
-            os.replace(backup, target)
-        for target in added:
-            target.unlink(missing_ok=True)
+        for target, backup in moved:
+            if backup is not None:
+                os.replace(backup, target)
+            else:
+                target.unlink(missing_ok=True)
         raise
 
 
@@ -157,29 +131,23 @@ def publish_artifact(
 ) -> tuple[Path, ...]:
     """Write the manifest into a measured artifact, and move it with its files to its place.
 
-    Args:
-        packed: The artifact in a staging folder.
-        others: Files there that belong to it, e.g. its golden file.
-        manifest: The final manifest, with its certificate.
-        path: Where the artifact goes.
-
-    Returns:
-        Every file written, the artifact last.
+    Returns every file written, the artifact last; `others` belong to it, e.g. its golden file.
     """
     stamp(packed.path, manifest.metadata())
     made = [*packed.external_files, *others, packed.path]
-    stale = set(_weights_beside(path)) - {path.parent / file.name for file in made}
+    written = tuple(path.parent / file.name for file in made)
+    weights = path.with_name(path.name + ".data")
+    stale = weights not in written and _holds_weights(path, weights)
     publish(made, path.parent)
-    for file in stale:
-        file.unlink(missing_ok=True)
-    return tuple(path.parent / file.name for file in made)
+    if stale:
+        weights.unlink(missing_ok=True)
+    return written
 
 
-def _weights_beside(path: Path) -> tuple[Path, ...]:
-    """Return external data of an earlier artifact of this name, which a new one makes useless."""
+def _holds_weights(path: Path, weights: Path) -> bool:
+    """Whether a file is the external data of an earlier artifact at this path."""
     try:
         file = OnnxFile.read(path)
-        own = path.with_name(path.name + ".data")
-        return tuple(f for f in file.external_files if f == own) if file.manifest else ()
+        return file.manifest is not None and weights in file.external_files
     except ArtifactError:
-        return ()
+        return False

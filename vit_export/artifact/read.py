@@ -1,7 +1,5 @@
 """Read the manifest of an artifact, whichever kind of file it is."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,30 +13,16 @@ from vit_export.errors import UsageError
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
-    """Return the manifest of an .onnx or .engine file; `None` for a file of another tool.
-
-    Raises:
-        ArtifactError: There is no such file, or it is damaged.
-    """
+    """Return the manifest of an .onnx or .engine file; `None` for a file of another tool."""
     if Path(path).suffix == ".engine":
         return Sidecar.read(path).manifest
     return OnnxFile.read(path).manifest
 
 
 def read_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> Preprocess:
-    """Return how an artifact prepares images, with some settings changed.
+    """Return how an artifact prepares images, with the changes that `Preprocess.replace` takes.
 
-    Args:
-        path: An .onnx or .engine file, with or without a manifest.
-        changes: Any of mean, std, crop_pct, interpolation, as `Preprocess.replace` takes them.
-            A file of another tool needs mean and std; the defaults of the others are timm's:
-            crop_pct 0.9, interpolation `"bicubic"`.
-
-    Raises:
-        ArtifactError: There is no such file, or it is damaged.
-        UsageError: The file takes no images (B, C, H, W) of a fixed size, or mean or std is
-            missing.
-        ConfigError: A value that cannot be read, or by which no image can be prepared.
+    A file of another tool needs mean and std, and takes timm's defaults for the rest.
     """
     manifest = read_manifest(path)
     if manifest is not None and manifest.preprocess is not None:

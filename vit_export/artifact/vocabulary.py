@@ -1,7 +1,5 @@
 """Names that every stage and every file share."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 # graph inputs and outputs

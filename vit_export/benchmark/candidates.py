@@ -1,7 +1,5 @@
 """Candidates of a benchmark: artifacts on providers, and torch with the same weights."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,48 +30,45 @@ def plan(
     *,
     providers: Sequence[str] = ("auto",),
     against: Sequence[str] = (),
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     layout: str | None = None,
     threads: int | None = None,
     allow_host_code: bool = False,
 ) -> list[Candidate]:
     """Return every artifact on every provider, then torch with the weights of the first artifact.
 
-    Args:
-        artifacts: Files to run.
-        providers: Where to run them; torch runs on those that it has, or on `"auto"`.
-        against: `"torch"` (eager), `"torch-compile"`, or both.
-        weights: Checkpoint for torch; not needed where weights came from a seed.
-        layout: How the checkpoint names its tensors; recognised by default.
-        threads: CPU threads of one run; by default each backend's choice. Engines take none.
-        allow_host_code: Let version-compatible engines run the code they contain.
-
-    Raises:
-        UsageError: An argument is unknown, repeated, missing, or without effect.
-        ArtifactError: A file is missing or damaged.
+    Torch runs on those providers that it has, or on `"auto"`. Engines take no `threads`.
     """
     paths = [Path(artifact) for artifact in artifacts]
-    if not paths:
-        raise UsageError("no artifact to run: expected at least one file")
-    _check_providers(providers)
-    _check_unique("artifact", [os.path.realpath(path) for path in paths])
-    _check_unique("--against", against)
+    engines = [path for path in paths if path.suffix == ".engine"]
+    for what, values in (
+        ("artifact", [os.path.realpath(path) for path in paths]),
+        ("--provider", providers),
+        ("--against", against),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise UsageError(f"{what} {value} is given twice")
     for name in against:
         if name not in AGAINST:
             raise UsageError(
                 f"--against {name}: unknown{nearest(name, AGAINST)} (known: {', '.join(AGAINST)})"
             )
-    if weights is not None and not against:
-        raise UsageError("--weights is for torch, which is not a candidate: add --against torch")
-    engines = [path for path in paths if path.suffix == ".engine"]
-    if threads is not None and not against and engines == paths:
-        raise UsageError(
-            f"--threads {threads}: engines compute on the GPU", hint="leave --threads out"
-        )
-    if allow_host_code and not engines:
-        raise UsageError("--trust-host-code is for an .engine file, and none is given")
-    if layout is not None and weights is None:
-        raise UsageError("--layout needs --weights FILE")
+    auto_twice = "auto" in providers and len(providers) > 1
+    no_torch = not against
+    on_gpu = no_torch and engines == paths
+    for applies, message, hint in (
+        (not providers, "--provider: expected at least one", "e.g. --provider cpu,cuda"),
+        (auto_twice, "--provider auto is one of the others, which would be timed twice",
+         "leave auto out, or give it alone"),
+        (weights is not None and no_torch, "--weights is for torch", "add --against torch"),
+        (layout is not None and weights is None, "--layout needs --weights FILE", ""),
+        (threads is not None and on_gpu, f"--threads {threads}: engines compute on the GPU",
+         "leave --threads out"),
+        (allow_host_code and not engines, "--trust-host-code is for an .engine file", ""),
+    ):  # fmt: skip
+        if applies:
+            raise UsageError(message, hint=hint)
     names = [path.name for path in paths]
     candidates = [
         Candidate(
@@ -100,7 +95,7 @@ def plan(
                 "path": str(paths[0]),
                 "provider": provider,
                 "threads": threads,
-                "weights": None if weights is None else str(weights),
+                "weights": weights,
                 "layout": layout,
                 "compiled": AGAINST[name],
             },
@@ -119,21 +114,3 @@ def _file_bytes(path: Path) -> int:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     return path.stat().st_size
-
-
-def _check_providers(providers: Sequence[str]) -> None:
-    if not providers:
-        raise UsageError("--provider: expected at least one, e.g. --provider cpu,cuda")
-    _check_unique("--provider", providers)
-    if "auto" in providers and len(providers) > 1:
-        raise UsageError(
-            f"--provider {','.join(providers)}: auto chooses one of the others, which would be "
-            "timed twice",
-            hint="leave auto out, or give it alone",
-        )
-
-
-def _check_unique(what: str, values: Sequence[str]) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise UsageError(f"{what} {value} is given twice")

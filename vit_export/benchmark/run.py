@@ -7,16 +7,14 @@ number of runs, so that a disturbance at its start costs no later runs. Medians 
 over every run of every round. All candidates are in memory together.
 """
 
-from __future__ import annotations
-
 import contextlib
-import dataclasses
 import math
-import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from vit_export.artifact.golden import find_golden
 from vit_export.benchmark.candidates import Candidate
@@ -24,6 +22,7 @@ from vit_export.errors import UsageError, VitExportError
 from vit_export.host.child_process import Answer, Worker
 from vit_export.progress import Progress, silent
 
+MIN_WARM_RUNS = 3
 UNSTEADY = 1.5  # largest median of a round / smallest, above which times are not to be trusted
 
 
@@ -55,25 +54,22 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long each candidate is timed at a batch size.
+    """How long each candidate is timed at a batch size."""
 
-    Raises:
-        UsageError: On construction, when a value is outside its range.
-    """
-
-    rounds: int = 10  # turns of each candidate
-    min_time_s: float = 2.0  # of timed runs over all rounds; a slow run is done once a round
-    warmup_s: float = 0.5  # of runs before, which are not counted
-    timeout_s: float = 600.0  # to load, to measure, and beyond the time of the ordered runs
+    rounds: int  # turns of each candidate
+    min_time_s: float  # of timed runs over all rounds; a slow run is done once a round
+    warmup_s: float  # of runs before, which are not counted
+    timeout_s: float  # to load, to measure, and beyond the time of the ordered runs
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UsageError(f"{self.rounds} rounds: expected at least 1")
-        for name, seconds in (("min-time", self.min_time_s), ("warmup", self.warmup_s)):
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise UsageError(f"{name} {seconds} s: expected at least 0")
-        if not self.timeout_s > 0:
-            raise UsageError(f"timeout {self.timeout_s} s: expected more than 0")
+        for name, value, least in (
+            ("rounds", self.rounds, 1),
+            ("min-time", self.min_time_s, 0),
+            ("warmup", self.warmup_s, 0),
+            ("timeout", self.timeout_s, 1),
+        ):
+            if not (math.isfinite(value) and value >= least):
+                raise UsageError(f"--{name} {value}: expected a number from {least} on")
 
 
 def measure(
@@ -83,10 +79,9 @@ def measure(
     timing: Timing,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Time every candidate at every batch size, from small to large.
+    """Time every candidate at every batch size; return rows by size, in the candidates' order.
 
-    Returns:
-        Rows by batch size, in the order of the candidates; one with `error` did not run.
+    A row with `error` did not run.
 
     Raises:
         UsageError: No candidate can run as requested, e.g. an unknown provider.
@@ -97,9 +92,8 @@ def measure(
         for i, candidate in enumerate(candidates):
             progress("load", i, len(candidates))
             worker = stack.enter_context(Worker(candidate.module))
-            process = _CandidateProcess(candidate, worker, timing.timeout_s)
-            process.load(min(batches))
-            processes.append(process)
+            processes.append(_CandidateProcess(candidate, worker, timing.timeout_s))
+            processes[-1].load(min(batches))
         for batch in sorted(set(batches)):
             for process in processes:
                 progress(f"warm up, batch {batch}")
@@ -108,7 +102,11 @@ def measure(
                 progress(f"time, batch {batch}", turn, timing.rounds)
                 for process in processes:
                     process.time(batch, timing.min_time_s / timing.rounds)
-            rows += _with_speedups([process.end(batch) for process in processes])
+            results = [process.end(batch) for process in processes]
+            first_ms = results[0].median_ms
+            for row in results:
+                speedup = first_ms / row.median_ms if first_ms and row.median_ms else None
+                rows.append(replace(row, speedup=speedup))
     return rows
 
 
@@ -125,81 +123,68 @@ class _CandidateProcess:
     batch_fields: dict[str, Any] = field(default_factory=dict)  # of its row at this batch size
     rounds: list[list[float]] = field(default_factory=list)  # seconds of every run
 
-    def _ask(self, order: str, *, duration_s: float = 0.0, **arguments: Any) -> Answer:
-        """Give the worker an order, and `timeout_s` more than its duration to answer.
-
-        Raises:
-            VitExportError: The candidate failed, now or before.
-        """
+    def _ask(self, order: str, **arguments: Any) -> Answer:
+        """Give the worker an order, unless an earlier one has failed; `timeout_s` is added."""
         if self.batch_error:
-            raise VitExportError(self.batch_error)
-        return self.worker.ask(order, timeout_s=self.timeout_s + duration_s, **arguments)
-
-    @contextlib.contextmanager
-    def _excluded_by_errors(self) -> Iterator[None]:
-        """Exclude the candidate from this batch size, or from all where its process has ended."""
+            return {}
+        timeout_s = self.timeout_s + arguments.get("seconds", 0)
         try:
-            yield
+            return self.worker.ask(order, timeout_s=timeout_s, **arguments)
         except UsageError:
             raise
         except VitExportError as error:
             self.batch_error = _one_line(error)
             if not self.worker.alive:
                 self.error = self.batch_error
+            return {}
 
     def load(self, batch: int) -> None:
         """Load the candidate and run it once."""
         started = time.monotonic()
-        with self._excluded_by_errors():
-            self.fields |= self._ask("load", batch=batch, **self.candidate.order)
-            self.fields["load_s"] = time.monotonic() - started
+        self.fields = self._ask("load", batch=batch, **self.candidate.order)
         self.error = self.batch_error
+        if not self.error:
+            self.fields["load_s"] = time.monotonic() - started
 
     def begin(self, batch: int, warmup_s: float) -> None:
         """Warm up at a batch size, and measure the distance from the float64 reference."""
-        self.rounds, self.batch_error, self.batch_fields = [], self.error, {}
-        with self._excluded_by_errors():
-            self._ask("warm", batch=batch, seconds=warmup_s, duration_s=warmup_s)
-            self.batch_fields = self._distance(batch)
+        self.batch_error, self.rounds = self.error, []
+        self._ask("time", batch=batch, seconds=warmup_s, min_runs=MIN_WARM_RUNS)
+        self.batch_fields = {} if self.batch_error else self._distance(batch)
 
     def _distance(self, batch: int) -> dict[str, Any]:
-        """Measure the distance from the float64 reference; return fields of the row.
-
-        Raises:
-            VitExportError: The outputs are not finite, or differ from those they must match.
-        """
+        """Return fields of the row; exclude NaN, and torch with other weights than the artifact."""
         candidate = self.candidate
         try:
-            golden = find_golden(candidate.order["path"])
-            result = self._ask("distance", golden=str(golden), batch=batch)
+            golden = str(find_golden(candidate.order["path"]))
+            result = self.worker.ask(
+                "distance", timeout_s=self.timeout_s, golden=golden, batch=batch
+            )
         except VitExportError as error:
             reason = _one_line(error)
             if candidate.must_match:
-                raise VitExportError(
-                    f"cannot check that its weights are the artifact's: {reason}"
-                ) from error
+                self.batch_error = f"cannot check that its weights are the artifact's: {reason}"
             return {"notes": (f"distance not measured: {reason}",)}
         if result["max_abs"] is None:
-            raise VitExportError("gives NaN or infinite values on the golden images")
+            self.batch_error = "gives NaN or infinite values on the golden images"
+            return {}
         if result["accepted"]:
             return result
         limit = "" if result["tolerance"] is None else f", allowed {result['tolerance']:.3g}"
         distance = f"max|y - y64| = {result['max_abs']:.3g}{limit}"
         if candidate.must_match:
-            raise VitExportError(f"its weights are not the artifact's: {distance}")
+            self.batch_error = f"its weights are not the artifact's: {distance}"
         note = f"outside its gate at batch {batch}: {distance}; see: vit-export validate"
         return {**result, "notes": (note,)}
 
     def time(self, batch: int, seconds: float) -> None:
         """Time one turn."""
-        with self._excluded_by_errors():
-            answer = self._ask("time", batch=batch, seconds=seconds, duration_s=seconds)
-            self.rounds.append(answer["seconds"])
+        if answer := self._ask("time", batch=batch, seconds=seconds):
+            self.rounds.append(answer.pop("seconds"))
+            self.batch_fields |= answer
 
     def end(self, batch: int) -> Row:
-        """Measure the memory, and return the results at this batch size."""
-        with self._excluded_by_errors():
-            self.batch_fields |= self._ask("memory")
+        """Return the results at this batch size."""
         common = {
             "name": self.candidate.name,
             "batch": batch,
@@ -210,14 +195,21 @@ class _CandidateProcess:
         if self.batch_error:
             return Row(error=self.batch_error, **common)
         seconds = [second for turn in self.rounds for second in turn]
-        median_s = statistics.median(seconds)
-        notes = (*self.batch_fields.pop("notes", ()), *_unsteady(self.rounds, batch))
+        first, median, third = np.percentile(seconds, (25, 50, 75)).tolist()
+        medians_ms = [1e3 * float(np.median(turn)) for turn in self.rounds]
+        smallest, largest, spread = min(medians_ms), max(medians_ms), (third - first) / median
+        notes = self.batch_fields.pop("notes", ())
+        if largest > UNSTEADY * smallest or spread > 1:
+            notes += (
+                f"unsteady at batch {batch}: medians of the rounds lie between {smallest:.3g} and "
+                f"{largest:.3g} ms, the IQR is {spread:.0%} of the median",
+            )
         return Row(
-            median_ms=1e3 * median_s,
-            iqr_ms=1e3 * _iqr(seconds),
-            images_per_s=batch / median_s,
+            median_ms=1e3 * median,
+            iqr_ms=1e3 * (third - first),
+            images_per_s=batch / median,
             runs=len(seconds),
-            round_medians_ms=tuple(1e3 * statistics.median(turn) for turn in self.rounds),
+            round_medians_ms=tuple(medians_ms),
             notes=notes,
             **common,
             **self.batch_fields,
@@ -226,33 +218,3 @@ class _CandidateProcess:
 
 def _one_line(error: VitExportError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message
-
-
-def _unsteady(rounds: Sequence[Sequence[float]], batch: int) -> tuple[str, ...]:
-    """Return a note where the timings are too unsteady to trust."""
-    medians = [statistics.median(turn) for turn in rounds]
-    seconds = [second for turn in rounds for second in turn]
-    spread, median_s = _iqr(seconds), statistics.median(seconds)
-    if max(medians) <= UNSTEADY * min(medians) and spread <= median_s:
-        return ()
-    return (
-        f"unsteady at batch {batch}: medians of the rounds lie between {1e3 * min(medians):.3g} "
-        f"and {1e3 * max(medians):.3g} ms, the IQR is {spread / median_s:.0%} of the median",
-    )
-
-
-def _iqr(values: Sequence[float]) -> float:
-    """Return the interquartile range; 0 for a single value."""
-    if len(values) < 2:
-        return 0.0
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return third - first
-
-
-def _with_speedups(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with their speedup over the first."""
-    first = rows[0].median_ms
-    return [
-        dataclasses.replace(row, speedup=first and row.median_ms and first / row.median_ms)
-        for row in rows
-    ]

@@ -1,7 +1,5 @@
 """Child process that times torch, eager or compiled, with the model of an artifact."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,37 +20,22 @@ from vit_export.runner import Outputs
 
 def main() -> None:
     """Answer the orders of a benchmark about the torch model of an artifact."""
-    fields = ("weights", "layout", "provider", "compiled", "threads")
-    serve(lambda order: TorchRunner(order["path"], **{name: order[name] for name in fields}))
+    serve(TorchRunner)
 
 
 class TorchRunner:
     """Runs an artifact's model in torch, float32, as users of torch run it.
 
     Attention is torch's fused `scaled_dot_product_attention`, as in the models of timm and Hugging
-    Face. TF32 stays off, as it is for the artifacts.
-
-    Args:
-        path: The artifact, `.onnx` or `.engine`; only its manifest is read.
-        weights: Checkpoint; not needed where the manifest has a seed.
-        layout: How the checkpoint names its tensors; recognised by default.
-        provider: `"cpu"`, `"cuda"` or `"auto"`.
-        compiled: Compile with `torch.compile`, once for each batch size.
-        threads: CPU threads of one run; by default torch's choice.
-
-    Raises:
-        ArtifactError: The artifact has no manifest, or one without a complete config.
-        UsageError: The weights came from a checkpoint, and none is given.
-        CheckpointError: The checkpoint does not fit.
-        ProviderError: torch cannot run there.
+    Face. TF32 stays off, as it is for the artifacts. `torch.compile` compiles once for each batch
+    size.
     """
 
-    precision = "fp32"
     profile: tuple[int, int, int] | None = None
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str],  # only the manifest is read
         *,
         weights: str | None = None,
         layout: str | None = None,
@@ -67,26 +50,28 @@ class TorchRunner:
                 f"{self.path.name}: has no vit-export manifest, so its architecture is unknown",
                 hint="leave --against out",
             )
-        self.manifest: Manifest | None = manifest
+        has_gpu = torch.cuda.is_available()
+        if provider == "cuda" and not has_gpu:
+            raise ProviderError(
+                f"torch {torch.__version__} finds no usable GPU", hint="see: vit-export doctor"
+            )
+        auto = "cuda" if has_gpu else "cpu"
+        self.provider = auto if provider == "auto" else provider
+        self.manifest: Manifest | None = manifest.replace(precision="fp32")
         # float32 for an artifact that takes float16 too
         self.inputs = tuple(TensorSpec(s.name, "float32", s.shape) for s in manifest.inputs)
-        self.provider = _resolve(provider)
         if threads is not None:
             torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
         model = _torch_model(self.path.name, manifest, weights, layout)
         model.set_attention("op").to(self.provider)
         self._forward: Callable[[Tensor], Tensor] = model
-        self._output = LOGITS if model.config.num_classes else FEATURES
         if compiled:
             self._forward = torch.compile(model, dynamic=False)
+        self._output = LOGITS if model.config.num_classes else FEATURES
 
     def run(self, feeds: Mapping[str, Any]) -> Outputs:
-        """Compute the first output, float32 (B, K), of images (B, C, H, W), in host memory.
-
-        Raises:
-            ProviderError: torch or its compiler fails.
-        """
+        """Compute the first output, float32 (B, K), of images (B, C, H, W), in host memory."""
         (images,) = feeds.values()
         try:
             with torch.inference_mode():
@@ -119,13 +104,3 @@ def _torch_model(
             hint="give them with --weights FILE",
         )
     return create_model(config, seed=manifest.weights.seed)
-
-
-def _resolve(provider: str) -> str:
-    if provider == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if provider == "cuda" and not torch.cuda.is_available():
-        raise ProviderError(
-            f"torch {torch.__version__} finds no usable GPU", hint="see: vit-export doctor"
-        )
-    return provider

@@ -4,8 +4,7 @@ A run is timed from inputs in host memory to results in host memory: `run` copie
 a GPU, so its time is more than that of a launch. Inputs are checked as in any other call of `run`.
 """
 
-from __future__ import annotations
-
+import math
 import re
 import sys
 import time
@@ -21,7 +20,7 @@ from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.trace import golden_feeds
-from vit_export.host.child_process import Answer, Order, answer_orders
+from vit_export.host.child_process import Answer, answer_orders
 from vit_export.runner import Runnable, batch_rows, fixed_batch
 from vit_export.runtime import load, load_engine
 
@@ -31,7 +30,6 @@ except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
 STATUS = Path("/proc/self/status")  # Linux only
-MIN_WARM_RUNS = 3
 Feeds = dict[str, NDArray[Any]]
 
 
@@ -40,68 +38,51 @@ def main() -> None:
     serve(load_artifact)
 
 
-def load_artifact(order: Order) -> Runnable:
-    """Load the artifact that an order describes."""
-    path, provider = order["path"], order["provider"]
+def load_artifact(path: str, provider: str, threads: int | None, allow_host_code: bool) -> Runnable:
+    """Load an .onnx file or an engine."""
     if Path(path).suffix != ".engine":
-        return load(path, provider=provider, threads=order["threads"]).runner
+        return load(path, provider=provider, threads=threads).runner
     # trusted: the golden check is no part of loading an engine again, and `distance` is measured
-    model = load_engine(
-        path, provider=provider, trusted=True, allow_host_code=order["allow_host_code"]
-    )
-    return model.runner
+    return load_engine(
+        path, provider=provider, trusted=True, allow_host_code=allow_host_code
+    ).runner
 
 
-def serve(load_candidate: Callable[[Order], Runnable]) -> None:
+def serve(load_candidate: Callable[..., Runnable]) -> None:
     """Answer the orders of `benchmark.run` about one candidate."""
     stopwatch = Stopwatch(load_candidate)
-    answer_orders(
-        {
-            "load": stopwatch.load,
-            "distance": stopwatch.distance,
-            "warm": stopwatch.warm,
-            "time": stopwatch.time,
-            "memory": lambda _: {"peak_rss_bytes": peak_rss_bytes()},
-        }
-    )
+    orders = (stopwatch.load, stopwatch.distance, stopwatch.time)
+    answer_orders({order.__name__: order for order in orders})
 
 
 class Stopwatch:
     """Times one candidate; each method answers an order."""
 
-    def __init__(self, load_candidate: Callable[[Order], Runnable]) -> None:
+    def __init__(self, load_candidate: Callable[..., Runnable]) -> None:
         self._load_candidate = load_candidate
         self._runner: Runnable
+        self._precision = ""  # of a file of another tool
         self._feeds: dict[int, Feeds] = {}
 
-    def load(self, order: Order) -> Answer:
-        """Load the candidate and run it once, at the ordered batch size or the one it fixes."""
-        self._runner = self._load_candidate(order)
-        self._run(fixed_batch(self._runner.inputs[0]) or order["batch"])
-        return {"provider": self._runner.provider, "precision": self._precision()}
+    def load(self, batch: int, **candidate: Any) -> Answer:
+        """Load the candidate and run it once, at a batch size or at the one that it fixes."""
+        self._runner = self._load_candidate(**candidate)
+        self._run(fixed_batch(self._runner.inputs[0]) or batch)
+        if self._runner.manifest is not None:
+            self._precision = self._runner.manifest.precision
+        return {"provider": self._runner.provider, "precision": self._precision}
 
-    def _precision(self) -> str:
-        """Return the candidate's precision; empty for a file of another tool."""
-        manifest = self._runner.manifest
-        return getattr(self._runner, "precision", manifest.precision if manifest else "")
+    def time(self, batch: int, seconds: float, min_runs: int = 1) -> Answer:
+        """Time the runs of some seconds; return the seconds of each, and the memory so far.
 
-    def warm(self, order: Order) -> Answer:
-        """Run until caches, clocks and thread pools have settled."""
-        self._times(order, min_runs=MIN_WARM_RUNS)
-        return {}
-
-    def time(self, order: Order) -> Answer:
-        """Time some runs, after an uncounted one: another candidate has filled the caches."""
-        self._run(order["batch"])
-        return {"seconds": self._times(order, min_runs=1)}
-
-    def _times(self, order: Order, *, min_runs: int) -> list[float]:
-        """Run for the ordered time; return the seconds of each run."""
-        end = time.perf_counter() + order["seconds"]
+        An uncounted run comes first, since another candidate has filled the caches.
+        """
+        self._run(batch)
+        end = time.perf_counter() + seconds
         times: list[float] = []
         while len(times) < min_runs or time.perf_counter() < end:
-            times.append(self._run(order["batch"]))
-        return times
+            times.append(self._run(batch))
+        return {"seconds": times, "peak_rss_bytes": peak_rss_bytes()}
 
     def _run(self, batch: int) -> float:
         """Run once with random inputs; return the seconds."""
@@ -111,29 +92,28 @@ class Stopwatch:
         self._runner.run(self._feeds[batch])
         return time.perf_counter() - started
 
-    def distance(self, order: Order) -> Answer:
-        """Measure the distance from the float64 reference over all golden samples.
+    def distance(self, golden: str, batch: int) -> Answer:
+        """Measure the distance from the float64 reference over all samples of a golden file.
 
-        The first output that the golden file holds is compared. Samples are run in batches of the
-        ordered size: in dynamic INT8 the rows of a batch depend on each other.
+        The first output that the file holds is compared. Samples are run in batches of the given
+        size: in dynamic INT8 the rows of a batch depend on each other.
 
-        Returns:
-            `max_abs` (`None` where it is not finite), the `tolerance` of its precision (`None`
-            where cosine decides), and whether it is `accepted`.
+        `max_abs` is `None` where it is not finite, and `tolerance` where cosine decides.
         """
-        runner, golden = self._runner, Golden.read(order["golden"])
+        runner, reference = self._runner, Golden.read(golden)
         preprocess = runner.manifest.preprocess if runner.manifest else None
-        tolerances = tolerances_of(self._precision() or "fp32", source=runner.path.name)
-        known = references(golden, tolerances)
-        feeds = golden_feeds(runner, golden, preprocess)
+        known = references(
+            reference, tolerances_of(self._precision or "fp32", source=runner.path.name)
+        )
+        feeds = golden_feeds(runner, reference, preprocess)
         measured: dict[str, Measured] = {}
-        for rows in batch_rows(golden.samples, order["batch"]):
+        for rows in batch_rows(reference.samples, batch):
             outputs = runner.run({key: values[rows] for key, values in feeds.items()})
-            name = next((n for n in outputs if n in golden.outputs), "")
+            name = next((name for name in outputs if name in reference.outputs), "")
             if not name:
                 raise ArtifactError(
                     f"the golden file has none of its outputs ({', '.join(outputs)}), only "
-                    f"{', '.join(golden.outputs)}: it belongs to another model"
+                    f"{', '.join(reference.outputs)}: it belongs to another model"
                 )
             result = measured.setdefault(name, Measured(known[name]))
             problem = result.add(rows, outputs[name])
@@ -141,20 +121,16 @@ class Stopwatch:
                 raise ArtifactError(
                     f"its {name} {problem}: the golden file belongs to another model"
                 )
-            if problem:
-                return {"max_abs": None, "tolerance": known[name].tolerance, "accepted": False}
         (result,) = measured.values()
-        tolerance = result.reference.tolerance
-        return {"max_abs": result.max_abs, "tolerance": tolerance, "accepted": result.accepted}
+        return {
+            "max_abs": result.max_abs if math.isfinite(result.max_abs) else None,
+            "tolerance": result.reference.tolerance,
+            "accepted": result.accepted,
+        }
 
 
 def random_feeds(runner: Runnable, batch: int) -> Feeds:
-    """Return random inputs of the dtypes and shapes that a model takes.
-
-    Raises:
-        ArtifactError: The model fixes another batch size, or has a dynamic dimension of unknown
-            size.
-    """
+    """Return random inputs of the dtypes and shapes that a model takes."""
     generator = np.random.default_rng(0)
     preprocess = runner.manifest.preprocess if runner.manifest else None
     sizes = dict(zip(("height", "width"), preprocess.size, strict=True)) if preprocess else {}
@@ -176,11 +152,10 @@ def random_feeds(runner: Runnable, batch: int) -> Feeds:
 
 
 def peak_rss_bytes() -> int | None:
-    """Return the largest resident memory of this process so far, in bytes.
+    """Return the largest resident memory of this process so far; `None` where it is unknown.
 
-    It includes the interpreter and libraries; `None` where the system does not report it. On Linux
-    it is VmHWM: `ru_maxrss` of a child starts at its parent's memory (measured: 310 MB for a
-    process of 9 MB).
+    On Linux it is VmHWM: `ru_maxrss` of a child starts at its parent's memory (measured: 310 MB
+    for a process of 9 MB).
     """
     status = STATUS.read_text() if STATUS.exists() else ""
     if match := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):

@@ -68,7 +68,6 @@ class Plan:
 
     layout: str
     metadata: Metadata
-    labels: tuple[str, ...]  # class names of the file's model
     architecture: Architecture  # of the model that the file was saved from
     config: ViTConfig  # of the model wanted: the same, or with another image size or head
     steps: tuple[Step, ...]  # tensors to load
@@ -209,9 +208,9 @@ def plan_load(
     """
     source = str(file.path)
     chosen, binding = _bind(file, layout)
-    metadata = read_metadata(file.path.parent, layout=chosen.name)
     shapes = convert_shapes(file, binding)
-    own, own_labels = read_config(file)
+    beside = read_metadata(file.path.parent, layout=chosen.name)
+    own, metadata = read_config(file) or (None, beside)
     _check_positions(shapes, own, overrides, source=source)
     architecture = resolve(
         shapes.converted,
@@ -231,7 +230,6 @@ def plan_load(
     return Plan(
         layout=chosen.name,
         metadata=metadata,
-        labels=own_labels or metadata.labels,
         architecture=architecture,
         config=config,
         steps=tuple(step for step in binding.steps if step.target not in dropped),
@@ -274,12 +272,12 @@ def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
 
 def _labels(plan: Plan) -> tuple[tuple[str, ...], dict[str, str]]:
     """The labels where they fit the head, and a note for the report where they do not."""
-    classes = plan.config.num_classes
-    if not plan.labels or not any(step.target == "head.weight" for step in plan.steps):
+    labels, classes = plan.metadata.labels, plan.config.num_classes
+    if not labels or not any(step.target == "head.weight" for step in plan.steps):
         return (), {}
-    if len(plan.labels) == classes:
-        return plan.labels, {}
-    return (), {"labels": f"none: {len(plan.labels)} were given, the head has {classes} classes"}
+    if len(labels) == classes:
+        return labels, {}
+    return (), {"labels": f"none: {len(labels)} were given, the head has {classes} classes"}
 
 
 def _choose_head(

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from vit_export.artifact.manifest import METADATA_KEY
+from vit_export.checkpoint.metadata import Metadata
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError, ConfigError, OutputError
 from vit_export.model.vit import VisionTransformer
@@ -19,17 +20,26 @@ from vit_export.variants import ViTConfig
 
 
 def save_checkpoint(
-    model: VisionTransformer, path: str | os.PathLike[str], *, labels: tuple[str, ...] = ()
+    model: VisionTransformer,
+    path: str | os.PathLike[str],
+    *,
+    labels: tuple[str, ...] = (),
+    crop_mode: str = "center",
 ) -> None:
     """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
 
-    The file gets its name when it is complete; `labels` are names of the classes.
+    The file gets its name when it is complete; `labels` are names of the classes, `crop_mode` is
+    that of `Preprocess`.
 
     Raises:
         OutputError: The file cannot be written.
     """
     path = Path(path)
-    about = {"config": dataclasses.asdict(model.config), "labels": list(labels)}
+    about = {
+        "config": dataclasses.asdict(model.config),
+        "labels": list(labels),
+        "crop_mode": crop_mode,
+    }
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,22 +50,25 @@ def save_checkpoint(
         raise OutputError(f"cannot write the checkpoint {path}: {error}") from error
 
 
-def read_config(file: TensorFile) -> tuple[ViTConfig | None, tuple[str, ...]]:
-    """Return the config and labels that `save_checkpoint` wrote; (None, ()) in other files.
+def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
+    """Return the config and metadata that `save_checkpoint` wrote; None in other files.
 
     Raises:
         CheckpointError: The config cannot be read.
     """
     text = file.metadata.get(METADATA_KEY)
     if text is None:
-        return None, ()
+        return None
     try:
         data = json.loads(text)
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in data["config"].items()
         }
-        return ViTConfig(**fields), tuple(data.get("labels", ()))
+        metadata = Metadata(
+            crop_mode=data.get("crop_mode", "center"), labels=tuple(data.get("labels", ()))
+        )
+        return ViTConfig(**fields), metadata
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{file.path}: the config in its metadata key {METADATA_KEY!r} cannot be read "

@@ -1,40 +1,37 @@
 """What every command shares: error messages, output as text and JSON, progress."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
+import json
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from vit_export.errors import OutputError, VitExportError, nearest
 
-if TYPE_CHECKING:
-    from vit_export.cli.report.progress_bar import TerminalProgress
-
 EXTRA_OF = {  # the extra that installs a missing package
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors"), "export"),
     "huggingface_hub": "hub",
-    "matplotlib": "bench",
     "cuda": "tensorrt",
 }
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
 NOTHING_LEFT = "nothing was left behind"
 
 
+class Terminated(SystemExit):
+    """Raised on SIGTERM, so that temporary files are removed; its text says what remains."""
+
+
 class Commands(click.Group):
     """A group that turns errors into messages, and offers the nearest command to a mistyped one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find a command, or offer the nearest ones."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in self.commands:
             raise click.UsageError(f"no command {name!r}{nearest(name, self.commands)}", ctx)
@@ -44,14 +41,14 @@ class Commands(click.Group):
         self, args: Sequence[str] | None = None, **kwargs: Any
     ) -> Any:
         """Run a command; exit with 0, 1 (failed), 2 (wrong usage), or 128 + signal."""
-        kwargs.pop("standalone_mode", None)
+        kwargs["standalone_mode"] = False
         argv = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in argv
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             kwargs["color"] = False
+        before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            with _unwinding_on_sigterm():
-                status = super().main(argv, standalone_mode=False, **kwargs)
+            status = super().main(argv, **kwargs)
         except VitExportError as error:
             fail(error.message, error.exit_code, as_json, hint=error.hint)
         except click.ClickException as error:
@@ -73,28 +70,13 @@ class Commands(click.Group):
             fail(f"interrupted; {str(error) or NOTHING_LEFT}", INTERRUPTED, as_json)
         except Terminated as error:
             fail(f"terminated; {error}", TERMINATED, as_json)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         sys.exit(status if isinstance(status, int) else 0)
 
 
-class Terminated(SystemExit):
-    """Raised on SIGTERM; its text says what the command leaves behind."""
-
-
-@contextlib.contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that temporary files are removed."""
-
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated(NOTHING_LEFT)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise Terminated(NOTHING_LEFT)
 
 
 @contextlib.contextmanager
@@ -108,12 +90,16 @@ def what_remains(remains: Callable[[], str]) -> Iterator[None]:
         raise Terminated(remains()) from error
 
 
-def fail(message: str, status: int, as_json: bool, *, hint: str = "") -> NoReturn:
+def fail(
+    message: str, status: int, as_json: bool, *, hint: str = "", data: Mapping[str, Any] = {}
+) -> NoReturn:
     """Print an error and its hint, with --json as a JSON object too, and exit."""
-    _print_error(message, hint)
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
     if as_json:
         with contextlib.suppress(OutputError, BrokenPipeError):  # the exit status still tells
-            _print_json(_without_empty(error=message, hint=hint))
+            _print(to_json({**data, "error": message, **({"hint": hint} if hint else {})}))
     sys.exit(status)
 
 
@@ -125,50 +111,52 @@ def emit(
     Failures are what went wrong although there is a result: the exit status is then 1, and the
     JSON object has them as `error`.
     """
-    error = "; ".join(failures)
     if as_json:
         click.echo(text, err=True)
-        _print_json(data | _without_empty(error=error, hint=hint))
     else:
         _print(text)
-    if error:
-        _print_error(error, hint)
-        sys.exit(1)
-
-
-def _without_empty(**texts: str) -> dict[str, str]:
-    return {name: text for name, text in texts.items() if text}
+    if failures:
+        fail("; ".join(failures), 1, as_json, hint=hint, data=data)
+    if as_json:
+        _print(to_json(data))
 
 
 def attributes(value: object, names: str) -> dict[str, Any]:
-    """Return some attributes of a result by name, for its JSON object."""
+    """Return some attributes of an object by name."""
     return {name: getattr(value, name) for name in names.split()}
 
 
-def _print_error(error: str, hint: str) -> None:
-    click.echo(f"Error: {error}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
+def to_json(value: Any) -> str:
+    """Return one line of JSON; numbers that are not finite become null, as JSON has none.
 
+    The line is ASCII with escapes where standard output lacks a letter, and where the name of a
+    file has bytes that are not UTF-8.
+    """
+    import msgspec
 
-def _print_json(data: Any) -> None:
-    from vit_export.cli.report.jsonline import to_json
+    from vit_export.artifact.typed_json import plain_number
 
-    line = to_json(data)
-    if _printable(line) != line:
-        import json
+    def plain(item: Any) -> Any:
+        return str(item) if isinstance(item, Path) else plain_number(item)
 
-        line = json.dumps(json.loads(line))  # escapes everything beyond ASCII
-    _print(line)
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=plain)
+        line = msgspec.json.format(encoded, indent=0).decode()
+        line.encode(_encoding())
+    except UnicodeEncodeError:  # a letter, or a surrogate, as Python stores such a byte
+        text = json.dumps(msgspec.to_builtins(value, enc_hook=plain, str_keys=True))
+        return json.dumps(json.loads(text, parse_constant=lambda _: None))
+    return line
 
 
 def _print(text: str) -> None:
-    """Write text to standard output; characters that its encoding lacks become `?`.
+    """Write text to standard output; letters that its encoding lacks become `?`.
 
     Bytes of a file name that are not UTF-8 become escapes as on standard error.
     """
+    text = text.encode("utf-8", "backslashreplace").decode()  # surrogates of file names
     try:
-        click.echo(_printable(text))
+        click.echo(text.encode(_encoding(), "replace").decode(_encoding()))
     except BrokenPipeError:  # the pipe was closed; click handles it
         raise
     except OSError as error:
@@ -176,14 +164,49 @@ def _print(text: str) -> None:
         raise OutputError(f"cannot write to standard output: {reason}") from error
 
 
-def _printable(text: str) -> str:
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    text = text.encode("utf-8", "backslashreplace").decode()  # surrogates of file names
-    return text.encode(encoding, "replace").decode(encoding)
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
-def progress_bar() -> contextlib.closing[TerminalProgress]:
-    """Show progress on standard error; the line is cleared at the end."""
-    from vit_export.cli.report.progress_bar import TerminalProgress
+class ProgressBar(contextlib.AbstractContextManager["ProgressBar"]):
+    """A `vit_export.progress.Progress`: a bar on a terminal, a line per stage elsewhere."""
 
-    return contextlib.closing(TerminalProgress())
+    def __init__(self, stream: TextIO | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        stream = stream or sys.stderr
+        self._console = Console(file=stream, force_terminal=stream.isatty())
+        # whether the stream is a terminal on which a bar can be redrawn
+        self.live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bar = Progress(
+            SpinnerColumn("line"),  # ASCII: any terminal can show it
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[steps]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", steps="")
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
+        if self.live:
+            steps = f"{done}/{total}" if total else ""
+            self._bar.tasks[0].total = total or None  # `update` ignores None
+            self._bar.update(self._task, description=stage, completed=done, steps=steps)
+            self._bar.start()
+        elif stage != self._stage:
+            self.line(stage)
+        self._stage = stage
+
+    def line(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._stage = ""
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self._bar.stop()

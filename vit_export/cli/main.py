@@ -1,7 +1,5 @@
 """The command line `vit-export`: one group, with a command per file of `commands/`."""
 
-from __future__ import annotations
-
 import click
 
 from vit_export import __version__

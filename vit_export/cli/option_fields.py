@@ -3,13 +3,10 @@
 Not cloup: importing it takes longer than importing click, and `--help` has to answer at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -18,7 +15,6 @@ Section = Literal[
     "Regularisation", "Timing", "Run", "Output", "Other options",
 ]  # fmt: skip
 HELP = {"help_option_names": ["-h", "--help"]}
-_TYPES = {"str": str, "int": int, "float": float, "Path": Path}
 
 
 class SectionOption(click.Option):
@@ -33,7 +29,6 @@ class SectionCommand(click.Command):
     """A command whose `--help` lists its options by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections that have options."""
         rows: dict[str, list[tuple[str, str]]] = {section: [] for section in get_args(Section)}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
@@ -49,39 +44,27 @@ def option(
     help: str = "",
     metavar: str | None = None,
     *,
-    short: str = "",
     choices: Sequence[str] = (),
     default: Any = None,
     **attributes: Any,
 ) -> Any:
-    """Declare a field of a dataclass as an option.
+    """Declare a field of a dataclass as an option: `crop_pct` is `--crop-pct`, `output` also `-o`.
 
-    The field's name is the option's: `crop_pct` is `--crop-pct`. Its annotation says whether it
-    is a text, a number, a path, a flag (`bool`) or may be repeated (`tuple[str, ...]`).
-
-    Args:
-        section: Section of `--help`.
-        help: A short sentence.
-        metavar: What `--help` shows for the value.
-        short: A second name of one letter, e.g. `-o`.
-        choices: The only values it takes.
-        default: Value without the option; `--help` shows it.
-        **attributes: Further arguments of `click.Option`.
+    The annotation says whether it is a text, a number, a path, a flag (`bool`) or may be repeated
+    (`tuple[str, ...]`). Other keywords are those of `click.Option`.
     """
     attributes |= {"section": section, "help": help, "metavar": metavar}
     if default is not None:
         attributes |= {"default": default, "show_default": default != ""}
     if choices:
         attributes["type"] = click.Choice(choices)
-    return dataclasses.field(metadata={"short": short, "attributes": attributes})
+    return dataclasses.field(metadata=attributes)
 
 
 def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function a command, with --json as its argument `as_json`.
 
-    Args:
-        kind: A dataclass; its fields are options of the command, and the function gets an
-            instance as its argument `options`.
+    The fields of `kind`, a dataclass, are its options; it gets an instance as `options`.
     """
     fields = dataclasses.fields(kind) if kind is not None else ()
 
@@ -103,16 +86,16 @@ def command(kind: type | None = None) -> Callable[[Callable[..., None]], click.C
 
 
 def _click_option(field: dataclasses.Field[Any]) -> click.Option:
-    declared = str(field.type)
-    annotation = declared.removesuffix(" | None")
-    attributes = dict(field.metadata["attributes"])
-    if annotation == "bool":
+    attributes = dict(field.metadata)
+    optional = type(None) in get_args(field.type)
+    kind = get_args(field.type)[0] if optional else field.type
+    if kind is bool:
         attributes["is_flag"] = True
-        if annotation != declared:
+        if optional:
             attributes["default"] = None  # click's own is False
-    elif annotation.startswith("tuple"):
+    elif get_origin(kind) is tuple:
         attributes["multiple"] = True
-    elif "type" not in attributes:
-        attributes["type"] = _TYPES[annotation]
-    names = (field.metadata["short"], f"--{field.name.replace('_', '-')}", field.name)
-    return SectionOption(list(filter(None, names)), **attributes)
+    else:
+        attributes.setdefault("type", kind)
+    names = [f"--{field.name.replace('_', '-')}", field.name]
+    return SectionOption(["-o", *names] if field.name == "output" else names, **attributes)

@@ -1,7 +1,5 @@
 """Options that several commands share, and the settings they stand for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +38,8 @@ class CheckpointOptions:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
             if name in IDENTITY:
                 raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
-            if name in fields:
-                raise UsageError(f"--set {name} is given twice")
-            if name in own:
-                raise UsageError(f"{name} is given twice: with --set and with an option of its own")
+            if name in fields or name in own:
+                raise UsageError(f"{name} is given twice: with --set, or with its own option too")
             fields[name] = value
         return fields | own
 
@@ -58,7 +54,7 @@ class ProviderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images are prepared; `None` where an option was not given."""
+    """How images are prepared."""
 
     mean: str | None = option(
         "Image preparation",
@@ -73,7 +69,7 @@ class PreparationOptions:
         """Return the fields of a `Preprocess` that were given."""
         return given(**attributes(self, "mean std crop_pct interpolation"))
 
-    def preprocess_of(self, artifact: str) -> Preprocess | None:
+    def preprocess_of(self, artifact: str) -> "Preprocess | None":
         """Return the preparation of an artifact with the given fields; `None` if there are none."""
         changes = self.preparation()
         if not changes:
@@ -85,7 +81,7 @@ class PreparationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """How to convert to a narrower precision; `None` where an option was not given."""
+    """How to convert to a narrower precision."""
 
     precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
@@ -121,13 +117,9 @@ class PrecisionOptions:
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
-            calibration=self.calibration,
             method=self.calibration_method,
-            percentile=self.percentile,
-            smooth=self.smooth,
             images=images,
-            max_drop=self.max_drop,
-            budget=self.budget,
+            **attributes(self, "calibration percentile smooth max_drop budget"),
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 

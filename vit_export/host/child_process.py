@@ -21,7 +21,6 @@ from typing import IO, Any
 import vit_export
 from vit_export.errors import UsageError, VitExportError
 
-Order = dict[str, Any]
 Answer = dict[str, Any]
 LOG_TAIL_BYTES = 3000  # of standard error, for messages
 
@@ -56,14 +55,11 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 class Worker:
-    """A child that answers orders, one line of JSON each.
-
-    It runs `main()` of a module, which calls `answer_orders`.
-    """
+    """A child that answers orders, one line of JSON each: its `main()` calls `answer_orders`."""
 
     def __init__(self, module: str) -> None:
         self._timed_out_after_s: float | None = None
-        self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `close`)
+        self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `__exit__`)
         self._process = subprocess.Popen(
             [sys.executable, "-c", START.format(module=module)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
@@ -74,7 +70,10 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Kill the child, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
 
     def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
         """Call a handler of the child with JSON values; kill the child after `timeout_s`.
@@ -88,7 +87,11 @@ class Worker:
         timer.daemon = True
         timer.start()
         try:
-            line = self._exchange(json.dumps({"order": order, **arguments}))
+            request = json.dumps({"order": order, **arguments})
+            print(request, file=self._process.stdin, flush=True)
+            line = next(iter(self._process.stdout or ()), "")
+        except BrokenPipeError:
+            line = ""
         finally:
             timer.cancel()
         if not line:
@@ -99,17 +102,6 @@ class Worker:
             raise error_type(reply["raised"], hint=reply["hint"])
         return dict(reply["answer"])
 
-    def _exchange(self, order: str) -> str:
-        """Send an order; return the reply, or nothing where the child died."""
-        if self._process.stdin is None or self._process.stdout is None:
-            return ""
-        try:
-            self._process.stdin.write(order + "\n")
-            self._process.stdin.flush()
-            return self._process.stdout.readline()
-        except BrokenPipeError:
-            return ""
-
     def _time_out(self, timeout_s: float) -> None:
         self._timed_out_after_s = timeout_s
         self._process.kill()
@@ -118,12 +110,6 @@ class Worker:
     def alive(self) -> bool:
         """Whether the child can take another order."""
         return self._process.poll() is None
-
-    def close(self) -> None:
-        """Kill the child, whatever it is doing."""
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
 
     def log(self) -> list[str]:
         """Return the last lines that the child wrote to standard error."""
@@ -138,12 +124,11 @@ class Worker:
         signals = {entry.value: entry.name for entry in signal.Signals}
         killed_by = signals.get(-status, f"signal {-status}")
         how = f"exit status {status}" if status >= 0 else f"killed by {killed_by}"
-        lines = self.log()
-        return f"its process ended ({how}): {lines[-1] if lines else 'no message'}"
+        return f"its process ended ({how}): {(self.log() or ['no message'])[-1]}"
 
 
-def answer_orders(handlers: Mapping[str, Callable[[Order], Answer]]) -> None:
-    """Answer the orders on standard input until it ends; the child's side of `Worker`.
+def answer_orders(handlers: Mapping[str, Callable[..., Answer]]) -> None:
+    """Answer the orders on standard input until it ends; the child's side of `Worker.ask`.
 
     What libraries print goes to standard error, so that standard output holds answers only. An
     error of this package becomes a reply; any other ends the process, with its traceback last in
@@ -155,8 +140,7 @@ def answer_orders(handlers: Mapping[str, Callable[[Order], Answer]]) -> None:
             order = json.loads(line)
             reply: dict[str, Any]
             try:
-                reply = {"answer": handlers[order["order"]](order)}
+                reply = {"answer": handlers[order.pop("order")](**order)}
             except VitExportError as error:
                 reply = {"raised": error.message, "hint": error.hint, "exit_code": error.exit_code}
-            replies.write(json.dumps(reply) + "\n")
-            replies.flush()
+            print(json.dumps(reply), file=replies, flush=True)

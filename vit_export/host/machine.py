@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_export import __version__
+from vit_export.host.nvidia import version_of
 from vit_export.host.probes import probe_nvidia, run_probe
 
 BUSY_SHARE = 0.5  # of the cores in use by other processes, which then change the times
@@ -48,10 +47,9 @@ def this_machine(packages: Iterable[str]) -> Machine:
     """Describe this machine, with the versions of those packages that are installed."""
     own = {"vit-export": __version__, "python": platform.python_version()}
     has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return Machine(
         processor=_processor(),
-        cores=cores,
+        cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
         load_average=_load_average(),
         system=f"{platform.system()} {platform.machine()}",
@@ -62,19 +60,14 @@ def this_machine(packages: Iterable[str]) -> Machine:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed."""
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return {name: version for name in packages if (version := version_of(name))}
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

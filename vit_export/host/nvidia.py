@@ -4,8 +4,6 @@ A wheel's metadata does not say which libraries it is linked with, so `ldd` list
 `load_tensorrt` loads libraries into this process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools
@@ -47,10 +45,7 @@ def onnxruntime_wheels() -> tuple[str, ...]:
 
 
 def provider_libraries(provider: str) -> tuple[str, ...]:
-    """Return the NVIDIA libraries that a provider is linked with, e.g. `"libcudart.so.13"`.
-
-    Nothing where the installed wheel lacks the provider, or the system has no `ldd`.
-    """
+    """Return the NVIDIA libraries that a provider of the installed wheel is linked with."""
     spec = importlib.util.find_spec("onnxruntime")
     for folder in (spec and spec.submodule_search_locations) or ():
         library = Path(folder, "capi", PROVIDER_LIBRARIES.get(provider, ""))
@@ -61,7 +56,7 @@ def provider_libraries(provider: str) -> tuple[str, ...]:
 
 @functools.cache
 def linked_libraries(library: Path) -> tuple[str, ...]:
-    """Return the NVIDIA libraries that a shared library is linked with, whether found or not."""
+    """Return what a library needs of NVIDIA, e.g. `"libcudart.so.13"`; empty without `ldd`."""
     try:
         listing = subprocess.run(["ldd", library], capture_output=True, text=True, check=False)
     except OSError:
@@ -76,11 +71,9 @@ def major_version(libraries: Iterable[str], stem: str) -> str:
 
 
 def tensorrt_conflict() -> tuple[str, str] | None:
-    """Return why ONNX Runtime's TensorRT provider cannot use the installed TensorRT.
+    """Return why ONNX Runtime's TensorRT provider cannot use the installed TensorRT, and a remedy.
 
-    Returns:
-        One sentence, and the command that installs the right TensorRT; `None` where the major
-        versions are equal, and where the installed wheel has no such provider.
+    `None` where the major versions are equal, and where the installed wheel has no such provider.
     """
     libraries = provider_libraries(TENSORRT)
     linked, cuda = major_version(libraries, "libnvinfer"), major_version(libraries, "libcudart")

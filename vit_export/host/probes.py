@@ -5,8 +5,6 @@ lists what a wheel was compiled with, and a session falls back to the CPU withou
 Each probe imports what it tries, so the imports are inside the functions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib
@@ -30,16 +28,11 @@ MATMUL_MODEL = bytes.fromhex(
 
 
 def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
-    """Call a probe of this module in a child process.
-
-    Returns:
-        What the probe returned, or `{"error": why}`.
-    """
+    """Call a probe of this module in a child process; where that fails, return `{"error": why}`."""
     with Worker(__name__) as worker:
         try:
-            answer = worker.ask(
-                "probe", timeout_s=TIMEOUT_S, name=probe.__name__, arguments=arguments
-            )
+            order = {"name": probe.__name__, "arguments": arguments}
+            answer = worker.ask("probe", timeout_s=TIMEOUT_S, **order)
         except WorkerError as error:
             answer = {"error": error.message}
         missing = [line for line in worker.log() if "cannot open shared object file" in line]
@@ -50,14 +43,13 @@ def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
 
 def main() -> None:
     """Answer one probe after the other; the child of `run_probe`."""
-    answer_orders({"probe": lambda order: globals()[order["name"]](*order["arguments"])})
+    answer_orders({"probe": lambda name, arguments: globals()[name](*arguments)})
 
 
 def probe_nvidia() -> Answer:
     """Read the driver's version and its GPUs (CUDA Driver API, cuda.h).
 
-    Returns:
-        `{"cuda": "13.0", "gpus": [description, ...]}`, `{"absent": why}` or `{"error": why}`.
+    Returns `{"cuda": "13.0", "gpus": [description, ...]}`, `{"absent": why}` or `{"error": why}`.
     """
     try:
         driver = ctypes.CDLL(DRIVER_LIBRARY)

@@ -1,14 +1,10 @@
 """Labelled images to train on: a folder of class folders, decoded once to a file on disk.
 
-Images are stored at the model's size, uint8 (n, H, W, C), in an unnamed temporary file that is
-mapped into memory. Each is decoded once, not once an epoch, and a data set may be larger than
-memory. One error lists everything that is wrong with a data set.
+Each image is decoded once, not once an epoch, and a data set may be larger than memory. One error
+lists everything that is wrong with a data set.
 """
 
-from __future__ import annotations
-
 import hashlib
-import io
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,15 +40,10 @@ class LabelledImages:
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
-    """Find the training and the validation folder of a data set.
+    """Find the training folder of a data set and, where there is one, the validation folder.
 
-    Returns:
-        `root` and `None`; but `root/train` and `root/val` (or `None`) where `root` holds only
-        such folders: `train` or `training`, `val`, `valid` or `validation`, and `test`, which is
-        not read.
-
-    Raises:
-        DataError: The folders are a split without training images.
+    They are folders in `root` where all folders have the names of a split, among them `test`,
+    which is not read; else `root` itself holds the class folders.
     """
     names = {path.name.lower(): path for path in _folders(root)}
     if not names or not names.keys() <= SPLIT_NAMES:
@@ -69,11 +60,7 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """List the classes of a folder: the names of the folders in it, sorted.
-
-    Raises:
-        DataError: Not a folder, or fewer than two folders in it.
-    """
+    """List the classes of a folder: the names of the folders in it, sorted."""
     names = tuple(folder.name for folder in _folders(root))
     if len(names) < 2:
         found = f"only the folder {names[0]!r}" if names else "no folders"
@@ -85,51 +72,36 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def read_folder(
-    root: Path, preprocess: Preprocess, *, labels: Sequence[str] = (), progress: Progress = silent
+    root: Path, preprocess: Preprocess, labels: tuple[str, ...], progress: Progress = silent
 ) -> LabelledImages:
     """Read a folder that holds one folder of images per class.
 
-    Classes are the folders' names in sorted order. The images of a class are all images in its
-    folder and below (see `folder.is_image_file`), as for torchvision's `ImageFolder`.
-
-    Args:
-        root: The folder of class folders.
-        preprocess: How images are brought to the model's size.
-        labels: The classes of the training images, where these are for validation: every folder
-            must be one of them.
-        progress: Called after each image.
-
-    Raises:
-        DataError: No folder, fewer than two classes, a class that is not in `labels`, a class
-            without images, or images that cannot be decoded (all are named).
-        OutputError: The disk is full.
+    The images of a class are all images in its folder and below, as for torchvision's
+    `ImageFolder`. `labels` are the classes of the training images; for validation, some may be
+    missing in `root`.
     """
-    classes = tuple(labels) or class_names(root)
     folders = _folders(root)
-    unknown = [folder.name for folder in folders if folder.name not in classes]
+    unknown = [folder.name for folder in folders if folder.name not in labels]
     if unknown:
         raise DataError(
             f"cannot validate on {root}: the training folder has no images of {len(unknown)} of "
             f"its class folders{listed(unknown)}",
         )
     stray = [p for p in root.iterdir() if p.is_file() and not p.name.startswith(".")]
-    paths, targets, empty = [], [], []
-    for folder in folders:
-        images, others = split_files(folder)
-        paths += images
-        targets += [classes.index(folder.name)] * len(images)
-        stray += others
-        if not images:
-            empty.append(folder.name)
-    if not paths:
-        empty = list(classes)
+    files = {folder.name: split_files(folder) for folder in folders}
+    empty = [name for name, (images, _) in files.items() if not images] if files else labels
     if empty:
         raise DataError(
             f"cannot train on {root}: {len(empty)} of its class folders hold no images "
             f"({', '.join(SUFFIXES)}){listed(empty)}",
             hint="add images or remove the folders",
         )
-    data = spool(_decoded(paths, root, preprocess), targets, classes, progress)
+    paths, targets = [], []
+    for name, (images, others) in files.items():
+        paths += images
+        targets += [labels.index(name)] * len(images)
+        stray += others
+    data = spool(_decoded(paths, root, preprocess), targets, labels, progress)
     ignored = tuple(sorted(path.relative_to(root).as_posix() for path in stray))
     return replace(data, ignored=ignored)
 
@@ -175,35 +147,26 @@ def spool(
     labels: tuple[str, ...],
     progress: Progress,
 ) -> LabelledImages:
-    """Write images of one shape to a temporary file and map it into memory, read-only.
-
-    Raises:
-        OutputError: The disk is full.
-    """
+    """Write images of one shape to an unnamed temporary file, mapped into memory read-only."""
     classes = np.array(targets, dtype=np.int64)
-    count, shape = len(classes), ()
+    count, shape, size = len(classes), (), 0
     digest = hashlib.sha256(classes.tobytes())
-    with tempfile.TemporaryFile(buffering=0) as file:
-        for done, image in enumerate(images, start=1):
-            shape, data = image.shape, image.tobytes()
-            digest.update(data)
-            _append(file, data, need=count * len(data))
-            progress("decoding images", done, count)
-        pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape))
-    return LabelledImages(images=pixels, targets=classes, labels=labels, sha256=digest.hexdigest())
-
-
-def _append(file: io.FileIO, data: bytes, *, need: int) -> None:
-    left = memoryview(data)
     try:
-        while left:
-            left = left[file.write(left) :]
+        with tempfile.TemporaryFile() as file:
+            for done, image in enumerate(images, start=1):
+                data, shape, size = image.tobytes(), image.shape, image.nbytes
+                digest.update(data)
+                file.write(data)
+                progress("decoding images", done, count)
+            file.flush()
+            pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape))
     except OSError as error:
         raise OutputError(
-            f"cannot write the decoded images, {need / 1e9:.1f} GB, to {tempfile.gettempdir()}: "
-            f"{error.strerror}",
+            f"cannot write the decoded images, {count * size / 1e9:.1f} GB, to "
+            f"{tempfile.gettempdir()}: {error.strerror}",
             hint="free some space, or set TMPDIR to a folder on a larger disk",
         ) from error
+    return LabelledImages(images=pixels, targets=classes, labels=labels, sha256=digest.hexdigest())
 
 
 def listed(items: Sequence[str]) -> str:

@@ -7,11 +7,14 @@ whose images are arrays, numpy is enough. Shape letters: C channels, H W pixels.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import struct
 import sys
 import zlib
+from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Decoded: TypeAlias = "Image.Image | Pixels"
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels"
 
 # Pillow's name of each format that is read, and the suffixes of its files. No other reader of
@@ -45,11 +49,10 @@ BYTES = (bytes, bytearray, memoryview)  # types of an image file's content
 MAX_PIXELS = 178_956_970  # Pillow's own limit too: a decoded RGB image of 0.5 GB
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_EXIF_ORIENTATION = 0x0112
-# EXIF orientation -> the transposition that undoes it
+# EXIF orientation -> the transposition that undoes it; `ImageOps.exif_transpose` copies every image
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
             6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
-_WHOLE_RANGE_I = ("PNG", "PPM")  # formats whose mode "I" runs from 0 to 65535 by definition
+_LUMA = np.array([[19595], [38470], [7471]], dtype=np.uint32)  # ITU-R 601-2 in 16 bits, as Pillow
 
 # What Pillow's readers raise on a header that is not of their format ...
 _NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
@@ -58,7 +61,7 @@ _DAMAGED = (*_NOT_THIS_FORMAT, OSError, EOFError, ValueError, KeyError, Attribut
             OverflowError, RuntimeError, zlib.error, Warning)  # fmt: skip
 
 
-def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
+def decode(source: ImageSource, color: str) -> Decoded:
     """Decode an image, turn it upright, and convert it to 8 bits and one colour space.
 
     Args:
@@ -68,9 +71,6 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
 
     Returns:
         A Pillow image of mode `color`; an array (H, W, C) where an array was given.
-
-    Raises:
-        ImageError: Not an image, damaged, too large, or of an unknown range of values.
     """
     if isinstance(source, np.ndarray):
         return _convert_array(source, color)
@@ -85,7 +85,7 @@ def decode(source: ImageSource, color: str) -> Image.Image | Pixels:
             "a file or Pillow image was given to a model that reads neither RGB nor grey",
             hint="pass a uint8 array (H, W, C) with the model's channels",
         )
-    require_pillow("reading an image")
+    require("PIL.Image", "reading an image needs Pillow", package="pillow")
     if isinstance(source, str | os.PathLike):
         with open_file(source, what="image", error=ImageError) as stream:
             return _read(stream, os.fspath(source), color)
@@ -107,31 +107,26 @@ def is_pillow_image(source: object) -> bool:
     return image_class is not None and isinstance(source, image_class)
 
 
-def as_array(picture: Image.Image | Pixels) -> Pixels:
+def as_array(picture: Decoded) -> Pixels:
     """Return the pixels of a decoded image, uint8 (H, W, C); they may share its memory."""
     array = np.asarray(picture)
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def check_uint8(array: npt.NDArray[np.generic]) -> None:
-    """Raise ImageError unless an array holds pixels from 0 to 255."""
+def require(module: str, problem: str, *, package: str) -> ModuleType:
+    """Import a module; where it is missing, raise ImageError with the problem and the package."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImageError(problem, hint=f"pip install {package}") from error
+
+
+def _convert_array(array: Pixels, color: str) -> Pixels:
     if array.dtype != np.uint8:
         raise ImageError(
             f"pixels were given as {array.dtype}, expected uint8 (H, W, C) with values 0..255, "
             "before any normalisation"
         )
-
-
-def require_pillow(purpose: str) -> None:
-    """Raise ImageError where Pillow is not installed."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImageError(f"{purpose} needs Pillow", hint="pip install pillow") from error
-
-
-def _convert_array(array: Pixels, color: str) -> Pixels:
-    check_uint8(array)
     if array.ndim == 2 and color:
         array = array[:, :, None]
     if array.size == 0 or array.ndim != 3 or (color and array.shape[2] not in (1, 3, 4)):
@@ -147,13 +142,7 @@ def _convert_array(array: Pixels, color: str) -> Pixels:
     array = array[:, :, :3]  # without alpha
     if color == "RGB":
         return array if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
-    return array if array.shape[2] == 1 else _grey(array)
-
-
-def _grey(rgb: Pixels) -> Pixels:
-    """ITU-R 601-2 luma in Pillow's fixed-point arithmetic: (H, W, 3) to (H, W, 1)."""
-    weights = np.array([[19595], [38470], [7471]], dtype=np.uint32)
-    return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)
+    return array if array.shape[2] == 1 else ((array @ _LUMA + 0x8000) >> 16).astype(np.uint8)
 
 
 def _read(stream: BinaryIO, name: str, color: str) -> Image.Image:
@@ -180,38 +169,29 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     """
     from PIL import Image
 
-    def register_heif() -> None:
-        if prefix[4:8] != b"ftyp" or prefix[8:12] not in _HEIF_BRANDS:
-            return
-        try:
-            import pillow_heif
-        except ImportError as error:
-            raise ImageError(
-                f"{name}: is a HEIC image, which Pillow alone does not read",
-                hint="pip install pillow-heif",
-            ) from error
-        pillow_heif.register_heif_opener()
-
     prefix = stream.read(16)
     if not prefix:
         raise ImageError(f"{name}: is empty (0 bytes), expected an image")
-    tried: set[str] = set()
-    findings: list[str] = []
-    for register_readers in (Image.preinit, Image.init, register_heif):
-        register_readers()
-        for format_name in [f for f in FORMATS if f in Image.OPEN and f not in tried]:
-            tried.add(format_name)
-            factory, accept = Image.OPEN[format_name]
-            verdict = accept(prefix) if accept else True
-            if isinstance(verdict, str):  # e.g. a codec that this Pillow was built without
-                findings.append(verdict)
-            elif verdict:
-                stream.seek(0)
-                try:
-                    return factory(stream, name)
-                except _NOT_THIS_FORMAT as error:
-                    if accept:
-                        findings.append(f"it starts like {format_name}, but: {error}")
+    findings = []
+    Image.preinit()  # the most common readers
+    for format_name in FORMATS:
+        if format_name not in Image.OPEN:
+            Image.init()
+            if format_name == "HEIF" and prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
+                problem = f"{name}: is a HEIC image, which Pillow alone does not read"
+                require("pillow_heif", problem, package="pillow-heif").register_heif_opener()
+        if format_name not in Image.OPEN:
+            continue
+        factory, accept = Image.OPEN[format_name]
+        verdict = not accept or accept(prefix)
+        if isinstance(verdict, str):  # e.g. a codec that this Pillow was built without
+            findings.append(verdict)
+        elif verdict:
+            stream.seek(0)
+            try:
+                return factory(stream, name)
+            except _NOT_THIS_FORMAT as error:
+                findings.append(f"it starts like {format_name}, but: {error}")
     reason = f" ({'; '.join(findings)})" if findings else ""
     raise ImageError(f"{name}: is not an image in a supported format{reason}; expected one of "
                      f"{', '.join(FORMATS)}")  # fmt: skip
@@ -219,11 +199,13 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
 
 def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
     """Decode, convert to 8 bits, turn upright, convert the colours; leave the image as it is."""
-    from PIL import Image
+    from PIL import ExifTags, Image
 
     try:
         image.load()
-        method = _transposition(image)
+        method = None
+        with suppress(*_DAMAGED):  # of EXIF; the pixels are intact
+            method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         image = _eight_bits(image, name=name)
         if method is not None:
             image = image.transpose(Image.Transpose[method])
@@ -234,19 +216,12 @@ def _convert(image: Image.Image, color: str, *, name: str) -> Image.Image:
         raise ImageError(f"{name}: cannot be decoded to {color!r} ({error})") from error
 
 
-def _transposition(image: Image.Image) -> str | None:
-    """Return the transposition that EXIF requires; none where EXIF is missing or damaged."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except _DAMAGED:
-        return None
-
-
 def _eight_bits(image: Image.Image, *, name: str) -> Image.Image:
     """Scale 16-bit grey to 8 bits: round(value / 257), which maps 65535 to 255."""
     from PIL import Image
 
-    if image.mode == "F" or (image.mode == "I" and image.format not in _WHOLE_RANGE_I):
+    # mode "I" runs from 0 to 65535 by definition in PNG and PPM
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = "floating point" if image.mode == "F" else "32-bit integer"
         raise ImageError(
             f"{name}: has {kind} pixels of unknown range, expected 8 or 16 bits",

@@ -5,8 +5,6 @@ is a square grey image, pixels row by row from 0 (black) to 255. Predictions are
 `ImageId,Label`, counted from 1.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -28,38 +26,20 @@ from vit_export.progress import Progress, silent
 LABELS = tuple("0123456789")
 
 
-def read_digits(
-    path: Path, preprocess: Preprocess, *, progress: Progress = silent
-) -> LabelledImages:
-    """Read a training file: a label from 0 to 9 and a square grey image per row.
-
-    Raises:
-        DataError: Another kind of file, no rows, or bad rows (listed by line number).
-        OutputError: The disk is full.
-    """
+def read_digits(path: Path, preprocess: Preprocess, progress: Progress = silent) -> LabelledImages:
+    """Read a training file: a label from 0 to 9 and a square grey image per row."""
     rows = _read_rows(path, leading=("label",))
     return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
 
 
 def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
-    """Read a test file: a square grey image per row, without labels.
-
-    Returns:
-        uint8 (n, H, W, C) at the model's size, in the order of the rows.
-
-    Raises:
-        DataError, OutputError: As `read_digits`.
-    """
+    """Read a test file: a square grey image per row, without labels, as uint8 (n, H, W, C)."""
     rows = _read_rows(path, leading=())
     return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
-    """Write the predicted classes (n,) of a test file: `ImageId,Label`.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write the predicted classes (n,) of a test file: `ImageId,Label`."""
     lines = [f"{number},{label}" for number, label in enumerate(predictions, start=1)]
     try:
         path.write_text("\n".join(["ImageId,Label", *lines, ""]), encoding="utf-8")

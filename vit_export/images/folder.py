@@ -1,7 +1,5 @@
 """Which files are images, and which images a folder, a pattern or a list stands for."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -22,11 +20,7 @@ Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file counts as an image where a folder or a pattern is searched.
-
-    It does if it is a regular file (or a link to one) with an image's suffix, whatever its case,
-    and a name that does not start with a dot.
-    """
+    """Whether a path is a regular file with an image's suffix, and not a hidden one."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -51,10 +45,6 @@ def list_images(source: str | os.PathLike[str]) -> list[Path]:
         source: A folder: all images in it and below, in sorted order. A pattern such as
             `"photos/**/*.jpg"`: the images that match, in sorted order. Any other path, or one
             that exists: this path alone, whatever its suffix.
-
-    Raises:
-        ImageError: The path is empty.
-        DataError: No image in the folder, or none that matches the pattern.
     """
     if not os.fspath(source):
         raise ImageError(
@@ -95,12 +85,7 @@ def is_one_image(images: object) -> bool:
 
 
 def iterate_images(images: Images) -> Iterator[ImageSource]:
-    """Yield images one by one; folders and patterns, also inside a list, yield their files.
-
-    Raises:
-        ImageError: An empty path.
-        DataError: A folder or pattern without images.
-    """
+    """Yield images one by one; folders and patterns, also inside a list, yield their files."""
     sources = [images] if is_one_image(images) or isinstance(images, str | os.PathLike) else images
     for source in cast("Iterable[ImageSource]", sources):
         if isinstance(source, str | os.PathLike):
@@ -114,10 +99,7 @@ def _is_pattern(path: Path) -> bool:
 
 
 def user_pictures(source: str | os.PathLike[str], preprocess: Preprocess) -> Pixels:
-    """Prepare the user's pictures for a golden file, uint8 (S, H, W, C).
-
-    At most `MAX_USER_PICTURES` of the images that `list_images` finds are taken, evenly spread.
-    """
+    """Prepare a few of the user's images for a golden file, uint8 (S, H, W, C)."""
     files = list_images(source)
     chosen = spread(len(files), MAX_USER_PICTURES)
     return np.stack([resize_and_crop(files[i], preprocess) for i in chosen])

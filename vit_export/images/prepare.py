@@ -5,11 +5,8 @@ The pixels are those of timm's evaluation transform (`timm.data.create_transform
 has the model's size needs numpy only. Shape letters: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +15,20 @@ from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ImageError
 from vit_export.images.decode import (
     MAX_PIXELS,
+    Decoded,
     ImageSource,
     Pixels,
     as_array,
-    check_uint8,
     decode,
-    require_pillow,
+    require,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Prepare several images, of any sizes, as one batch of `pixel_values`.
 
     Args:
-        images: Each as `resize_and_crop` takes it; a uint8 array (B, H, W, C) is B images.
+        images: Each as `decode` takes it; a uint8 array (B, H, W, C) is B images.
         preprocess: From the artifact's manifest.
 
     Returns:
@@ -62,26 +56,10 @@ def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.
 
 
 def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Scale to [0, 1], subtract the mean, divide by the standard deviation, all in float32.
+    """Normalise pixels, uint8 (..., H, W, C), to contiguous float32 (..., C, H, W).
 
-    It gives the same bits as torchvision's `ToTensor` and `Normalize`.
-
-    Args:
-        pixels: uint8 (..., H, W, C).
-        preprocess: From the artifact's manifest.
-
-    Returns:
-        float32 (..., C, H, W), contiguous.
-
-    Raises:
-        ImageError: Another dtype or number of channels.
+    All is computed in float32: the same bits as torchvision's `ToTensor` and `Normalize`.
     """
-    check_uint8(pixels)
-    if pixels.ndim < 3 or pixels.shape[-1] != len(preprocess.mean):
-        raise ImageError(
-            f"pixels of shape {pixels.shape} were given to normalise, expected "
-            f"(..., H, W, {len(preprocess.mean)})"
-        )
     values = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
     values /= np.float32(255)
     values -= np.array(preprocess.mean, dtype=np.float32)[:, None, None]
@@ -92,15 +70,8 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
 def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     """Convert one image to the model's colour space, resize it, and cut its centre.
 
-    Args:
-        image: As `decode` takes it; with `preprocess.color == ""` an array (H, W, C) only.
-        preprocess: From the artifact's manifest.
-
     Returns:
         uint8 (H, W, C) of `preprocess.size`. It may share the memory of an array given.
-
-    Raises:
-        ImageError: The image cannot be read, or not be prepared for this model.
     """
     pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):
@@ -125,7 +96,7 @@ def _resized_hw(height: int, width: int, preprocess: Preprocess) -> tuple[int, i
     return rows, int(rows * width / height)
 
 
-def _resize(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+def _resize(picture: Decoded, preprocess: Preprocess) -> Pixels:
     """Resize with Pillow, unless the image has its size before the crop already."""
     given = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
     height, width = _resized_hw(given[0], given[1], preprocess)
@@ -137,17 +108,16 @@ def _resize(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
             f"model it would be {height, width}",
             hint="crop it first",
         )
-    require_pillow("resizing an image")
+    require("PIL.Image", "resizing an image needs Pillow", package="pillow")
     from PIL import Image
 
     method = Image.Resampling[preprocess.interpolation.upper()]
-    if not isinstance(picture, np.ndarray):
-        return as_array(picture.resize((width, height), method))
-    if picture.shape[2] == 3:
-        return as_array(Image.fromarray(picture).resize((width, height), method))
-    # Channel by channel: Pillow would take a fourth for transparency.
-    planes = (Image.fromarray(plane) for plane in np.moveaxis(picture, -1, 0))
-    return np.stack([np.asarray(p.resize((width, height), method)) for p in planes], axis=-1)
+    if isinstance(picture, np.ndarray) and picture.shape[2] != 3:
+        # channel by channel: Pillow would take a fourth for transparency
+        planes = (Image.fromarray(plane) for plane in np.moveaxis(picture, -1, 0))
+        return np.stack([np.asarray(p.resize((width, height), method)) for p in planes], axis=-1)
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    return as_array(image.resize((width, height), method))
 
 
 def _center_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -122,12 +122,13 @@ def build_engine(
         built = build_plan(backend, graph, manifest, plan, settings, gpu=gpu, progress=progress)
         targets = ", ".join(built.compute_capabilities)
         here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-        unmeasured = Stage.unmeasured(
-            f"onnx -> {backend.name} engine",
+        reason = f"built for compute capability {targets}, and {here}; measured at its first load"
+        unmeasured = Stage(
+            name=f"onnx -> {backend.name} engine",
             provider=backend.name,
             samples=samples,
-            reason=f"built for compute capability {targets}, and {here}; measured at its first "
-            "load",
+            passed=None,
+            reasons=(reason,),
         )
         sidecar = Sidecar(
             manifest=manifest.replace(

@@ -1,6 +1,7 @@
 """Export a model to ONNX: load, record, export, simplify, gate, publish."""
 
 import dataclasses
+import gc
 import os
 import time
 from dataclasses import dataclass
@@ -192,6 +193,7 @@ def _pack_and_gate(
 
     def gate(file: Path, stage: str) -> Comparison:
         progress(f"measure {stage}")
+        gc.collect()  # takes a second with torch loaded, and frees reference cycles
         trim_memory()
         runner = OrtRunner(file, provider="cpu")
         comparison = compare(runner, golden, manifest=manifest, stage=stage)

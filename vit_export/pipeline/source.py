@@ -100,7 +100,7 @@ def _load_vision_transformer(
     elif source is not None:
         model = create_model(get_variant(source, **_config_changes(settings)), seed=settings.seed)
         preprocess = Preprocess.of(model.config)
-        origin = Weights.drawn(settings.seed)
+        origin = Weights(source=f"random (seed {settings.seed})", seed=settings.seed)
     else:
         raise UsageError(
             "there is nothing to export",

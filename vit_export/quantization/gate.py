@@ -91,10 +91,9 @@ def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Compar
             "ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
             f"({error.message}); it was measured with every operation rounded"
         )
-        samples = trials.golden.samples
-        return Comparison(
-            stage=Stage.unmeasured(name, provider=provider, samples=samples, reason=reason)
-        )
+        samples, reasons = trials.golden.samples, (reason,)
+        stage = Stage(name=name, provider=provider, samples=samples, passed=None, reasons=reasons)
+        return Comparison(stage=stage)
 
 
 def _compare(runner: OrtRunner, trials: TrialConverter, stage: str) -> Comparison:

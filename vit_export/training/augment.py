@@ -1,9 +1,4 @@
-"""Random rotations and shifts of a batch of images, in torch.
-
-Random numbers are drawn on the CPU, so that one seed gives the same images on every device.
-"""
-
-from __future__ import annotations
+"""Random rotations and shifts of a batch of images, in torch."""
 
 import math
 
@@ -13,23 +8,16 @@ from torch import Tensor
 
 
 def rotate_and_shift(images: Tensor, *, degrees: float, shift: float) -> Tensor:
-    """Rotate and shift each image by a random amount of its own.
+    """Rotate and shift each image, (B, C, H, W), by a random amount of its own.
 
-    Pixels from outside the image mirror it at its edge. Random numbers come from torch's global
-    CPU generator.
-
-    Args:
-        images: Float (B, C, H, W).
-        degrees: Largest rotation about the centre, either way.
-        shift: Largest shift, either way, as a share of the height and of the width.
-
-    Returns:
-        Float (B, C, H, W), resampled bilinearly; `images` itself where both limits are 0.
+    Both limits count either way; `shift` is a share of the height and of the width. Pixels from
+    outside the image mirror it at its edge.
     """
     if degrees == 0 and shift == 0:
         return images
     count, _, height, width = images.shape
-    turn, right, down = (2 * torch.rand(3, count) - 1).unbind(0)  # each (B,), in [-1, 1)
+    # each (B,), in [-1, 1); from the CPU's generator: one seed, the same images on every device
+    turn, right, down = (2 * torch.rand(3, count) - 1).unbind(0)
     cos, sin = torch.cos(turn * math.radians(degrees)), torch.sin(turn * math.radians(degrees))
     # the grid's unit is half a side: a rotation must not shear an image that is not square
     aspect = height / width

@@ -1,14 +1,5 @@
-"""Files of a training run: their names, the history, and the state that `--resume` reads.
+"""Results of a training run's epochs, its files, and the state that `--resume` reads."""
 
-Next to the checkpoint `digits.safetensors` stand `digits.history.jsonl` and `digits.state.pt`, and
-until the run ends `digits.best.safetensors`. `digits.last.safetensors` and `digits.curve.png` are
-written at the end.
-"""
-
-from __future__ import annotations
-
-import dataclasses
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +10,26 @@ from typing import Any
 import torch
 
 from vit_export.errors import CheckpointError, OutputError, UsageError
-from vit_export.training.epoch_record import EpochRecord
 
 STATE_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """Results of one epoch: means over the training images and over the validation images."""
+
+    epoch: int  # counted from 1
+    learning_rate: float  # of its last step
+    train_loss: float
+    train_accuracy: float  # share of augmented images, while the weights still change
+    val_loss: float
+    val_accuracy: float
+    time_s: float
+
+
+def best_of(history: Sequence[EpochRecord]) -> EpochRecord:
+    """Return the first epoch with the most correct validation images and, of these, least loss."""
+    return max(history, key=lambda record: (record.val_accuracy, -record.val_loss))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +44,8 @@ class TrainingFiles:
     state: Path  # everything that `--resume` needs
 
     @classmethod
-    def beside(cls, checkpoint: Path) -> TrainingFiles:
-        """Name the files after the checkpoint.
-
-        Raises:
-            UsageError: The name does not end in .safetensors.
-        """
+    def beside(cls, checkpoint: Path) -> "TrainingFiles":
+        """Name the files after the checkpoint."""
         if checkpoint.suffix != ".safetensors":
             raise UsageError(
                 f"cannot write a checkpoint to {checkpoint}: expected a name that ends in "
@@ -58,11 +62,7 @@ class TrainingFiles:
         )
 
     def make_folder(self) -> None:
-        """Make the folder of the files.
-
-        Raises:
-            OutputError: The folder cannot be made.
-        """
+        """Make the folder of the files."""
         folder = self.checkpoint.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,45 +70,24 @@ class TrainingFiles:
             raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingState:
-    """What the next epochs depend on; random numbers follow from the seed and the epoch."""
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write `origin`, `history`, `model` and `optimizer`, replacing an older file in one step.
 
-    origin: Mapping[str, Any]  # settings, config and data, which must be the same to resume
-    history: Sequence[EpochRecord]  # the epochs so far
-    model: Mapping[str, Any]  # state_dict; empty once the run has ended and its files hold it
-    optimizer: Mapping[str, Any]  # state_dict; empty likewise
-
-
-def write_history(path: Path, history: Sequence[EpochRecord]) -> None:
-    """Write one JSON object per epoch and line."""
-    lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in history]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def save_state(path: Path, state: TrainingState) -> None:
-    """Write the state, replacing an older one in one step.
-
-    Raises:
-        OSError: The file cannot be written.
+    The origin (settings, config and data) must be the same to resume. Both state_dicts are empty
+    once the run has ended and its files hold the weights.
     """
-    history = [dataclasses.asdict(record) for record in state.history]
-    content = {"schema": STATE_SCHEMA, **vars(state), "history": history}
     temporary = path.with_suffix(".pt.part")
     try:
-        torch.save(content, temporary)
+        torch.save({"schema": STATE_SCHEMA, **state}, temporary)
     except RuntimeError as error:  # how torch's own file writer fails
         raise OSError(f"{temporary}: {error}") from error
     temporary.replace(path)
 
 
-def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
-    """Read the state of a run to resume, which must have this origin.
-
-    Raises:
-        UsageError: No such file, or it belongs to a run with another origin.
-        CheckpointError: The file is damaged or not a state.
-    """
+def load_state(
+    path: Path, *, origin: Mapping[str, Any]
+) -> tuple[list[EpochRecord], dict[str, Any], dict[str, Any]]:
+    """Read history, model and optimizer of a run to resume, which must have this origin."""
     if not path.is_file():
         raise UsageError(
             f"cannot resume: found no {path}, the state of an earlier run with the same output",
@@ -121,8 +100,7 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
         if content["schema"] != STATE_SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         history = [EpochRecord(**record) for record in content["history"]]
-        parts = {name: content[name] for name in ("origin", "model", "optimizer")}
-        state = TrainingState(history=history, **parts)
+        model, optimizer, then = (content[name] for name in ("model", "optimizer", "origin"))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"cannot resume: {path} is not a training state that this version wrote "
@@ -130,14 +108,14 @@ def load_state(path: Path, *, origin: Mapping[str, Any]) -> TrainingState:
             hint="start without --resume",
         ) from e
     changed = [
-        f"  {name}: {state.origin.get(name)!r} then, {value!r} now"
+        f"\n  {name}: {then.get(name)!r} then, {value!r} now"
         for name, value in origin.items()
-        if state.origin.get(name) != value
+        if then.get(name) != value
     ]
     if changed:
         raise UsageError(
-            f"cannot resume {path}: it belongs to a run with other settings or data\n"
-            + "\n".join(changed),
+            f"cannot resume {path}: it belongs to a run with other settings or data"
+            + "".join(changed),
             hint="use the same settings and data, or start without --resume",
         )
-    return state
+    return history, model, optimizer

@@ -4,9 +4,8 @@ Every epoch draws its random numbers from the seed and its own number alone: on 
 was interrupted and resumed ends in bit-identical weights.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +24,12 @@ from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, VitExportError
 from vit_export.model.vit import VisionTransformer
 from vit_export.training.augment import rotate_and_shift
-from vit_export.training.epoch_record import EpochRecord, best_of
 from vit_export.training.history import (
+    EpochRecord,
     TrainingFiles,
-    TrainingState,
+    best_of,
     load_state,
     save_state,
-    write_history,
 )
 from vit_export.training.predict import autocast, memory_errors, normalized, predict_logits
 from vit_export.training.recipe import Recipe, learning_rate, make_optimizer
@@ -51,46 +49,22 @@ class EpochProgress:
     finished: EpochRecord | None = None  # the whole epoch, validation included, at its end
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """Result of a finished run."""
-
-    best: EpochRecord  # the epoch whose weights are in the checkpoint
-    history: tuple[EpochRecord, ...]
-    files: TrainingFiles
-    stopped_early: bool  # patience ran out before the last epoch
-    num_train: int  # images
-    num_validation: int  # images
-
-
 def train(
     model: VisionTransformer,
     split: Split,
     recipe: Recipe,
     files: TrainingFiles,
     *,
-    device: torch.device,
+    crop_mode: str,
     resume: bool,
     progress: Callable[[EpochProgress], None],
-) -> TrainingResult:
-    """Train a model and keep the weights of the epoch that is best on the validation images.
+) -> list[EpochRecord]:
+    """Train a model in place, on its device; it ends with the weights of the best epoch.
 
-    Args:
-        model: Changed in place; afterwards in evaluation mode, with the best epoch's weights.
-        split: Images at the size of the model, in as many classes as it has.
-        recipe: Hyperparameters.
-        files: Where to write.
-        device: Where to compute.
-        resume: Continue the interrupted run that wrote these files.
-        progress: Called after each step, and again when the files of an epoch are written.
-
-    Raises:
-        UsageError: No matching run can be resumed.
-        CheckpointError: The state of the run to resume is damaged or incomplete.
-        OutputError: A file cannot be written.
-        VitExportError: The loss is no longer finite, or the device's memory is full.
+    `crop_mode` is written to the checkpoints. `progress` is called after each step, and again when
+    the files of an epoch are written.
     """
-    run = _Run(model, split, recipe, files, device, progress)
+    run = _Run(model, split, recipe, files, crop_mode, progress)
     if resume:
         run.resume()
     while not run.ended:
@@ -103,14 +77,7 @@ def train(
         run.finish()
     model.load_state_dict(load_file(files.checkpoint))
     model.eval()
-    return TrainingResult(
-        best=best_of(run.history),
-        history=tuple(run.history),
-        files=files,
-        stopped_early=len(run.history) < recipe.epochs,
-        num_train=len(split.train_rows),
-        num_validation=len(split.validation_rows),
-    )
+    return run.history
 
 
 @contextmanager
@@ -132,13 +99,19 @@ class _Run:
     split: Split
     recipe: Recipe
     files: TrainingFiles
-    device: torch.device
+    crop_mode: str
     progress: Callable[[EpochProgress], None]
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model.to(self.device)
+        self.device = self.model.cls_token.device
         self.optimizer = make_optimizer(self.model, self.recipe)
+        self.origin = {
+            **dataclasses.asdict(self.recipe),
+            **dataclasses.asdict(self.model.config),
+            "labels": self.split.train.labels,
+            "data sha256": "+".join(data.sha256 for data in self.split.data_sets),
+        }
 
     @property
     def ended(self) -> bool:
@@ -148,20 +121,9 @@ class _Run:
             return True
         return epochs >= self.recipe.epochs
 
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Settings, config and data, which must be the same to resume."""
-        return {
-            **dataclasses.asdict(self.recipe),
-            **dataclasses.asdict(self.model.config),
-            "labels": self.split.train.labels,
-            "data sha256": "+".join(data.sha256 for data in self.split.data_sets),
-        }
-
     def resume(self) -> None:
         """Read weights, optimizer and history of an earlier run."""
-        state = load_state(self.files.state, origin=self.origin)
-        self.history = list(state.history)
+        self.history, model, optimizer = load_state(self.files.state, origin=self.origin)
         best, published = self.files.best, self.files.checkpoint
         if not (best.is_file() or (self.ended and published.is_file())):
             raise CheckpointError(
@@ -169,34 +131,33 @@ class _Run:
                 f"{len(self.history)} epochs so far",
                 hint="restore the file, or start without --resume",
             )
-        if state.model:
-            self.model.load_state_dict(state.model)
-            self.optimizer.load_state_dict(dict(state.optimizer))
+        if model:
+            self.model.load_state_dict(model)
+            self.optimizer.load_state_dict(optimizer)
 
     def save_epoch(self) -> None:
         """Write the weights if they are the best so far, the history, and the state last."""
         if best_of(self.history) is self.history[-1]:
             self._save_weights(self.files.best)
-        write_history(self.files.history, self.history)
+        lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in self.history]
+        self.files.history.write_text("".join(lines), encoding="utf-8")
         self._save_state(model=self.model.state_dict(), optimizer=self.optimizer.state_dict())
 
     def finish(self) -> None:
-        """Write the last weights, publish the best, and leave a state without weights.
-
-        Does nothing where the run had already finished before it was resumed.
-        """
-        if not self.files.best.is_file():
+        """Write the last weights, publish the best, and leave a state without weights."""
+        if not self.files.best.is_file():  # the run had finished before it was resumed
             return
         self._save_weights(self.files.last)
         self.files.best.replace(self.files.checkpoint)
         self._save_state(model={}, optimizer={})
 
     def _save_weights(self, path: Path) -> None:
-        save_checkpoint(self.model, path, labels=self.split.train.labels)
+        labels = self.split.train.labels
+        save_checkpoint(self.model, path, labels=labels, crop_mode=self.crop_mode)
 
     def _save_state(self, **state_dicts: dict[str, Any]) -> None:
-        state = TrainingState(origin=self.origin, history=self.history, **state_dicts)
-        save_state(self.files.state, state)
+        history = [dataclasses.asdict(record) for record in self.history]
+        save_state(self.files.state, {"origin": self.origin, "history": history, **state_dicts})
 
     def train_epoch(self) -> EpochProgress:
         """Train on every training image once, then evaluate on the validation images."""

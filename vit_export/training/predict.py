@@ -1,7 +1,5 @@
 """Choose torch's device, normalise images and compute logits in batches."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +21,9 @@ def predict_logits(
     batch_size: int,
     rows: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Compute logits on the model's device; leaves the model in evaluation mode.
+    """Compute logits, float32 (n, num_classes) on the CPU, of images, uint8 (n, H, W, C).
 
-    Args:
-        model: A model of the images' size.
-        images: uint8 (n, H, W, C).
-        batch_size: Images computed at once.
-        rows: Indices of the images to classify, int64 (m,); by default all.
-
-    Returns:
-        Logits, float32 (m, num_classes), on the CPU.
+    `rows` chooses images. The model computes on its device, and stays in evaluation mode.
     """
     model.eval()
     chosen = np.arange(len(images)) if rows is None else rows
@@ -57,12 +48,7 @@ def normalized(model: VisionTransformer, images: Pixels) -> Tensor:
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"` or `"cuda:1"` into a device.
-
-    Raises:
-        UsageError: Unknown kind of device.
-        ProviderError: torch finds no such device on this machine.
-    """
+    """Turn `"auto"` (CUDA where there is one), `"cpu"`, `"cuda"` or `"cuda:1"` into a device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -84,11 +70,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def memory_errors(device: torch.device, batch_size: int) -> Iterator[None]:
-    """Turn torch's out-of-memory errors, of a GPU or the CPU, into one with a hint.
-
-    Raises:
-        VitExportError: The memory is not enough for `batch_size` images.
-    """
+    """Turn torch's out-of-memory errors, of a GPU or the CPU, into one with a hint."""
     try:
         yield
     except RuntimeError as error:

@@ -5,8 +5,6 @@ linear warm-up, gradients clipped to norm 1. Cosine decay, label smoothing and A
 (arXiv 2012.12877, table 9). Stochastic depth is the config's `drop_path_rate`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,11 +33,7 @@ RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (  # no NaN is val
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters; the defaults suit a small model that starts from random weights.
-
-    Raises:
-        UsageError: On construction, when a value is outside its range.
-    """
+    """Hyperparameters; the defaults suit a small model that starts from random weights."""
 
     epochs: int = 40
     batch_size: int = 32

@@ -1,7 +1,5 @@
 """Fine-tune on labelled images: data, model and image preparation made ready, then trained."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -10,28 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.checkpoint.load import Loaded, LoadReport, checkpoint_stem, load_checkpoint
+from vit_export.checkpoint.load import LoadReport, checkpoint_stem, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
 from vit_export.errors import DataError, UsageError
 from vit_export.images import digits_csv
 from vit_export.images.dataset import class_names, read_folder, split_folders
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
-from vit_export.training.history import TrainingFiles, load_state
-from vit_export.training.loop import EpochProgress, TrainingResult, train
+from vit_export.training.history import EpochRecord, TrainingFiles, best_of, load_state
+from vit_export.training.loop import EpochProgress, train
 from vit_export.training.predict import choose_device, memory_errors, predict_logits
 from vit_export.training.recipe import Recipe, initial_model
 from vit_export.training.split import split_data
-from vit_export.variants import ViTConfig, get_variant
+from vit_export.variants import get_variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """Settings of `finetune`.
-
-    Raises:
-        UsageError: On construction, when fields are missing or contradict each other.
-    """
+    """Settings of `finetune`."""
 
     variant: str | None = None  # name of a variant; optional with `weights`
     weights: str | os.PathLike[str] | None = None  # checkpoint to start from; default: random
@@ -58,24 +52,10 @@ class FinetuneSettings:
                 hint="leave num_classes out",
             )
 
-    def config(self, **changes: Any) -> ViTConfig:
-        """Return the variant's config with the overrides and these changes.
-
-        Raises:
-            UnknownVariantError: No variant of that name.
-        """
-        return get_variant(self.variant or "", **{**self.overrides, **changes})
-
     def default_output(self) -> Path:
-        """Return the checkpoint's default path, in the current folder.
-
-        It is named after the variant, or after the weights' file, folder or hub repository.
-
-        Raises:
-            UnknownVariantError: No variant of that name.
-        """
+        """Name a checkpoint after the variant, or the weights' file, folder or hub repository."""
         if self.weights is None:
-            return Path(f"{self.config().variant}.safetensors")
+            return Path(f"{get_variant(self.variant or '').variant}.safetensors")
         hub = get_variant(self.variant).hub if self.variant is not None else ""
         text = f"hf:{hub}" if hub and self.weights == "hub" else os.fspath(self.weights)
         if text.startswith("hf:"):
@@ -88,7 +68,12 @@ class FinetuneResult:
     """Result of `finetune`."""
 
     model: VisionTransformer  # the best epoch's, in evaluation mode
-    training: TrainingResult
+    files: TrainingFiles
+    history: list[EpochRecord]
+    best: EpochRecord  # the epoch whose weights are in the checkpoint
+    stopped_early: bool  # patience ran out before the last epoch
+    num_train: int  # images
+    num_validation: int  # images
     report: LoadReport | None  # what became of every tensor of the weights
     ignored: tuple[str, ...]  # files in the data folders that are not images, by relative name
     predictions: Path | None  # the classes of the `predict` file
@@ -96,7 +81,7 @@ class FinetuneResult:
 
 def finetune(
     data: Path,
-    output: Path | None = None,
+    output: Path,
     *,
     settings: FinetuneSettings,
     progress: Progress = silent,
@@ -104,57 +89,39 @@ def finetune(
 ) -> FinetuneResult:
     """Train on a folder of class folders, on folders `train` and `val` of these, or on a CSV.
 
-    Args:
-        data: The folder, or a `.csv` file of `label,pixel0,...`.
-        output: The `.safetensors` to write; by default `settings.default_output()`.
-        settings: Model, recipe and device.
-        progress: Called while data are read.
-        epochs_progress: Called after each training step and each finished epoch.
-
-    Raises:
-        UsageError: Settings and data do not fit, the output would replace the weights, or no
-            matching run can be resumed.
-        DataError: The data cannot be used.
-        ProviderError: The device is not available.
-        CheckpointError: The weights cannot be loaded.
-        OutputError: A file cannot be written.
+    Errors in paths, settings and weights come before the first image is decoded. `progress` is
+    called while data are read, `epochs_progress` while the model trains.
     """
     _check_paths(data, settings.predict)
-    device = choose_device(settings.device)
-    output = output or settings.default_output()
+    device, recipe = choose_device(settings.device), settings.recipe
     files = TrainingFiles.beside(output)
     if settings.weights is not None:
-        _check_weights_not_replaced(settings.weights, files, resume=settings.resume)
+        _check_weights_not_replaced(Path(settings.weights), files, resume=settings.resume)
     if settings.resume:
-        load_state(files.state, origin=dataclasses.asdict(settings.recipe))
+        load_state(files.state, origin=dataclasses.asdict(recipe))
     train_path, validation_path = split_folders(data) if data.is_dir() else (data, None)
     labels = class_names(train_path) if data.is_dir() else digits_csv.LABELS
-    loaded = _load(settings, len(labels)) if settings.weights is not None else None
-    config = loaded.config if loaded else settings.config(num_classes=len(labels))
-    _check_num_classes(config, labels, origin="checkpoint" if loaded else "variant")
+    model, preprocess, report = _starting_point(settings, labels)
     files.make_folder()
-    preprocess = loaded.preprocess if loaded else Preprocess.of(config)
-    read = read_folder if data.is_dir() else digits_csv.read_digits
-    training = read(train_path, preprocess, progress=progress)
-    validation = None
+    validation = to_predict = predictions = None
+    if data.is_dir():
+        training = read_folder(train_path, preprocess, labels, progress)
+    else:
+        training = digits_csv.read_digits(train_path, preprocess, progress)
     if validation_path is not None:
-        validation = read_folder(validation_path, preprocess, labels=labels, progress=progress)
-    recipe = settings.recipe
+        validation = read_folder(validation_path, preprocess, labels, progress)
     split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
-    to_predict = None
     if settings.predict is not None:
         to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
-    model = loaded.model if loaded else initial_model(config, seed=recipe.seed)
-    result = train(
-        model,
+    history = train(
+        model.to(device),
         split,
         recipe,
         files,
-        device=device,
+        crop_mode=preprocess.crop_mode,
         resume=settings.resume,
         progress=epochs_progress,
     )
-    predictions = None
     if to_predict is not None:
         predictions = output.with_suffix(".predictions.csv")
         with memory_errors(device, recipe.batch_size):
@@ -162,8 +129,13 @@ def finetune(
         digits_csv.write_predictions(predictions, logits.argmax(dim=1).numpy())
     return FinetuneResult(
         model=model,
-        training=result,
-        report=loaded.report if loaded else None,
+        files=files,
+        history=history,
+        best=best_of(history),
+        stopped_early=len(history) < recipe.epochs,
+        num_train=len(split.train_rows),
+        num_validation=len(split.validation_rows),
+        report=report,
         ignored=tuple(name for images in split.data_sets for name in images.ignored),
         predictions=predictions,
     )
@@ -182,41 +154,43 @@ def _check_paths(data: Path, predict: Path | None) -> None:
         raise DataError(f"{predict} does not exist; expected a CSV of pixel0,pixel1,...")
 
 
-def _check_weights_not_replaced(
-    weights: str | os.PathLike[str], files: TrainingFiles, *, resume: bool
-) -> None:
-    path = Path(weights)
-    if not path.exists():  # a hub's, or an error of the loading
+def _check_weights_not_replaced(weights: Path, files: TrainingFiles, *, resume: bool) -> None:
+    if not weights.exists():  # a hub's, or an error of the loading
         return
     outputs: tuple[Path, ...] = dataclasses.astuple(files)
-    replaced = [out for out in outputs if out.exists() and out.samefile(path)]
-    if path.is_dir() or path.name.endswith(INDEX_SUFFIX):
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
+    replaced = [out for out in outputs if out.exists() and out.samefile(weights)]
+    if weights.is_dir() or weights.name.endswith(INDEX_SUFFIX):
+        folder = weights.resolve() if weights.is_dir() else weights.resolve().parent
         at_risk = (files.checkpoint,) if resume else outputs
         replaced += [out for out in at_risk if out.exists() and out.resolve().parent == folder]
     if replaced:
         raise UsageError(
             f"cannot train into {files.checkpoint}: that would replace {replaced[0]}, which "
-            f"belongs to --weights {path}",
+            f"belongs to --weights {weights}",
             hint="give another name with -o",
         )
 
 
-def _check_num_classes(config: ViTConfig, labels: tuple[str, ...], *, origin: str) -> None:
-    if config.num_classes != len(labels):
-        names = ", ".join([*labels[:5], *(["..."] if len(labels) > 5 else [])])
-        raise UsageError(
-            f"the {origin} has {config.num_classes} classes, the data {len(labels)} ({names})",
-            hint="--reset-head replaces the head of loaded weights",
-        )
-
-
-def _load(settings: FinetuneSettings, num_classes: int) -> Loaded:
-    head = {"num_classes": num_classes} if settings.reset_head else {}
-    return load_checkpoint(
-        settings.weights or "",
+def _starting_point(
+    settings: FinetuneSettings, labels: tuple[str, ...]
+) -> tuple[VisionTransformer, Preprocess, LoadReport | None]:
+    """Load the model from the weights, or initialise that of the variant."""
+    classes = {"num_classes": len(labels)}
+    if settings.weights is None:
+        config = get_variant(settings.variant or "", **{**settings.overrides, **classes})
+        return initial_model(config, seed=settings.recipe.seed), Preprocess.of(config), None
+    loaded = load_checkpoint(
+        settings.weights,
         variant=settings.variant,
-        overrides={**settings.overrides, **head},
+        overrides={**settings.overrides, **(classes if settings.reset_head else {})},
         layout=settings.layout,
         reset_head=settings.reset_head,
     )
+    if loaded.config.num_classes != len(labels):
+        names = ", ".join([*labels[:5], *(["..."] if len(labels) > 5 else [])])
+        raise UsageError(
+            f"the checkpoint has {loaded.config.num_classes} classes, the data {len(labels)} "
+            f"({names})",
+            hint="--reset-head replaces the head of loaded weights",
+        )
+    return loaded.model, loaded.preprocess, loaded.report

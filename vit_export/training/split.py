@@ -1,7 +1,5 @@
 """Split a data set into training and validation images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +30,7 @@ class Split:
 def split_data(
     train: LabelledImages, validation: LabelledImages | None, *, fraction: float, seed: int
 ) -> Split:
-    """Validate on a data set of its own or, without one, on a share of the training images.
-
-    Raises:
-        DataError: Too few images to hold out any.
-    """
+    """Validate on a data set of its own or, without one, on a share of the training images."""
     if validation is not None:
         rows, validation_rows = (np.arange(len(data.targets)) for data in (train, validation))
     else:
@@ -50,22 +44,11 @@ def split_data(
 
 
 def stratified_split(targets: Indices, *, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Choose the same share of every class at random.
+    """Choose the same share of every class at random: indices to train on, and held out, sorted.
 
     Each class gives its share rounded down; the images still missing to the share of the whole
     come from the classes with the largest remainders. Every class keeps at least one image to
     train on.
-
-    Args:
-        targets: Class of each image, int64 (n,).
-        fraction: Share to hold out, between 0 and 1.
-        seed: Of the choice.
-
-    Returns:
-        Indices to train on and indices held out, each sorted.
-
-    Raises:
-        DataError: Too few images to hold out any.
     """
     classes, counts = np.unique(targets, return_counts=True)
     shares = fraction * counts

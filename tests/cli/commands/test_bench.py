@@ -62,9 +62,10 @@ def test_a_table_a_picture_and_json(tiny_export, tmp_path):
     assert data["busy"] in (True, False)
 
 
-def test_a_candidate_that_cannot_run_fails_the_command_and_not_the_others(tiny_export):
-    """Exit status 1, with the row's reason and the other row's time."""
-    result = call(tiny_export.path, "--provider", "cpu,cuda", *QUICK, "--json")
+def test_a_candidate_that_cannot_run_fails_the_command_and_not_the_others(tiny_export, tmp_path):
+    """Exit status 1, with the row's reason and the other row's time; the picture shows that one."""
+    arguments = ("--provider", "cpu,cuda", "--plot", tmp_path / "out.png", *QUICK)
+    result = call(tiny_export.path, *arguments, "--json")
     assert result.exit_code == 1
     data = last_json(result)
     assert data["error"] == "did not run: tiny.onnx on cuda"
@@ -72,6 +73,7 @@ def test_a_candidate_that_cannot_run_fails_the_command_and_not_the_others(tiny_e
     assert cpu["median_ms"] > 0
     assert (cuda["median_ms"], cuda["provider"]) == (None, "cuda")
     assert "NOT RUN" in result.stderr
+    assert "\nnot in the picture: tiny.onnx on cuda, batch 1\n" in result.stderr
 
 
 def test_an_artifact_outside_its_gate_fails_the_command(damaged):

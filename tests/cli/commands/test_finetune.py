@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -17,8 +18,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from vit_export.checkpoint.load import load_checkpoint
+from vit_export.cli.commands.finetune import show_epoch
+from vit_export.cli.console import ProgressBar
 from vit_export.cli.main import main
 from vit_export.training import run as training
+from vit_export.training.history import EpochRecord
+from vit_export.training.loop import EpochProgress
 
 SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")
 
@@ -241,3 +246,25 @@ def test_wrong_usage_is_an_error_message(status, arguments, words, tmp_path, mon
     assert in_json.exit_code == status
     assert words in last_json(in_json)["error"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_training_shows_a_line_per_epoch(terminal, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    record = EpochRecord(
+        epoch=1, learning_rate=1e-3, train_loss=0.5, train_accuracy=0.75, val_loss=0.25,
+        val_accuracy=0.9, time_s=2.0,
+    )  # fmt: skip
+    step = EpochProgress(epoch=1, epochs=3, step=1, steps=2, loss=0.5, accuracy=0.75)
+    with ProgressBar(stream) as progress:
+        show_epoch(progress, step)
+        show_epoch(progress, EpochProgress(**{**vars(step), "finished": record}))
+    line = "epoch 1/3  loss 0.5000  val loss 0.2500  val accuracy 90.00 %  2.0 s\n"
+    assert progress.live == terminal
+    if terminal:
+        assert "accuracy 75.0 %" in stream.getvalue()
+        assert line in stream.getvalue()
+    else:
+        assert stream.getvalue() == line

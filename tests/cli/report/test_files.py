@@ -1,4 +1,4 @@
-"""Files, variants and predictions as text."""
+"""Contents of files, and the table of variants, as text."""
 
 from __future__ import annotations
 
@@ -15,21 +15,11 @@ from vit_export.cli.commands.inspect import inspect
 from vit_export.cli.report.files import (
     golden_text,
     onnx_file_text,
-    predictions_text,
     ranges_text,
     variants_text,
 )
 from vit_export.quantization.activation_ranges import Ranges, TensorRange
-from vit_export.runtime import load
 from vit_export.variants import VARIANTS
-
-
-def test_predictions_are_listed_by_image(tiny_export, photographs):
-    top = load(tiny_export.path).classify(photographs[0], top=2)
-    lines = predictions_text([("china.jpg", top)]).splitlines()
-    assert lines[0] == "china.jpg"
-    assert lines[1] == f"  {100 * top[0].score:6.2f} %  {top[0].label}"
-    assert len(lines) == 3
 
 
 def test_activation_ranges_are_shown_by_tensor(tmp_path):

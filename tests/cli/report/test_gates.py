@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from vit_export.artifact.golden import Golden
-from vit_export.cli.report.exports import export_text
 from vit_export.cli.report.gates import certificate_text, comparison_text, error_text
+from vit_export.cli.report.results import export_text
 from vit_export.gate.validate import BlockError, Comparison, compare
 from vit_export.runtime import load
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from vit_export.cli.report.error_plot import trace_plot
 from vit_export.cli.report.pictures import check_picture, draw_picture
+from vit_export.cli.report.plots import trace_plot
 from vit_export.errors import OutputError, UsageError
 from vit_export.gate.trace import BlockError
 
@@ -26,14 +26,14 @@ def test_missing_matplotlib_is_refused_with_what_to_install(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(OutputError, match=r"pip install 'vit-export\[bench\]'"):
         check_picture(tmp_path / "out.png")
-    assert "vit-export[bench]" in draw_picture(tmp_path / "out.png", lambda path: None)
+    assert "vit-export[bench]" in draw_picture(tmp_path / "out.png", lambda figure: None)
 
 
 def test_a_picture_that_fails_is_reported_without_an_error(tmp_path):
     blocks = [BlockError(name="blocks.0", max_abs=None, tolerance=None)]
     path = tmp_path / "out.png"
-    reason = draw_picture(path, lambda path: trace_plot(blocks, "title", path))
-    assert reason == f"no picture: cannot draw {path}: no block was measured"
+    reason = draw_picture(path, trace_plot, blocks, "title")
+    assert reason == "no picture: no block was measured"
     assert not path.exists()
 
 
@@ -45,5 +45,5 @@ def test_the_same_picture_has_the_same_bytes(tmp_path, suffix):
     ]
     files = [tmp_path / f"{name}.{suffix}" for name in "ab"]
     for path in files:
-        assert draw_picture(path, lambda path: trace_plot(blocks, "$title", path)) == ""
+        assert draw_picture(path, trace_plot, blocks, "$title") == ""
     assert files[0].read_bytes() == files[1].read_bytes()

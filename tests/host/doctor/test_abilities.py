@@ -14,6 +14,7 @@ CUDA, TENSORRT = "run on CUDA", "run on TensorRT in ONNX Runtime"
 RTX = "run on TensorRT-RTX in ONNX Runtime"
 BUILD, RUN = "build TensorRT engines", "run TensorRT engines"
 BUILD_RTX = "build TensorRT-RTX engines"
+CUDA_PYTHON = ("cuda-bindings", "cuda-core")
 
 
 def ability(name: str, facts: Facts) -> Ability:
@@ -54,7 +55,7 @@ def test_only_tensorrt_rtx_builds_engines_without_a_gpu(
     name: str, gpu: bool, installed: str, possible: bool
 ) -> None:
     """Each backend is an ability of its own; TensorRT builds on the GPU it builds for."""
-    facts = (*(with_gpu() if gpu else ()), *packages(installed, "cuda-bindings"))
+    facts = (*(with_gpu() if gpu else ()), *packages(installed, *CUDA_PYTHON))
     assert ability(name, facts).possible is possible
 
 
@@ -104,15 +105,15 @@ def test_a_tensorrt_of_another_major_version_is_the_reason(monkeypatch: pytest.M
 
 def test_engines_run_with_a_gpu_and_either_flavour_of_tensorrt() -> None:
     for name in ("tensorrt", "tensorrt-rtx"):
-        assert ability(RUN, with_gpu("8.9", *packages(name, "cuda-bindings"))).possible
+        assert ability(RUN, with_gpu("8.9", *packages(name, *CUDA_PYTHON))).possible
     assert ability(RUN, with_gpu()).remedy == "pip install 'vit-export[tensorrt]'"
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_engines_need_every_package_of_their_extra(flavour: str) -> None:
-    """cuda-bindings runs them and reads the GPU; it is needed without a GPU as well."""
+    """CUDA for Python runs them and reads the GPU; it is needed without a GPU as well."""
     found = ability(RUN, with_gpu("8.9", *packages(flavour)))
-    assert found.reason == "not installed, or another version: cuda-bindings"
+    assert found.reason == "not installed, or another version: cuda-bindings, cuda-core"
     assert found.remedy == f"pip install 'vit-export[{flavour}]'"
     assert not ability(BUILD, with_gpu("8.9", *packages(flavour))).possible
     assert not ability(BUILD, packages(flavour)).possible
@@ -120,7 +121,7 @@ def test_engines_need_every_package_of_their_extra(flavour: str) -> None:
 
 def test_tensorrt_rtx_on_an_h100_builds_engines_and_runs_none() -> None:
     """It builds for other GPUs; with TensorRT too, both is possible."""
-    rtx = packages("tensorrt-rtx", "cuda-bindings")
+    rtx = packages("tensorrt-rtx", *CUDA_PYTHON)
     run = ability(RUN, with_gpu("9.0", *rtx))
     assert run.reason == "TensorRT-RTX does not compile for compute capability 9.0"
     assert run.remedy == "pip install 'vit-export[tensorrt]'"
@@ -130,7 +131,7 @@ def test_tensorrt_rtx_on_an_h100_builds_engines_and_runs_none() -> None:
 
 def test_an_a100_runs_engines_of_tensorrt_rtx_but_not_its_plugin() -> None:
     """The plugin supports fewer GPUs than the module compiles for."""
-    facts = with_gpu("8.0", *packages("tensorrt-rtx", "cuda-bindings"))
+    facts = with_gpu("8.0", *packages("tensorrt-rtx", *CUDA_PYTHON))
     assert ability(RUN, facts).possible
     assert not ability(RTX, facts).possible
     names = [name for name in tensorrt_rtx.ComputeCapability.__members__ if name[:2] == "SM"]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vit_export.cli.report.diagnosis import diagnosis_text
-from vit_export.host.doctor import Ability, Diagnosis, abilities_of, checks
+from vit_export.cli.report.machine import diagnosis_text
+from vit_export.host.doctor import checks
+from vit_export.host.doctor.abilities import Ability, Diagnosis, abilities_of
 from vit_export.host.doctor.checks import Fact, Fault, run_checks
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 EXAMINE = """
 import dataclasses, json, sys
-from vit_export.host.doctor import examine
+from vit_export.host.doctor.abilities import examine
 found = dataclasses.asdict(examine())
 found["loaded"] = sorted({"torch", "onnx", "onnxruntime", "numpy"} & set(sys.modules))
 print(json.dumps(found))

@@ -6,21 +6,23 @@ from types import SimpleNamespace
 
 import pytest
 from cuda.bindings import runtime as cudart
+from cuda.core._utils.cuda_utils import CUDAError
 
 from vit_export.errors import ProviderError, UsageError
 from vit_export.runtime.tensorrt import cuda as device
-from vit_export.runtime.tensorrt.cuda import DeviceBuffer, call, current_gpu
+from vit_export.runtime.tensorrt.cuda import current_gpu, named_failures
 
 
 def test_a_machine_without_a_driver_has_no_gpu() -> None:
     assert current_gpu() is None
 
 
-def test_a_failing_call_is_named_with_cudas_own_reason() -> None:
-    with pytest.raises(ProviderError, match=r"cudaMalloc failed: .*driver.*\n.*vit-export doctor"):
-        DeviceBuffer(16)
-    with pytest.raises(ProviderError, match="cudaErrorInsufficientDriver"):
-        call("cudaGetDevice")
+def test_a_failure_of_cuda_has_cudas_own_reason() -> None:
+    with (
+        pytest.raises(ProviderError, match=r"CUDA: out of memory\nhint: .*vit-export doctor"),
+        named_failures(),
+    ):
+        raise CUDAError("out of memory")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +52,7 @@ def test_a_driver_that_is_too_old_is_not_a_machine_without_a_gpu(
 def test_a_driver_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = cudart.cudaError_t.cudaErrorInitializationError
     fake = SimpleNamespace(
-        cudaError_t=cudart.cudaError_t,
-        cudaGetDeviceCount=lambda: (broken, None),
-        cudaGetErrorString=cudart.cudaGetErrorString,
+        cudaError_t=cudart.cudaError_t, cudaGetDeviceCount=lambda: (broken, None)
     )
     monkeypatch.setattr(device, "cudart", fake)
     with pytest.raises(ProviderError, match="cudaErrorInitializationError"):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from fake_cuda import FakeCuda
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.cli.main import main
@@ -119,7 +120,7 @@ def portable(make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     monkeypatch.setattr(trt, "current_gpu", lambda ordinal: L4)
     for module in (cuda, trt):
-        monkeypatch.setattr(module, "current_ordinal", lambda: 0)
+        monkeypatch.setattr(module, "Device", FakeCuda().device)
     path = tmp_path / "x.engine"
     path.write_bytes(b"abc")
     options = {"version_compatible": True}

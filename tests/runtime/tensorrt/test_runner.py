@@ -9,33 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda.core.utils import StridedMemoryView
+from fake_cuda import FakeBuffer, OnGpu
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.errors import InputError, ProviderError
-from vit_export.runtime.tensorrt.dlpack import CPU, CUDA, capsule_of
-from vit_export.runtime.tensorrt.runner import Chunk, TrtRunner, split
+from vit_export.runtime.tensorrt import runner
+from vit_export.runtime.tensorrt.cuda import to_host
+from vit_export.runtime.tensorrt.runner import CUDA, Chunk, TrtRunner, split
 from vit_export.runtime.tensorrt.session import MAX_GRAPHS
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
 LOGITS = X.reshape(8, -1).sum(axis=1, keepdims=True) + np.arange(10, dtype=np.float32)
-
-
-class OnGpu:
-    """An array that claims to be on a GPU."""
-
-    def __init__(self, array: np.ndarray, gpu: int = 0, kind: int = CUDA) -> None:
-        self.array, self.device = array, (kind, gpu)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.device
-
-    def __dlpack__(self, *, stream: int | None = None) -> Any:
-        return capsule_of(
-            self.array.ctypes.data, self.array.shape, dtype=self.array.dtype.name,
-            device=self.device, owner=self.array,
-        )  # fmt: skip
 
 
 def logits(batch: int = 8, dtype: str = "float32") -> np.ndarray:
@@ -49,13 +36,13 @@ def test_arrays_and_tensors_on_the_gpu_give_the_same(trt_runner: TrtRunner) -> N
     many = trt_runner.run({"pixel_values": np.concatenate([X] * 5)})["logits"]
     np.testing.assert_allclose(many, np.concatenate([LOGITS] * 5), rtol=1e-5)
     found = trt_runner.run_on_device({"pixel_values": OnGpu(X)})["logits"]
-    np.testing.assert_allclose(found.numpy(), LOGITS, rtol=1e-5)
+    np.testing.assert_allclose(to_host(found), LOGITS, rtol=1e-5)
 
 
 def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
     out = logits()
     found = trt_runner.run_on_device({"pixel_values": OnGpu(X)}, out={"logits": OnGpu(out)})
-    assert found["logits"].address == out.ctypes.data
+    assert found["logits"].ptr == out.ctypes.data
     np.testing.assert_allclose(out, LOGITS, rtol=1e-5)
 
 
@@ -66,7 +53,7 @@ def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
         ({"logits": OnGpu(logits(9))}, r"'logits' is float32 \(9, 10\); expected .*\(8, 10\)"),
         ({"logits": OnGpu(logits(dtype="float16"))}, r"is float16 \(8, 10\); expected"),
         ({"logits": OnGpu(logits(), gpu=1)}, "'logits' is on GPU 1, .* loaded on GPU 0"),
-        ({"logits": OnGpu(logits(), kind=CPU)}, "'logits' is in host memory"),
+        ({"logits": torch.from_numpy(logits())}, "'logits' is in host memory"),
         ({"logitz": OnGpu(logits())}, "unknown output 'logitz'; did you mean 'logits'"),
         ({"logits": logits()}, "'logits' is an ndarray; expected a CUDA tensor"),
     ],
@@ -98,6 +85,48 @@ def test_wrong_tensors_are_input_errors(
     with pytest.raises(InputError, match=reason):
         trt_runner.run_on_device({"pixel_values": value})
     assert cuda.runs == []
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.from_numpy(X).transpose(2, 3), r"not contiguous\nhint: pass x.contiguous\(\)"),
+        (torch.from_numpy(X)[:, :, ::2, ::2], r"expected"),
+        (torch.from_numpy(X)[:1].expand(8, 3, 32, 32), "not contiguous"),
+        (torch.from_numpy(X).clone().requires_grad_(), r"gradient.*\nhint: pass x.detach\(\)"),
+        (torch.from_numpy(X).to(torch.bfloat16), r"'pixel_values' is bfloat16 \(8, 3, 32, 32\)"),
+    ],
+    ids=["transposed", "cut", "expanded", "gradient", "bfloat16"],
+)
+def test_tensors_that_would_need_a_copy_are_input_errors(
+    trt_runner: TrtRunner, cuda: Any, value: Any, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        trt_runner.run_on_device({"pixel_values": OnGpu(value)})
+    assert cuda.runs == []
+
+
+def test_a_dimension_of_one_may_have_any_stride() -> None:
+    assert runner._is_contiguous(StridedMemoryView.from_dlpack(torch.zeros(6, 1).t(), -1))
+    assert not runner._is_contiguous(StridedMemoryView.from_dlpack(torch.zeros(6, 2).t(), -1))
+
+
+def test_other_libraries_import_a_result_without_a_copy_and_keep_its_memory(
+    trt_runner: TrtRunner, cuda: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBuffer, "is_device_accessible", False)  # torch has no GPU here
+    monkeypatch.setattr(FakeBuffer, "is_host_accessible", True)
+    results = trt_runner.run_on_device({"pixel_values": OnGpu(X)})
+    taken = torch.from_dlpack(results["logits"])
+    assert taken.data_ptr() == results["logits"].ptr
+    del results
+    trt_runner.release()
+    gc.collect()
+    np.testing.assert_allclose(taken.numpy(), LOGITS, rtol=1e-5)
+    assert [kind for kind, _ in cuda.allocated.values()] == ["buffer"]
+    del taken
+    gc.collect()
+    assert cuda.allocated == {}
 
 
 def test_a_deleted_runner_frees_its_memory(trt_runner: TrtRunner, cuda: Any) -> None:
@@ -162,7 +191,10 @@ def test_a_release_frees_the_sessions_of_running_threads(trt_runner: TrtRunner, 
 def test_a_failed_allocation_frees_the_others(trt_runner: TrtRunner, cuda: Any) -> None:
     for allocations in range(6):
         cuda.allocations_left = allocations
-        with pytest.raises(ProviderError, match=r"cuda(Malloc|StreamCreate)\w* failed"):
+        with pytest.raises(
+            ProviderError,
+            match="CUDA_ERROR_OUT_OF_MEMORY: no memory is left\nhint: see: vit-export doctor",
+        ):
             trt_runner.run({"pixel_values": X})
         assert cuda.allocated == {}
     cuda.allocations_left = 6
@@ -176,7 +208,7 @@ def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
     runner = TrtRunner(trt_runner.path, device=1)
     assert runner.ordinal == 1
     assert cuda.current == 0
-    cuda.cudaSetDevice(1)
+    cuda.current = 1
     assert TrtRunner(trt_runner.path).ordinal == 1
     after: list[int] = []
 
@@ -184,13 +216,13 @@ def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
         runner.run({"pixel_values": X})
         result = runner.run_on_device({"pixel_values": OnGpu(X, gpu=1)})["logits"]
         assert result.__dlpack_device__() == (CUDA, 1)
-        np.testing.assert_allclose(result.numpy(), LOGITS, rtol=1e-5)
+        np.testing.assert_allclose(to_host(result), LOGITS, rtol=1e-5)
         after.append(cuda.current)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    cuda.cudaSetDevice(0)
+    cuda.current = 0
     runner.run({"pixel_values": X})
     assert cuda.runs == [1, 1, 1]
     assert after == [0]

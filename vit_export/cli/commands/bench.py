@@ -1,30 +1,21 @@
 """`vit-export bench`: time artifacts side by side, and beside torch."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import ProviderOptions, comma_separated
 from vit_export.errors import UsageError
-
-if TYPE_CHECKING:
-    from vit_export.benchmark.run import Row
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 SECONDS = click.FloatRange(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(ProviderOptions):
-    """Options of `bench`."""
-
+class _Options(ProviderOptions):
     against: str = option(
         "Source", "torch, torch-compile: with the first artifact's weights.", "NAME,...", default=""
     )
@@ -44,17 +35,18 @@ class BenchOptions(ProviderOptions):
     plot: Path | None = option("Output", "Draw latency against error: .png, .svg or .pdf.", "FILE")
 
 
-@command(BenchOptions)
+@command(_Options)
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
-def bench(artifacts: tuple[str, ...], options: BenchOptions, as_json: bool) -> None:
+def bench(artifacts: tuple[str, ...], options: _Options, as_json: bool) -> None:
     """Time artifacts in turns, each in its own process.
 
     Shows latency, memory, size and error.
     """
     from vit_export.benchmark.candidates import plan
     from vit_export.benchmark.run import Timing, measure
-    from vit_export.cli.report.benchmarks import benchmark_text, machine_line
+    from vit_export.cli.report.machine import benchmark_text, machine_line
     from vit_export.cli.report.pictures import check_picture, draw_picture
+    from vit_export.cli.report.plots import latency_plot
     from vit_export.host.machine import this_machine
 
     batches, threads, picture = _batches(options.batch), options.threads, options.plot
@@ -72,33 +64,28 @@ def bench(artifacts: tuple[str, ...], options: BenchOptions, as_json: bool) -> N
     machine = this_machine([*PACKAGES, *(["torch"] if options.against else [])])
     timing = Timing(rounds=options.rounds, min_time_s=options.min_time,
                     warmup_s=options.warmup, timeout_s=options.timeout)  # fmt: skip
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         rows = measure(candidates, batches, timing=timing, progress=progress)
     machine = machine.after(threads)
-    text, failures = benchmark_text(machine, threads, rows), _failures(rows)
-    if picture is not None:
-        from vit_export.cli.report.latency_plot import latency_plot, left_out  # needs matplotlib
-
-        title = machine_line(machine, threads)
-        if problem := draw_picture(picture, lambda path: latency_plot(rows, path, title=title)):
-            failures.append(problem)
-        else:
-            missing = [f"not in the picture: {name}" for name in left_out(rows)]
-            text = "\n".join([text, *missing, f"picture: {picture}"])
-    data = {"machine": machine, "busy": machine.busy, "threads": threads, "rows": rows}
-    emit(as_json, data, text, failures=failures)
-
-
-def _failures(rows: Sequence[Row]) -> list[str]:
-    """Name the candidates that did not run, or compute something else than the first one."""
-    failures = []
-    for reason, chosen in (
+    text, failures = benchmark_text(machine, threads, rows), []
+    for reason, failed in (
         ("did not run", [row for row in rows if row.error]),
         ("outside its gate", [row for row in rows if row.accepted is False]),
     ):
-        if names := dict.fromkeys(f"{row.name} on {row.provider}" for row in chosen):
+        if names := dict.fromkeys(f"{row.name} on {row.provider}" for row in failed):
             failures.append(f"{reason}: {', '.join(names)}")
-    return failures
+    if picture is not None:
+        if problem := draw_picture(picture, latency_plot, rows, machine_line(machine, threads)):
+            failures.append(problem)
+        else:
+            missing = [
+                f"not in the picture: {row.name} on {row.provider}, batch {row.batch}"
+                for row in rows
+                if row.median_ms is None or row.max_abs is None
+            ]
+            text = "\n".join([text, *missing, f"picture: {picture}"])
+    data = {"machine": machine, "busy": machine.busy, "threads": threads, "rows": rows}
+    emit(as_json, data, text, failures=failures)
 
 
 def _batches(text: str) -> list[int]:

@@ -1,7 +1,5 @@
 """`vit-export doctor`: examine this machine."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 
@@ -16,8 +14,8 @@ from vit_export.cli.option_fields import SectionOption, command
               help="Exit with 1 if there is a problem.")  # fmt: skip
 def doctor(strict: bool, as_json: bool) -> None:
     """Show what this machine can run and how to fix each problem."""
-    from vit_export.cli.report.diagnosis import diagnosis_text
-    from vit_export.host.doctor import examine
+    from vit_export.cli.report.machine import diagnosis_text
+    from vit_export.host.doctor.abilities import examine
 
     diagnosis = examine()
     emit(as_json, dataclasses.asdict(diagnosis), diagnosis_text(diagnosis))

@@ -1,20 +1,16 @@
 """`vit-export engine`: build a TensorRT engine from an ONNX artifact."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from vit_export.cli.console import attributes, emit, progress_bar
+from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Options of `engine`."""
-
+class _Options:
     precision: str = option(
         "Precision", "fp16, bf16, fp32 or int8; halves are made from fp32.", default="fp16"
     )
@@ -40,41 +36,36 @@ class EngineOptions:
         is_flag=False,
         flag_value="",
     )
-    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH", short="-o")
+    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH")
 
 
-@command(EngineOptions)
+@command(_Options)
 @click.argument("artifact")
-def engine(artifact: str, options: EngineOptions, as_json: bool) -> None:
+def engine(artifact: str, options: _Options, as_json: bool) -> None:
     """Build a TensorRT engine, and check its precision.
 
     If its GPU is here, its error is measured too.
     """
-    from vit_export.cli.report.engines import engine_text
+    from vit_export.cli.report.results import engine_text
     from vit_export.engine.profiles import parse_range
     from vit_export.engine.settings import EngineSettings
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     output = options.output
+    same = (
+        "backend precision hardware_compatibility version_compatible workspace_mib timing_cache "
+        "builder_level weight_streaming refit strip"
+    )
     settings = EngineSettings(
-        backend=options.backend,
-        precision=options.precision,
         batches=tuple(parse_range(text) for text in options.batch),
         compute_capabilities=options.compute_capability,
-        hardware_compatibility=options.hardware_compatibility,
-        version_compatible=options.version_compatible,
-        workspace_mib=options.workspace_mib,
-        timing_cache=options.timing_cache,
-        builder_level=options.builder_level,
-        weight_streaming=options.weight_streaming,
-        refit=options.refit,
-        strip=options.strip,
+        **attributes(options, same),
     )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)
         emit(as_json, {"trtexec": line}, line)
         return
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         result = build_engine(artifact, output, settings=settings, progress=progress)
     data = {
         **attributes(result, "path golden files seconds converted warnings sidecar"),

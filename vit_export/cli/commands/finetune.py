@@ -1,20 +1,21 @@
 """`vit-export finetune`: train a variant or a checkpoint on a data set."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vit_export.cli.console import attributes, emit, progress_bar, what_remains
+from vit_export.cli.console import ProgressBar, attributes, emit, what_remains
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import CheckpointOptions, given
 
+if TYPE_CHECKING:  # it imports torch
+    from vit_export.training.loop import EpochProgress
+
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(CheckpointOptions):
-    """Options of `finetune`; `None` where a hyperparameter was not given."""
-
+class _Options(CheckpointOptions):
     data: Path = option(
         "Source", "A folder per class, train/ and val/, or a digits CSV.", "PATH", required=True
     )
@@ -38,21 +39,19 @@ class FinetuneOptions(CheckpointOptions):
     resume: bool = option("Run", "Resume an interrupted run.")
     predict: Path | None = option("Output", "Classify this CSV, and write ImageId,Label.", "CSV")
     output: Path | None = option(
-        "Output",
-        "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors",
-        "PATH",
-        short="-o",
+        "Output", "By default ./<variant>.safetensors, or <weights>.finetuned.safetensors", "PATH"
     )
 
 
-@command(FinetuneOptions)
-def finetune(options: FinetuneOptions, as_json: bool) -> None:
+@command(_Options)
+def finetune(options: _Options, as_json: bool) -> None:
     """Train a variant or a checkpoint on labelled images.
 
     A variant starts from random weights.
     """
     from vit_export.cli.report.pictures import draw_picture
-    from vit_export.cli.report.training import EpochLines, training_text
+    from vit_export.cli.report.plots import training_plot
+    from vit_export.cli.report.results import training_text
     from vit_export.training.history import TrainingFiles
     from vit_export.training.recipe import Recipe
     from vit_export.training.run import FinetuneSettings
@@ -60,15 +59,9 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
 
     recipe = given(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__})
     settings = FinetuneSettings(
-        variant=options.variant,
-        weights=options.weights,
-        layout=options.layout,
         overrides=options.overrides(drop_path_rate=options.drop_path_rate),
-        reset_head=options.reset_head,
         recipe=Recipe(**recipe),
-        device=options.device,
-        resume=options.resume,
-        predict=options.predict,
+        **attributes(options, "variant weights layout reset_head device resume predict"),
     )
     path = options.output or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()
@@ -79,20 +72,26 @@ def finetune(options: FinetuneOptions, as_json: bool) -> None:
             return f"{state} holds the finished epochs, resume with --resume"
         return "no epoch was finished, so nothing was saved"
 
-    with what_remains(remains), progress_bar() as progress:
+    with what_remains(remains), ProgressBar() as progress:
         result = train(options.data, path, settings=settings, progress=progress,
-                       epochs_progress=EpochLines(progress))  # fmt: skip
-    training = result.training
-
-    def draw(path: Path) -> None:
-        from vit_export.cli.report.training_plot import training_plot
-
-        training_plot(training.history, path)
-
-    problem = draw_picture(files.curve, draw)
+                       epochs_progress=partial(show_epoch, progress))  # fmt: skip
+    problem = draw_picture(files.curve, training_plot, result.history, result.best)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
-        **attributes(training, "best history stopped_early"),
-        **attributes(result, "predictions report ignored"),
+        **attributes(result, "best history stopped_early predictions report ignored"),
     }
     emit(as_json, data, training_text(result, no_curve=problem))
+
+
+def show_epoch(progress: ProgressBar, now: "EpochProgress") -> None:
+    """Show a bar during an epoch of training, and a line after it."""
+    epoch = f"epoch {now.epoch}/{now.epochs}"
+    if now.finished is not None:
+        done = now.finished
+        progress.line(
+            f"{epoch}  loss {done.train_loss:.4f}  val loss {done.val_loss:.4f}  "
+            f"val accuracy {100 * done.val_accuracy:.2f} %  {done.time_s:.1f} s"
+        )
+    elif progress.live:
+        running = f"loss {now.loss:.4f}  accuracy {100 * now.accuracy:.1f} %"
+        progress(f"{epoch}  {running}", now.step, now.steps)

@@ -1,7 +1,5 @@
 """`vit-export onnx`: export a variant, a checkpoint or a user's module to ONNX."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import click
 
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, PRECISIONS, Activation
-from vit_export.cli.console import attributes, emit, progress_bar
+from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import (
     CheckpointOptions,
@@ -23,9 +21,7 @@ from vit_export.variants import get_variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOptions):
-    """Options of `onnx`."""
-
+class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOptions):
     module: str | None = option("Source", "Export any nn.Module instead.", "PKG:FACTORY")
     seed: int = option("Source", "Seed of random weights.", default=0)
     num_classes: int | None = option("Source", "0 exports features.")
@@ -45,7 +41,7 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
     precision: str = option("Precision", default="fp32", choices=PRECISIONS)
     images: Path | None = option("Precision", "Up to 16 images to add to the golden file.", "PATH")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
-    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH", short="-o")
+    output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH")
 
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):
@@ -72,13 +68,13 @@ class OnnxOptions(LabelsOption, PrecisionOptions, PreparationOptions, Checkpoint
         return self.variant
 
 
-@command(OnnxOptions)
-def onnx(options: OnnxOptions, as_json: bool) -> None:
+@command(_Options)
+def onnx(options: _Options, as_json: bool) -> None:
     """Export a variant, a checkpoint or a module to ONNX.
 
     The file is written if it passes its gate.
     """
-    from vit_export.cli.report.exports import export_text
+    from vit_export.cli.report.results import export_text
     from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings
 
@@ -91,25 +87,20 @@ def onnx(options: OnnxOptions, as_json: bool) -> None:
         compared = options.images if options.max_drop is not None else None
         quantize = options.quantize_settings(images=compared)
     settings = ExportSettings(
-        layout=options.layout,
-        reset_head=options.reset_head,
-        seed=options.seed,
         overrides=options.overrides(num_classes=options.num_classes),
         batch=_batch(options.batch),
-        dynamic_size=options.dynamic_size,
-        opset=options.opset,
-        attention=options.attention,
         outputs=outputs,
         labels=options.class_names(),
         preprocess=options.preparation(),
-        activation=options.activation,
-        images=options.images,
         simplify=not options.no_simplify,
-        external_data=options.external_data,
         quantize=quantize,
+        **attributes(
+            options,
+            "layout reset_head seed dynamic_size opset attention activation images external_data",
+        ),
     )
     source = options.source()
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         result = export(
             source, options.output, weights=options.weights, settings=settings, progress=progress
         )

@@ -1,7 +1,5 @@
 """`vit-export predict`: classify images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +11,7 @@ from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOpt
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
-    """Options of `predict`."""
-
+class _Options(LabelsOption, ProviderOptions, PreparationOptions):
     top: int = option(
         "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
@@ -24,29 +20,30 @@ class PredictOptions(LabelsOption, ProviderOptions, PreparationOptions):
     )
 
 
-@command(PredictOptions)
+@command(_Options)
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
-def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_json: bool) -> None:
+def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: bool) -> None:
     """Classify images: files, folders or patterns.
 
     A folder includes its subfolders; a pattern is e.g. "photos/*.jpg".
     """
-    from vit_export.cli.report.files import predictions_text
     from vit_export.errors import ImageError
     from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    provider, labels = options.provider, options.class_names() or None
-    preprocess = options.preprocess_of(artifact)
+    fields: dict[str, Any] = {
+        "provider": options.provider,
+        "preprocess": options.preprocess_of(artifact),
+        "labels": options.class_names() or None,
+    }
     if options.trust_host_code:
-        model = load_engine(artifact, provider=provider, allow_host_code=True,
-                            preprocess=preprocess, labels=labels)  # fmt: skip
+        model = load_engine(artifact, allow_host_code=True, **fields)
     else:
-        model = load(artifact, provider=provider, preprocess=preprocess, labels=labels)
+        model = load(artifact, **fields)
     files = [file for image in images for file in list_images(image)]
-    classified: list[tuple[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    lines: list[str] = []
     unreadable: list[ImageError] = []
     for file, result in zip(files, model.classify_each(files, top=options.top), strict=True):
         row: dict[str, Any] = {"image": str(file), "provider": model.provider}
@@ -54,9 +51,8 @@ def predict(artifact: str, images: tuple[str, ...], options: PredictOptions, as_
             unreadable.append(result)
             rows.append(row | {"error": result.message})
         else:
-            classified.append((str(file), result))
             rows.append(row | {"top": result})
-    lines = [predictions_text(classified)] if classified else []
+            lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
     lines.append(f"provider: {model.provider}")
     lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(

@@ -1,21 +1,17 @@
 """`vit-export validate`: run the gate again on an artifact."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from vit_export.cli.console import emit, progress_bar
+from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import PreparationOptions, ProviderOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateOptions(ProviderOptions, PreparationOptions):
-    """Options of `validate`."""
-
+class _Options(ProviderOptions, PreparationOptions):
     golden: str | None = option("Source", "By default NAME.golden.npz beside the artifact.", "FILE")
     weights: str | None = option("Source", "Compute the reference again from it.", "CHECKPOINT")
     layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
@@ -23,15 +19,16 @@ class ValidateOptions(ProviderOptions, PreparationOptions):
     plot: Path | None = option("Output", "The picture; by default NAME.trace.png", "FILE")
 
 
-@command(ValidateOptions)
+@command(_Options)
 @click.argument("artifact")
-def validate(artifact: str, options: ValidateOptions, as_json: bool) -> None:
+def validate(artifact: str, options: _Options, as_json: bool) -> None:
     """Run the gate again on an artifact.
 
     It needs numpy and onnxruntime only (with --weights: torch too).
     """
     from vit_export.cli.report.gates import comparison_text
     from vit_export.cli.report.pictures import check_picture, draw_picture
+    from vit_export.cli.report.plots import trace_plot
     from vit_export.pipeline.settings import ValidateSettings
     from vit_export.pipeline.validate import validate as run_gate
 
@@ -39,28 +36,20 @@ def validate(artifact: str, options: ValidateOptions, as_json: bool) -> None:
     if picture is not None:
         check_picture(picture)
     settings = ValidateSettings(
-        golden=options.golden,
-        weights=options.weights,
-        layout=options.layout,
-        provider=options.provider,
         allow_host_code=options.trust_host_code,
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
+        **attributes(options, "golden weights layout provider"),
     )
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)
     failures, text, drawn = [], comparison_text(result), None
     if not result.passed:
         failures.append(f"{artifact} does not compute what its torch model computes")
-
-    def draw(path: Path) -> None:
-        from vit_export.cli.report.error_plot import trace_plot
-
-        trace_plot(result.blocks, f"{Path(artifact).name} on {result.stage.provider}", path)
-
     if settings.trace:
         path = picture or Path(artifact).with_suffix(".trace.png")
-        problem = draw_picture(path, draw)
+        title = f"{Path(artifact).name} on {result.stage.provider}"
+        problem = draw_picture(path, trace_plot, result.blocks, title)
         if not problem:
             drawn, text = path, f"{text}\npicture: {path}"
         elif picture is not None:

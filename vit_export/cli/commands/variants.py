@@ -1,7 +1,5 @@
 """`vit-export variants`: list the architectures that have a name."""
 
-from __future__ import annotations
-
 from vit_export.cli.console import emit
 from vit_export.cli.option_fields import command
 from vit_export.variants import VARIANTS

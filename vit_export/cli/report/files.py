@@ -1,27 +1,16 @@
-"""Files, variants and predictions as text."""
-
-from __future__ import annotations
+"""Contents of files, and the table of variants, as text."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vit_export.artifact.engine_sidecar import Profile, Sidecar
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli.report.gates import VERDICT, certificate_text
 from vit_export.cli.report.tables import pairs, size, table
 from vit_export.quantization.activation_ranges import Ranges
-from vit_export.runtime.prediction import Prediction
 from vit_export.variants import ViTConfig
-
-
-def predictions_text(results: Sequence[tuple[str, Sequence[Prediction]]]) -> str:
-    """Return each image and its likeliest classes."""
-    lines = []
-    for image, top in results:
-        lines.append(image)
-        lines += [f"  {100 * p.score:6.2f} %  {p.label}" for p in top]
-    return "\n".join(lines)
 
 
 def variants_text(configs: Iterable[ViTConfig]) -> str:
@@ -106,3 +95,49 @@ def golden_text(path: Path, golden: Golden) -> str:
         ("blocks", "not recorded" if golden.blocks is None else ", ".join(golden.blocks.names)),
     ]
     return pairs(rows)
+
+
+def engine_file_text(path: Path, sidecar: Sidecar) -> str:
+    """Return the sidecar of an engine file: its origin, its GPU, its shapes, its certificate."""
+    manifest = sidecar.manifest
+    rows = [
+        ("file", f"{path}  {size(sidecar.plan_bytes)}"),
+        ("engine of", f"{sidecar.backend} {sidecar.version}"),
+        ("runs on", f"compute capability {', '.join(sidecar.compute_capabilities)}"),
+        ("built on", str(sidecar.gpu) if sidecar.gpu is not None else "a machine without a GPU"),
+        *(("input", str(spec)) for spec in manifest.inputs),
+        *(("output", str(spec)) for spec in manifest.outputs),
+        *(("profile", _profile_text(profile)) for profile in sidecar.profiles),
+        ("built from", f"{sidecar.source} ({sidecar.source_sha256[:12]})"),
+        ("options", ", ".join(f"{name} {value}" for name, value in sidecar.options.items())),
+        ("products", product_counts(sidecar)),
+        ("plan", str(sidecar.proof.get("plan", ""))),
+        ("variant", f"{manifest.variant}, {manifest.precision}"),
+        ("weights of", manifest.weights.source),
+        ("rebuild", sidecar.rebuild_command(path)),
+        ("gate", engine_verdict(sidecar)),
+        *(("passed on", str(check.gpu)) for check in sidecar.checks),
+    ]
+    return "\n".join([pairs(rows), "", certificate_text(manifest.certificate)])
+
+
+def _profile_text(profile: Profile) -> str:
+    def shape(sizes: Sequence[int]) -> str:
+        return "x".join(map(str, sizes))
+
+    return ", ".join(
+        f"{name} {shape(ranges.min)} to {shape(ranges.max)}, fastest at {shape(ranges.opt)}"
+        for name, ranges in profile.items()
+    )
+
+
+def product_counts(sidecar: Sidecar) -> str:
+    """Return how many matrix products of an engine have each precision."""
+    counts = sidecar.proof.get("network", {})
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def engine_verdict(sidecar: Sidecar) -> str:
+    """Return whether an engine passed its gate, or why it was not measured."""
+    stage = sidecar.measured
+    return f"{VERDICT[stage.passed]}{f': {stage.reason}' if stage.reason else ''}"

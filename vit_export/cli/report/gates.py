@@ -1,11 +1,9 @@
 """Measurements of a gate as text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from vit_export.artifact.manifest import Stage
-from vit_export.cli.report.tables import cell, percent, table
+from vit_export.cli.report.tables import cell, table
 from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.validate import Comparison
 
@@ -38,7 +36,9 @@ def comparison_text(comparison: Comparison) -> str:
         ]  # fmt: skip
         lines.append(table(headers, rows))
     share = stage.top1_agreement
-    agreement = "" if share is None else f", top-1 agrees on {percent(share)} of the golden images"
+    agreement = (
+        "" if share is None else f", top-1 agrees on {100 * share:.4g} % of the golden images"
+    )
     lines.append(
         f"{VERDICT[stage.passed]} on {stage.provider}: {stage.samples} samples, batches "
         f"{', '.join(map(str, stage.batches))}, rows differ by {cell(stage.row_max_abs)}{agreement}"

@@ -1,7 +1,5 @@
 """Tables and numbers as plain text."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys
@@ -49,26 +47,18 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def _plain_text(grid: RenderableType) -> str:
     width = None if sys.stdout.isatty() else UNLIMITED
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    with console.capture() as captured:
-        console.print(grid)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def cell(value: Any) -> str:
     """Return a value as a table shows it; `None` is a dash."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "-" if value is None else str(value)
 
 
 def size(nbytes: int) -> str:
     """Return a number of bytes in the largest fitting unit, e.g. `"346.3 MB"`."""
     return decimal(nbytes, precision=1 if nbytes < 1e9 else 2)
-
-
-def percent(share: float | None) -> str:
-    """Return a share as a percentage, e.g. `"98.9 %"`."""
-    return "-" if share is None else f"{100 * share:.4g} %"

@@ -1,18 +1,9 @@
 """Abilities: what can be built and run here, and what makes the rest possible."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from vit_export.host.doctor.checks import (
-    CPU,
-    RUNTIME,
-    Facts,
-    capability,
-    find,
-    has_gpu,
-    requirements,
-)
+from vit_export.host.doctor import checks
+from vit_export.host.doctor.checks import CPU, RUNTIME, Facts, Faults, capability, find
 from vit_export.host.nvidia import CUDA, RTX, RTX_INSTALL, TENSORRT, tensorrt_conflict
 
 RTX_CAPABILITIES = ((8, 6), (8, 9))  # and from 12.0: tensorrt_rtx_provider_options.h of the plugin
@@ -31,11 +22,25 @@ class Ability:
     remedy: str = ""  # what makes it possible
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Facts and faults in the order of the checks, and every ability."""
+
+    facts: Facts
+    faults: Faults
+    abilities: tuple[Ability, ...]
+
+
+def examine() -> Diagnosis:
+    """Diagnose this machine; takes a few seconds, more where TensorRT is installed."""
+    facts, faults = checks.run_checks(*checks.CHECKS)
+    return Diagnosis(facts, faults, abilities_of(facts))
+
+
 def abilities_of(facts: Facts) -> tuple[Ability, ...]:
     """Return everything that vit-export does, and whether the facts allow it."""
-    no_gpu: Obstacle | None = None
-    if not has_gpu(facts):
-        no_gpu = f"no NVIDIA GPU: {find(facts, 'gpu', 'driver').value}", ""
+    driver = find(facts, "gpu", "driver")
+    no_gpu = None if driver.usable else (f"no NVIDIA GPU: {driver.value}", "")
     on_cpu = _provider(facts, CPU, "cpu")
     tensorrt, rtx = _packages(facts, "tensorrt"), _packages(facts, "tensorrt-rtx")
     obstacles = {
@@ -47,14 +52,14 @@ def abilities_of(facts: Facts) -> tuple[Ability, ...]:
         "export from torch": _packages(facts, "export") or on_cpu,  # the gate runs on the CPU
         "build TensorRT engines": no_gpu or tensorrt,  # on the GPU that runs them
         "build TensorRT-RTX engines": rtx,  # for any GPU, without one
-        "run TensorRT engines": no_gpu or (tensorrt and _rtx_engines(facts, tensorrt)),
+        "run TensorRT engines": no_gpu or (tensorrt and _rtx_engines(facts, tensorrt, rtx)),
     }
     return tuple(Ability(name, why is None, *(why or ())) for name, why in obstacles.items())
 
 
 def _packages(facts: Facts, extra: str, *only: str) -> Obstacle | None:
     """What is missing of the packages of an extra, or of some of them."""
-    packages = only or [requirement.name for requirement in requirements().get(extra, ())]
+    packages = only or [requirement.name for requirement in checks.requirements().get(extra, ())]
     missing = [package for package in packages if not find(facts, "package", package).usable]
     if packages and not missing:
         return None
@@ -64,11 +69,11 @@ def _packages(facts: Facts, extra: str, *only: str) -> Obstacle | None:
 
 def _provider(facts: Facts, provider: str, extra: str) -> Obstacle | None:
     """Why an execution provider is not active."""
-    fact = find(facts, "provider", provider)
+    fact, runtime = find(facts, "provider", provider), find(facts, "provider", RUNTIME)
     if fact.usable:
         return None
-    if any(fact.name == RUNTIME for fact in facts):
-        return find(facts, "provider", RUNTIME).value, "fix the fault first"
+    if runtime in facts:
+        return runtime.value, "fix the fault first"
     if provider == TENSORRT and (conflict := tensorrt_conflict()):
         return conflict
     remedy = f"pip install 'vit-export[{extra}]'"
@@ -90,12 +95,12 @@ def supported_by_rtx(gpu: tuple[int, int]) -> bool:
     return gpu == (0, 0) or gpu in RTX_CAPABILITIES or gpu >= (12, 0)
 
 
-def _rtx_engines(facts: Facts, tensorrt: Obstacle) -> Obstacle | None:
+def _rtx_engines(facts: Facts, tensorrt: Obstacle, rtx: Obstacle | None) -> Obstacle | None:
     """Why engines of TensorRT-RTX do not run; without it, why those of TensorRT do not."""
     gpu = capability(facts)
     if not find(facts, "package", "tensorrt-rtx").usable:
         return tensorrt
     if gpu == (0, 0) or gpu in RTX_TARGETS:
-        return _packages(facts, "tensorrt-rtx")
+        return rtx
     reason = f"TensorRT-RTX does not compile for compute capability {gpu[0]}.{gpu[1]}"
     return reason, tensorrt[1]

@@ -4,9 +4,6 @@ Nothing that may crash or print is loaded into this process: versions are read f
 metadata, and NVIDIA's driver and ONNX Runtime are tried in child processes.
 """
 
-from __future__ import annotations
-
-import functools
 import importlib.metadata
 import platform
 import re
@@ -44,6 +41,7 @@ class Fault:
 
 
 Facts = tuple[Fact, ...]
+Faults = tuple[Fault, ...]
 Findings = Iterator[Fact | Fault]
 
 
@@ -64,10 +62,9 @@ def capability(facts: Facts) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, tuple[Fault, ...]]:
+def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, Faults]:
     """Run checks in order, each with the facts of those before it; return what they found."""
-    facts: Facts = ()
-    faults: tuple[Fault, ...] = ()
+    facts, faults = Facts(), Faults()
     for check in checks:
         findings = tuple(check(facts))
         facts += tuple(finding for finding in findings if isinstance(finding, Fact))
@@ -75,26 +72,20 @@ def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, tuple[Fault
     return facts, faults
 
 
-@functools.cache
-def requirements() -> dict[str, tuple[Requirement, ...]]:
-    """Return what each extra of vit-export installs (`""`: the base), by its own metadata.
-
-    Empty where vit-export is importable, but not installed.
-    """
+def requirements() -> dict[str, list[Requirement]]:
+    """Return what each extra of vit-export installs (`""`: the base); empty in a checkout."""
     try:
         metadata = importlib.metadata.metadata("vit-export")
     except importlib.metadata.PackageNotFoundError:
         return {}
-    declared = [Requirement(text) for text in metadata.get_all("Requires-Dist") or ()]
-    return {
-        extra: tuple(
-            requirement
-            for requirement in declared
-            if ("extra" in str(requirement.marker)) == bool(extra)
-            and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
-        )
-        for extra in ("", *(metadata.get_all("Provides-Extra") or ()))
-    }
+    extras: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, metadata.get_all("Requires-Dist") or ()):
+        marker = requirement.marker
+        for extra in ("", *(metadata.get_all("Provides-Extra") or ())):
+            applies = marker is None or marker.evaluate({"extra": extra})
+            if applies and bool(extra) == ("extra" in str(marker)):
+                extras.setdefault(extra, []).append(requirement)
+    return extras
 
 
 def check_system(_: Facts) -> Findings:
@@ -137,13 +128,9 @@ def check_libraries(_: Facts) -> Findings:
     answer = probes.run_probe(probes.probe_libraries, *linked) if linked else {}
     if "missing" not in answer:
         return  # a wheel without CUDA, or one that cannot be imported, see `check_onnxruntime`
-    conflict = nvidia.tensorrt_conflict()
     for name in linked:
         usable = name not in answer["missing"]
-        value = "found" if usable else "missing"
-        if not usable and name.startswith("libnvinfer") and conflict:
-            value = ": ".join(conflict)
-        yield Fact("library", name, value, usable=usable)
+        yield Fact("library", name, "found" if usable else "missing", usable=usable)
 
 
 def check_onnxruntime(facts: Facts) -> Findings:

@@ -132,7 +132,7 @@ class OrtRunner:
     def release(self) -> None:
         """Free the session and its copy of the weights; the next run loads them again."""
         self._open_session = self._recorded = None
-        trim_memory(collect=False)  # a session is in no reference cycle
+        trim_memory()
 
     def has_tensor(self, name: str) -> bool:
         return name in self.file.values

@@ -1,6 +1,6 @@
 """Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU.
 
-Needs `tensorrt` (or `tensorrt_rtx`) and `cuda-bindings`; neither torch nor onnx.
+Needs `tensorrt` (or `tensorrt_rtx`) and `cuda-core`; neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cuda.core import Device
+from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
@@ -20,10 +22,11 @@ from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, nearest, with_article
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
-from vit_export.runtime.tensorrt.cuda import current_gpu, current_ordinal, working_on
-from vit_export.runtime.tensorrt.dlpack import CUDA, View, view
+from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
-from vit_export.runtime.tensorrt.session import DeviceTensor, Session
+from vit_export.runtime.tensorrt.session import Session
+
+CUDA = 2  # DLPack's kDLCUDA
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,7 @@ class TrtRunner:
         self._backend = load_backend(self.sidecar.backend)
         gpu = current_gpu(device)
         self.gpu = check_compatible(self.path, self.sidecar, self._backend.version, gpu)
-        # Number of the GPU; every thread uses it for this engine.
-        self.ordinal = current_ordinal() if device is None else device
+        self.ordinal: int = Device(device).device_id  # of the GPU that every thread uses
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
@@ -172,7 +174,7 @@ class TrtRunner:
             InputError: A wrong name, dtype or shape.
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
-            return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
+            return {name: to_host(x) for name, x in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds)
         rows = len(feeds[self.inputs[0].name])
         chunks = split(rows, self._profiles) if self._profiles else [Chunk(0, rows, rows, 0)]
@@ -193,7 +195,7 @@ class TrtRunner:
 
     def run_on_device(
         self, feeds: Mapping[str, Any], *, out: Mapping[str, Any] | None = None
-    ) -> dict[str, DeviceTensor]:
+    ) -> dict[str, Any]:
         """Compute every output and leave it on the GPU.
 
         Where all inputs and outputs have the addresses of an earlier call, a CUDA graph is
@@ -247,8 +249,11 @@ class TrtRunner:
             )
         return first.profile
 
-    def _view(self, spec: TensorSpec, value: Any, session: Session) -> View:
-        """Return a tensor on the engine's GPU without a copy."""
+    def _view(self, spec: TensorSpec, value: Any, session: Session) -> Any:
+        """Return a tensor on the engine's GPU without a copy (StridedMemoryView).
+
+        Its library makes the session's stream wait for the tensor's data.
+        """
         if not hasattr(value, "__dlpack_device__") or isinstance(value, np.ndarray):
             raise InputError(
                 f"{spec.name!r} is {with_article(type(value).__name__)}; expected a CUDA tensor "
@@ -264,7 +269,26 @@ class TrtRunner:
                 hint=f"copy the tensor to GPU {self.ordinal}, or load the engine with "
                 f"device={ordinal}",
             )
-        tensor = view(value, stream=session.stream.handle)
-        if tensor.dtype != spec.dtype or not spec.fits(tensor.shape):
-            raise InputError(f"{spec.name!r} is {tensor.dtype} {tensor.shape}; expected {spec}")
-        return tensor
+        try:
+            view = StridedMemoryView.from_dlpack(value, session.handle)
+            found = f"{view.dtype} {view.shape}"
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{spec.name!r} cannot be used without a copy ({str(error).partition(chr(10))[0]})",
+                hint="pass x.detach().contiguous()",
+            ) from error
+        if view.dtype != spec.dtype or not spec.fits(view.shape):
+            raise InputError(f"{spec.name!r} is {found}; expected {spec}")
+        if not _is_contiguous(view):
+            raise InputError(f"{spec.name!r} is not contiguous", hint="pass x.contiguous()")
+        return view
+
+
+def _is_contiguous(view: Any) -> bool:
+    """Return whether the elements are in row-major order without gaps."""
+    expected = np.cumprod((1, *view.shape[:0:-1]))[::-1]
+    strides = expected if view.strides is None else view.strides
+    return 0 in view.shape or all(
+        size == 1 or stride == step
+        for size, stride, step in zip(view.shape, strides, expected, strict=True)
+    )

@@ -1,51 +1,25 @@
 """What one thread needs to run an engine: contexts, a stream, memory, and CUDA graphs."""
 
-from __future__ import annotations
-
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from cuda.core import Device
+from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import batch_range
+from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError
 from vit_export.runtime.checks import with_batch
-from vit_export.runtime.tensorrt.cuda import DeviceBuffer, Graph, PinnedArray, Stream, working_on
-from vit_export.runtime.tensorrt.dlpack import CUDA, View, capsule_of
+from vit_export.runtime.tensorrt.cuda import copy, device_memory, pinned_array
 from vit_export.runtime.tensorrt.plan import Plan
 
 MAX_GRAPHS = 8  # per thread; the least recently used one is dropped
 
 Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape of every tensor
-
-
-class DeviceTensor:
-    """An output on the GPU: `shape`, `dtype` (numpy's name), `address`, `ordinal` (the GPU's)."""
-
-    def __init__(
-        self, address: int, shape: tuple[int, ...], dtype: str, ordinal: int, owner: Any
-    ) -> None:
-        self.address, self.shape, self.dtype, self.ordinal = address, shape, dtype, ordinal
-        self._owner = owner
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return CUDA, self.ordinal
-
-    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        """Return a capsule; the data is ready on every stream."""
-        return capsule_of(
-            self.address, self.shape, dtype=self.dtype, device=self.__dlpack_device__(), owner=self
-        )
-
-    def numpy(self) -> NDArray[Any]:
-        """Return a copy in host memory."""
-        with working_on(self.ordinal):
-            host, stream = PinnedArray(self.shape, np.dtype(self.dtype)), Stream()
-            stream.to_host(host.address, self.address, host.array.nbytes)
-            stream.synchronize()
-            return host.array.copy()
 
 
 class Session:
@@ -59,18 +33,24 @@ class Session:
         self._plan = plan
         self._inputs, self._outputs = plan.sidecar.manifest.inputs, plan.sidecar.manifest.outputs
         self._captures_graphs = cuda_graphs and not plan.backend.is_rtx
-        self.stream = Stream()
-        self._scratch: DeviceBuffer | None = None
+        device = Device()
+        self.stream = device.create_stream()
+        self.handle = int(self.stream.handle)  # as TensorRT expects it
+        self._memory = device_memory(device)
+        self._scratch: Any = None
         self._context = self._new_context()
-        self._device: dict[str, DeviceBuffer] = {}
-        self._host: dict[str, PinnedArray] = {}
         largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
-        for spec in (*self._inputs, *self._outputs):
-            host = PinnedArray(with_batch(spec.shape, largest), np.dtype(spec.dtype))
-            self._host[spec.name] = host
-            self._device[spec.name] = DeviceBuffer(host.array.nbytes)
-        # Addresses of earlier runs, and the graph of those that came twice.
-        self._graphs: OrderedDict[Addresses, tuple[Any, Graph] | None] = OrderedDict()
+        self._host = {
+            spec.name: pinned_array(with_batch(spec.shape, largest), np.dtype(spec.dtype))
+            for spec in (*self._inputs, *self._outputs)
+        }
+        self._device = {name: self._allocate(host.nbytes) for name, host in self._host.items()}
+        # Addresses of earlier runs; for those that came twice, a context and its graph.
+        self._graphs: OrderedDict[Addresses, tuple[Any, Any] | None] = OrderedDict()
+
+    def _allocate(self, nbytes: int) -> Any:
+        """Allocate memory on the GPU (Buffer)."""
+        return self._memory.allocate(nbytes, stream=self.stream)
 
     def _new_context(self) -> Any:
         backend, engine = self._plan.backend, self._plan.engine
@@ -87,8 +67,8 @@ class Session:
             )
         if not backend.is_rtx:
             if self._scratch is None:
-                self._scratch = DeviceBuffer(max(int(engine.device_memory_size_v2), 1))
-            context.set_device_memory(self._scratch.address, self._scratch.nbytes)
+                self._scratch = self._allocate(max(int(engine.device_memory_size_v2), 1))
+            context.set_device_memory(int(self._scratch.handle), self._scratch.size)
         return context
 
     def run(
@@ -98,91 +78,84 @@ class Session:
 
         Inputs are padded with zeros to `batch`; outputs come without the rows of the padding.
         """
-        shapes: dict[str, tuple[int, ...]] = {}
         rows = batch
+        tensors: list[tuple[str, int, tuple[int, ...]]] = []
         for spec in self._inputs:
-            values, memory = feeds[spec.name], self._host[spec.name]
-            host = memory.array[: batch if spec.dynamic else len(values)]
+            values, address = feeds[spec.name], int(self._device[spec.name].handle)
+            host = self._host[spec.name][: batch if spec.dynamic else None]
             host[: len(values)] = values
             host[len(values) :] = 0
-            shapes[spec.name] = host.shape
             rows = len(values) if spec.dynamic else rows
-            self.stream.to_device(self._device[spec.name].address, memory.address, host.nbytes)
+            copy(address, host.ctypes.data, host.nbytes, self.stream)
+            tensors.append((spec.name, address, host.shape))
         for spec in self._outputs:
-            shapes[spec.name] = with_batch(spec.shape, batch)
-        tensors = ((name, self._device[name].address, shape) for name, shape in shapes.items())
+            address = int(self._device[spec.name].handle)
+            tensors.append((spec.name, address, with_batch(spec.shape, batch)))
         self._enqueue(tuple(tensors), profile)
+        results = {}
         for spec in self._outputs:
-            memory = self._host[spec.name]
-            nbytes = memory.array[: shapes[spec.name][0]].nbytes
-            self.stream.to_host(memory.address, self._device[spec.name].address, nbytes)
-        self.stream.synchronize()
-        return {
-            spec.name: self._host[spec.name].array[: rows if spec.dynamic else None].copy()
-            for spec in self._outputs
-        }
+            host = self._host[spec.name][: rows if spec.dynamic else None]
+            copy(host.ctypes.data, int(self._device[spec.name].handle), host.nbytes, self.stream)
+            results[spec.name] = host
+        self.stream.sync()
+        return {name: host.copy() for name, host in results.items()}
 
     def run_on_device(
-        self, views: Mapping[str, View], targets: Mapping[str, View], profile: int
-    ) -> dict[str, DeviceTensor]:
-        """Compute outputs from tensors on the GPU, without a copy.
+        self, inputs: Mapping[str, Any], targets: Mapping[str, Any], profile: int
+    ) -> dict[str, Any]:
+        """Compute outputs from tensors on the GPU (StridedMemoryView), without a copy.
 
         Outputs are written to `targets`, of exactly their shapes; others get memory of their own.
         """
-        first = views[self._inputs[0].name]
-        batch, ordinal = first.shape[0], first.device[1]
-        results: dict[str, DeviceTensor] = {}
-        for spec in self._outputs:
-            shape = with_batch(spec.shape, batch)
-            owner: View | DeviceBuffer | None = targets.get(spec.name)
-            if owner is None:
-                owner = DeviceBuffer(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
-            results[spec.name] = DeviceTensor(owner.address, shape, spec.dtype, ordinal, owner)
-        addresses = (
-            *((name, view.address, view.shape) for name, view in views.items()),
-            *((name, result.address, result.shape) for name, result in results.items()),
-        )
-        self._enqueue(addresses, profile)
-        self.stream.synchronize()
+        batch = inputs[self._inputs[0].name].shape[0]
+        results = {
+            spec.name: targets[spec.name] if spec.name in targets else self._new_tensor(spec, batch)
+            for spec in self._outputs
+        }
+        tensors = {**inputs, **results}
+        self._enqueue(tuple((name, t.ptr, tuple(t.shape)) for name, t in tensors.items()), profile)
+        self.stream.sync()
         return results
+
+    def _new_tensor(self, spec: TensorSpec, batch: int) -> Any:
+        shape, dtype = with_batch(spec.shape, batch), np.dtype(spec.dtype)
+        memory = self._allocate(math.prod(shape) * dtype.itemsize)
+        return StridedMemoryView.from_buffer(memory, shape, dtype=dtype)
 
     def _enqueue(self, tensors: Addresses, profile: int) -> None:
         """Run once; capture a graph the second time, and replay it from then on."""
         captured = self._graphs.get(tensors)
         if captured is not None:
-            self._graphs.move_to_end(tensors)
-            self.stream.launch(captured[1])
-            return
-        if not self._captures_graphs or tensors not in self._graphs:
+            captured[1].launch(self.stream)
+        elif tensors in self._graphs:
+            captured = self._capture(tensors, profile)
+        else:
             self._execute(self._context, tensors, profile)
-            if self._captures_graphs:
-                self._remember(tensors, None)
-            return
-        # A graph holds the state of its context, so that context is used for nothing else.
+        if self._captures_graphs:
+            self._graphs[tensors] = captured
+            self._graphs.move_to_end(tensors)
+            if len(self._graphs) > MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+
+    def _capture(self, tensors: Addresses, profile: int) -> tuple[Any, Any]:
+        """Run once and capture the run; a graph holds the state of its context, so has its own."""
         context = self._new_context()
         self._execute(context, tensors, profile)  # TensorRT updates itself in the first run
-        self.stream.synchronize()
-        self.stream.begin_capture()
-        started = context.execute_async_v3(self.stream.handle)
-        graph = self.stream.end_capture()
-        if not started:
+        self.stream.sync()
+        recording = self.stream.create_graph_builder().begin_building("thread_local")
+        if not context.execute_async_v3(self.handle):
+            recording.close()
             raise ProviderError(f"{self._plan.backend.name} cannot capture a CUDA graph")
-        self._remember(tensors, (context, graph))
-
-    def _remember(self, tensors: Addresses, captured: tuple[Any, Graph] | None) -> None:
-        self._graphs[tensors] = captured
-        self._graphs.move_to_end(tensors)
-        while len(self._graphs) > MAX_GRAPHS:
-            self._graphs.popitem(last=False)
+        return context, recording.end_building().complete()
 
     def _execute(self, context: Any, tensors: Addresses, profile: int) -> None:
         inputs = {spec.name for spec in self._inputs}
         with self._plan.backend.collect_messages() as messages:
-            done = context.set_optimization_profile_async(profile, self.stream.handle)
+            done = context.set_optimization_profile_async(profile, self.handle)
             for name, address, shape in tensors:
                 done = done and (name not in inputs or context.set_input_shape(name, shape))
                 done = done and context.set_tensor_address(name, address)
-            if not (done and context.execute_async_v3(self.stream.handle)):
+            if not (done and context.execute_async_v3(self.handle)):
                 raise ProviderError(
                     f"{self._plan.backend.name} cannot run the engine with profile {profile} and "
                     f"{'; '.join(f'{name} {shape}' for name, _, shape in tensors)}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from vit_export.benchmark.run import Row
-from vit_export.cli.report.benchmarks import benchmark_text
+from vit_export.cli.report.machine import benchmark_text
 from vit_export.host.machine import Machine
 
 MACHINE = Machine(

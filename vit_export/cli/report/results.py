@@ -1,4 +1,4 @@
-"""Results of an export and of a conversion to a narrower precision as text."""
+"""Results of an export, a conversion, an engine build and a training run as text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from vit_export.artifact.manifest import Conversion
 from vit_export.artifact.vocabulary import LOGITS
+from vit_export.cli.report.files import engine_verdict, product_counts
 from vit_export.cli.report.gates import VERDICT, certificate_text, error_text
 from vit_export.cli.report.tables import pairs, size, table
 
 if TYPE_CHECKING:  # they import torch or onnx
     from vit_export.checkpoint.load import LoadReport
+    from vit_export.pipeline.engine import EngineResult
     from vit_export.pipeline.export import ExportResult
     from vit_export.pipeline.quantize import QuantizeResult
     from vit_export.quantization.search import Sensitivity
+    from vit_export.training.run import FinetuneResult
 
 BAR_WIDTH = 30  # characters
 
@@ -36,7 +39,7 @@ def export_text(result: ExportResult) -> str:
     commands = [f"validate {quoted}    (on any machine: needs numpy and onnxruntime only)"]
     if any(s.name == LOGITS and len(s.shape) == 2 for s in manifest.outputs):
         commands.insert(0, f"predict {quoted} PHOTO.jpg")
-    return "\n".join([*lines, _closing_line(result, remark), *next_lines(commands)])
+    return "\n".join([*lines, _closing_line(result, remark), *_next_lines(*commands)])
 
 
 def checkpoint_text(report: LoadReport) -> str:
@@ -69,14 +72,46 @@ def quantize_text(result: QuantizeResult, picture: Path | None = None) -> str:
     if picture is not None:
         lines.append(f"picture: {picture}")
     lines.append(_closing_line(result, f"{result.size_bytes / result.source_bytes:.3f} of fp32"))
-    return "\n".join([*lines, *next_lines([f"validate {shlex.quote(str(result.path))} --trace"])])
+    return "\n".join([*lines, *_next_lines(f"validate {shlex.quote(str(result.path))} --trace")])
 
 
-def next_lines(commands: Sequence[str]) -> list[str]:
-    """Return one line per `vit-export` command to try next."""
-    return [
-        f"{'next:' if i == 0 else '     '} vit-export {text}" for i, text in enumerate(commands)
+def engine_text(result: EngineResult) -> str:
+    """Return the measurements of a built engine, a closing line, and the next commands."""
+    sidecar, path = result.sidecar, result.path
+    quoted = shlex.quote(str(path))
+    return "\n".join([
+        certificate_text(sidecar.manifest.certificate),
+        "",
+        *(f"TensorRT warns: {warning}" for warning in result.warnings),
+        f"{path}  {size(sidecar.plan_bytes)}  {result.seconds:.1f} s  {sidecar.backend} "
+        f"{sidecar.version} for {', '.join(sidecar.compute_capabilities)}  "
+        f"{product_counts(sidecar)} products  gate {engine_verdict(sidecar)}",
+        *_next_lines(f"predict {quoted} PHOTO.jpg", f"validate {quoted}    (on the device)"),
+    ])  # fmt: skip
+
+
+def training_text(result: FinetuneResult, *, no_curve: str = "") -> str:
+    """Return the accuracy of a training run, its files or why it has no curve, and what is next."""
+    best, files, names = result.best, result.files, result.ignored
+    early = ", stopped early" if result.stopped_early else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    lines = [
+        *([checkpoint_text(result.report), ""] if result.report is not None else []),
+        f"{files.checkpoint}  best epoch {best.epoch} of {len(result.history)}{early}: "
+        f"{100 * best.val_accuracy:.2f} % of {result.num_validation} validation images correct, "
+        f"loss {best.val_loss:.4f} ({result.num_train} trained on)",
+        f"{no_curve or f'curve: {files.curve}'}   history: {files.history}",
+        *([f"not images, ignored: {', '.join(names[:3])}{more}"] if names else []),
+        *([f"predictions: {result.predictions}"] if result.predictions else []),
+        *_next_lines(f"onnx --weights {shlex.quote(str(files.checkpoint))}"),
     ]
+    return "\n".join(lines)
+
+
+def _next_lines(*commands: str) -> list[str]:
+    """Return one line per `vit-export` command to try next."""
+    heads = ("next:", *["     "] * len(commands))
+    return [f"{head} vit-export {text}" for head, text in zip(heads, commands, strict=False)]
 
 
 def _closing_line(result: ExportResult | QuantizeResult, remark: str) -> str:

@@ -1,17 +1,41 @@
-"""Result of a benchmark as text: the machine, a table, and what did not run and why."""
-
-from __future__ import annotations
+"""What a machine has and can run, and how fast artifacts run on it, as text."""
 
 from collections.abc import Sequence
 
 from vit_export.benchmark.run import Row
-from vit_export.cli.report.tables import cell, size, table
+from vit_export.cli.report.tables import cell, pairs, size, table
+from vit_export.host.doctor.abilities import Diagnosis
 from vit_export.host.machine import Machine
 
+TITLES = {  # topic of a fact -> title of its section
+    "system": "System",
+    "package": "Packages",
+    "gpu": "GPU",
+    "library": "NVIDIA libraries",
+    "provider": "Providers",
+}
 HEADERS = (
     *("candidate", "on", "batch", "median ms", "IQR ms", "runs", "images/s"),
     *("speedup", "load s", "peak MB", "file MB", "max|y-y64|"),
 )
+
+
+def diagnosis_text(diagnosis: Diagnosis) -> str:
+    """Return what a machine has, what it can run, and how to fix each problem."""
+    lines: list[str] = []
+    for topic, title in TITLES.items():
+        facts = [(f"  {fact.name}", fact.value) for fact in diagnosis.facts if fact.topic == topic]
+        if facts:
+            lines += [title, pairs(facts), ""]
+    lines.append("What this machine can run")
+    width = max(len(ability.name) for ability in diagnosis.abilities)
+    for ability in diagnosis.abilities:
+        lines.append(f"  {ability.name:{width}}  {'yes' if ability.possible else 'no'}")
+        lines += [f"    {text}" for text in (ability.reason, ability.remedy) if text]
+    lines += ["", "Problems" if diagnosis.faults else "No problems."]
+    for fault in diagnosis.faults:
+        lines += [f"  {fault.what}", f"    fix: {fault.remedy}"]
+    return "\n".join(lines)
 
 
 def benchmark_text(machine: Machine, threads: int | None, rows: Sequence[Row]) -> str:
