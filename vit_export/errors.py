@@ -85,6 +85,14 @@ def with_article(noun: str) -> str:
     return f"{article} {noun}"
 
 
+def check_known(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise UsageError that names the nearest and all known values where a value is unknown."""
+    if value not in (names := list(known)):
+        raise UsageError(
+            f"unknown {what} {value!r}{nearest(value, names)} (known: {', '.join(names)})"
+        )
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'a' or 'b'?"` for a mistyped word; empty when none is near."""
     by_lower = {name.lower(): name for name in known}

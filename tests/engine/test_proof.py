@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from vit_export.engine.proof import check_layers, check_network, check_plan_size
+from vit_export.engine.proof import check_network, check_plan_size, inspect_engine
 from vit_export.engine.settings import EngineSettings
-from vit_export.engine.source import Weights
 from vit_export.errors import EngineError
+from vit_export.runtime.tensorrt.backend import Backend
 
-B16 = Weights(stored_bytes=173_000_000, as_fp32_bytes=346_000_000)
+B16 = (173_000_000, 346_000_000)  # bytes of the weights in fp16, and in fp32
 
 
 def test_a_network_may_have_the_fp32_products_that_the_conversion_left() -> None:
@@ -40,10 +41,10 @@ def test_a_network_of_another_precision_is_refused(types: dict[str, int], precis
         check_network(types, precision, wide_allowed=0, narrow_at_least=50)
 
 
-def size_note(plan_bytes: int, weights: Weights, **fields: object) -> str:
-    """Check a plan of b16, with 73 products and one profile."""
+def size_note(plan_bytes: int, weights: tuple[int, int], **fields: object) -> str:
+    """Check a plan of b16, with 73 products in one profile."""
     settings = EngineSettings(**fields)  # type: ignore[arg-type]
-    return check_plan_size(plan_bytes, weights, settings, products=73, profiles=1)
+    return check_plan_size(plan_bytes, weights, settings, kernels=73)
 
 
 def test_a_plan_with_fp32_weights_is_too_large_for_fp16() -> None:
@@ -54,7 +55,7 @@ def test_a_plan_with_fp32_weights_is_too_large_for_fp16() -> None:
 
 
 def test_a_plan_with_fp16_weights_is_too_small_for_fp32() -> None:
-    wide = Weights(stored_bytes=346_000_000, as_fp32_bytes=346_000_000)
+    wide = (346_000_000, 346_000_000)
     with pytest.raises(EngineError, match="smaller than its weights"):
         size_note(178_000_000, wide, precision="fp32")
     assert size_note(351_000_000, wide, precision="fp32") == "351000000 bytes, weights 346000000"
@@ -62,7 +63,7 @@ def test_a_plan_with_fp16_weights_is_too_small_for_fp32() -> None:
 
 def test_the_note_says_where_the_size_shows_nothing() -> None:
     """The kernels of a small model outweigh its weights; a stripped plan has no weights."""
-    small = Weights(stored_bytes=1_350_000, as_fp32_bytes=2_700_000)
+    small = (1_350_000, 2_700_000)
     assert "mostly code" in size_note(4_900_000, small)
     assert "shows nothing" in size_note(1, B16, strip=True)
 
@@ -74,6 +75,16 @@ def test_the_lean_runtime_of_a_version_compatible_plan_does_not_count_as_weights
         size_note(1_000_000, B16, version_compatible=True, precision="fp32")
 
 
+def inspected(precision: str, *layers: object) -> dict[str, int]:
+    """Check an engine whose inspector describes these layers."""
+    text = json.dumps({"Layers": layers, "Bindings": ["x"]})
+    inspector = SimpleNamespace(get_engine_information=lambda information: text)
+    trt = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=0))
+    backend = Backend(name="tensorrt", trt=trt, version="11.4", logger=None)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    return inspect_engine(backend, engine, precision)
+
+
 def test_the_types_of_the_inspector_are_counted() -> None:
     """In the form that TensorRT documents for detailed verbosity."""
     fp16 = {
@@ -81,11 +92,10 @@ def test_the_types_of_the_inspector_are_counted() -> None:
         "Outputs": [{"Name": "y", "Format/Datatype": "Row major linear FP16 format"}],
     }
     fp32 = {"Name": "z", "Outputs": [{"Name": "w", "Format/Datatype": "Float"}]}
-    types = check_layers(json.dumps({"Layers": [fp16, fp16, fp32], "Bindings": ["x"]}), "fp16")
+    types = inspected("fp16", fp16, fp16, fp32)
     assert types == {"Row major linear FP16 format": 2, "Float": 1}
-    only_fp32 = json.dumps({"Layers": [fp32]})
-    assert check_layers(only_fp32, "fp32") == {"Float": 1}
+    assert inspected("fp32", fp32) == {"Float": 1}
     with pytest.raises(EngineError, match="--precision fp16, but the engine's layers write 1"):
-        check_layers(only_fp32, "fp16")
+        inspected("fp16", fp32)
     with pytest.raises(EngineError, match="lists no types"):
-        check_layers(json.dumps({"Layers": ["only a name"]}), "fp16")
+        inspected("fp16", "only a name")

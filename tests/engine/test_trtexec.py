@@ -8,8 +8,7 @@ import pytest
 
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.engine.profiles import profiles_of
-from vit_export.engine.settings import EngineSettings
+from vit_export.engine.settings import EngineSettings, profiles_of
 from vit_export.engine.trtexec import trtexec_command
 from vit_export.errors import UsageError
 

@@ -88,6 +88,15 @@ def test_one_error_lists_bad_rows_by_line_and_reason(tmp_path: Path) -> None:
     ]
 
 
+def test_spaces_around_the_names_of_columns_change_nothing(tmp_path: Path) -> None:
+    """A label above 9 is still a bad row."""
+    header = f" label , {PIXELS}"
+    data = read_digits(write(tmp_path / "d.csv", "7,0,1,2,255", header=header), GREY)
+    assert data.targets.tolist() == [7]
+    message = refusal(write(tmp_path / "bad.csv", "10,0,1,2,255", header=header))
+    assert "label is '10', expected an integer from 0 to 9" in message
+
+
 def test_only_ten_bad_rows_are_listed(tmp_path: Path) -> None:
     """The rest is counted."""
     message = refusal(write(tmp_path / "d.csv", *["1"] * 13))

@@ -175,10 +175,7 @@ def batch_range(profile: Profile) -> BatchRange:
 
 
 def gate_batches(profiles: Sequence[Profile], fixed: int | None = None) -> tuple[int, ...]:
-    """Return batch sizes to measure an engine at: 1, 2, 3, and those that name each profile.
-
-    An engine without profiles has one batch size, `fixed`.
-    """
+    """Return batch sizes to measure an engine at; without profiles it has one, `fixed`."""
     sizes: set[int] = set()
     for batches in map(batch_range, profiles):
         sizes |= {size for size in (1, 2, 3) if batches.min <= size <= batches.max}

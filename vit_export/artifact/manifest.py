@@ -218,19 +218,16 @@ class Manifest(Record, frozen=True, kw_only=True):
         return self.certificate[-1].passed if self.certificate else None
 
     def vit_config(self, source: str) -> ViTConfig:
-        """Return the config of the network; fields that later releases added are ignored.
-
-        Messages name the file by `source`.
-        """
+        """Return the config of the network; fields that later releases added are ignored."""
         if not self.config:
             raise ArtifactError(
                 f"{source}: its manifest has no config, so its architecture is unknown"
             )
         if missing := [name for name in NOT_IN_A_CHECKPOINT if name not in self.config]:
             raise ArtifactError(f"{source}: the config in its manifest lacks {missing[0]!r}")
-        known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
+        plain = ViTConfig(variant=self.variant)
         try:
-            return ViTConfig(variant=self.variant).replace(known)
+            return plain.replace({k: v for k, v in self.config.items() if k in vars(plain)})
         except ConfigError as error:
             raise ArtifactError(
                 f"{source}: the config in its manifest is damaged: {error}"

@@ -129,10 +129,7 @@ def pack_artifact(
 def publish_artifact(
     packed: OnnxFile, others: Collection[Path], manifest: Manifest, path: Path
 ) -> tuple[Path, ...]:
-    """Write the manifest into a measured artifact, and move it with its files to its place.
-
-    Returns every file written, the artifact last; `others` belong to it, e.g. its golden file.
-    """
+    """Write the manifest into a measured artifact, move it and its files, and return them all."""
     stamp(packed.path, manifest.metadata())
     made = [*packed.external_files, *others, packed.path]
     written = tuple(path.parent / file.name for file in made)

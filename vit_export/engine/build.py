@@ -1,9 +1,8 @@
-"""Build the plan of an engine, and check its precision."""
-
-from __future__ import annotations
+"""Build the plan of an engine, with progress and Ctrl-C, and check its precision."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,21 @@ from typing import Any
 from vit_export.artifact.engine_sidecar import Gpu, Profile
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.engine.monitor import interruptible, monitor
 from vit_export.engine.network import Network, allow_plain_attention, check_signature, parse
-from vit_export.engine.profiles import profiles_of
-from vit_export.engine.proof import check_network, check_plan_size, product_types
-from vit_export.engine.settings import HARDWARE_COMPATIBILITY, SWITCHES, EngineSettings
-from vit_export.engine.source import Weights, wide_products_allowed
+from vit_export.engine.proof import check_network, check_plan_size, product_types, weight_bytes
+from vit_export.engine.settings import (
+    HARDWARE_COMPATIBILITY,
+    SWITCHES,
+    EngineSettings,
+    profiles_of,
+)
 from vit_export.engine.targets import rtx_capabilities, targets_of
 from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.errors import EngineError, UsageError
 from vit_export.progress import Progress, silent
 from vit_export.runtime.tensorrt.backend import Backend
 
+POLL_S = 0.1  # how soon the waiting thread notices Ctrl-C
 NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words for a profile, in a warning
 
 
@@ -48,20 +50,9 @@ def build_plan(
     gpu: Gpu | None = None,
     progress: Progress = silent,
 ) -> BuiltPlan:
-    """Build an engine and write its plan.
+    """Build an engine of a file in the precision of the settings, and write its plan.
 
-    Args:
-        backend: TensorRT or TensorRT-RTX.
-        file: An .onnx file in the precision of the settings.
-        manifest: Its manifest.
-        destination: File to write.
-        settings: How to build.
-        gpu: The GPU of this machine; `None` without one.
-        progress: Called with the current step and its progress.
-
-    Raises:
-        EngineError: TensorRT cannot build it, or builds another precision.
-        UsageError: The settings cannot be met.
+    `gpu` is that of this machine, `None` without one.
     """
     name, version = file.path.name, f"{backend.name} {backend.version}"
     targets = targets_of(backend, settings, gpu)
@@ -71,11 +62,15 @@ def build_plan(
     check_signature(network, manifest, name)
     types = product_types(network)
     conversion = manifest.conversion
+    # The conversion leaves products in float32 whose weights do not fit; some GPUs have no BF16
+    # kernel for a convolution.
+    left = conversion.planned - conversion.narrowed if conversion is not None else 0
+    convolutions = file.op_counts.get("Conv", 0) if manifest.precision == "bf16" else 0
     check_network(
         types,
         settings.precision,
-        wide_allowed=wide_products_allowed(manifest, file),
-        narrow_at_least=conversion.narrowed if conversion is not None else 1,
+        wide_allowed=left + convolutions,
+        narrow_at_least=max(1, conversion.narrowed if conversion is not None else 1),
     )
     allow_plain_attention(backend, network)
     with backend.collect_messages() as messages:
@@ -106,19 +101,13 @@ def build_plan(
             save_cache(config, settings.timing_cache)
     progress("build the engine", 100, 100)  # TensorRT does not report its last step
     destination.write_bytes(memoryview(plan))
-    size_note = check_plan_size(
-        plan.nbytes,
-        Weights.of(file),
-        settings,
-        products=sum(types.values()),
-        profiles=len(profiles),
-    )
+    kernels = sum(types.values()) * max(len(profiles), 1)
     return BuiltPlan(
         plan_bytes=plan.nbytes,
         profiles=profiles,
         compute_capabilities=targets,
         product_types=types,
-        size_note=size_note,
+        size_note=check_plan_size(plan.nbytes, weight_bytes(file), settings, kernels=kernels),
         warnings=tuple(dict.fromkeys(messages.warnings)),
     )
 
@@ -164,3 +153,66 @@ def _config(
             if not config.set_compute_capability(capabilities[target], index):
                 raise EngineError(f"{backend.name} cannot compile for compute capability {target}")
     return config
+
+
+def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) -> Any:
+    """Return an `IProgressMonitor` that calls `progress`, and stops the build on `cancelled`.
+
+    An exception of `progress` stops the build too. TensorRT reports that as a cancellation, so
+    the exception is kept as `failure`.
+    """
+
+    class Monitor(backend.trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Called by TensorRT from any of its threads, with phases that contain each other."""
+
+        def __init__(self) -> None:
+            backend.trt.IProgressMonitor.__init__(self)
+            self.failure: Exception | None = None
+            self._lock = threading.Lock()
+            self._open: dict[str, tuple[int, int]] = {}  # outer phase first -> steps, done and all
+            self._furthest = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._open[phase_name] = 0, max(num_steps, 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._open.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                if phase_name in self._open:
+                    self._open[phase_name] = step + 1, self._open[phase_name][1]
+                share = 0.0
+                for done, total in reversed(self._open.values()):
+                    share = min((done + share) / total, 1.0)
+                self._furthest = max(self._furthest, share)
+                percent = round(100 * self._furthest)
+            try:
+                progress("build the engine", percent, 100)
+            except Exception as error:  # noqa: BLE001  (`build_plan` raises it again)
+                self.failure = error
+                return False
+            return not cancelled.is_set()
+
+    return Monitor()
+
+
+def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
+    """Run a build in another thread, so that this thread receives Ctrl-C.
+
+    Python handles signals between bytecodes of the main thread, and a build is one call. On an
+    interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
+    then the interrupt is raised.
+    """
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
+        pool.submit(int).result()  # the pool waits for no thread whose start was interrupted
+        try:
+            future = pool.submit(build)
+            while not futures.wait([future], timeout=POLL_S).done:
+                pass
+        except BaseException:  # leaving the pool waits until TensorRT has stopped
+            cancelled.set()
+            raise
+    return future.result()

@@ -1,6 +1,4 @@
-"""An .onnx file as a TensorRT network with the signature of its manifest."""
-
-from __future__ import annotations
+"""An .onnx file that TensorRT can build, as a network with the signature of its manifest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.manifest import Manifest
-from vit_export.errors import EngineError
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.errors import ArtifactError, EngineError
 from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
 
 SHOWN_ERRORS = 3  # of the parser
+_DYNAMIC_INT8 = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+
+
+def check_source(file: OnnxFile) -> Manifest:
+    """Check that TensorRT can build a file, and return its manifest."""
+    file.check_external_data()
+    fused = {n.op_type: n.domain for n in file.nodes if n.domain.startswith("com.microsoft")}
+    if fused:
+        raise ArtifactError(
+            f"{file.path}: was optimised by ONNX Runtime: it contains {', '.join(sorted(fused))} "
+            f"of {', '.join(sorted(set(fused.values())))}, which no other runtime has",
+            hint="use the file that vit-export wrote; TensorRT fuses nodes by itself",
+        )
+    dynamic = [name for name in _DYNAMIC_INT8 if file.op_counts.get(name)]
+    if dynamic:
+        raise EngineError(
+            f"{file.path}: is quantized dynamically ({', '.join(dynamic)}), which TensorRT cannot "
+            "run",
+            hint="quantize it with fixed scales: vit-export quantize --precision int8-static",
+        )
+    if file.manifest is None:
+        raise ArtifactError(
+            f"{file.path}: has no vit-export manifest, so what its engine must compute is not "
+            "known",
+            hint="export the model with: vit-export onnx (any module: --module PKG:FACTORY)",
+        )
+    return file.manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +51,7 @@ class Network:
     @property
     def layers(self) -> Iterator[Any]:
         """The layers, in the order of the parser."""
-        for index in range(self.definition.num_layers):
-            yield self.definition.get_layer(index)
+        return map(self.definition.get_layer, range(self.definition.num_layers))
 
 
 def parse(backend: Backend, path: Path) -> Network:
@@ -34,9 +59,6 @@ def parse(backend: Backend, path: Path) -> Network:
 
     The network is strongly typed: it computes in the types of the graph. TensorRT 11 has no other
     kind, TensorRT 10 needs the flag.
-
-    Raises:
-        EngineError: TensorRT cannot start, or cannot parse the graph.
     """
     trt, version = backend.trt, f"{backend.name} {backend.version}"
     with backend.collect_messages() as messages:
@@ -82,8 +104,8 @@ def allow_plain_attention(backend: Backend, network: Network) -> None:
 def check_signature(network: Network, manifest: Manifest, name: str) -> None:
     """Raise EngineError unless inputs and outputs are those of the manifest."""
     definition = network.definition
-    inputs = [definition.get_input(index) for index in range(definition.num_inputs)]
-    outputs = [definition.get_output(index) for index in range(definition.num_outputs)]
+    inputs = map(definition.get_input, range(definition.num_inputs))
+    outputs = map(definition.get_output, range(definition.num_outputs))
     for kind, tensors, expected in (
         ("inputs", inputs, manifest.inputs),
         ("outputs", outputs, manifest.outputs),

@@ -5,22 +5,21 @@ status 0. So the types of the network are counted before the build, the size of 
 after it, and on a GPU TensorRT's inspector lists the types of the engine.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.network import Network
 from vit_export.engine.settings import EngineSettings
-from vit_export.engine.source import Weights
 from vit_export.errors import EngineError
 from vit_export.runtime.tensorrt.backend import Backend
 
 COMPUTE_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
 INSPECTOR_WORDS = {"fp16": ("fp16", "half"), "bf16": ("bf16", "bfloat16"), "int8": ("int8",)}
 CODE_BYTES = 1 << 18  # limit of the kernels of one product in one profile (measured: 90 kB)
+WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "ATTENTION_INPUT")
 _PASSING_THROUGH = ("SHUFFLE", "SLICE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
 
@@ -50,57 +49,50 @@ def _from_int8(tensor: Any, makers: Mapping[str, Any]) -> bool:
     """Return whether a tensor is a dequantized int8 tensor, perhaps in another shape."""
     while tensor is not None and tensor.name in makers:
         layer = makers[tensor.name]
+        tensor = layer.get_input(0)
         if layer.type.name == "DEQUANTIZE":
-            return bool(layer.get_input(0).dtype.name == "INT8")
+            return bool(tensor.dtype.name == "INT8")
         if layer.type.name not in _PASSING_THROUGH:
             return False
-        tensor = layer.get_input(0)
     return False
 
 
 def check_network(
     types: Mapping[str, int], precision: str, *, wide_allowed: int, narrow_at_least: int
 ) -> None:
-    """Check the precision of a network, before the build.
-
-    Args:
-        types: The result of `product_types`.
-        precision: That of the settings.
-        wide_allowed: How many products may compute in float32.
-        narrow_at_least: How many must compute in the precision.
-
-    Raises:
-        EngineError: The network has another precision.
-    """
-    wanted, narrow_at_least = COMPUTE_TYPES[precision], max(narrow_at_least, 1)
+    """Check the `product_types` of a network: how many are in float32, and in the precision."""
+    wanted, wide = COMPUTE_TYPES[precision], types.get("FLOAT", 0)
     start = f"--precision {precision}, but the network's products are {_counts(types)}"
     if precision == "fp32":
         if set(types) != {"FLOAT"}:
             raise EngineError(start)
-        return
-    if types.get(wanted, 0) < narrow_at_least:
+    elif types.get(wanted, 0) < narrow_at_least:
         raise EngineError(f"{start}: at least {narrow_at_least} must be {wanted}")
-    wide = types.get("FLOAT", 0)
-    if precision != "int8" and wide > wide_allowed:
+    elif precision != "int8" and wide > wide_allowed:
         raise EngineError(
             f"{start}: {wide} would compute in float32, and the conversion left {wide_allowed}"
         )
 
 
+def weight_bytes(file: OnnxFile) -> tuple[int, int]:
+    """Return the bytes of a file's weights, and of the same weights in float32."""
+    sizes = [(t.dtype, max(t.nbytes, 0)) for t in file.initializers if t.dtype in WEIGHT_BYTES]
+    return (
+        sum(nbytes for _, nbytes in sizes),
+        sum(4 * nbytes // WEIGHT_BYTES[dtype] for dtype, nbytes in sizes),
+    )
+
+
 def check_plan_size(
-    plan_bytes: int, weights: Weights, settings: EngineSettings, *, products: int, profiles: int
+    plan_bytes: int, weights: tuple[int, int], settings: EngineSettings, *, kernels: int
 ) -> str:
-    """Check the size of a plan: one in float32 contains at least its weights in float32.
+    """Check the size of a plan, and return what it shows.
 
-    Each of the `products` of the network has kernels of its own in each of the `profiles`.
-
-    Returns:
-        What the size shows.
-
-    Raises:
-        EngineError: The plan is too large, or too small, for the precision.
+    A plan in float32 contains at least its weights in float32. `weights` are those of
+    `weight_bytes`; each product has kernels of its own in each profile.
     """
-    precision, stored = settings.precision, weights.stored_bytes
+    precision, (stored, fp32) = settings.precision, weights
+    code = CODE_BYTES * kernels
     if settings.strip:
         return "the plan contains no weights, so its size shows nothing"
     if precision == "fp32":
@@ -112,7 +104,6 @@ def check_plan_size(
         return f"{plan_bytes} bytes, weights {stored}"
     if settings.version_compatible:  # the runtime may be as large as the weights
         return f"{plan_bytes} bytes with a lean runtime in it, so its size shows nothing"
-    code, fp32 = CODE_BYTES * products * max(profiles, 1), weights.as_fp32_bytes
     if plan_bytes > stored + code:
         raise EngineError(
             f"--precision {precision}, but the plan ({plan_bytes} bytes) is larger than its "
@@ -125,24 +116,13 @@ def check_plan_size(
 
 
 def inspect_engine(backend: Backend, engine: Any, precision: str) -> dict[str, int]:
-    """Check the precision of an engine by TensorRT's inspector; needs a GPU.
+    """Check the precision of an engine; return how many outputs of its layers have each type.
 
-    Returns:
-        How many outputs of its layers have each type.
-
-    Raises:
-        EngineError: No layer writes the precision, or the inspector lists no types.
+    TensorRT's inspector needs a GPU, and an engine that was built with detailed verbosity. It
+    returns JSON: `{"Layers": [{"Outputs": [{"Format/Datatype": ...}]}]}`.
     """
     inspector = engine.create_engine_inspector()
-    information = backend.trt.LayerInformationFormat.JSON
-    return check_layers(str(inspector.get_engine_information(information)), precision)
-
-
-def check_layers(text: str, precision: str) -> dict[str, int]:
-    """Check the inspector's description of an engine, which was built with detailed verbosity.
-
-    It is JSON: `{"Layers": [{"Outputs": [{"Format/Datatype": ...}]}]}`.
-    """
+    text = inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON)
     types: Counter[str] = Counter()
     for layer in json.loads(text).get("Layers", ()):
         outputs = layer.get("Outputs", ()) if isinstance(layer, dict) else ()

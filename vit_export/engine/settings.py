@@ -1,15 +1,16 @@
-"""Settings of an engine build, and which of them exclude each other."""
-
-from __future__ import annotations
+"""Settings of an engine build, which of them exclude each other, and optimization profiles."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.engine_sidecar import BatchRange
-from vit_export.engine.profiles import check_batch_range, range_text
-from vit_export.errors import UsageError, nearest
+from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.errors import UsageError, check_known
+from vit_export.runtime.checks import with_batch
 from vit_export.runtime.tensorrt.backend import MODULES
 
 PRECISIONS = ("fp16", "bf16", "fp32", "int8")
@@ -32,7 +33,8 @@ IGNORED_BY_RTX = {  # settings that TensorRT-RTX accepts and ignores
     "each",
 }
 MAX_WORKSPACE_MIB = 1 << 24  # 16 TiB, more than any GPU has
-MACHINE_FIELDS = ("compute_capabilities", "timing_cache")  # which a rebuild elsewhere leaves out
+MAX_DIMENSION = 2**31 - 1  # what TensorRT's kernels can count
+DEFAULT_BATCH = BatchRange(1, 8, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +74,27 @@ class EngineSettings:
     strip: bool = False
 
     def __post_init__(self) -> None:
-        for value, known, what in (
-            (self.backend, MODULES, "backend"),
-            (self.precision, PRECISIONS, "precision"),
-            (self.hardware_compatibility, HARDWARE_COMPATIBILITY, "hardware compatibility"),
+        for name, choice, known in (
+            ("backend", self.backend, MODULES),
+            ("precision", self.precision, PRECISIONS),
+            ("hardware compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITY),
         ):
-            if value not in known:
+            check_known(name, choice, known)
+        for name, number, least, most in (
+            ("builder-level", self.builder_level, 0, 5),
+            ("workspace-mib", self.workspace_mib, 1, MAX_WORKSPACE_MIB),
+        ):
+            if number is not None and not least <= number <= most:
+                raise UsageError(f"--{name} {number}: must be {least} to {most}")
+        for sizes in self.batches:
+            if not 1 <= sizes.min <= sizes.opt <= sizes.max <= MAX_DIMENSION:
                 raise UsageError(
-                    f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
+                    f"--batch {range_text(sizes)}: expected 1 <= MIN <= OPT <= MAX <= "
+                    f"{MAX_DIMENSION}, e.g. 1:8:32"
                 )
-        if self.builder_level is not None and not 0 <= self.builder_level <= 5:
-            raise UsageError(f"--builder-level {self.builder_level}: must be 0 to 5")
-        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
-            raise UsageError(
-                f"--workspace-mib {self.workspace_mib}: must be at least 1 and at most "
-                f"{MAX_WORKSPACE_MIB}"
-            )
-        for batch_range in self.batches:
-            check_batch_range(batch_range)
-        for name in self.changed() if self.backend == "tensorrt-rtx" else ():
-            if reason := IGNORED_BY_RTX.get(name):
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option}: TensorRT-RTX ignores it: {reason}")
+        for name, reason in IGNORED_BY_RTX.items():
+            if self.backend == "tensorrt-rtx" and name in self.changed():
+                raise UsageError(f"--{name.replace('_', '-')}: TensorRT-RTX ignores it: {reason}")
 
     def changed(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults as JSON values, for the sidecar."""
@@ -106,19 +107,58 @@ class EngineSettings:
         if self.timing_cache is not None:
             values["timing_cache"] = self.timing_cache.name
         if self.batches:
-            values["batches"] = [range_text(batch_range) for batch_range in self.batches]
+            values["batches"] = [range_text(sizes) for sizes in self.batches]
         return values
 
     def arguments(self) -> tuple[str, ...]:
         """Return command line arguments for the same build on the GPU of another machine."""
-        words = ["--backend", self.backend, "--precision", self.precision]
-        for name, value in self.changed().items():
-            if name in ("backend", "precision", *MACHINE_FIELDS):
-                continue
+        machine = dataclasses.replace(self, compute_capabilities=(), timing_cache=None)
+        words: list[str] = []
+        for name, value in machine.changed().items():
             option = "--batch" if name == "batches" else "--" + name.replace("_", "-")
             if value is True:
                 words.append(option)
             else:
-                values = value if isinstance(value, list) else [value]
-                words += [word for one in values for word in (option, str(one))]
+                for one in value if isinstance(value, list) else [value]:
+                    words += [option, str(one)]
         return tuple(words)
+
+
+def range_text(sizes: BatchRange) -> str:
+    """Return a range as `parse_range` reads it, e.g. `"1:8:32"`."""
+    return ":".join(map(str, sizes))
+
+
+def parse_range(text: str) -> BatchRange:
+    """Read `MIN:OPT:MAX`, or one batch size for all three."""
+    match = re.fullmatch(r"\s*(\d{1,10})\s*(?::\s*(\d{1,10})\s*:\s*(\d{1,10})\s*)?", text)
+    if match is None:
+        raise UsageError(f"--batch {text}: expected MIN:OPT:MAX, e.g. 1:8:32, or one batch size")
+    return BatchRange(*(int(size or match[1]) for size in match.groups()))
+
+
+def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> tuple[Profile, ...]:
+    """Return one profile per range of batch sizes, none where all shapes of the inputs are fixed.
+
+    A profile holds the shapes that an engine accepts, and the one that it is fastest at.
+    """
+    dynamic = [spec for spec in inputs if spec.dynamic]
+    if not dynamic:
+        fixed = inputs[0].shape[0]
+        if any(sizes != (fixed, fixed, fixed) for sizes in batches):
+            raise UsageError(
+                f"--batch {range_text(batches[0])}: the graph has a fixed batch size ({inputs[0]})",
+                hint="export it with --batch dynamic",
+            )
+        return ()
+    for spec in dynamic:
+        if names := [name for name in spec.shape[1:] if isinstance(name, str)]:
+            raise UsageError(
+                f"the graph has a dynamic {' and '.join(names)} ({spec}), which TensorRT cannot "
+                "build (it has no antialiased Resize)",
+                hint="export one file per size: vit-export onnx --img-size",
+            )
+    return tuple(
+        {spec.name: Range(*(with_batch(spec.shape, size) for size in sizes)) for spec in dynamic}
+        for sizes in (tuple(batches) or (DEFAULT_BATCH,))
+    )

@@ -1,7 +1,5 @@
 """GPUs that an engine is compiled for."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -16,12 +14,7 @@ OLDEST_BF16 = Version("8.0")  # compute capability
 
 
 def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
-    """Return the compute capabilities to compile for: those of the settings, or the GPU's.
-
-    Raises:
-        EngineError: The build needs a GPU, and there is none.
-        UsageError: No GPU is known, or the engine cannot be built for it.
-    """
+    """Return the compute capabilities to compile for: those of the settings, or the GPU's."""
     targets = (_rtx_targets if backend.is_rtx else _here)(backend, settings, gpu)
     if gpu is None and (settings.refit or settings.strip):
         raise EngineError(
@@ -60,9 +53,8 @@ def _here(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[
 
 def _rtx_targets(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
     known = rtx_capabilities(backend)
-    targets = tuple(dict.fromkeys(settings.compute_capabilities))
-    if not targets and gpu is not None:
-        targets = (gpu.compute_capability,)
+    here = (gpu.compute_capability,) if gpu is not None else ()
+    targets = tuple(dict.fromkeys(settings.compute_capabilities)) or here
     if not targets:
         raise UsageError(
             "there is no GPU here, so the GPU that will run the engine is not known",

@@ -4,8 +4,6 @@ TensorRT times kernels on the GPU, for minutes; the timings shorten later builds
 networks. A build reads the file when it starts, and merges its own timings into it when it ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
@@ -25,17 +23,11 @@ else:
 
 def cache_key(backend: Backend, gpu: Gpu | None) -> str:
     """Return the version and GPU that a cache is valid for; TensorRT checks the same."""
-    if backend.is_rtx or gpu is None:
-        return ""
-    return f"{backend.name} {backend.version}, {gpu}"
+    return "" if backend.is_rtx or gpu is None else f"{backend.name} {backend.version}, {gpu}"
 
 
 def load_cache(config: Any, path: Path) -> None:
-    """Load the timings of a file, if there is one, into a builder's configuration.
-
-    Raises:
-        OutputError: The file is not a cache of this TensorRT and this GPU.
-    """
+    """Load the timings of a file, if there is one, into a builder's configuration."""
     with locked(path):
         data = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(data)
@@ -47,11 +39,7 @@ def load_cache(config: Any, path: Path) -> None:
 
 
 def save_cache(config: Any, path: Path) -> None:
-    """Merge a builder's timings into a file.
-
-    Raises:
-        OutputError: Another version has replaced the file, or it cannot be written.
-    """
+    """Merge a builder's timings into a file."""
     cache = config.get_timing_cache()
     with locked(path):
         if path.exists():
@@ -66,14 +54,15 @@ def save_cache(config: Any, path: Path) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file, `PATH.lock`; wait while another process holds it."""
-    if path.is_dir():
-        raise OutputError(
-            f"cannot lock {path}: it is a folder", hint="name a file with --timing-cache"
-        )
     try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
         stream = path.with_name(path.name + ".lock").open("ab")
     except OSError as error:
-        raise OutputError(f"cannot lock {path}: {error.strerror or error}") from error
+        raise OutputError(
+            f"cannot lock {path}: {error.strerror or error}",
+            hint="name another file with --timing-cache",
+        ) from error
     with stream:
         if sys.platform == "win32":
             msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)

@@ -3,8 +3,6 @@
 Options: NVIDIA/TensorRT samples/common/sampleOptions.cpp, releases 10.3 to 11.1.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,18 +27,9 @@ def trtexec_command(
     version: str,
     attention_nodes: int = 0,
 ) -> str:
-    """Return the `trtexec` command that builds an engine.
+    """Return the `trtexec` command of a version, e.g. `"10.16"`, that builds an engine.
 
-    Args:
-        source: An .onnx file in the precision of the settings.
-        engine: File that the command writes.
-        settings: How to build.
-        profiles: Optimization profiles.
-        version: Of TensorRT, e.g. `"10.16"` or `"11"`.
-        attention_nodes: Number of Attention nodes in the graph.
-
-    Raises:
-        UsageError: trtexec of that version cannot build it.
+    The source has the precision of the settings, and a number of Attention nodes.
     """
     try:
         numbers = Version(version).release
@@ -77,15 +66,14 @@ def trtexec_command(
                 for name, ranges in profile.items()
             )
             words.append(f"--{end}Shapes={','.join(shapes)}")
-    if settings.workspace_mib is not None:
-        words.append(f"--memPoolSize=workspace:{settings.workspace_mib}")
-    if settings.timing_cache is not None:
-        words.append(f"--timingCacheFile={settings.timing_cache}")
-    if settings.builder_level is not None:
-        words.append(f"--builderOptimizationLevel={settings.builder_level}")
-    if settings.hardware_compatibility != "none":
-        _, level = HARDWARE_COMPATIBILITY[settings.hardware_compatibility]
-        words.append(f"--hardwareCompatibilityLevel={level}")
+    _, level = HARDWARE_COMPATIBILITY[settings.hardware_compatibility]
+    options = {
+        "--memPoolSize=workspace:": settings.workspace_mib,
+        "--timingCacheFile=": settings.timing_cache,
+        "--builderOptimizationLevel=": settings.builder_level,
+        "--hardwareCompatibilityLevel=": None if level == "none" else level,
+    }
+    words += [f"{option}{value}" for option, value in options.items() if value is not None]
     words += [option for field, (_, option) in SWITCHES.items() if getattr(settings, field)]
     if settings.precision in FLOAT_ATTENTION and attention_nodes:
         words.append("--decomposableAttentions=*")

@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
             io.TextIOWrapper(stream, newline="", encoding="utf-8-sig") as text,
         ):
             reader = csv.reader(text)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, leading)
             for cells in reader:
                 if cells:
@@ -84,8 +85,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
     return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _check_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
-    names = [name.strip() for name in header]
+def _check_header(path: Path, names: Sequence[str], leading: tuple[str, ...]) -> None:
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]
     if names == [*leading, *pixels] and count > 0 and math.isqrt(count) ** 2 == count:
@@ -108,12 +108,10 @@ def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
     """Return a row's numbers, one byte each, and its fault, or an empty string."""
     if len(cells) != len(header):
         return b"", f"{len(cells)} columns, expected {len(header)}"
-    try:
+    with suppress(ValueError):
         row = bytes(map(int, cells))
         if header[0] != "label" or row[0] < len(LABELS):
             return row, ""
-    except ValueError:
-        pass
     limits = [len(LABELS) - 1 if name == "label" else 255 for name in header]
     return b"", next(
         f"{name} is {cell[:20]!r}, expected an integer from 0 to {most}"

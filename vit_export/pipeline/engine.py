@@ -18,10 +18,9 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import build_plan
-from vit_export.engine.profiles import profiles_of
+from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine
-from vit_export.engine.settings import EngineSettings
-from vit_export.engine.source import check_source
+from vit_export.engine.settings import EngineSettings, profiles_of
 from vit_export.engine.targets import targets_of
 from vit_export.engine.timing_cache import cache_key, locked
 from vit_export.engine.trtexec import trtexec_command

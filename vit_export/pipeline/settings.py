@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
 ATTENTION_FORMS = ("decomposed", "op")
@@ -64,14 +64,9 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
-        for what, value, known in (
-            ("attention form", self.attention, ATTENTION_FORMS),
-            ("activation", self.activation, ACTIVATIONS),
-        ):
-            if value is not None and value not in known:
-                raise UsageError(
-                    f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
-                )
+        check_known("attention form", self.attention, ATTENTION_FORMS)
+        if self.activation is not None:
+            check_known("activation", self.activation, ACTIVATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

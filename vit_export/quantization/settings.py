@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from vit_export.artifact.vocabulary import HALF_PRECISIONS, INT8_PRECISIONS
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 
 PRECISIONS = (*HALF_PRECISIONS, *INT8_PRECISIONS)
 RECIPES = ("mixed", "all")
@@ -58,10 +58,7 @@ class QuantizeSettings:
             ("recipe", self.recipe, RECIPES),
             ("method", self.method or METHODS[0], METHODS),
         ):
-            if value not in known:
-                raise UsageError(
-                    f"unknown {what} {value!r}{nearest(value, known)} (known: {', '.join(known)})"
-                )
+            check_known(what, value, known)
         for option, number, least, most, expected in (
             ("budget", self.budget, 0, 1, "a share of the weights, 0 to 1"),
             ("percentile", self.percentile, math.ulp(0), 100, "above 0, at most 100"),

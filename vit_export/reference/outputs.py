@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
-from vit_export.errors import ExportError, UsageError, nearest, with_article
+from vit_export.errors import ExportError, check_known, with_article
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = (LOGITS, FEATURES, TOKENS)
@@ -75,10 +75,7 @@ def _tapped(
 def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> Outputs:
     """Wrap our own model: the outputs named, its features, and every block as a tap."""
     for name in names:
-        if name not in OUTPUTS:
-            raise UsageError(
-                f"unknown output {name!r}{nearest(name, OUTPUTS)} (known: {', '.join(OUTPUTS)})"
-            )
+        check_known("output", name, OUTPUTS)
     if model.config.num_classes == 0:
         names = [name for name in names if name != LOGITS]
     return Outputs(

@@ -47,8 +47,7 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     If its GPU is here, its error is measured too.
     """
     from vit_export.cli.report.results import engine_text
-    from vit_export.engine.profiles import parse_range
-    from vit_export.engine.settings import EngineSettings
+    from vit_export.engine.settings import EngineSettings, parse_range
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     output = options.output

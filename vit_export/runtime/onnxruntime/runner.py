@@ -21,7 +21,7 @@ from vit_export.errors import (
     InputError,
     ProviderError,
     UsageError,
-    nearest,
+    check_known,
     with_article,
 )
 from vit_export.host.memory import trim_memory
@@ -75,11 +75,7 @@ class OrtRunner:
         expose: Collection[str] = (),
         threads: int | None = None,
     ) -> None:
-        if provider not in (*PROVIDERS, "auto"):
-            raise UsageError(
-                f"unknown provider {provider!r}{nearest(provider, PROVIDERS)} "
-                f"(known: auto, {', '.join(PROVIDERS)})"
-            )
+        check_known("provider", provider, ("auto", *PROVIDERS))
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
         provider, options = resolve(provider, options)

@@ -104,9 +104,10 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
     mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES
-    if (request.exposed or mapped or file.has_linked_weights) and HAS_WEIGHTS_FOLDER:
-        folder = str(file.weights_folder)
-        entries["session.model_external_initializers_file_folder_path"] = folder
+    folder = file.weights_folder
+    linked = folder != file.path.resolve().parent
+    if (request.exposed or mapped or linked) and HAS_WEIGHTS_FOLDER:
+        entries["session.model_external_initializers_file_folder_path"] = str(folder)
         model = file.expose(request.exposed)
     elif request.exposed:
         model = file.expose(request.exposed, inline=True)

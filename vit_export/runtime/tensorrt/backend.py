@@ -16,7 +16,7 @@ from typing import Any
 from packaging.version import Version
 
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.errors import ProviderError, UsageError, nearest
+from vit_export.errors import ProviderError, check_known
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST = {"tensorrt": Version("10.3"), "tensorrt-rtx": Version("1.4")}
@@ -73,10 +73,7 @@ def load_backend(name: str) -> Backend:
         UsageError: There is no backend of that name.
         ProviderError: It is not installed, cannot be loaded, or is too old.
     """
-    if name not in MODULES:
-        raise UsageError(
-            f"unknown backend {name!r}{nearest(name, MODULES)} (known: {', '.join(MODULES)})"
-        )
+    check_known("backend", name, MODULES)
     install = f"pip install 'vit-export[{name}]'"
     try:
         trt = importlib.import_module(MODULES[name])
