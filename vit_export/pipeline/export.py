@@ -112,14 +112,13 @@ def export(
         scratch = folder / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
         progress("torch -> onnx")
-        exported = export_module(
+        raw = export_module(
             loaded.model,
             scratch / "exported.onnx",
             loaded.inputs,
             opset=opset,
             example_sizes=loaded.example_sizes,
         )
-        raw = OnnxFile.read(exported.path)
         manifest = Manifest(
             variant=loaded.variant,
             config=loaded.config,
