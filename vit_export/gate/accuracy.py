@@ -3,8 +3,6 @@
 Images are decoded batch by batch, so a folder may be of any size.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ class RealImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def some(self, most: int) -> RealImages:
+    def some(self, most: int) -> "RealImages":
         """Return at most `most` of the images, spread evenly."""
         chosen, images = spread(len(self), most), self.images
         return RealImages(
