@@ -22,7 +22,7 @@ from vit_export.gate.validate import gated_always
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.quantization.prepare import Target
 from vit_export.quantization.search import LIMIT
-from vit_export.runner import Runner, batch_rows, fixed_batch
+from vit_export.runner import Runner, batch_rows
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 FEW_IMAGES = 128  # real images that are compared in each trial
@@ -139,7 +139,7 @@ def _error_ratio_at_size(runner: Runner, golden: Golden, manifest: Manifest) -> 
     known = references(golden, TOLERANCES[manifest.precision])
     measured = {s.name: Measured(known[s.name]) for s in runner.outputs if s.name in known}
     feeds = golden_feeds(runner, golden, manifest.preprocess)
-    size = fixed_batch(manifest.inputs[0]) or golden.samples
+    size = manifest.inputs[0].fixed_batch or golden.samples
     batches = batch_rows(golden.samples, size)
     for rows in (*batches, *(batch[::-1] for batch in batches)):
         outputs = runner.run({name: x[rows] for name, x in feeds.items()})
