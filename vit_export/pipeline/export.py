@@ -1,7 +1,5 @@
 """Export a model to ONNX: load, record, export, simplify, gate, publish."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import os
@@ -36,7 +34,7 @@ from vit_export.host.memory import trim_memory
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import LoadedSource, load_source
+from vit_export.pipeline.source import load_source
 from vit_export.progress import Progress, silent
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -113,7 +111,27 @@ def export(
         check_golden_not_shared(path, golden_file)
         scratch = folder / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
-        raw, manifest = _to_onnx(loaded, scratch, opset, progress)
+        progress("torch -> onnx")
+        raw = export_module(
+            loaded.model,
+            scratch / "exported.onnx",
+            loaded.inputs,
+            opset=opset,
+            example_sizes=loaded.example_sizes,
+        )
+        manifest = Manifest(
+            variant=loaded.variant,
+            config=loaded.config,
+            weights=loaded.weights,
+            opset=opset,
+            inputs=loaded.inputs,
+            outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
+            preprocess=loaded.preprocess,
+            labels=loaded.labels,
+            blocks=loaded.model.taps,
+            toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
+            activation=activation,
+        )
         loaded.free()  # from here on the weights are on disk
         del loaded, source
         packed, comparisons = _pack_and_gate(
@@ -121,7 +139,6 @@ def export(
         )
         comparison = comparisons[-1]
         manifest = manifest.replace(
-            activation=activation,
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(comparison.stage for comparison in comparisons),
@@ -136,8 +153,7 @@ def export(
             converted = quantize(
                 packed.path, path, settings=narrow, external_data=beside, progress=progress
             )
-            files, manifest = converted.files, converted.manifest
-            comparison = converted.comparison
+            files, manifest, comparison = converted.files, converted.manifest, converted.comparison
     return ExportResult(
         path=path,
         golden=golden_path(path),
@@ -159,32 +175,6 @@ def _opset(settings: ExportSettings) -> int:
     if not 18 <= opset <= 25:
         raise UsageError(f"opset {opset}: torch exports 18 to 25")
     return opset
-
-
-def _to_onnx(
-    loaded: LoadedSource, folder: Path, opset: int, progress: Progress
-) -> tuple[OnnxFile, Manifest]:
-    progress("torch -> onnx")
-    exported = export_module(
-        loaded.model,
-        folder / "exported.onnx",
-        loaded.inputs,
-        opset=opset,
-        example_sizes=loaded.example_sizes,
-    )
-    manifest = Manifest(
-        variant=loaded.variant,
-        config=loaded.config,
-        weights=loaded.weights,
-        opset=opset,
-        inputs=loaded.inputs,
-        outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
-        preprocess=loaded.preprocess,
-        labels=loaded.labels,
-        blocks=exported.taps,
-        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
-    )
-    return OnnxFile.read(exported.path), manifest
 
 
 def _pack_and_gate(
@@ -211,24 +201,22 @@ def _pack_and_gate(
 
     comparisons, final, stage = [], raw, "torch -> onnx"
     if settings.simplify:
-        comparisons.append(gate(final, stage))
-        comparisons[-1].raise_for_failure()
+        comparisons.append(gate(raw, stage))
+        comparisons[0].raise_for_failure()
         progress("simplify")
-        final = final.with_name("simplified.onnx")
+        final, stage = raw.with_name("simplified.onnx"), "onnx -> simplified"
         simplify(raw, final)
-        stage = "onnx -> simplified"
-    packed = pack_artifact(
-        OnnxFile.read(final), path, manifest, external_data=settings.external_data
-    )
-    comparisons.append(gate(packed.path, stage))
-    if settings.simplify and not comparisons[-1].passed:
+    beside = settings.external_data
+    packed = pack_artifact(OnnxFile.read(final), path, manifest, external_data=beside)
+    last = gate(packed.path, stage)
+    if settings.simplify and not last.passed:
         raise GateError(
-            f"{stage}: the simplifier changed what the model computes: "
-            f"{comparisons[-1].stage.reason}; nothing was written",
+            f"{stage}: the simplifier changed what the model computes: {last.stage.reason}; "
+            "nothing was written",
             hint="export without the simplifier: --no-simplify",
         )
-    comparisons[-1].raise_for_failure()
-    return packed, comparisons
+    last.raise_for_failure()
+    return packed, [*comparisons, last]
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:

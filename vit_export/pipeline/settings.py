@@ -1,7 +1,5 @@
 """Settings of the doors `export` and `validate`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +9,8 @@ from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
 from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
+
+ATTENTION_FORMS = ("decomposed", "op")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class ExportSettings:
             fp32 artifact is not kept.
 
     Raises:
-        UsageError: On construction, for a batch size below 1 or an unknown activation.
+        UsageError: On construction, for a batch size below 1, or an unknown form of attention or
+            activation.
     """
 
     layout: str | None = None
@@ -63,6 +64,7 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
+        check_known("attention form", self.attention, ATTENTION_FORMS)
         if self.activation is not None:
             check_known("activation", self.activation, ACTIVATIONS)
 

@@ -1,14 +1,12 @@
 """Run the gate on an artifact, on any machine and provider."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
-from vit_export.artifact.manifest import Manifest, Stage
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.validate import Comparison, compare
@@ -60,21 +58,18 @@ def validate(
         batches=batches,
         trace=settings.trace,
     )
-    return dataclasses.replace(comparison, stage=_name_changes(path, comparison.stage))
-
-
-def _name_changes(path: Path, stage: Stage) -> Stage:
-    """Add to a stage that the .onnx file is not the one whose hash its manifest certifies."""
-    file = OnnxFile.read(path) if path.suffix != ".engine" else None
-    if file is None or file.manifest is None or not file.manifest.graph_sha256:
-        return stage
+    certified = runner.manifest is not None and runner.manifest.graph_sha256
+    if not certified or path.suffix == ".engine":
+        return comparison
+    stage = comparison.stage
     try:
-        file.check_certified()
+        OnnxFile.read(path).check_certified()
     except ArtifactError as error:
         if stage.passed:
-            return stage.replace(notes=(*stage.notes, error.message))
-        return stage.replace(reasons=(error.message, *stage.reasons))
-    return stage
+            stage = stage.replace(notes=(*stage.notes, error.message))
+        else:
+            stage = stage.replace(reasons=(error.message, *stage.reasons))
+    return dataclasses.replace(comparison, stage=stage)
 
 
 def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence[int]]:

@@ -179,8 +179,9 @@ def test_a_graph_without_products_is_refused(write_graph, tmp_path):
         to_int8_dynamic(source, tmp_path / "int8.onnx")
 
 
-def test_a_weight_that_is_not_finite_is_refused(write_product, tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(write_product, tmp_path, value):
     """The error names it."""
-    source = write_product(np.array([[1, np.nan], [1, 1]], np.float32))
+    source = write_product(np.array([[1, value], [1, 1]], np.float32))
     with pytest.raises(ArtifactError, match=r"'fc\.weight'.*not finite"):
         to_int8_dynamic(source, tmp_path / "int8.onnx")

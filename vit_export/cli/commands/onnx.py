@@ -54,7 +54,7 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     def source(self) -> Any:
         """Return what `export` takes as its source: a variant's name, a module, or `None`."""
         if self.module:
-            from vit_export.pipeline.user_module import build_module
+            from vit_export.pipeline.source import build_module
 
             return build_module(self.module, seed=self.seed)
         if self.variant and not self.weights:
