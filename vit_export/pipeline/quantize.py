@@ -110,7 +110,7 @@ def quantize(
     golden_file = find_golden(source, golden)
     reference = Golden.read(golden_file)
     check_golden_not_shared(path, golden_file)
-    limits = _accuracy_limits(settings, manifest, source)
+    limits = _accuracy_limits(settings, manifest, source.name)
     with staging(path) as stage:
         scratch = stage / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
@@ -172,19 +172,17 @@ def _read_source(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
     return file, manifest
 
 
-def _accuracy_limits(
-    settings: QuantizeSettings, manifest: Manifest, source: Path
-) -> AccuracyLimits:
+def _accuracy_limits(settings: QuantizeSettings, manifest: Manifest, name: str) -> AccuracyLimits:
     if manifest.weights.random and settings.max_drop is not None:
         raise UsageError(
-            f"--max-drop: the weights of {source.name} are random, so its classes mean nothing",
+            f"--max-drop: the weights of {name} are random, so its classes mean nothing",
             hint="leave it out",
         )
     images = None
     if settings.images is not None:
         if manifest.preprocess is None or not has_classes(manifest):
             raise UsageError(
-                f"--images compares classes, and {source.name} has no output {LOGITS} "
+                f"--images compares classes, and {name} has no output {LOGITS} "
                 "(batch, classes) of images"
             )
         images = read_images(settings.images, manifest.preprocess, manifest.labels)
@@ -195,7 +193,6 @@ def _accuracy_limits(
             hint="put the images into folders named after the classes of the model, or give a "
             "digits CSV with a label column; or leave --max-drop out",
         )
-    # the classes of random weights mean nothing
     agreement = TOLERANCES[settings.precision].min_agreement or 0.0
     max_changed = math.inf if manifest.weights.random else 1 - agreement
     return AccuracyLimits(images=images, max_changed=max_changed, max_drop=settings.max_drop)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_export.artifact.manifest import Conversion
-from vit_export.errors import ArtifactError, UsageError, nearest
+from vit_export.errors import ArtifactError
 from vit_export.graph.builder import (
     add_constant,
     constant_of,
@@ -38,13 +38,6 @@ class Int8Conversion:
                 "can be INT8",
                 hint="convert it to fp16",
             )
-        layers = {layer_of(node) for node in self.planned}
-        for layer in keep:
-            if layer not in layers:
-                raise UsageError(
-                    f"cannot keep {layer!r} in fp32: {source.name} has no such layer among the "
-                    f"{len(layers)} that INT8 converts{nearest(layer, sorted(layers))}"
-                )
         self.narrowed = [node for node in self.planned if layer_of(node) not in keep]
 
     def weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value]:
