@@ -79,10 +79,10 @@ def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence
         if allow_host_code:
             raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
         return load(path, provider=provider).runner, BATCHES
-    from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
+    from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
     engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-    return engine, batches_of(engine.sidecar)
+    return engine, engine.sidecar.gate_batches
 
 
 def _recorded_from(
