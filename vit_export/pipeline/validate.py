@@ -46,10 +46,10 @@ def validate(
     is_engine = path.suffix == ".engine"
     runner: Runner
     if is_engine:
-        from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
+        from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
         engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-        runner, batches = engine, batches_of(engine.sidecar)
+        runner, batches = engine, engine.sidecar.gate_batches
     elif allow_host_code:
         raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
     else:
