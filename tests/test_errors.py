@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from vit_export import errors
-from vit_export.errors import UsageError, VitExportError, nearest, with_article
+from vit_export.errors import UsageError, VitExportError, check_known, nearest, with_article
 
 TREE = [
     member
@@ -48,6 +48,14 @@ def test_at_most_three_words_are_suggested():
 
 def test_known_words_may_come_from_a_generator():
     assert "lanczos" in nearest("LANCZOS", (word for word in ("lanczos",)))
+
+
+def test_an_unknown_value_is_refused_with_the_known_ones():
+    check_known("color", "red", ["red", "blue"])
+    with pytest.raises(
+        UsageError, match=r"unknown color 're'; did you mean 'red'\? \(known: red, "
+    ):
+        check_known("color", "re", ["red", "blue"])
 
 
 def test_the_hint_is_on_its_own_line():

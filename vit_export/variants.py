@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,19 +30,17 @@ CHOICES = {
     "act_layer": ("gelu", "gelu_tanh"),
     "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
 }
-_AT_LEAST = {
-    ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"): 1,
-    ("num_classes", "representation_size", "read_token"): 0,
-}
+_LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("patch_size in_chans embed_dim depth num_heads", lambda x: x >= 1, "must be at least 1"),
+    ("num_classes representation_size read_token", lambda x: x >= 0, "must be at least 0"),
+    ("mlp_ratio norm_eps", lambda x: 0 < x < math.inf, "must be positive and finite"),
+    ("drop_rate drop_path_rate", lambda x: 0 <= x < 1, "must lie in [0, 1)"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Architecture and image preparation of one Vision Transformer.
-
-    Raises:
-        ConfigError: On construction, when no such network can be built.
-    """
+    """Architecture and image preparation of one Vision Transformer, checked on construction."""
 
     variant: str  # full name, e.g. "vit_base_patch16_224"
     alias: str = ""  # short name, e.g. "b16"
@@ -130,23 +128,12 @@ class ViTConfig:
         """The fields to pass along when the weights are loaded from a checkpoint again."""
         return {name: getattr(self, name) for name in NOT_IN_A_CHECKPOINT}
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of the fields."""
-        return tuple(field.name for field in dataclasses.fields(cls))
-
     def replace(self, overrides: Mapping[str, Any]) -> ViTConfig:
-        """Return a copy with some fields changed.
+        """Return a copy with some fields changed, to values as `parse_field` reads them.
 
-        Args:
-            overrides: Field name to value. A string is converted to the field's type
-                (`"8"`, `"true"`, `"224x160"`, `"0.5,0.5,0.5"`); a single number for mean or std
-                counts for every channel.
-
-        Raises:
-            ConfigError: An unknown field, an unreadable value, or a network that cannot be built.
+        A single number for mean or std counts for every channel.
         """
-        known = self.names()
+        known = list(vars(self))
         values: dict[str, Any] = {}
         for name, value in overrides.items():
             if name not in known:
@@ -170,15 +157,9 @@ def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 
 def parse_field(name: str, value: Any, current: Any) -> Any:
-    """Read the value of a config field.
+    """Convert a value, also text such as "224x160" or "0.5,0.5,0.5", to the type of a field.
 
-    Args:
-        name: The field.
-        value: A value of the field's type, or text such as `"224x160"` or `"0.5,0.5,0.5"`.
-        current: The field's present value, which shows its type.
-
-    Raises:
-        ConfigError: The value cannot be read.
+    `current` is a value of that type.
     """
     try:
         if name == "img_size":
@@ -189,9 +170,7 @@ def parse_field(name: str, value: Any, current: Any) -> Any:
             parts = value.split(",") if isinstance(value, str) else value
             return tuple(float(part) for part in parts)
         if isinstance(current, bool):
-            if isinstance(value, str):
-                return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-            return bool(value)
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
         if isinstance(current, int) and float(value) != int(float(value)):
             raise ValueError
         return type(current)(value)
@@ -205,29 +184,27 @@ def parse_field(name: str, value: Any, current: Any) -> Any:
 
 
 def _parse_size(value: Any) -> int | tuple[int, int]:
-    parts = value.lower().split("x") if isinstance(value, str) else value
-    if isinstance(parts, int):
-        return parts
-    sizes = [int(part) for part in parts]
-    if len(sizes) not in (1, 2):
-        raise ValueError(value)
-    return sizes[0] if len(sizes) == 1 or sizes[0] == sizes[1] else (sizes[0], sizes[1])
+    if isinstance(value, int):
+        return value
+    sizes = [int(part) for part in (value.lower().split("x") if isinstance(value, str) else value)]
+    height, width = sizes * 2 if len(sizes) == 1 else sizes
+    return height if height == width else (height, width)
 
 
 def _check_buildable(config: ViTConfig) -> None:
     """Raise ConfigError with the reason when no network has this config."""
-    for names, least in _AT_LEAST.items():
-        for name in names:
-            value = getattr(config, name)
-            _require(value >= least, f"{name}={value}: must be at least {least}")
+    for names, is_valid, limit in _LIMITS:
+        for name in names.split():
+            if not is_valid(value := getattr(config, name)):
+                raise ConfigError(f"{name}={value}: {limit}")
     for axis, size in zip(("height", "width"), config.image_hw, strict=True):
         below = size // config.patch_size * config.patch_size
-        near = ", ".join(str(s) for s in (below, below + config.patch_size) if s > 0)
-        _require(
-            size >= 1 and size == below,
-            f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
-            f"nearest sizes that are: {near}",
-        )
+        if size < 1 or size != below:
+            near = ", ".join(str(s) for s in (below, below + config.patch_size) if s > 0)
+            raise ConfigError(
+                f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
+                f"nearest sizes that are: {near}"
+            )
     if config.embed_dim % config.num_heads:
         divisors = [n for n in range(1, config.embed_dim + 1) if config.embed_dim % n == 0]
         nearest_four = sorted(divisors, key=lambda n: abs(n - config.num_heads))[:4]
@@ -235,36 +212,25 @@ def _check_buildable(config: ViTConfig) -> None:
             f"embed_dim {config.embed_dim} is not divisible by num_heads {config.num_heads}; "
             f"nearest numbers of heads that divide it: {', '.join(map(str, sorted(nearest_four)))}"
         )
-    for name in ("mlp_ratio", "norm_eps"):
-        value = getattr(config, name)
-        _require(0 < value < math.inf, f"{name}={value}: must be positive and finite")
-    _require(
-        config.mlp_dim >= 1, f"mlp_ratio={config.mlp_ratio}: the MLP would have no hidden layer"
-    )
-    _require(
-        config.read_token < config.num_tokens,
-        f"read_token={config.read_token}: the sequence has {config.num_tokens} tokens",
-    )
-    _require(
-        config.pos_embed != "sincos" or config.embed_dim % 4 == 0,
-        "pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for each axis), "
-        f"not {config.embed_dim}",
-    )
-    if config.distilled:
-        _require(
-            config.global_pool == "token" and config.read_token == 0,
-            "a distilled model reads its class and distillation tokens: it needs "
-            "global_pool='token' and read_token=0",
+    if config.mlp_dim < 1:
+        raise ConfigError(f"mlp_ratio={config.mlp_ratio}: the MLP would have no hidden layer")
+    if config.read_token >= config.num_tokens:
+        raise ConfigError(
+            f"read_token={config.read_token}: the sequence has {config.num_tokens} tokens"
         )
-        _require(
-            config.representation_size == 0,
-            "a distilled model has no pre-logits layer: set representation_size=0",
+    if config.pos_embed == "sincos" and config.embed_dim % 4:
+        raise ConfigError(
+            "pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for each "
+            f"axis), not {config.embed_dim}"
+        )
+    reads_class_token = config.global_pool == "token" and config.read_token == 0
+    if config.distilled and (not reads_class_token or config.representation_size):
+        raise ConfigError(
+            "a distilled model reads its class and distillation tokens and has no pre-logits layer: "
+            "it needs global_pool='token', read_token=0 and representation_size=0"
         )
     for name in ("global_pool", "pos_embed", "act_layer"):
         _check_choice(name, getattr(config, name))
-    for name in ("drop_rate", "drop_path_rate"):
-        value = getattr(config, name)
-        _require(0 <= value < 1, f"{name}={value}: must lie in [0, 1)")
     preparation = {name: getattr(config, name) for name in PREPARATION}
     check_preparation(channels=config.in_chans, **preparation)
 
@@ -280,26 +246,21 @@ def check_preparation(
 ) -> None:
     """Raise ConfigError with the reason when no image can be prepared by these values."""
     for name, values in (("mean", mean), ("std", std)):
-        _require(all(map(math.isfinite, values)), f"{name}={values}: must be finite")
-        _require(
-            len(values) == channels, f"{name} has {len(values)} values for in_chans={channels}"
-        )
-    _require(all(value > 0 for value in std), f"std={std}: every value must be positive")
-    _require(0 < crop_pct <= largest_crop, f"crop_pct={crop_pct}: must lie in (0, {largest_crop}]")
+        if not all(map(math.isfinite, values)):
+            raise ConfigError(f"{name}={values}: must be finite")
+        if len(values) != channels:
+            raise ConfigError(f"{name} has {len(values)} values for in_chans={channels}")
+    if any(value <= 0 for value in std):
+        raise ConfigError(f"std={std}: every value must be positive")
+    if not 0 < crop_pct <= largest_crop:
+        raise ConfigError(f"crop_pct={crop_pct}: must lie in (0, {largest_crop}]")
     _check_choice("interpolation", interpolation)
 
 
 def _check_choice(name: str, value: str) -> None:
-    choices = CHOICES[name]
-    _require(
-        value in choices,
-        f"{name}={value!r}: expected one of {', '.join(choices)}{nearest(value, choices)}",
-    )
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
+    if value not in (choices := CHOICES[name]):
+        expected = f"expected one of {', '.join(choices)}{nearest(value, choices)}"
+        raise ConfigError(f"{name}={value!r}: {expected}")
 
 
 def _vit(variant: str, alias: str, **fields: Any) -> ViTConfig:
@@ -311,41 +272,35 @@ _S: dict[str, Any] = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 _B: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _L: dict[str, Any] = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
 _H: dict[str, Any] = {"embed_dim": 1280, "depth": 32, "num_heads": 16}
-_P14: dict[str, Any] = {"patch_size": 14}
-_P32: dict[str, Any] = {"patch_size": 32}
 _384: dict[str, Any] = {"img_size": 384, "crop_pct": 1.0}
 _21K: dict[str, Any] = {"num_classes": 21843}
 _DEIT: dict[str, Any] = {"distilled": True, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-_MNIST: dict[str, Any] = {
-    **{"img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10},
-    **{"embed_dim": 96, "depth": 6, "num_heads": 3},
-    **{"crop_pct": 1.0, "mean": (0.1307,), "std": (0.3081,)},
-}
 
 _ROWS = (
     _vit("vit_tiny_patch16_224", "ti16", **_TI, hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     _vit("vit_small_patch16_224", "s16", **_S, hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
     _vit("vit_base_patch16_224", "b16", **_B, hub="timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_base_patch32_224", "b32", **_B, **_P32, hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
+    _vit("vit_base_patch32_224", "b32", **_B, patch_size=32, hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
     _vit("vit_large_patch16_224", "l16", **_L, hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_large_patch32_224", "l32", **_L, **_P32),
-    _vit("vit_huge_patch14_224", "h14", **_H, **_P14),
+    _vit("vit_large_patch32_224", "l32", **_L, patch_size=32),
+    _vit("vit_huge_patch14_224", "h14", **_H, patch_size=14),
     _vit("vit_base_patch16_384", "b16_384", **_B, **_384, hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k"),
-    _vit("vit_base_patch32_384", "b32_384", **_B, **_P32, **_384, hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
+    _vit("vit_base_patch32_384", "b32_384", **_B, patch_size=32, **_384, hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
     _vit("vit_large_patch16_384", "l16_384", **_L, **_384, hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k"),
     # ImageNet-21k, with the pre-logits representation layer of the original release
     _vit("vit_base_patch16_224_in21k", "b16_in21k", **_B, **_21K, representation_size=768, hub="google/vit-base-patch16-224-in21k"),
-    _vit("vit_base_patch32_224_in21k", "b32_in21k", **_B, **_P32, **_21K, representation_size=768, hub="google/vit-base-patch32-224-in21k"),
+    _vit("vit_base_patch32_224_in21k", "b32_in21k", **_B, patch_size=32, **_21K, representation_size=768, hub="google/vit-base-patch32-224-in21k"),
     _vit("vit_large_patch16_224_in21k", "l16_in21k", **_L, **_21K, representation_size=1024, hub="google/vit-large-patch16-224-in21k"),
-    _vit("vit_large_patch32_224_in21k", "l32_in21k", **_L, **_P32, **_21K, representation_size=1024, hub="google/vit-large-patch32-224-in21k"),
-    _vit("vit_huge_patch14_224_in21k", "h14_in21k", **_H, **_P14, **_21K, representation_size=1280, hub="google/vit-huge-patch14-224-in21k"),
+    _vit("vit_large_patch32_224_in21k", "l32_in21k", **_L, patch_size=32, **_21K, representation_size=1024, hub="google/vit-large-patch32-224-in21k"),
+    _vit("vit_huge_patch14_224_in21k", "h14_in21k", **_H, patch_size=14, **_21K, representation_size=1280, hub="google/vit-huge-patch14-224-in21k"),
     # DeiT, distilled: two tokens, two heads, the mean of both logits
     _vit("deit_tiny_distilled_patch16_224", "deit_ti", **_TI, **_DEIT, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k"),
     _vit("deit_small_distilled_patch16_224", "deit_s", **_S, **_DEIT, hub="timm/deit_small_distilled_patch16_224.fb_in1k"),
     _vit("deit_base_distilled_patch16_224", "deit_b", **_B, **_DEIT, hub="timm/deit_base_distilled_patch16_224.fb_in1k"),
     _vit("deit_base_distilled_patch16_384", "deit_b_384", **_B, **_DEIT, **_384, hub="timm/deit_base_distilled_patch16_384.fb_in1k"),
     # small grey images
-    _vit("vit_mnist_28", "mnist", **_MNIST),
+    _vit("vit_mnist_28", "mnist", img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=96, depth=6, num_heads=3,
+         crop_pct=1.0, mean=(0.1307,), std=(0.3081,)),
 )  # fmt: skip
 
 VARIANTS: dict[str, ViTConfig] = {row.variant: row for row in _ROWS}
@@ -353,16 +308,7 @@ ALIASES: dict[str, str] = {row.alias: row.variant for row in _ROWS}
 
 
 def get_variant(name: str, **overrides: Any) -> ViTConfig:
-    """Return the config of a variant, with some fields changed.
-
-    Args:
-        name: Full name or alias, e.g. `"vit_base_patch16_224"` or `"b16"`.
-        **overrides: Config fields to change, as `ViTConfig.replace` takes them.
-
-    Raises:
-        UnknownVariantError: No such variant; the message offers the nearest names.
-        ConfigError: An unknown field, or a network that cannot be built.
-    """
+    """Return the config of a variant by full name or alias, changed as by `ViTConfig.replace`."""
     full = ALIASES.get(name, name)
     if full not in VARIANTS:
         raise UnknownVariantError(

@@ -13,7 +13,6 @@ from vit_export.artifact.onnx_wire import (
     Field,
     fields,
     header,
-    integers,
     message,
     read_varint,
     varint,
@@ -26,7 +25,6 @@ def integer(number: int, value: int) -> bytes:
 
 
 uint64 = st.integers(0, 2**64 - 1)
-int64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(uint64)
@@ -54,26 +52,6 @@ def test_a_varint_that_is_cut_off_is_refused(value, keep):
 def test_a_varint_that_never_ends_is_refused():
     with pytest.raises(ValueError, match="does not end"):
         read_varint(memoryview(b"\x80" * 40), 0, 40)
-
-
-@given(int64)
-def test_negative_numbers_are_read_as_protobuf_stores_them(value):
-    tensor = onnx.TensorProto(int64_data=[value]).SerializeToString()
-    (field,) = fields(memoryview(tensor))
-    assert integers(field) == [value]
-    dims = onnx.TensorProto(dims=[value]).SerializeToString()
-    (field,) = fields(memoryview(dims))
-    assert integers(field) == [value]
-
-
-@given(st.lists(int64, min_size=1, max_size=6))
-def test_packed_and_separate_integers_are_read_alike(values):
-    payload = b"".join(varint(value % 2**64) for value in values)
-    packed = memoryview(message(1, payload))
-    (field,) = fields(packed)
-    assert integers(field) == values
-    apart = memoryview(b"".join(integer(1, value % 2**64) for value in values))
-    assert [integers(f)[0] for f in fields(apart)] == values
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.one_of(uint64, st.binary(max_size=200)))))

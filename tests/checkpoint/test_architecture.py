@@ -74,7 +74,9 @@ def test_another_size_of_a_variant_has_its_heads() -> None:
 def test_a_size_is_inferred_though_the_variant_has_another() -> None:
     """With --img-size, the sizes of file and variant may differ."""
     file, variant = get_variant("ti16", img_size=96), get_variant("ti16")
-    with pytest.raises(CheckpointError, match="! img_size: file 96, vit_tiny_patch16_224 224"):
+    with pytest.raises(
+        CheckpointError, match="! img_size: file 96, variant vit_tiny_patch16_224 224"
+    ):
         resolved(file, variant=variant)
     assert resolved(file, variant=variant, overrides={"img_size": 128}).img_size == 96
 

@@ -22,7 +22,7 @@ from originals import distance, perturb
 from torch import Tensor, nn
 
 from vit_export.checkpoint.architecture import PREPARATION
-from vit_export.checkpoint.assemble import assemble
+from vit_export.checkpoint.hub import Location
 from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 from vit_export.checkpoint.load import plan_load
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
@@ -54,11 +54,16 @@ def in_memory(name: str, state: Mapping[str, Tensor]) -> TensorFile:
     )
 
 
+def located(file: TensorFile) -> Location:
+    """Where a file is said to lie."""
+    return Location(path=file.path, name=file.path.name, stem=file.path.name)
+
+
 def outcome(name: str, model: nn.Module, read: Any = lambda output: output) -> str:
     """Whether a model loads and then computes the same in float64, or why it is refused."""
     file, heads = in_memory(name, model.state_dict()), {"num_heads": SMALL["num_attention_heads"]}
     try:
-        plan = plan_load(file, overrides=heads)
+        loaded, fill_model = plan_load(file, located(file), overrides=heads)
     except CheckpointError as error:
         parts = re.findall(r"  \+ (.*?): ", error.message) if error.hint == MODULE_HINT else []
         reason = error.message.splitlines()[0].replace(str(file.path), "it")
@@ -66,10 +71,10 @@ def outcome(name: str, model: nn.Module, read: Any = lambda output: output) -> s
         return "refused: " + ("; ".join(parts) or reason)
     if next(model.parameters()).is_meta:
         return "loads exactly"  # compared in test_rules.py
-    ours, _ = assemble(file, plan.steps, source_config=plan.architecture.config, config=plan.config)
-    x = torch.randn(1, plan.config.in_chans, *plan.config.image_hw, dtype=torch.float64)
+    fill_model()
+    x = torch.randn(1, loaded.config.in_chans, *loaded.config.image_hw, dtype=torch.float64)
     with torch.no_grad():
-        error = distance(ours.double()(x), read(model.double()(x)))
+        error = distance(loaded.model.double()(x), read(model.double()(x)))
     return "loads exactly" if error < 1e-12 else "loads, but computes something else"
 
 
@@ -207,6 +212,6 @@ def test_the_preparation_for_files_of_timm_without_config_json_is_what_the_table
                 original = timm.create_model(model)
             file = in_memory(model, original.state_dict())
             heads = {"num_heads": original.blocks[0].attn.num_heads}
-            configs[model] = plan_load(file, overrides=heads).config
+            configs[model] = plan_load(file, located(file), overrides=heads)[0].config
         outcomes[f"timm {name}"] = compared(vars(configs[model]), vars(cfg))
     check_table("preparation.txt", "timm", outcomes)

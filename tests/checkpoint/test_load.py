@@ -200,11 +200,11 @@ def test_a_variant_that_contradicts_the_file_is_one_error_with_every_field(tmp_p
         load_checkpoint(path, variant="ti16")
     text = str(error.value)
     for line in (
-        "! embed_dim: file 96, vit_tiny_patch16_224 192",
-        "! depth: file 6, vit_tiny_patch16_224 12",
-        "! patch_size: file 4, vit_tiny_patch16_224 16",
-        "! in_chans: file 1, vit_tiny_patch16_224 3",
-        "! img_size: file 28, vit_tiny_patch16_224 224",
+        "! embed_dim: file 96, variant vit_tiny_patch16_224 192",
+        "! depth: file 6, variant vit_tiny_patch16_224 12",
+        "! patch_size: file 4, variant vit_tiny_patch16_224 16",
+        "! in_chans: file 1, variant vit_tiny_patch16_224 3",
+        "! img_size: file 28, variant vit_tiny_patch16_224 224",
         "hint: --variant vit_mnist_28",
     ):
         assert line in text

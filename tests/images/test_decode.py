@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vit_export.errors import ImageError
-from vit_export.images.decode import MAX_PIXELS, as_array, decode, is_pillow_image
+from vit_export.images.decode import MAX_PIXELS, decode, is_pillow_image
+from vit_export.images.prepare import as_array
 
 Pixels = npt.NDArray[np.uint8]
 

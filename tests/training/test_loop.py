@@ -19,9 +19,10 @@ from torch import Tensor
 from vit_export.errors import CheckpointError, OutputError, UsageError, VitExportError
 from vit_export.images.dataset import LabelledImages
 from vit_export.model.vit import VisionTransformer
+from vit_export.progress import Progress, silent
 from vit_export.training import loop
 from vit_export.training.history import EpochRecord, TrainingFiles, best_of
-from vit_export.training.loop import EpochProgress, train
+from vit_export.training.loop import train
 from vit_export.training.predict import predict_logits
 from vit_export.training.recipe import Recipe, initial_model
 from vit_export.training.split import split_data
@@ -76,7 +77,8 @@ def run(tmp_path: Path, digits: LabelledImages) -> Train:
         split = split_data(data, validation, fraction=0.2, seed=recipe.seed)
         model = changes.pop("model", None) or tiny()
         files = TrainingFiles.beside(tmp_path / changes.pop("output", "digits.safetensors"))
-        options = {"crop_mode": "center", "resume": False, "progress": lambda _: None}
+        options = {"crop_mode": "center", "resume": False, "progress": silent,
+                   "epoch_done": lambda _: None}  # fmt: skip
         return Trained(train(model, split, recipe, files, **{**options, **changes}), files)
 
     return train_with
@@ -168,11 +170,11 @@ class StopError(Exception):
     """What a test interrupts training with."""
 
 
-def stop_after(epoch: int) -> Callable[[EpochProgress], None]:
+def stop_after(epoch: int) -> Progress:
     """Interrupt a run in the middle of the epoch after this one."""
 
-    def progress(now: EpochProgress) -> None:
-        if now.epoch == epoch + 1 and now.step == 2:
+    def progress(stage: str, done: int = 0, total: int = 0) -> None:
+        if stage.startswith(f"epoch {epoch + 1}/") and done == 2:
             raise StopError
 
     return progress
@@ -199,8 +201,8 @@ def test_a_run_that_has_ended_is_resumed_without_training(run: Train, tmp_path: 
     """It returns the same result, and its files stay as they are."""
     first = run()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    calls: list[EpochProgress] = []
-    again = run(resume=True, progress=calls.append)
+    calls: list[EpochRecord] = []
+    again = run(resume=True, epoch_done=calls.append)
     assert again.history == first.history
     assert not calls
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -212,11 +214,10 @@ def test_an_epoch_writes_the_weights_once_and_a_finished_run_keeps_no_optimizer(
     """The state holds weights and optimizer, the best weights are written when they change."""
     sizes: list[dict[str, int]] = []
 
-    def progress(now: EpochProgress) -> None:
-        if now.finished:
-            sizes.append({path.name: path.stat().st_size for path in tmp_path.iterdir()})
+    def epoch_done(_: EpochRecord) -> None:
+        sizes.append({path.name: path.stat().st_size for path in tmp_path.iterdir()})
 
-    run(epochs=2, progress=progress)
+    run(epochs=2, epoch_done=epoch_done)
     assert all(
         names.keys() == {"digits.best.safetensors", "digits.history.jsonl", "digits.state.pt"}
         for names in sizes
@@ -295,7 +296,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_reason(run: Train, tmp_path: P
 
 def test_weights_that_break_in_the_last_step_of_an_epoch_are_found(run: Train) -> None:
     """By the loss of validation: there is no later step to show it."""
-    with pytest.raises(VitExportError, match="the loss is nan in epoch 1, step 1 of 1,"):
+    with pytest.raises(VitExportError, match="the loss is nan in the validation of epoch 1,"):
         run(batch_size=1000, learning_rate=1e30, clip_grad_norm=1e30)
 
 
@@ -319,19 +320,16 @@ def test_a_history_is_written(run: Train) -> None:
 
 def test_progress_is_called_for_every_step_and_every_finished_epoch(run: Train) -> None:
     """Once the files of an epoch are there, so that an interruption loses nothing."""
-    calls: list[EpochProgress] = []
-    result = run(epochs=2, progress=calls.append)
-    running = [now for now in calls if now.finished is None]
-    assert [(now.epoch, now.step) for now in running] == [
-        (epoch, step) for epoch in (1, 2) for step in range(1, 9)
+    steps: list[tuple[str, int, int]] = []
+    epochs: list[EpochRecord] = []
+    result = run(epochs=2, progress=lambda *call: steps.append(call), epoch_done=epochs.append)
+    assert [(stage[:9], done, total) for stage, done, total in steps] == [
+        (f"epoch {epoch}/2", step, 8) for epoch in (1, 2) for step in range(1, 9)
     ]
-    assert {(now.epochs, now.steps) for now in calls} == {(2, 8)}
-    assert [now.finished for now in calls if now.finished] == result.history
-    last = running[-1]
-    assert (last.loss, last.accuracy) == (
-        result.history[-1].train_loss,
-        result.history[-1].train_accuracy,
-    )
+    assert epochs == result.history
+    last = epochs[-1]
+    means = f"loss {last.train_loss:.4f}  accuracy {100 * last.train_accuracy:.1f} %"
+    assert steps[-1][0] == f"epoch 2/2  {means}"
 
 
 def test_a_file_that_cannot_be_written_is_named(run: Train, tmp_path: Path) -> None:

@@ -190,10 +190,7 @@ def _check_errors(name: str, errors: Float64, *, may_be_infinite: bool) -> None:
 
 
 def read_arrays(path: str | os.PathLike[str], *, what: str, hint: str) -> dict[str, NDArray[Any]]:
-    """Read every array of an .npz file, without unpickling any.
-
-    Messages say `what` the file should be, and the `hint` what to do where it is not that.
-    """
+    """Read every array of an .npz file, unpickling nothing; messages say `what` it is."""
     try:
         with open_file(path, what=what) as stream:  # numpy leaves it open where it fails
             file = np.load(stream, allow_pickle=False)

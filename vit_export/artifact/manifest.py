@@ -40,6 +40,12 @@ class TensorSpec(Struct, frozen=True):
         """Names of the dynamic dimensions."""
         return tuple(size for size in self.shape if isinstance(size, str))
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that it fixes; `None` where that is dynamic."""
+        first = self.shape[0] if self.shape else 1
+        return first if isinstance(first, int) else None
+
     def fits(self, shape: Sequence[int], *, start: int = 0) -> bool:
         """Whether an array of that shape has this spec's shape, from dimension `start` on."""
         if len(self.shape) != len(shape):
@@ -218,19 +224,16 @@ class Manifest(Record, frozen=True, kw_only=True):
         return self.certificate[-1].passed if self.certificate else None
 
     def vit_config(self, source: str) -> ViTConfig:
-        """Return the config of the network; fields that later releases added are ignored.
-
-        Messages name the file by `source`.
-        """
+        """Return the config of the network; fields that later releases added are ignored."""
         if not self.config:
             raise ArtifactError(
                 f"{source}: its manifest has no config, so its architecture is unknown"
             )
         if missing := [name for name in NOT_IN_A_CHECKPOINT if name not in self.config]:
             raise ArtifactError(f"{source}: the config in its manifest lacks {missing[0]!r}")
-        known = {name: self.config[name] for name in ViTConfig.names() if name in self.config}
+        plain = ViTConfig(variant=self.variant)
         try:
-            return ViTConfig(variant=self.variant).replace(known)
+            return plain.replace({k: v for k, v in self.config.items() if k in vars(plain)})
         except ConfigError as error:
             raise ArtifactError(
                 f"{source}: the config in its manifest is damaged: {error}"
@@ -253,6 +256,5 @@ class Manifest(Record, frozen=True, kw_only=True):
         if self.labels:
             plain["names"] = str(dict(enumerate(self.labels)))
         if self.inputs:
-            batch = self.inputs[0].shape[0]
-            plain["batch"] = str(batch if isinstance(batch, int) else 1)
+            plain["batch"] = str(self.inputs[0].fixed_batch or 1)
         return {**plain, METADATA_KEY: self.to_json()}

@@ -39,7 +39,12 @@ class OnnxFile:
     def read(cls, path: str | os.PathLike[str]) -> OnnxFile:
         """Read everything but the weights."""
         path = Path(path)
-        _check_utf8(path)
+        printable = str(path).encode("utf-8", "backslashreplace").decode()
+        if printable != str(path):  # ONNX Runtime takes UTF-8 only
+            raise ArtifactError(
+                f"{printable}: the path is not UTF-8, and ONNX Runtime cannot open it",
+                hint="rename the file or folder",
+            )
         with mapped(path) as buffer:
             try:
                 return _parse_model(path, buffer)
@@ -96,11 +101,6 @@ class OnnxFile:
         files = (self.path, *self.external_files)
         return Path(os.path.commonpath([os.path.dirname(os.path.realpath(f)) for f in files]))
 
-    @property
-    def has_linked_weights(self) -> bool:
-        """Whether symbolic links lead to weights outside the folder of the .onnx file itself."""
-        return self.weights_folder != Path(os.path.realpath(self.path)).parent
-
     def check_external_data(self) -> None:
         """Raise ArtifactError that names a file of weights which is missing or too short."""
         for tensor in self.initializers:
@@ -136,12 +136,8 @@ class OnnxFile:
     def expose(self, names: Collection[str], *, inline: bool = False) -> bytes:
         """Return the model with inner tensors as further graph outputs.
 
-        The weights stay in their files: the model refers to them as external data, relative to
-        `weights_folder`, which a runtime needs to be given.
-
-        Args:
-            names: Tensors to expose; those that are outputs already stay as they are.
-            inline: Copy weights inside the file instead, for a runtime that takes no folder.
+        Its weights are external data, relative to `weights_folder`, which a runtime needs to be
+        given; with `inline`, those inside the file are copied instead.
         """
         known = {spec.name for spec in self.outputs}
         added = [wire.message(1, name.encode()) for name in names if name not in known]
@@ -207,22 +203,8 @@ def mapped(path: Path) -> Iterator[memoryview]:
             memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
-    view = memoryview(memory)
-    try:
+    with memory, memoryview(memory) as view:
         yield view
-    finally:
-        view.release()
-        memory.close()
-
-
-def _check_utf8(path: Path) -> None:
-    """Raise ArtifactError where ONNX Runtime cannot open the path: it takes UTF-8 only."""
-    printable = str(path).encode("utf-8", "backslashreplace").decode()
-    if printable != str(path):
-        raise ArtifactError(
-            f"{printable}: the path has bytes that are not UTF-8, and ONNX Runtime cannot open it",
-            hint="rename the file or folder",
-        )
 
 
 def _checkpoint_kind(buffer: memoryview) -> str:

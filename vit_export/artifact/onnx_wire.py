@@ -21,7 +21,7 @@ IR_VERSION, PRODUCER, PRODUCER_VERSION, GRAPH, OPSET, METADATA = 1, 2, 3, 7, 8, 
 # GraphProto
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12
 # TensorProto
-_DIMS, _DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
+_DATA_TYPE, _TENSOR_NAME, RAW_DATA, _EXTERNAL, _LOCATION = 2, 8, 9, 13, 14
 _STORED_ELSEWHERE = 1
 
 DTYPES = {
@@ -102,15 +102,6 @@ def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
     raise ValueError(f"a number does not end at byte {at}")
 
 
-def integers(field: Field) -> list[int]:
-    """Return the int64 numbers of a repeated field: all when it is packed, otherwise one."""
-    values, at = [] if field.is_bytes else [field.value], field.value
-    while field.is_bytes and at < field.end:
-        value, at = read_varint(field.buffer, at, field.end)
-        values.append(value)
-    return [n - (1 << 64) if n >= 1 << 63 else n for n in values]  # two's complement
-
-
 def varint(value: int) -> bytes:
     """Encode a non-negative integer."""
     out = bytearray()
@@ -147,7 +138,6 @@ class Initializer:
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
     location: str  # file name relative to the .onnx file; empty when the data is inside
     offset: int  # of the data in that file, in bytes; -1 when it is not stored raw
     nbytes: int  # size of the data; -1 when it is not stored raw, or reaches to the file's end
@@ -182,7 +172,6 @@ def parse_initializer(tensor: Field) -> Initializer:
     return Initializer(
         name="".join(f.text for f in parts[_TENSOR_NAME]),
         dtype=_dtype_name(parts[_DATA_TYPE]),
-        shape=tuple(size for f in parts[_DIMS] for size in integers(f)),
         location=location,
         offset=offset,
         nbytes=nbytes,
@@ -210,11 +199,12 @@ def _inside(outer: Field, *path: int) -> Iterator[Field]:
 
 
 def _parse_dimension(dim: Field) -> int | str:
-    parts = by_number(dim.fields())
-    if parts[2]:
-        return parts[2][-1].text
-    sizes = [size for f in parts[1] for size in integers(f)]
-    return sizes[-1] if sizes and sizes[-1] >= 0 else "?"  # old exporters write -1
+    for f in dim.fields():
+        if f.number == 1 and f.value < 1 << 63:  # old exporters write -1 for a dynamic one
+            return f.value
+        if f.number == 2:
+            return f.text
+    return "?"
 
 
 def external_entries(location: str, offset: int, nbytes: int) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, UsageError, nearest
+from vit_export.errors import ArtifactError, UsageError, check_known
 
 AGAINST = {"torch": False, "torch-compile": True}  # name -> whether it is compiled
 TORCH_PROVIDERS = ("auto", "cpu", "cuda")  # of those that artifacts have
@@ -50,10 +50,7 @@ def plan(
             if values.count(value) > 1:
                 raise UsageError(f"{what} {value} is given twice")
     for name in against:
-        if name not in AGAINST:
-            raise UsageError(
-                f"--against {name}: unknown{nearest(name, AGAINST)} (known: {', '.join(AGAINST)})"
-            )
+        check_known("--against", name, AGAINST)
     auto_twice = "auto" in providers and len(providers) > 1
     no_torch = not against
     on_gpu = no_torch and engines == paths

@@ -1,13 +1,10 @@
 """Fill a model with the tensors of a file, after the shapes of all of them were checked."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_export.checkpoint.layouts.rules import Binding, Step
 from vit_export.checkpoint.tensor_files import TensorFile
@@ -26,23 +23,14 @@ def blank_model(config: ViTConfig) -> VisionTransformer:
     return model
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The tensors of a file after their conversion, by our names."""
-
-    converted: Mapping[str, Tensor]  # meta tensors
-    failed: Mapping[str, str]  # the reason why a tensor cannot be converted
-
-
-def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
-    """Run every conversion on meta tensors."""
+def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Run every conversion on meta tensors: the results by our names, and why others fail."""
     converted: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
     for step in binding.steps:
         sources = [file.tensors[name] for name in step.sources]
-        wrong = [_dtype(tensor) for tensor in sources if not tensor.is_floating_point()]
-        if wrong:
-            failed[step.target] = f"checkpoint {wrong[0]}, expected floating-point numbers"
+        if wrong := [t.dtype for t in sources if not t.is_floating_point()]:
+            failed[step.target] = f"checkpoint {_name(wrong[0])}, expected floating-point numbers"
             continue
         try:
             converted[step.target] = step.conversion.apply(*(t.float() for t in sources))
@@ -50,44 +38,45 @@ def convert_shapes(file: TensorFile, binding: Binding) -> Shapes:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in sources)
             reason = str(error).splitlines()[0]
             failed[step.target] = f"checkpoint {shapes} cannot be converted ({reason})"
-    return Shapes(converted, failed)
+    return converted, failed
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_shapes(
-    shapes: Shapes, binding: Binding, *, config: ViTConfig, dropped: Set[str], source: str
+    converted: Mapping[str, Tensor],
+    failed: Mapping[str, str],
+    binding: Binding,
+    *,
+    config: ViTConfig,
+    dropped: Set[str],  # names in the model that need not fit
+    source: str,
 ) -> None:
-    """Check that the tensors of a file are those of a model, except for the names in `dropped`.
-
-    Raises:
-        CheckpointError: Listing every tensor that is missing, unexpected or of another shape.
-    """
+    """Raise one CheckpointError with every tensor that is missing, unexpected or of other shape."""
     expected = blank_model(config).state_dict()
     sources = {step.target: ", ".join(step.sources) for step in binding.steps}
-    wrong = [f"  ! {name}: {why}" for name, why in shapes.failed.items() if name not in dropped]
+    wrong = [f"  ! {name}: {why}" for name, why in failed.items() if name not in dropped]
     missing = []
     for name, tensor in expected.items():
-        if name in dropped or name in shapes.failed:
+        if name in dropped or name in failed:
             continue
-        if name not in shapes.converted:
+        if name not in converted:
             lacking = binding.incomplete.get(name)
             detail = f" (lacks {', '.join(lacking)})" if lacking else ""
             missing.append(f"  - {name}: in the model, not in the checkpoint{detail}")
             continue
-        found, wanted = tuple(shapes.converted[name].shape), tuple(tensor.shape)
+        found, wanted = tuple(converted[name].shape), tuple(tensor.shape)
         if found != wanted:
             detail = f" (from {sources[name]})" if sources[name] != name else ""
             wrong.append(f"  ! {name}: checkpoint {found}, model {wanted}{detail}")
-    surplus = [sources[n] for n in shapes.converted if n not in expected and n not in dropped]
+    surplus = [sources[n] for n in converted if n not in expected and n not in dropped]
     unexpected = [
         f"  + {name}: in the checkpoint, not in the model"
         for name in (*surplus, *binding.unexpected)
     ]
-    lines = [*wrong, *missing, *unexpected]
-    if lines:
+    if lines := [*wrong, *missing, *unexpected]:
         count = "1 tensor does" if len(lines) == 1 else f"{len(lines)} tensors do"
         raise CheckpointError(
             f"cannot load {source} into {config.variant!r}: {count} not fit\n" + "\n".join(lines),
@@ -107,49 +96,40 @@ def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return "--variant NAME of the model that these weights were saved from"
 
 
-@dataclass
-class Account:
-    """What became of the tensors; filled while the model is."""
-
-    used: list[str] = field(default_factory=list)
-    resampled: list[str] = field(default_factory=list)
-    reinitialised: list[str] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-
-
-def assemble(
-    file: TensorFile, steps: Sequence[Step], *, source_config: ViTConfig, config: ViTConfig
-) -> tuple[VisionTransformer, Account]:
-    """Build a model and fill it, with one tensor of the file in memory at a time.
-
-    Tensors of the model that no step fills become zero. Positions are resampled where the two
-    configs, of the file's model and of the model wanted, differ in their grid.
-
-    Raises:
-        CheckpointError: A tensor contains NaN or Inf.
-    """
-    model, account = blank_model(config), Account()
-    conversions: Counter[str] = Counter()
-    not_finite: list[str] = []
-    old, new = source_config.grid_hw, config.grid_hw
+def changed(file: TensorFile, steps: Sequence[Step]) -> list[str]:
+    """What the steps do to the tensors of a file, other than to copy them."""
+    counts: Counter[str] = Counter()
     for step in steps:
-        data = [file.read(name) for name in step.sources]
-        conversions.update(
-            f"{_dtype(tensor)} -> float32" for tensor in data if tensor.dtype != torch.float32
-        )
+        dtypes = [file.tensors[name].dtype for name in step.sources]
+        counts.update(f"{_name(dtype)} -> float32" for dtype in dtypes if dtype != torch.float32)
         if step.conversion.label:
-            conversions[step.conversion.label] += len(data)
-        value = step.conversion.apply(*data)
-        if step.target == "pos_embed" and old != new:
+            counts[step.conversion.label] += len(dtypes)
+    return [f"{what}: {count} tensors" for what, count in counts.items()]
+
+
+def fill(
+    model: VisionTransformer, file: TensorFile, steps: Sequence[Step], grid_hw: Sequence[int]
+) -> None:
+    """Fill a blank model, with one tensor of the file in memory at a time.
+
+    Tensors of the model that no step fills become zero. `grid_hw` is the grid of patches that the
+    file's position embedding was trained for.
+    """
+    config, state, not_finite = model.config, model.state_dict(), list[str]()
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            state[name] = torch.zeros(tensor.shape)
+    for step in steps:
+        value = step.conversion.apply(*(file.read(name) for name in step.sources))
+        if step.target == "pos_embed":
             value = resample_pos_embed(
-                value, source=old, target=new, num_prefix_tokens=config.num_prefix_tokens
+                value,
+                source=grid_hw,
+                target=config.grid_hw,
+                num_prefix_tokens=config.num_prefix_tokens,
             )
-            grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old, new))
-            account.changes.append(f"pos_embed resampled: {grids} patches, bicubic with antialias")
-            account.resampled += step.sources
-        else:
-            account.used += step.sources
-        if not _fill(model, step.target, value):
+        state[step.target].copy_(value)
+        if not state[step.target].isfinite().all():
             not_finite += step.sources
     if not_finite:
         raise CheckpointError(
@@ -157,21 +137,4 @@ def assemble(
             f"{', '.join(not_finite)}. The training diverged, or the file is damaged",
             hint="load an earlier checkpoint",
         )
-    account.changes += [f"{what}: {count} tensors" for what, count in conversions.items()]
-    for name, tensor in model.state_dict().items():
-        if tensor.is_meta:
-            _fill(model, name, torch.zeros(tensor.shape))
-            account.reinitialised.append(name)
-    if account.reinitialised:
-        account.changes.append(f"re-initialised to zero: {', '.join(account.reinitialised)}")
-    return model, account
-
-
-def _fill(model: nn.Module, name: str, value: Tensor) -> bool:
-    """Copy a value into a tensor of the model, and return whether it is finite."""
-    owner_name, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    data = torch.empty(value.shape, dtype=torch.float32)
-    data.copy_(value)
-    setattr(owner, attribute, nn.Parameter(data) if attribute in owner._parameters else data)
-    return bool(torch.isfinite(data).all())
+    model.load_state_dict(state, assign=True)

@@ -1,8 +1,7 @@
 """Download weights from a Hugging Face hub into the cache of `huggingface_hub`."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +14,9 @@ FILE_NAMES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-BESIDE = (CONFIG, PROCESSOR)
 DOWNLOADS = (  # tried in turn until there are weights
-    (*FILE_NAMES[:2], "model-*.safetensors", *BESIDE),
-    (*FILE_NAMES[2:], "pytorch_model-*.bin", *BESIDE),
+    [*FILE_NAMES[:2], "model-*.safetensors", CONFIG, PROCESSOR],
+    [*FILE_NAMES[2:], "pytorch_model-*.bin", CONFIG, PROCESSOR],
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -35,41 +33,34 @@ class Location:
 def fetch(source: str, *, variant: ViTConfig | None) -> Location:
     """Download weights and the JSON files beside them, unless they are in the cache.
 
-    The environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT,
-    HF_HOME, HF_TOKEN.
-
-    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`.
-
-    Raises:
-        UsageError: The source names no repository.
-        CheckpointError: The download fails, or the repository holds no weights.
+    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`. The
+    environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME,
+    HF_TOKEN.
     """
     repository, revision = _repository(source, variant)
+    failed = f"cannot download {repository}"
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors, snapshot_download
     except ImportError as error:
         raise CheckpointError(
-            f"cannot download {repository}: the package huggingface_hub is not installed",
+            f"{failed}: the package huggingface_hub is not installed",
             hint="pip install 'vit-export[hub]'",
         ) from error
     try:
-        path = _download(huggingface_hub, repository, revision)
+        path = _download(snapshot_download, repository, revision)
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"cannot download {repository}: there is no such repository, or you have no access",
+            f"{failed}: there is no such repository, or you have no access",
             hint="check the spelling; for a private or gated repository run: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(
-            f"cannot download {repository}: it has no revision {revision!r}"
-        ) from error
+        raise CheckpointError(f"{failed}: it has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise _unreachable(repository, huggingface_hub.constants) from error
+        raise _not_cached(repository, constants) from error
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        raise CheckpointError(f"cannot download {repository}: {error}") from error
-    if path is None and huggingface_hub.constants.is_offline_mode():
-        raise _unreachable(repository, huggingface_hub.constants)
+        raise CheckpointError(f"{failed}: {error}") from error
+    if path is None and constants.is_offline_mode():
+        raise _not_cached(repository, constants)
     if path is None:
         raise CheckpointError(
             f"{repository} holds no weights: expected one of {', '.join(FILE_NAMES)}"
@@ -97,29 +88,28 @@ def _repository(source: str, variant: ViTConfig | None) -> tuple[str, str | None
     return match["id"], match["revision"]
 
 
-def _download(hub: ModuleType, repository: str, revision: str | None) -> Path | None:
+def _download(snapshot: Callable[..., str], repository: str, revision: str | None) -> Path | None:
     """The weights file in the cache; None where the repository has none."""
     for patterns in DOWNLOADS:
-        folder = Path(
-            hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
-        )
+        folder = snapshot(repository, revision=revision, allow_patterns=patterns)
         for name in FILE_NAMES:
-            if (folder / name).exists():
-                return folder / name
+            if (path := Path(folder, name)).exists():
+                return path
     return None
 
 
-def _unreachable(repository: str, constants: ModuleType) -> CheckpointError:
+def _not_cached(repository: str, constants: ModuleType) -> CheckpointError:
     """The error where the hub does not answer and the cache has no complete copy."""
+    reason = f"{constants.ENDPOINT} does not answer as a hub"
+    hint = "check the network and HF_ENDPOINT, or give a weights file with --weights PATH"
     if constants.is_offline_mode():
-        return CheckpointError(
-            f"cannot load {repository}: the cache {constants.HF_HUB_CACHE} has no complete copy, "
-            "and HF_HUB_OFFLINE forbids to download it",
-            hint=f"unset HF_HUB_OFFLINE, or run `hf download {repository}` on a machine with a "
-            "network and copy its cache",
+        reason = "HF_HUB_OFFLINE forbids to download it"
+        hint = (
+            f"unset HF_HUB_OFFLINE, or run `hf download {repository}` on a machine with a network "
+            "and copy its cache"
         )
     return CheckpointError(
-        f"cannot load {repository}: {constants.ENDPOINT} does not answer as a hub, and the cache "
-        f"{constants.HF_HUB_CACHE} has no complete copy",
-        hint="check the network and HF_ENDPOINT, or give a weights file with --weights PATH",
+        f"cannot load {repository}: {reason}, and the cache {constants.HF_HUB_CACHE} has no "
+        "complete copy",
+        hint=hint,
     )

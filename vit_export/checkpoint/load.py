@@ -4,11 +4,10 @@ Each tensor is used, resampled, re-initialised on request, or unused, and the re
 Everything that does not fit is listed in one error.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ import msgspec
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
-from vit_export.checkpoint.architecture import Architecture, resolve
-from vit_export.checkpoint.assemble import Shapes, assemble, check_shapes, convert_shapes
+from vit_export.checkpoint.architecture import resolve
+from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
-from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
-from vit_export.checkpoint.layouts.rules import Binding, Layout, Step, bind, unsupported_parts
-from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
+from vit_export.checkpoint.layouts import LAYOUTS, recognise
+from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
+from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
-from vit_export.errors import CheckpointError, UsageError, nearest
+from vit_export.errors import CheckpointError, check_known
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig, get_variant
 
@@ -62,18 +61,6 @@ class Loaded:
     weights: Weights  # for the manifest
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How the tensors of a file become a model, found without reading their data."""
-
-    layout: str
-    metadata: Metadata
-    architecture: Architecture  # of the model that the file was saved from
-    config: ViTConfig  # of the model wanted: the same, or with another image size or head
-    steps: tuple[Step, ...]  # tensors to load
-    unused: tuple[str, ...]  # names in the file that are not loaded
-
-
 def load_checkpoint(
     source: str | os.PathLike[str],
     *,
@@ -84,69 +71,29 @@ def load_checkpoint(
 ) -> Loaded:
     """Load weights of any known layout.
 
-    Args:
-        source: A file, a folder, `hub` (the variant's repository) or `hf:owner/name[@revision]`.
-        variant: Variant of the model; inferred by default.
-        overrides: Config fields set by the user. With another `img_size` than the file's the
-            position embedding is resampled; another `num_classes` needs `reset_head`, and 0
-            removes the head.
-        layout: Name of the layout; recognised from the tensors' names by default.
-        reset_head: Replace the head with a zero-initialised one without a pre-logits layer, as
-            for transfer in the paper (arXiv 2010.11929, section 3.1).
-
-    Raises:
-        CheckpointError: The file cannot be read, or does not fit.
-        UsageError: An unknown variant, layout or config field.
+    `source` is a file, a folder, `hub` (the variant's repository) or `hf:owner/name[@revision]`.
+    `overrides` are config fields set by the user. Another `img_size` than the file's resamples the
+    position embedding. `num_classes` 0 removes the head; another number needs `reset_head`, for a
+    zero-initialised head without a pre-logits layer, as for transfer in the paper (arXiv
+    2010.11929, section 3.1). Variant and layout are recognised by default.
     """
     overrides = overrides or {}
     known = get_variant(variant) if variant is not None else None
-    if layout is not None and layout not in LAYOUTS:
-        raise UsageError(
-            f"unknown layout {layout!r}{nearest(layout, LAYOUTS)} (layouts: {', '.join(LAYOUTS)})"
-        )
+    if layout is not None:
+        check_known("layout", layout, LAYOUTS)
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
-    located = _locate(source, known)
-    file = open_tensors(located.path)
-    plan = plan_load(
-        file,
+    location = _locate(source, known)
+    loaded, fill_model = plan_load(
+        open_tensors(location.path),
+        location,
         overrides=overrides,
         layout=layout,
         variant=known,
         reset_head=reset_head,
-        stem=located.stem,
     )
-    model, account = assemble(
-        file, plan.steps, source_config=plan.architecture.config, config=plan.config
-    )
-    labels, about_labels = _labels(plan)
-    report = LoadReport(
-        layout=plan.layout,
-        source=located.name,
-        sha256=file.sha256(),
-        used=tuple(account.used),
-        resampled=tuple(account.resampled),
-        reinitialised=tuple(account.reinitialised),
-        unused=plan.unused,
-        inferred=plan.architecture.inferred,
-        assumed={**plan.architecture.assumed, **about_labels, **file.notes},
-    )
-    unused = [f"unused: {', '.join(plan.unused)}"] if plan.unused else []
-    preprocess = Preprocess.of(plan.config)
-    return Loaded(
-        model=model,
-        config=plan.config,
-        preprocess=msgspec.structs.replace(preprocess, crop_mode=plan.metadata.crop_mode),
-        activation=plan.metadata.activation,
-        labels=labels,
-        report=report,
-        weights=Weights(
-            source=located.name,
-            layout=plan.layout,
-            sha256=report.sha256,
-            changes=(*account.changes, *unused),
-        ),
-    )
+    fill_model()
+    return loaded
 
 
 def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
@@ -195,89 +142,116 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
 
 def plan_load(
     file: TensorFile,
+    location: Location,
     *,
     overrides: Mapping[str, Any],
     layout: str | None = None,
     variant: ViTConfig | None = None,
     reset_head: bool = False,
-    stem: str = "model",
-) -> Plan:
-    """Find out how to load a file, and check all shapes, without reading tensor data.
+) -> tuple[Loaded, Callable[[], None]]:
+    """Make a model without data, after all shapes were checked, and the function that fills it.
 
-    Arguments and errors are those of `load_checkpoint`; `stem` names a model that is no variant.
+    Arguments and errors are those of `load_checkpoint`.
     """
     source = str(file.path)
     chosen, binding = _bind(file, layout)
-    shapes = convert_shapes(file, binding)
     beside = read_metadata(file.path.parent, layout=chosen.name)
     own, metadata = read_config(file) or (None, beside)
-    _check_positions(shapes, own, overrides, source=source)
+    converted, failed = convert_shapes(file, binding)
+    if "pos_embed" in converted:
+        _check_positions({*converted, *failed}, own, overrides, source=source)
     architecture = resolve(
-        shapes.converted,
+        converted,
         layout=chosen,
         metadata=metadata,
         own=own,
         variant=variant,
         overrides=overrides,
-        num_heads=_heads_from_shapes(file, chosen),
+        num_heads=_heads_from_shapes(file, binding),
         source=source,
-        stem=stem,
+        stem=location.stem,
     )
     config, dropped = _choose_head(architecture.config, overrides, reset_head, source)
-    check_shapes(shapes, binding, config=architecture.config, dropped=dropped, source=source)
-    if config.pos_embed == "sincos" and config.grid_hw != architecture.config.grid_hw:
+    check_shapes(
+        converted, failed, binding, config=architecture.config, dropped=dropped, source=source
+    )
+    trained, wanted = architecture.config.grid_hw, config.grid_hw
+    if config.pos_embed == "sincos" and trained != wanted:
         dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
-    return Plan(
+    steps = [step for step in binding.steps if step.target not in dropped]
+    left_out = [name for s in binding.steps if s.target in dropped for name in s.sources]
+    unused = (*left_out, *binding.ignored, *file.aside)
+    sources = {step.target: step.sources for step in steps}
+    resampled = sources.get("pos_embed", ()) if trained != wanted else ()
+    model = blank_model(config)
+    zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
+    labels, notes = metadata.labels, dict[str, str]()
+    if "head.weight" not in sources:
+        labels = ()
+    elif labels and len(labels) != config.num_classes:
+        given, classes = len(labels), config.num_classes
+        notes["labels"] = f"none: {given} were given, the head has {classes} classes"
+        labels = ()
+    report = LoadReport(
         layout=chosen.name,
-        metadata=metadata,
-        architecture=architecture,
+        source=location.name,
+        sha256=file.sha256(),
+        used=tuple(name for step in steps for name in step.sources if name not in resampled),
+        resampled=resampled,
+        reinitialised=tuple(zero),
+        unused=unused,
+        inferred=architecture.inferred,
+        assumed={**architecture.assumed, **notes, **file.notes},
+    )
+    changes = changed(file, steps)
+    if resampled:
+        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (trained, wanted))
+        changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
+    if zero:
+        changes.append(f"re-initialised to zero: {', '.join(zero)}")
+    if unused:
+        changes.append(f"unused: {', '.join(unused)}")
+    preprocess = Preprocess.of(config)
+    loaded = Loaded(
+        model=model,
         config=config,
-        steps=tuple(step for step in binding.steps if step.target not in dropped),
-        unused=(
-            *(name for step in binding.steps if step.target in dropped for name in step.sources),
-            *binding.ignored,
-            *file.aside,
+        preprocess=msgspec.structs.replace(preprocess, crop_mode=metadata.crop_mode),
+        activation=metadata.activation,
+        labels=labels,
+        report=report,
+        weights=Weights(
+            source=report.source,
+            layout=report.layout,
+            sha256=report.sha256,
+            changes=tuple(changes),
         ),
     )
+    return loaded, partial(fill, model, file, steps, trained)
 
 
 def _check_positions(
-    shapes: Shapes, own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
+    names: Set[str], own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
 ) -> None:
     """Raise CheckpointError where the position embedding would be lost or cannot be understood."""
-    if "pos_embed" not in shapes.converted:
-        return
-    if "cls_token" not in shapes.converted and "cls_token" not in shapes.failed:
+    if "cls_token" not in names:
         raise CheckpointError(
             f"cannot load {source}: it has no class token, and vit-export's VisionTransformer "
             "needs one",
             hint=MODULE_HINT,
         )
-    learned = own is None or own.pos_embed == "learned"
-    if learned and overrides.get("pos_embed", "learned") != "learned":
+    wanted = overrides.get("pos_embed", "learned")
+    if wanted != "learned" and (own is None or own.pos_embed == "learned"):
         raise CheckpointError(
-            f"{source} holds position embeddings, and pos_embed={overrides['pos_embed']} would "
-            "drop them",
+            f"{source} holds position embeddings, and pos_embed={wanted} would drop them",
             hint="leave that setting out",
         )
 
 
-def _heads_from_shapes(file: TensorFile, layout: Layout) -> int | None:
-    """The number of heads in libraries that keep an axis for them."""
-    for match in layout.matches(layout.heads_axis_of, file.tensors):
-        kernel = file.tensors[match.group()]
-        return kernel.shape[1] if kernel.ndim == 3 else None
-    return None
-
-
-def _labels(plan: Plan) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The labels where they fit the head, and a note for the report where they do not."""
-    labels, classes = plan.metadata.labels, plan.config.num_classes
-    if not labels or not any(step.target == "head.weight" for step in plan.steps):
-        return (), {}
-    if len(labels) == classes:
-        return labels, {}
-    return (), {"labels": f"none: {len(labels)} were given, the head has {classes} classes"}
+def _heads_from_shapes(file: TensorFile, binding: Binding) -> int | None:
+    """The number of heads where kernels keep an axis for them: (D, h, d), as in JAX."""
+    steps = [step for step in binding.steps if step.target.endswith(".attn.qkv.weight")]
+    kernels = (file.tensors[step.sources[0]] for step in steps)
+    return next((kernel.shape[1] for kernel in kernels if kernel.ndim == 3), None)
 
 
 def _choose_head(
@@ -295,10 +269,8 @@ def _choose_head(
             "unknown",
             hint="give --num-classes N",
         )
-    if wanted == 0:
-        return target, set(HEADS)
-    if there == wanted:
-        return target, set()
+    if wanted in (0, there):
+        return target, set() if wanted else set(HEADS)
     head = f"a head for {there} classes" if there else "no head"
     keep = f"--num-classes {there} keeps the head, " if there else ""
     raise CheckpointError(

@@ -125,11 +125,6 @@ class _Json:
             )
 
 
-def _stated(**fields: Any) -> dict[str, Any]:
-    """The fields that are not None."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _hugging_face(config: _Json) -> Metadata:
     activation = config.get("hidden_act", str, "gelu")
     config.check_supported("hidden_act", activation, ACTIVATIONS)
@@ -140,18 +135,18 @@ def _hugging_face(config: _Json) -> Metadata:
     width = config.get("hidden_size", int | None)
     hidden = config.get("intermediate_size", int | None)
     channels = config.get("num_channels", int | None)
-    fields = _stated(
-        num_heads=config.get("num_attention_heads", int, 12),
-        norm_eps=config.get("layer_norm_eps", float, 1e-12),
-        act_layer=ACTIVATIONS[activation],
-        img_size=config.size("image_size", 224),
-        patch_size=patch_size,
-        embed_dim=width,
-        mlp_ratio=hidden / width if hidden and width else None,
-        depth=config.get("num_hidden_layers", int | None),
-        in_chans=channels,
-        qkv_bias=config.get("qkv_bias", bool | None),
-    )
+    fields = {
+        "num_heads": config.get("num_attention_heads", int, 12),
+        "norm_eps": config.get("layer_norm_eps", float, 1e-12),
+        "act_layer": ACTIVATIONS[activation],
+        "img_size": config.size("image_size", 224),
+        "patch_size": patch_size,
+        "embed_dim": width,
+        "mlp_ratio": hidden / width if hidden and width else None,
+        "depth": config.get("num_hidden_layers", int | None),
+        "in_chans": channels,
+        "qkv_bias": config.get("qkv_bias", bool | None),
+    }
     crop_mode, preparation = "center", dict[str, Any]()
     if (path := config.path.with_name(PROCESSOR)).exists():
         crop_mode, preparation = _preparation(_Json.read(path), channels=channels or 3)
@@ -217,16 +212,16 @@ def _timm(config: _Json) -> Metadata:
     input_size = pretrained.get("input_size", tuple[int, int, int] | None)
     mode = pretrained.get("crop_mode", str, "center")
     names = tuple[str, ...] | None
-    fields = _stated(
-        num_heads=heads,
-        qkv_bias=arguments.get("qkv_bias", bool | None),
-        global_pool=pool or "token",
-        img_size=arguments.size("img_size") or (input_size and input_size[1:]),
-        mean=pretrained.get("mean", tuple[float, ...] | None),
-        std=pretrained.get("std", tuple[float, ...] | None),
-        crop_pct=pretrained.get("crop_pct", float | None),
-        interpolation=pretrained.get("interpolation", str | None),
-    )
+    fields = {
+        "num_heads": heads,
+        "qkv_bias": arguments.get("qkv_bias", bool | None),
+        "global_pool": pool or "token",
+        "img_size": arguments.size("img_size") or (input_size and input_size[1:]),
+        "mean": pretrained.get("mean", tuple[float, ...] | None),
+        "std": pretrained.get("std", tuple[float, ...] | None),
+        "crop_pct": pretrained.get("crop_pct", float | None),
+        "interpolation": pretrained.get("interpolation", str | None),
+    }
     known = mode in ("center", "squash")
     return Metadata(
         fields={CONFIG: fields},

@@ -1,7 +1,5 @@
 """Arrays of .npz archives, as torch tensors; pickled Python objects are not read."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib
@@ -19,11 +17,7 @@ BFLOAT16 = np.dtype("V2")  # numpy lacks bfloat16, and keeps two raw bytes
 
 
 def npz_shapes(path: Path) -> dict[str, Tensor]:
-    """Return meta tensors by name, from the arrays' headers.
-
-    Raises:
-        CheckpointError: The archive is damaged, or holds something else than plain arrays.
-    """
+    """Return meta tensors by name, from the arrays' headers."""
     tensors = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -38,18 +32,13 @@ def npz_shapes(path: Path) -> dict[str, Tensor]:
                 kind = _to_torch(np.empty(0, dtype)).dtype
                 tensors[name] = torch.empty(shape, dtype=kind, device="meta")
     except (ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path} is damaged, or not an archive of plain arrays: {error}"
-        ) from error
+        what = "is damaged, or not an archive of plain arrays"
+        raise CheckpointError(f"{path} {what}: {error}") from error
     return tensors
 
 
 def read_npz(path: Path, name: str) -> Tensor:
-    """Read one array.
-
-    Raises:
-        CheckpointError: It is damaged.
-    """
+    """Read one array."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _to_torch(arrays[name])

@@ -1,7 +1,5 @@
 """Checkpoints of vit-export: safetensors with config and labels in their metadata."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -30,9 +28,6 @@ def save_checkpoint(
 
     The file gets its name when it is complete; `labels` are names of the classes, `crop_mode` is
     that of `Preprocess`.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     path = Path(path)
     about = {
@@ -51,11 +46,7 @@ def save_checkpoint(
 
 
 def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
-    """Return the config and metadata that `save_checkpoint` wrote; None in other files.
-
-    Raises:
-        CheckpointError: The config cannot be read.
-    """
+    """Return the config and metadata that `save_checkpoint` wrote; None in other files."""
     text = file.metadata.get(METADATA_KEY)
     if text is None:
         return None

@@ -1,7 +1,5 @@
 """Weights in pickles (.pth, .pt, .bin), read by torch's restricted unpickler."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Mapping
@@ -30,9 +28,6 @@ def load_pickled(path: Path, *, mmap: bool) -> Any:
     """Unpickle a file of torch.save without running code that it contains.
 
     With `mmap`, data are read when they are used (zip format only).
-
-    Raises:
-        CheckpointError: The pickle needs more than tensors and plain values, or is damaged.
     """
     by_name = mmap and path.suffix != ".safetensors"  # torch takes the kind from that suffix
     try:
@@ -55,17 +50,12 @@ def load_pickled(path: Path, *, mmap: bool) -> Any:
         ) from error
 
 
-Selected = tuple[Mapping[str, Tensor], tuple[str, ...], dict[str, str]]
-
-
-def select_state_dict(loaded: Any, *, source: str) -> Selected:
+def select_state_dict(
+    loaded: Any, *, source: str
+) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, str]]:
     """Find the state dict in what a training script saved, also under a key of `WRAPPERS`.
 
-    Returns:
-        Tensors by name, the names of all other entries, and notes for the report.
-
-    Raises:
-        CheckpointError: There is no state dict.
+    Returns its tensors by name, the names of all other entries, and notes for the report.
     """
     expected = f"expected a state dict, or one under {', '.join(map(repr, WRAPPERS))}"
     if not isinstance(loaded, Mapping):

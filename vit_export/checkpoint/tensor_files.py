@@ -4,17 +4,16 @@ The kind is recognised from the content, not from the name. Nothing in a file is
 are read by torch's restricted unpickler, `.npz` archives without pickled objects.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -30,7 +29,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HEAD_BYTES = 512
 PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
 # put before every name by DataParallel, torch.compile, Lightning and transformers' timm wrapper
-PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.", "net.")
+PREFIXES = re.compile(r"((module|_orig_mod|model|timm_model|net)\.)*")
+SAVE_AGAIN = "download or save it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,39 +56,31 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a weights file, a folder of one model, or the index of a sharded file.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or of an unknown kind.
-    """
+    """Open a weights file, a folder of one model, or the index of a sharded file."""
     try:
         path = _in_folder(path) if path.is_dir() else path
         sharded = path.name.endswith(INDEX_SUFFIX)
-        return _without_prefixes(_open_shards(path) if sharded else _open_one(path))
+        return _without_prefix(_open_shards(path) if sharded else _open_one(path))
     except OSError as error:
         raise CheckpointError(f"cannot read weights from {path}: {error.strerror}") from error
 
 
-def _without_prefixes(file: TensorFile) -> TensorFile:
+def _without_prefix(file: TensorFile) -> TensorFile:
     """Remove the prefixes that every name in a file has."""
-    names = {name: name for name in file.tensors}
-    while names and (
-        prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), "")
-    ):
-        names = {name.removeprefix(prefix): full for name, full in names.items()}
+    common = os.path.commonprefix(list(file.tensors))  # noqa: RUF071 - names are no paths
+    prefix = next(PREFIXES.finditer(common)).group()
     return dataclasses.replace(
         file,
-        tensors={name: file.tensors[full] for name, full in names.items()},
-        read=lambda name: file.read(names[name]),
+        tensors={name.removeprefix(prefix): tensor for name, tensor in file.tensors.items()},
+        read=lambda name: file.read(prefix + name),
     )
 
 
 def _in_folder(folder: Path) -> Path:
     """The weights in a folder: under a name of the hub, or the only file of a known kind."""
-    for name in FILE_NAMES:
-        if (folder / name).exists():
-            return folder / name
-    files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
+    files = [folder / name for name in FILE_NAMES if (folder / name).exists()][:1]
+    if not files:
+        files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
     if len(files) > 1:
         raise CheckpointError(
             f"{folder} holds several weights files: {', '.join(p.name for p in files)}",
@@ -106,7 +98,7 @@ def _open_one(path: Path) -> TensorFile:
     with open_file(path, what="weights file", error=CheckpointError) as file:
         head = file.read(HEAD_BYTES)
     if not head:
-        raise CheckpointError(f"{path} is empty (0 bytes)", hint="download or save it again")
+        raise CheckpointError(f"{path} is empty (0 bytes)", hint=SAVE_AGAIN)
     if zipfile.is_zipfile(path) and head[:2] == b"PK":
         return _open_zip(path)
     if head[:4] == b"PK\x03\x04":
@@ -123,11 +115,9 @@ def _open_zip(path: Path) -> TensorFile:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
+        tensors = npz_shapes(path)
         return TensorFile(
-            path=path,
-            parts=(path,),
-            tensors=npz_shapes(path),
-            read=lambda name: read_npz(path, name),
+            path=path, parts=(path,), tensors=tensors, read=lambda name: read_npz(path, name)
         )
     if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name
            for name in names):  # fmt: skip
@@ -144,65 +134,45 @@ def _open_zip(path: Path) -> TensorFile:
     )
 
 
-OTHER = torch.uint8  # stands for all types that are refused where the model needs the tensor
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "BOOL": torch.bool,
-}
-
-
 def _open_safetensors(path: Path) -> TensorFile:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {
-                name: _meta(part.get_shape(), SAFETENSORS_DTYPES.get(part.get_dtype(), OTHER))
-                for name, part in slices.items()
-            }
-    except SafetensorError as error:
-        raise _truncated(path, f"safetensors cannot read it: {error}") from error
-
     def read(name: str) -> Tensor:
         # opened for each tensor: this unmaps the pages that were read
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
 
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # data are mapped, and read only when they are used
+            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _truncated(path, f"safetensors cannot read it: {error}") from error
+    tensors = {name: _meta(tensor.shape, tensor.dtype) for name, tensor in mapped.items()}
     return TensorFile(path=path, parts=(path,), tensors=tensors, read=read, metadata=metadata)
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]  # file of each tensor
 
 
 def _open_shards(index: Path) -> TensorFile:
     """Open all files of an index, such as model.safetensors.index.json, as one."""
     text = read_text(index, what="index of a sharded file", error=CheckpointError)
     try:
-        weight_map: dict[str, str] = json.loads(text)["weight_map"]  # file of each tensor
-        names = sorted(set(weight_map.values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index} is not the index of a sharded file (no 'weight_map': {error!r})"
-        ) from error
-    if outside:
+        weight_map = msgspec.json.decode(text, type=_Index).weight_map
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{index} is not the index of a sharded file: {error}") from error
+    names = sorted(set(weight_map.values()))
+    if outside := [name for name in names if Path(name).name != name]:
         raise CheckpointError(f"{index} points outside its own folder: {', '.join(outside)}")
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
+    if missing := [name for name in names if not (index.parent / name).exists()]:
         raise CheckpointError(
             f"{index.name} names {len(names)} files, {len(missing)} are not beside it: "
             f"{', '.join(missing)}",
             hint="download them too",
         )
     files = {name: _open_one(index.parent / name) for name in names}
-    lacking = [t for t, name in weight_map.items() if t not in files[name].tensors]
-    if lacking:
+    if lacking := [t for t, name in weight_map.items() if t not in files[name].tensors]:
         raise CheckpointError(
             f"{index.name} names tensors that its files do not hold: {', '.join(lacking)}"
         )
@@ -225,8 +195,8 @@ def _open_pickle(path: Path, *, mmap: bool) -> TensorFile:
     return TensorFile(
         path=path,
         parts=(path,),
-        tensors={
-            name: _meta(tensor.shape, OTHER if tensor.is_quantized else tensor.dtype)
+        tensors={  # a quantised tensor counts as integers, which the model refuses
+            name: _meta(tensor.shape, torch.int8 if tensor.is_quantized else tensor.dtype)
             for name, tensor in state_dict.items()
         },
         read=lambda name: state_dict[name].to_dense(),
@@ -240,13 +210,13 @@ def _meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _truncated(path: Path, what: str) -> CheckpointError:
+    size = path.stat().st_size
     return CheckpointError(
-        f"{path} is truncated or damaged ({what}; {os.path.getsize(path)} bytes)",
-        hint="download or save it again",
+        f"{path} is truncated or damaged ({what}; {size} bytes)", hint=SAVE_AGAIN
     )
 
 
-SIGNATURES: Sequence[tuple[bytes, str, str]] = (
+SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights themselves", "git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow)", ""),
     (b"\x93NUMPY", "a single numpy array (.npy)", ""),

@@ -1,7 +1,5 @@
 """The image size that a position embedding was trained for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,34 +9,20 @@ from torch import Tensor
 from vit_export.errors import CheckpointError
 from vit_export.variants import parse_field
 
-SizePx = int | tuple[int, int]
-
 
 def trained_size(
     pos_embed: Tensor | None,
     *,
     patch_size: int,
     num_prefix_tokens: int,
-    sizes: Mapping[str, Any],
+    sizes: Mapping[str, Any],  # in pixels or None, by who states them; the most trusted first
     source: str,
-) -> tuple[SizePx, str] | None:
-    """Find the image size whose patches are as many as the positions.
+) -> tuple[int | tuple[int, int], str] | None:
+    """Find the image size in pixels whose patches are as many as the positions (1, N, D).
 
     A position embedding shows the number of patches, not its rows and columns. So the first
-    stated size that makes as many patches is taken, or else the square one.
-
-    Args:
-        pos_embed: (1, N, D), prefix tokens first.
-        patch_size: In pixels.
-        num_prefix_tokens: 1, or 2 for a distilled model.
-        sizes: Stated image sizes or None, by who states them; the most trusted first.
-        source: Name of the file, for messages.
-
-    Returns:
-        Size in pixels and who stated it, "" for the square one; None without positions.
-
-    Raises:
-        CheckpointError: No stated size fits, and the number of patches is no square.
+    stated size that makes as many patches is taken, with who states it, or else the square one,
+    with "". Without positions the result is None.
     """
     if pos_embed is None or pos_embed.ndim != 3 or pos_embed.shape[1] <= num_prefix_tokens:
         return None

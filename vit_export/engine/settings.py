@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_export.artifact.engine_sidecar import BatchRange, Profile, Range
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.runtime.checks import with_batch
 from vit_export.runtime.tensorrt.backend import MODULES
 
@@ -79,10 +79,7 @@ class EngineSettings:
             ("precision", self.precision, PRECISIONS),
             ("hardware compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITY),
         ):
-            if choice not in known:
-                raise UsageError(
-                    f"unknown {name} {choice!r}{nearest(choice, known)} (known: {', '.join(known)})"
-                )
+            check_known(name, choice, known)
         for name, number, least, most in (
             ("builder-level", self.builder_level, 0, 5),
             ("workspace-mib", self.workspace_mib, 1, MAX_WORKSPACE_MIB),
@@ -147,7 +144,7 @@ def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> 
     """
     dynamic = [spec for spec in inputs if spec.dynamic]
     if not dynamic:
-        fixed = inputs[0].shape[0]
+        fixed = inputs[0].fixed_batch
         if any(sizes != (fixed, fixed, fixed) for sizes in batches):
             raise UsageError(
                 f"--batch {range_text(batches[0])}: the graph has a fixed batch size ({inputs[0]})",

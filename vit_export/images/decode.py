@@ -107,12 +107,6 @@ def is_pillow_image(source: object) -> bool:
     return image_class is not None and isinstance(source, image_class)
 
 
-def as_array(picture: Decoded) -> Pixels:
-    """Return the pixels of a decoded image, uint8 (H, W, C); they may share its memory."""
-    array = np.asarray(picture)
-    return array if array.ndim == 3 else array[:, :, None]
-
-
 def require(module: str, problem: str, *, package: str) -> ModuleType:
     """Import a module; where it is missing, raise ImageError with the problem and the package."""
     try:

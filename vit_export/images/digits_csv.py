@@ -9,7 +9,8 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,19 @@ from vit_export.progress import Progress, silent
 LABELS = tuple("0123456789")
 
 
-def read_digits(path: Path, preprocess: Preprocess, progress: Progress = silent) -> LabelledImages:
-    """Read a training file: a label from 0 to 9 and a square grey image per row."""
-    rows = _read_rows(path, leading=("label",))
-    return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
+def read_digits(
+    path: Path, preprocess: Preprocess, labelled: bool | None = None, progress: Progress = silent
+) -> LabelledImages:
+    """Read a training file, or a test file, which gives no `labels`; images at the model's size.
 
-
-def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
-    """Read a test file: a square grey image per row, without labels, as uint8 (n, H, W, C)."""
-    rows = _read_rows(path, leading=())
-    return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
+    Without `labelled` the file may be of either kind.
+    """
+    header, rows = _read_rows(path, labelled)
+    labels = LABELS if header[0] == "label" else ()
+    targets, pixels = (rows[:, 0], rows[:, 1:]) if labels else (np.zeros_like(rows[:, 0]), rows)
+    side = math.isqrt(pixels.shape[1])
+    images = (resize_and_crop(image, preprocess) for image in pixels.reshape(-1, side, side, 1))
+    return spool(images, targets, labels, progress)
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
@@ -47,15 +51,8 @@ def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
         raise OutputError(f"cannot write the predictions to {path}: {error.strerror}") from error
 
 
-def _pictures(pixels: Pixels, preprocess: Preprocess) -> Iterator[Pixels]:
-    """Yield rows (n, H * W) as images at the model's size."""
-    side = math.isqrt(pixels.shape[1])
-    for image in pixels.reshape(-1, side, side, 1):
-        yield resize_and_crop(image, preprocess)
-
-
-def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
-    """Read all rows, uint8 (n, columns); one error lists the bad ones."""
+def _read_rows(path: Path, labelled: bool | None) -> tuple[list[str], Pixels]:
+    """Read the header and all rows, uint8 (n, columns); one error lists the bad ones."""
     rows: list[bytes] = []
     faults: list[str] = []
     try:
@@ -64,8 +61,8 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
             io.TextIOWrapper(stream, newline="", encoding="utf-8-sig") as text,
         ):
             reader = csv.reader(text)
-            header = next(reader, [])
-            _check_header(path, header, leading)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(path, header, labelled)
             for cells in reader:
                 if cells:
                     row, fault = _read_row(cells, header)
@@ -81,21 +78,23 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         )
     if not rows:
         raise DataError(f"cannot use {path}: it has a header but no rows")
-    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
+    return header, np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _check_header(path: Path, header: Sequence[str], leading: tuple[str, ...]) -> None:
-    names = [name.strip() for name in header]
+def _check_header(path: Path, names: list[str], labelled: bool | None) -> None:
+    if labelled is None:
+        labelled = names[:1] == ["label"]
+    leading = ["label"] if labelled else []
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]
-    if names == [*leading, *pixels] and count > 0 and math.isqrt(count) ** 2 == count:
+    if names == leading + pixels and count > 0 and math.isqrt(count) ** 2 == count:
         return
     found = ",".join(names[:3]) + (f",... ({len(names)} columns)" if len(names) > 3 else "")
     expected = ",".join([*leading, "pixel0", "pixel1", "...", "pixel783"])
     hint = ""
-    if leading and names[:1] == ["pixel0"]:
+    if labelled and names[:1] == ["pixel0"]:
         hint = "without labels it can be predicted, but not trained on"
-    elif not leading and names[:1] == ["label"]:
+    elif not labelled and names[:1] == ["label"]:
         hint = "it has labels, so it is a training file; predict the test file"
     raise DataError(
         f"cannot use {path}: its first line is {found!r}, expected {expected!r}, with as many "
@@ -108,12 +107,10 @@ def _read_row(cells: Sequence[str], header: Sequence[str]) -> tuple[bytes, str]:
     """Return a row's numbers, one byte each, and its fault, or an empty string."""
     if len(cells) != len(header):
         return b"", f"{len(cells)} columns, expected {len(header)}"
-    try:
+    with suppress(ValueError):
         row = bytes(map(int, cells))
         if header[0] != "label" or row[0] < len(LABELS):
             return row, ""
-    except ValueError:
-        pass
     limits = [len(LABELS) - 1 if name == "label" else 255 for name in header]
     return b"", next(
         f"{name} is {cell[:20]!r}, expected an integer from 0 to {most}"

@@ -13,15 +13,7 @@ import numpy.typing as npt
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ImageError
-from vit_export.images.decode import (
-    MAX_PIXELS,
-    Decoded,
-    ImageSource,
-    Pixels,
-    as_array,
-    decode,
-    require,
-)
+from vit_export.images.decode import MAX_PIXELS, Decoded, ImageSource, Pixels, decode, require
 
 
 def prepare_batch(images: Iterable[ImageSource], preprocess: Preprocess) -> npt.NDArray[np.float32]:
@@ -81,6 +73,12 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
             hint="the channels come last: (H, W, C)",
         )
     return _center_crop(pixels, preprocess.size)
+
+
+def as_array(picture: Decoded) -> Pixels:
+    """Return the pixels of a decoded image, uint8 (H, W, C); they may share its memory."""
+    array = np.asarray(picture)
+    return array if array.ndim == 3 else array[:, :, None]
 
 
 def _resized_hw(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:

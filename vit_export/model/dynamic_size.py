@@ -20,11 +20,7 @@ class AnySizeVisionTransformer(VisionTransformer):
 
     @classmethod
     def of(cls, model: VisionTransformer) -> AnySizeVisionTransformer:
-        """Make one that shares the weights of a model.
-
-        Raises:
-            UsageError: The model has no position embedding.
-        """
+        """Make one that shares the weights of a model."""
         if model.pos_embed is None:
             raise UsageError("--dynamic-size: the model has no position embedding to resample")
         with torch.device("meta"):

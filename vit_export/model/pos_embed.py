@@ -1,7 +1,5 @@
 """Resample position embeddings from one grid of patches to another."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -12,18 +10,9 @@ from torch import Tensor
 def resample_pos_embed(
     pos_embed: Tensor, *, source: Sequence[int], target: Sequence[int], num_prefix_tokens: int
 ) -> Tensor:
-    """Resample the positions of patches, in float32; those of prefix tokens stay as they are.
+    """Resample E_pos (1, N, D) from one grid of patches (rows, columns) to another, in float32.
 
-    Equal to timm's `resample_abs_pos_embed`.
-
-    Args:
-        pos_embed: (1, prefix + rows * columns, D), prefix tokens first.
-        source: Rows and columns of the grid that it was trained for.
-        target: Rows and columns wanted.
-        num_prefix_tokens: How many rows belong to the class and distillation tokens.
-
-    Returns:
-        (1, prefix + target rows * target columns, D), in the dtype of `pos_embed`.
+    The prefix tokens come first, and their positions stay. As timm's `resample_abs_pos_embed`.
     """
     if tuple(source) == tuple(target):
         return pos_embed

@@ -18,10 +18,7 @@ from torch import Tensor, nn
 
 from vit_export.variants import ViTConfig
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-}
+APPROXIMATION = {"gelu": "none", "gelu_tanh": "tanh"}  # of GELU, by `act_layer`
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -45,9 +42,10 @@ ATTENTION: dict[str, Attend] = {
 class PatchEmbed(nn.Module):
     """Projection of patches: a convolution with stride P."""
 
-    def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        size = config.patch_size
+        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)  # (B, C, H, W) -> (B, D, H/P, W/P)
@@ -56,12 +54,12 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention (Eq. 8) with one matrix for queries, keys and values."""
 
-    def __init__(self, *, dim: int, num_heads: int, qkv_bias: bool, drop: float) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        dim, self.num_heads = config.embed_dim, config.num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(drop)
+        self.proj_drop = nn.Dropout(config.drop_rate)
         self.attend: Attend = F.scaled_dot_product_attention
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,12 +73,12 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU between them."""
 
-    def __init__(self, *, dim: int, hidden_dim: int, act_layer: str, drop: float) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = ACTIVATIONS[act_layer]()
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
+        self.fc1 = nn.Linear(config.embed_dim, config.mlp_dim)
+        self.act = nn.GELU(approximate=APPROXIMATION[config.act_layer])
+        self.fc2 = nn.Linear(config.mlp_dim, config.embed_dim)
+        self.drop = nn.Dropout(config.drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop(self.act(self.fc1(x)))  # (B, N, D) -> (B, N, mlp_ratio * D)
@@ -107,13 +105,10 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig, *, drop_path: float) -> None:
         super().__init__()
-        dim, drop = config.embed_dim, config.drop_rate
-        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn = Attention(
-            dim=dim, num_heads=config.num_heads, qkv_bias=config.qkv_bias, drop=drop
-        )
-        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim=dim, hidden_dim=config.mlp_dim, act_layer=config.act_layer, drop=drop)
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,9 +119,9 @@ class Block(nn.Module):
 class PreLogits(nn.Module):
     """Representation layer of the ImageNet-21k models: linear and tanh."""
 
-    def __init__(self, *, dim: int, representation_size: int) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(dim, representation_size)
+        self.fc = nn.Linear(config.embed_dim, config.representation_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.fc(x))
@@ -141,9 +136,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.patch_embed = PatchEmbed(
-            patch_size=config.patch_size, in_chans=config.in_chans, embed_dim=dim
-        )
+        self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distilled else None
         if config.pos_embed == "learned":
@@ -156,13 +149,9 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, drop_path=rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.pre_logits = (
-            PreLogits(dim=dim, representation_size=config.representation_size)
-            if config.representation_size
-            else nn.Identity()
-        )
-        self.head = _head(config.num_features, config.num_classes)
-        self.head_dist = _head(dim, config.num_classes) if config.distilled else None
+        self.pre_logits = PreLogits(config) if config.representation_size else nn.Identity()
+        self.head = _head(config)
+        self.head_dist = _head(config) if config.distilled else None
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -192,10 +181,10 @@ class VisionTransformer(nn.Module):
         prefix: Tensor = self.cls_token
         if self.dist_token is not None:
             prefix = torch.cat((prefix, self.dist_token), dim=1)
-        num_prefix, num_patches = prefix.shape[1], grid_hw[0] * grid_hw[1]
+        num_prefix = prefix.shape[1]
         positions = self.positions(grid_hw)
         if positions is None:
-            return F.pad(prefix, (0, 0, 0, num_patches))
+            return F.pad(prefix, (0, 0, 0, grid_hw[0] * grid_hw[1]))
         return torch.cat((prefix + positions[:, :num_prefix], positions[:, num_prefix:]), dim=1)
 
     def forward_tokens(self, x: Tensor) -> Tensor:
@@ -210,13 +199,10 @@ class VisionTransformer(nn.Module):
         return self.norm(x)  # Eq. 4
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Reduce tokens (B, N, D) to features (B, D).
-
-        A slice instead of an index: an index becomes a Gather, which mobile backends lack.
-        """
+        """Reduce tokens (B, N, D) to features (B, D)."""
         if self.config.global_pool == "avg":
             return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
-        read = self.config.read_token
+        read = self.config.read_token  # sliced: an index is a Gather, which mobile backends lack
         return tokens[:, read : read + 1].flatten(1)
 
     def forward_heads(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -234,15 +220,13 @@ class VisionTransformer(nn.Module):
         return {**self.forward_heads(tokens), "tokens": tokens}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute logits (B, num_classes) of normalised images (B, C, H, W).
-
-        A model without head returns its features (B, num_features).
-        """
+        """Compute logits (B, num_classes) of images; without a head, features (B, num_features)."""
         return self.forward_all(x)["logits"]
 
 
-def _head(num_features: int, num_classes: int) -> nn.Module:
-    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
+def _head(config: ViTConfig) -> nn.Module:
+    classes = config.num_classes
+    return nn.Linear(config.num_features, classes) if classes else nn.Identity()
 
 
 def sincos_pos_embed(config: ViTConfig) -> Tensor:

@@ -8,8 +8,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import CheckpointError, OutputError, VitExportError
 from vit_export.model.vit import VisionTransformer
+from vit_export.progress import Progress
 from vit_export.training.augment import rotate_and_shift
 from vit_export.training.history import (
     EpochRecord,
@@ -36,19 +36,6 @@ from vit_export.training.recipe import Recipe, learning_rate, make_optimizer
 from vit_export.training.split import Split
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochProgress:
-    """Progress of a run after a step."""
-
-    epoch: int  # counted from 1
-    epochs: int  # without an early stop
-    step: int  # steps done in this epoch
-    steps: int  # in an epoch
-    loss: float  # mean over the images of this epoch so far
-    accuracy: float  # likewise
-    finished: EpochRecord | None = None  # the whole epoch, validation included, at its end
-
-
 def train(
     model: VisionTransformer,
     split: Split,
@@ -57,38 +44,32 @@ def train(
     *,
     crop_mode: str,
     resume: bool,
-    progress: Callable[[EpochProgress], None],
+    progress: Progress,
+    epoch_done: Callable[[EpochRecord], None],
 ) -> list[EpochRecord]:
     """Train a model in place, on its device; it ends with the weights of the best epoch.
 
-    `crop_mode` is written to the checkpoints. `progress` is called after each step, and again when
-    the files of an epoch are written.
+    `crop_mode` is written to the checkpoints. `progress` is called after each step, `epoch_done`
+    when the files of an epoch are written.
     """
     run = _Run(model, split, recipe, files, crop_mode, progress)
     if resume:
         run.resume()
-    while not run.ended:
-        with memory_errors(run.device, recipe.batch_size):
-            last_step = run.train_epoch()
-        with _disk_errors(files):
-            run.save_epoch()
-        progress(last_step)
-    with _disk_errors(files):
-        run.finish()
-    model.load_state_dict(load_file(files.checkpoint))
-    model.eval()
-    return run.history
-
-
-@contextmanager
-def _disk_errors(files: TrainingFiles) -> Iterator[None]:
     try:
-        yield
+        while not run.ended:
+            with memory_errors(run.device, recipe.batch_size):
+                run.train_epoch()
+            run.save_epoch()
+            epoch_done(run.history[-1])
+        run.finish()
     except OSError as error:
         raise OutputError(
             f"cannot write the files of the training to {files.checkpoint.parent}: {error}",
             hint="fix this, then continue with --resume",
         ) from error
+    model.load_state_dict(load_file(files.checkpoint))
+    model.eval()
+    return run.history
 
 
 @dataclass
@@ -100,7 +81,7 @@ class _Run:
     recipe: Recipe
     files: TrainingFiles
     crop_mode: str
-    progress: Callable[[EpochProgress], None]
+    progress: Progress
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,33 +140,33 @@ class _Run:
         history = [dataclasses.asdict(record) for record in self.history]
         save_state(self.files.state, {"origin": self.origin, "history": history, **state_dicts})
 
-    def train_epoch(self) -> EpochProgress:
+    def train_epoch(self) -> None:
         """Train on every training image once, then evaluate on the validation images."""
         start = time.perf_counter()
         epoch = len(self.history) + 1
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             sequence = np.random.SeedSequence((self.recipe.seed, epoch))
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-            last = self._train_steps(epoch)
+            loss, accuracy = self._train_steps(epoch)
         data, rows = self.split.validation, self.split.validation_rows
         batch_size = self.recipe.batch_size
         logits = predict_logits(self.model, data.images, rows=rows, batch_size=batch_size)
         targets = torch.from_numpy(data.targets[rows])
         val_loss = F.cross_entropy(logits, targets).item()
-        self._check_finite(val_loss, last)
+        self._check_finite(val_loss, f"the validation of epoch {epoch}")
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            train_loss=last.loss,
-            train_accuracy=last.accuracy,
+            train_loss=loss,
+            train_accuracy=accuracy,
             val_loss=val_loss,
             val_accuracy=(logits.argmax(dim=1) == targets).double().mean().item(),
             time_s=time.perf_counter() - start,
         )
         self.history.append(record)
-        return dataclasses.replace(last, finished=record)
 
-    def _train_steps(self, epoch: int) -> EpochProgress:
+    def _train_steps(self, epoch: int) -> tuple[float, float]:
+        """Train on every training image once; return the means of loss and accuracy."""
         self.model.train()
         recipe, rows = self.recipe, self.split.train_rows
         order = rows[torch.randperm(len(rows)).numpy()]
@@ -200,17 +181,10 @@ class _Run:
             images += len(batch)
             loss_sum += loss * len(batch)
             correct += batch_correct
-            now = EpochProgress(
-                epoch=epoch,
-                epochs=recipe.epochs,
-                step=step + 1,
-                steps=len(batches),
-                loss=loss_sum / images,
-                accuracy=correct / images,
-            )
-            self._check_finite(loss, now)
-            self.progress(now)
-        return now
+            self._check_finite(loss, f"epoch {epoch}, step {step + 1} of {len(batches)}")
+            means = f"loss {loss_sum / images:.4f}  accuracy {100 * correct / images:.1f} %"
+            self.progress(f"epoch {epoch}/{recipe.epochs}  {means}", step + 1, len(batches))
+        return loss_sum / images, correct / images
 
     def _step(self, rows: NDArray[np.int64]) -> tuple[float, int]:
         """Update the weights once; return the loss and the number of correct images."""
@@ -227,14 +201,14 @@ class _Run:
         self.optimizer.step()
         return loss.item(), int((logits.argmax(dim=1) == targets).sum())
 
-    def _check_finite(self, loss: float, now: EpochProgress) -> None:
+    def _check_finite(self, loss: float, where: str) -> None:
         if math.isfinite(loss):
             return
         rate = self.optimizer.param_groups[0]["lr"]
         best = f"; the best epoch so far is in {self.files.best}" if self.history else ""
         raise VitExportError(
-            f"training stopped: the loss is {loss} in epoch {now.epoch}, step {now.step} of "
-            f"{now.steps}, at learning rate {rate:.3g}; expected a finite number{best}",
+            f"training stopped: the loss is {loss} in {where}, at learning rate {rate:.3g}; "
+            f"expected a finite number{best}",
             hint=f"try --learning-rate {self.recipe.learning_rate / 10:.3g}, a longer "
             "--warmup-epochs or a smaller --clip-grad-norm",
         )

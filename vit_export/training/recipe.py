@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vit_export.errors import UsageError, nearest
+from vit_export.errors import UsageError, check_known
 from vit_export.model.vit import Attention, VisionTransformer, create_model
 from vit_export.variants import ViTConfig
 
@@ -50,11 +50,7 @@ class Recipe:
     seed: int = 0  # of initial weights, validation split, order and augmentation
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(
-                f"optimizer={self.optimizer!r}: expected one of "
-                f"{', '.join(OPTIMIZERS)}{nearest(self.optimizer, OPTIMIZERS)}"
-            )
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
         for names, valid, rule in RULES:
             for name in names.split():
                 if not valid(getattr(self, name)):

@@ -16,7 +16,7 @@ from vit_export.images.dataset import class_names, read_folder, split_folders
 from vit_export.model.vit import VisionTransformer
 from vit_export.progress import Progress, silent
 from vit_export.training.history import EpochRecord, TrainingFiles, best_of, load_state
-from vit_export.training.loop import EpochProgress, train
+from vit_export.training.loop import train
 from vit_export.training.predict import choose_device, memory_errors, predict_logits
 from vit_export.training.recipe import Recipe, initial_model
 from vit_export.training.split import split_data
@@ -85,12 +85,13 @@ def finetune(
     *,
     settings: FinetuneSettings,
     progress: Progress = silent,
-    epochs_progress: Callable[[EpochProgress], None] = lambda progress: None,
+    step_progress: Progress = silent,
+    epoch_done: Callable[[EpochRecord], None] = lambda record: None,
 ) -> FinetuneResult:
     """Train on a folder of class folders, on folders `train` and `val` of these, or on a CSV.
 
     Errors in paths, settings and weights come before the first image is decoded. `progress` is
-    called while data are read, `epochs_progress` while the model trains.
+    called while data are read, `step_progress` after each training step, with its loss.
     """
     _check_paths(data, settings.predict)
     device, recipe = choose_device(settings.device), settings.recipe
@@ -107,12 +108,12 @@ def finetune(
     if data.is_dir():
         training = read_folder(train_path, preprocess, labels, progress)
     else:
-        training = digits_csv.read_digits(train_path, preprocess, progress)
+        training = digits_csv.read_digits(data, preprocess, labelled=True, progress=progress)
     if validation_path is not None:
         validation = read_folder(validation_path, preprocess, labels, progress)
     split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
     if settings.predict is not None:
-        to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
+        to_predict = digits_csv.read_digits(settings.predict, preprocess, labelled=False).images
     history = train(
         model.to(device),
         split,
@@ -120,7 +121,8 @@ def finetune(
         files,
         crop_mode=preprocess.crop_mode,
         resume=settings.resume,
-        progress=epochs_progress,
+        progress=step_progress,
+        epoch_done=epoch_done,
     )
     if to_predict is not None:
         predictions = output.with_suffix(".predictions.csv")

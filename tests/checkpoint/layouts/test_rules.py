@@ -24,7 +24,7 @@ from layout_models import (
 )
 from torch import Tensor, nn
 
-from vit_export.checkpoint.layouts.recognise import LAYOUTS, recognise
+from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import bind
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.errors import CheckpointError

@@ -7,8 +7,10 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from vit_export.checkpoint.load import load_checkpoint
-from vit_export.cli.commands.finetune import show_epoch
+from vit_export.cli.commands import finetune as command
 from vit_export.cli.console import ProgressBar
 from vit_export.cli.main import main
 from vit_export.training import run as training
-from vit_export.training.history import EpochRecord
-from vit_export.training.loop import EpochProgress
 
 SMALL = ("--set", "embed_dim=32", "--set", "depth=1", "--set", "num_heads=2")
 
@@ -120,10 +120,9 @@ def test_a_stopped_run_says_to_resume_and_ends_as_an_unbroken_one(
     whole = training.train
 
     def stopped(*positional, **options):
-        def progress(now):
-            if now.epoch == 2:
+        def progress(stage, done=0, total=0):
+            if stage.startswith("epoch 2/"):
                 os.kill(os.getpid(), number)
-            options["progress"](now)
 
         return whole(*positional, **{**options, "progress": progress})
 
@@ -249,22 +248,18 @@ def test_wrong_usage_is_an_error_message(status, arguments, words, tmp_path, mon
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_training_shows_a_line_per_epoch(terminal, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
+def test_training_shows_a_line_per_epoch(terminal, digits, tmp_path, monkeypatch):
+    """And on a terminal a bar with the loss and accuracy of the steps."""
+    monkeypatch.setenv("TERM", "xterm" if terminal else "dumb")
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
-    record = EpochRecord(
-        epoch=1, learning_rate=1e-3, train_loss=0.5, train_accuracy=0.75, val_loss=0.25,
-        val_accuracy=0.9, time_s=2.0,
-    )  # fmt: skip
-    step = EpochProgress(epoch=1, epochs=3, step=1, steps=2, loss=0.5, accuracy=0.75)
-    with ProgressBar(stream) as progress:
-        show_epoch(progress, step)
-        show_epoch(progress, EpochProgress(**{**vars(step), "finished": record}))
-    line = "epoch 1/3  loss 0.5000  val loss 0.2500  val accuracy 90.00 %  2.0 s\n"
-    assert progress.live == terminal
-    if terminal:
-        assert "accuracy 75.0 %" in stream.getvalue()
-        assert line in stream.getvalue()
-    else:
-        assert stream.getvalue() == line
+    monkeypatch.setattr(command, "ProgressBar", partial(ProgressBar, stream))
+    output = tmp_path / "m.safetensors"
+    result = finetune("--variant", "mnist", "--data", digits, *SMALL, "--epochs", "1",
+                      "-o", output)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    shown = stream.getvalue()
+    line = r"epoch 1/1  loss \d\.\d{4}  val loss \d\.\d{4}  val accuracy \d+\.\d\d %  \d+\.\d s\n"
+    assert re.search(line, shown)
+    assert bool(re.search(r"epoch 1/1  loss \d\.\d{4}  accuracy \d+\.\d %", shown)) == terminal
+    assert terminal or len(shown.splitlines()) == 2

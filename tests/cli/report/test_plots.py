@@ -137,6 +137,7 @@ def test_losses_and_accuracies_are_drawn_by_epoch(epochs):
     history = [record(epoch, 0.9 / epoch, 0.5 / epoch) for epoch in range(1, epochs + 1)]
     figure = Figure()
     training_plot(figure, history, history[-1])
+    assert all(float(tick).is_integer() for axes in figure.axes for tick in axes.get_xticks())
     lines = {
         (axes.get_title(loc="left"), line.get_label()): line.get_xydata().tolist()
         for axes in figure.axes

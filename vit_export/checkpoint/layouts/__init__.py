@@ -1,6 +1,39 @@
 """Tensor names of the libraries that write Vision Transformer checkpoints.
 
 To add a library, read `torchvision.py` (the shortest table) and `rules.py` (what a table may say),
-write a table in a new file, add it to `LAYOUTS` in `recognise.py`, and compare a tiny model of the
+write a table in a new file, add it to `LAYOUTS` below, and compare a tiny model of the
 library with ours in `tests/checkpoint/layouts/`. Nothing else has to change.
 """
+
+from collections.abc import Container, Iterable
+
+from vit_export.checkpoint.layouts.huggingface import HUGGING_FACE
+from vit_export.checkpoint.layouts.jax import BIG_VISION, GOOGLE_JAX
+from vit_export.checkpoint.layouts.notebook import TRANSFORMER_ENCODER
+from vit_export.checkpoint.layouts.rules import Layout, bind
+from vit_export.checkpoint.layouts.timm import TIMM, VIT_EXPORT
+from vit_export.checkpoint.layouts.torchvision import TORCHVISION
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        VIT_EXPORT, TIMM, HUGGING_FACE, TORCHVISION, GOOGLE_JAX, BIG_VISION, TRANSFORMER_ENCODER,
+    )
+}  # fmt: skip
+
+
+def recognise(names: Iterable[str], metadata: Container[str] = ()) -> Layout | None:
+    """Return the layout that matches most names, or None where none matches half of them.
+
+    The key "vit_export" in the file's metadata marks our own layout.
+    """
+    names = list(names)
+    if VIT_EXPORT.name in metadata:
+        return VIT_EXPORT
+    unmatched = {
+        name: len(bind(layout, names).unexpected)
+        for name, layout in LAYOUTS.items()
+        if layout is not VIT_EXPORT
+    }
+    best = min(unmatched, key=unmatched.__getitem__)
+    return LAYOUTS[best] if unmatched[best] * 2 < len(names) else None

@@ -3,8 +3,6 @@
 Version 5 renamed its modules in memory, and still writes the names of version 4 to files.
 """
 
-from __future__ import annotations
-
 import torch
 
 from vit_export.checkpoint.layouts.rules import JOIN_QKV, Conversion, Layout, Rule, rename

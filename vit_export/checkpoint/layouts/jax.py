@@ -1,30 +1,17 @@
 """Tensor names of Google's JAX code: vision_transformer and big_vision."""
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor
 
 from vit_export.checkpoint.layouts.rules import Conversion, Layout, Rule, rename
-
-
-def _fold_kernel(kernel: Tensor) -> Tensor:
-    """Turn the kernel (D, h, d) of a query, key or value projection into (D, D)."""
-    return kernel.flatten(1).T
-
 
 TRANSPOSE = Conversion("kernel transposed", lambda kernel: kernel.t())
 TRANSPOSE_CONV = Conversion("kernel transposed", lambda kernel: kernel.permute(3, 2, 0, 1))
 JOIN_KERNELS = Conversion(
     "heads folded, kernel transposed, q, k and v joined",
-    lambda q, k, v: torch.cat([_fold_kernel(kernel) for kernel in (q, k, v)]),
+    lambda *qkv: torch.cat([kernel.flatten(1).T for kernel in qkv]),  # each (D, h, d) to (D, D)
 )
-JOIN_HEAD_BIASES = Conversion(
-    "heads folded, q, k and v joined", lambda q, k, v: torch.cat((q, k, v)).flatten()
-)
-FOLD_OUT_KERNEL = Conversion(
-    "heads folded, kernel transposed", lambda kernel: kernel.flatten(0, 1).T
-)
+JOIN_BIASES = Conversion("heads folded, q, k and v joined", lambda *qkv: torch.cat(qkv).flatten())
+FOLD_OUT_KERNEL = Conversion("heads folded, kernel transposed", lambda k: k.flatten(0, 1).T)
 ZERO_CLASS_POSITION = Conversion(
     "zero position put before the patches: this model adds none to its class token",
     lambda patches: torch.cat((torch.zeros_like(patches[:, :1]), patches), dim=1),
@@ -62,7 +49,7 @@ def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp
             rename("embedding/bias", "patch_embed.proj.bias"),
             *_norm(f"{block}/LayerNorm_0", "blocks.{n}.norm1"),
             Rule(tuple(kernels), "blocks.{n}.attn.qkv.weight", JOIN_KERNELS),
-            Rule(tuple(biases), "blocks.{n}.attn.qkv.bias", JOIN_HEAD_BIASES),
+            Rule(tuple(biases), "blocks.{n}.attn.qkv.bias", JOIN_BIASES),
             rename(f"{attn}/out/kernel", "blocks.{n}.attn.proj.weight", FOLD_OUT_KERNEL),
             rename(f"{attn}/out/bias", "blocks.{n}.attn.proj.bias"),
             *_norm(f"{block}/LayerNorm_{norm2}", "blocks.{n}.norm2"),
@@ -86,7 +73,6 @@ def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp
                 "(act_layer=gelu)",
             ),
         },
-        heads_axis_of=f"{attn}/query/kernel",
     )
 
 

@@ -1,7 +1,5 @@
 """Tensor names of the `nn.TransformerEncoder` models of teaching notebooks."""
 
-from __future__ import annotations
-
 from vit_export.checkpoint.layouts.rules import Conversion, Layout, rename
 
 CLASS_POSITION_FIRST = Conversion(

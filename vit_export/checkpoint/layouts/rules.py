@@ -3,8 +3,6 @@
 Names in rules are templates: `{n}` stands for the number of a block, `{p}` for `weight` or `bias`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +56,6 @@ class Layout:
     unsupported: Mapping[str, str] = field(default_factory=dict)
     # default config fields of the library's models: value, and the source that the report names
     assumed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    heads_axis_of: str = ""  # template of a tensor whose axis 1 has the size num_heads
     heads_in_table: bool = True  # num_heads may be taken from a variant of the same widths
 
     def matches(self, template: str, names: Iterable[str]) -> Iterator[re.Match[str]]:

@@ -1,7 +1,5 @@
 """Tensor names of timm 1.0, which are ours too."""
 
-from __future__ import annotations
-
 import torch
 
 from vit_export.checkpoint.layouts.rules import JOIN_QKV, Conversion, Layout, Rule, rename

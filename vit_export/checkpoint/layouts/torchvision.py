@@ -1,7 +1,5 @@
 """Tensor names of torchvision 0.29."""
 
-from __future__ import annotations
-
 from vit_export.checkpoint.layouts.rules import Layout, rename
 from vit_export.variants import IMAGENET_MEAN, IMAGENET_STD
 

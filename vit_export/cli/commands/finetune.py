@@ -2,16 +2,16 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_export.cli.console import ProgressBar, attributes, emit, what_remains
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import CheckpointOptions, given
+from vit_export.progress import silent
 
 if TYPE_CHECKING:  # it imports torch
-    from vit_export.training.loop import EpochProgress
+    from vit_export.training.history import EpochRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +72,20 @@ def finetune(options: _Options, as_json: bool) -> None:
             return f"{state} holds the finished epochs, resume with --resume"
         return "no epoch was finished, so nothing was saved"
 
+    def show_epoch(done: "EpochRecord") -> None:
+        progress.line(
+            f"epoch {done.epoch}/{settings.recipe.epochs}  loss {done.train_loss:.4f}  "
+            f"val loss {done.val_loss:.4f}  val accuracy {100 * done.val_accuracy:.2f} %  "
+            f"{done.time_s:.1f} s"
+        )
+
     with what_remains(remains), ProgressBar() as progress:
+        step_progress = progress if progress.live else silent
         result = train(options.data, path, settings=settings, progress=progress,
-                       epochs_progress=partial(show_epoch, progress))  # fmt: skip
+                       step_progress=step_progress, epoch_done=show_epoch)  # fmt: skip
     problem = draw_picture(files.curve, training_plot, result.history, result.best)
     data = {
         "files": {**vars(files), "curve": None if problem else files.curve},
         **attributes(result, "best history stopped_early predictions report ignored"),
     }
     emit(as_json, data, training_text(result, no_curve=problem))
-
-
-def show_epoch(progress: ProgressBar, now: "EpochProgress") -> None:
-    """Show a bar during an epoch of training, and a line after it."""
-    epoch = f"epoch {now.epoch}/{now.epochs}"
-    if now.finished is not None:
-        done = now.finished
-        progress.line(
-            f"{epoch}  loss {done.train_loss:.4f}  val loss {done.val_loss:.4f}  "
-            f"val accuracy {100 * done.val_accuracy:.2f} %  {done.time_s:.1f} s"
-        )
-    elif progress.live:
-        running = f"loss {now.loss:.4f}  accuracy {100 * now.accuracy:.1f} %"
-        progress(f"{epoch}  {running}", now.step, now.steps)

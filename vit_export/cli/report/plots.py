@@ -159,5 +159,5 @@ def training_plot(figure: Figure, history: Sequence[EpochRecord], best: EpochRec
         axes.axvline(best.epoch, color=GRID, linewidth=1.5, zorder=0)
         axes.set_xlabel("epoch", fontsize=FONT_SIZE)
         style(axes, quantity)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.legend(fontsize=FONT_SIZE, frameon=False)
