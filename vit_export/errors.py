@@ -1,10 +1,7 @@
-"""Errors that vit-export raises on purpose.
-
-Programming mistakes stay `TypeError` and `ValueError`.
-"""
+"""Errors that vit-export raises on purpose; mistakes in code stay `TypeError` and `ValueError`."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class VitExportError(Exception):
@@ -81,16 +78,14 @@ class OutputError(VitExportError):
 
 def with_article(noun: str) -> str:
     """Return a noun behind its article: `"a list"`, `"an int"`."""
-    article = "an" if noun.lower().startswith((*"aeiou", "ndarray")) else "a"
-    return f"{article} {noun}"
+    return f"{'an' if noun.lower().startswith((*'aeiou', 'ndarray')) else 'a'} {noun}"
 
 
-def check_known(what: str, value: str, known: Iterable[str]) -> None:
+def check_known(what: str, value: str, known: Collection[str]) -> None:
     """Raise UsageError that names the nearest and all known values where a value is unknown."""
-    if value not in (names := list(known)):
-        raise UsageError(
-            f"unknown {what} {value!r}{nearest(value, names)} (known: {', '.join(names)})"
-        )
+    if value not in known:
+        others = f"{nearest(value, known)} (known: {', '.join(known)})"
+        raise UsageError(f"unknown {what} {value!r}{others}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

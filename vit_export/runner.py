@@ -15,25 +15,17 @@ Outputs = dict[str, NDArray[np.generic]]
 
 
 class Runnable(Protocol):
-    """Computes outputs from inputs: an artifact's runner, or the torch model.
+    """Computes outputs from inputs: an artifact's runner, or the torch model."""
 
-    Attributes:
-        path: The artifact, or the one whose model it is.
-        provider: What really runs it.
-        inputs: Graph inputs.
-        manifest: The artifact's manifest; `None` in a file of another tool.
-        profile: Smallest, usual and largest size of a dynamic batch; `None` where `run` takes any.
-    """
-
-    path: Path
-    provider: str
+    path: Path  # the artifact, or the one whose model it is
+    provider: str  # what really runs it
     inputs: tuple[TensorSpec, ...]
-    manifest: Manifest | None
+    manifest: Manifest | None  # None in a file of another tool
+    # smallest, usual and largest size of a dynamic batch; None where `run` takes any
     profile: tuple[int, int, int] | None
 
     def run(self, feeds: Mapping[str, Any]) -> Outputs:
         """Compute every output from inputs by name; results lie in host memory."""
-        ...
 
 
 class Runner(Runnable, Protocol):
@@ -43,26 +35,17 @@ class Runner(Runnable, Protocol):
 
     def release(self) -> None:
         """Free the memory of the backend; the next run loads the artifact again."""
-        ...
 
     def has_tensor(self, name: str) -> bool:
         """Whether the graph computes a tensor of that name."""
-        ...
 
     def expose(self, names: Collection[str]) -> Runner:
         """Return a runner of the same artifact that returns inner tensors as well."""
-        ...
-
-
-def fixed_batch(spec: TensorSpec) -> int | None:
-    """Return the batch size that an input fixes; `None` where it is dynamic."""
-    first = spec.shape[0] if spec.shape else 1
-    return first if isinstance(first, int) else None
 
 
 def batch_size(runner: Runnable, most: int) -> int:
     """Return the size to cut batches to: `most`, or the nearest size that the runner takes."""
-    fixed = fixed_batch(runner.inputs[0])
+    fixed = runner.inputs[0].fixed_batch
     if fixed is not None or runner.profile is None:
         return fixed or most
     smallest, _, largest = runner.profile
@@ -70,7 +53,7 @@ def batch_size(runner: Runnable, most: int) -> int:
 
 
 def batch_rows(samples: int, size: int) -> list[list[int]]:
-    """Return the samples of each batch in order, the last filled up with the first samples."""
+    """Return the numbers of the samples in each batch; the first samples fill up the last batch."""
     starts = range(0, samples, size)
     return [[i % samples for i in range(start, start + size)] for start in starts]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fake_cuda import FakeCuda
 
 from vit_export.artifact.engine_sidecar import BatchRange, Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.artifact.golden import Golden
@@ -301,7 +302,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
         monkeypatch.setattr(module, "current_gpu", lambda ordinal=None: L4)
-        monkeypatch.setattr(module, "current_ordinal", lambda: 0)
+        monkeypatch.setattr(module, "Device", FakeCuda().device)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     open_engine, opened, released = trt.TrtRunner.__init__, [], []
 

@@ -128,7 +128,6 @@ def test_a_fixed_batch_is_filled_up(exported, photographs, vit):
         assert [p.index for p in a] == [p.index for p in b]
         assert [p.score for p in a] == pytest.approx([p.score for p in b], abs=1e-5)
     assert predictions[0][0].label == f"class {predictions[0][0].index}"
-    assert three.logits(photographs).shape == (2, 10)
     np.testing.assert_allclose(three.embed(photographs), vit.embed(photographs), atol=1e-5)
 
 
@@ -183,9 +182,10 @@ def test_labels_and_preprocess_arguments_replace_those_of_the_manifest(tiny_expo
     assert load(tiny_export.path, labels=dict(enumerate(vit.labels))).labels == vit.labels
     with pytest.raises(UsageError, match="2 labels for a model of 10 classes"):
         load(tiny_export.path, labels=["zero", "one"]).classify(photographs[0])
-    np.testing.assert_allclose(
-        vit.logits([photographs[0]]), vit.run(prepare_batch([photographs[0]], other)), atol=1e-5
-    )
+    logits = vit.run(prepare_batch([photographs[0]], other))[0]
+    best = vit.classify(photographs[0], top=10)
+    assert [p.index for p in best] == np.argsort(-logits, kind="stable").tolist()
+    assert [p.score for p in best] == pytest.approx(np.sort(softmax(logits))[::-1], abs=1e-5)
 
 
 @pytest.mark.parametrize("top", [0, -1, "3", 2.5, True])
@@ -198,7 +198,7 @@ def test_top_is_a_whole_number_from_one(vit, photographs, top):
 @pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 32, 32, 3), np.uint8), iter(())])
 def test_no_images_are_an_error(vit, nothing):
     """In every method that takes images."""
-    for method in (vit.classify, vit.embed, vit.logits):
+    for method in (vit.classify, vit.embed):
         with pytest.raises(ImageError, match="no images were given"):
             method(nothing)
 
@@ -328,7 +328,7 @@ def test_a_closed_model_is_refused(tiny_export, photographs):
         assert (model.provider, dict(model.rejected)) == ("cpu", {})
         model.embed(photographs[0])
     assert "closed" in repr(model)
-    for use in (model.classify, model.embed, model.logits):
+    for use in (model.classify, model.embed):
         with pytest.raises(UsageError, match=r"tiny\.onnx: the model is closed"):
             use(photographs[0])
     with pytest.raises(UsageError, match="is closed"):
@@ -337,7 +337,7 @@ def test_a_closed_model_is_refused(tiny_export, photographs):
 
 def test_the_activation_of_the_manifest_makes_the_scores(vit, photographs):
     """Sigmoid: each label by itself; none: the model's own output."""
-    logits = vit.logits(photographs[0])[0]
+    logits = vit.run(prepare_batch([photographs[0]], vit.preprocess))[0].astype(np.float64)
     order = np.argsort(-logits)
     for activation, expected in (("sigmoid", 1 / (1 + np.exp(-logits))), ("none", logits)):
         model = Model(vit.runner)

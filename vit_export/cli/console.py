@@ -20,7 +20,6 @@ EXTRA_OF = {  # the extra that installs a missing package
     "huggingface_hub": "hub",
     "cuda": "tensorrt",
 }
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
 NOTHING_LEFT = "nothing was left behind"
 
 
@@ -67,9 +66,9 @@ class Commands(click.Group):
             install = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
             fail(f"{package} is not installed", 1, as_json, hint=install)
         except (KeyboardInterrupt, click.Abort) as error:
-            fail(f"interrupted; {str(error) or NOTHING_LEFT}", INTERRUPTED, as_json)
+            fail(f"interrupted; {str(error) or NOTHING_LEFT}", 128 + signal.SIGINT, as_json)
         except Terminated as error:
-            fail(f"terminated; {error}", TERMINATED, as_json)
+            fail(f"terminated; {error}", 128 + signal.SIGTERM, as_json)
         finally:
             signal.signal(signal.SIGTERM, before)
         sys.exit(status if isinstance(status, int) else 0)
@@ -108,8 +107,7 @@ def emit(
 ) -> None:
     """Print a result; with --json as text on standard error, and one JSON object at the end.
 
-    Failures are what went wrong although there is a result: the exit status is then 1, and the
-    JSON object has them as `error`.
+    With failures, which a command may have beside its result, the exit status is 1.
     """
     if as_json:
         click.echo(text, err=True)

@@ -3,9 +3,7 @@
 They raise `InputError`, whose message names the input, what was found and what was expected.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,24 +18,17 @@ MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is
 def check_feeds(
     specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, patch_size: int = 1
 ) -> None:
-    """Check names, dtypes, shapes and that all values are finite.
-
-    Args:
-        specs: Graph inputs.
-        feeds: Arrays by name.
-        patch_size: Dynamic heights and widths must be multiples of it.
-    """
+    """Check names, dtypes, shapes and that all values are finite."""
     check_names(specs, feeds)
     for spec in specs:
         check_array(spec, feeds[spec.name])
-    shapes = {name: array.shape for name, array in feeds.items()}
-    check_sizes(specs, shapes, patch_size=patch_size)
+    check_sizes(specs, {name: x.shape for name, x in feeds.items()}, patch_size=patch_size)
 
 
 def check_sizes(
     specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]], *, patch_size: int = 1
 ) -> None:
-    """Check the sizes of dynamic dimensions: above 0, equal in all inputs, whole patches."""
+    """Check the sizes of dynamic dimensions: above 0, equal in all inputs, whole patches (px)."""
     sizes: dict[str, int] = {}
     for spec in specs:
         if 0 in shapes[spec.name]:
@@ -54,16 +45,21 @@ def check_sizes(
 
 def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
     """Check that exactly the inputs of the graph are given."""
-    expected = [spec.name for spec in specs]
-    for name in feeds:
-        if name not in expected:
-            raise InputError(
-                f"unknown input {name!r}{nearest(name, expected)} (the model takes: "
-                f"{'; '.join(map(str, specs))})"
-            )
+    check_tensor_names("input", specs, feeds)
     for spec in specs:
         if spec.name not in feeds:
             raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
+
+
+def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[str]) -> None:
+    """Check that the model has inputs or outputs of these names."""
+    known = [spec.name for spec in specs]
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"unknown {kind} {name!r}{nearest(name, known)} (the model's {kind}s: "
+                f"{'; '.join(map(str, specs))})"
+            )
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:

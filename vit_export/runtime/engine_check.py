@@ -6,12 +6,11 @@ and the TensorRT version; where the sidecar cannot be written, this process reme
 engine that was measured where it was built is measured again on another GPU or version.
 """
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
+from typing import Any
 
-from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
+from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
 from vit_export.errors import EngineError, GateError
 from vit_export.gate.validate import Comparison, compare
@@ -26,29 +25,19 @@ _passed_in_this_process: set[Check] = set()
 
 
 def open_engine(
-    path: Path,
-    *,
-    provider: str = "auto",
-    device: int | None = None,
-    rebuild: bool = False,
-    trusted: bool = False,
-    allow_host_code: bool = False,
+    path: Path, *, rebuild: bool = False, trusted: bool = False, **options: Any
 ) -> TrtRunner:
-    """Load an engine, and measure it where that has not been done.
+    """Load an engine with options of `TrtRunner`, and measure it where that has not been done.
 
     Arguments and errors are those of `vit_export.runtime.load_engine`.
     """
-
-    def load() -> TrtRunner:
-        return TrtRunner(path, provider=provider, device=device, allow_host_code=allow_host_code)
-
     try:
-        runner = load()
+        runner = TrtRunner(path, **options)
     except IncompatibleEngineError:
         if not rebuild:
             raise
         rebuild_engine(path)
-        runner = load()
+        runner = TrtRunner(path, **options)
     with contextlib.ExitStack() as on_error:
         on_error.callback(runner.release)
         check = Check(
@@ -64,10 +53,7 @@ def open_engine(
 
 
 def rebuild_engine(path: Path) -> None:
-    """Build an engine again for the GPU of this machine, by the command in its sidecar.
-
-    In a child process, since a build imports what a device does without.
-    """
+    """Build an engine again for this GPU, in a process that imports what a device does without."""
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
     build = run_module(COMMAND_LINE, *sidecar.rebuild_arguments(path))
@@ -81,11 +67,7 @@ def rebuild_engine(path: Path) -> None:
 
 
 def needs_check(sidecar: Sidecar, check: Check) -> bool:
-    """Return whether a check has not yet been made: this plan, on such a GPU, with this version.
-
-    Raises:
-        GateError: The engine failed its gate where it was built.
-    """
+    """Return whether a check has not yet been made: this plan, on such a GPU, with this version."""
     if sidecar.measured.passed is False:
         raise GateError(f"the engine failed its gate: {sidecar.measured.reason}")
     passed = {*sidecar.checks, *_passed_in_this_process}
@@ -100,24 +82,14 @@ def measure(runner: TrtRunner) -> Comparison:
         runner,
         Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",
-        batches=batches_of(runner.sidecar),
+        batches=runner.sidecar.gate_batches,
     )
 
 
-def batches_of(sidecar: Sidecar) -> tuple[int, ...]:
-    """Return the batch sizes to measure an engine at."""
-    fixed = sidecar.manifest.inputs[0].shape[0]
-    return gate_batches(sidecar.profiles, fixed if isinstance(fixed, int) else None)
-
-
 def remember(path: Path, passed: Check) -> None:
-    """Record that a plan passed on a GPU: in its sidecar, or in this process.
-
-    Reads the sidecar again first: another process may have added a check, or replaced the engine,
-    whose sidecar then stays as it is.
-    """
+    """Record that a plan passed on a GPU: in its sidecar, or in this process."""
     _passed_in_this_process.add(passed)
-    sidecar = Sidecar.read(path)
+    sidecar = Sidecar.read(path)  # another process may have added a check, or replaced the engine
     if sidecar.plan_sha256 != passed.plan_sha256 or passed in sidecar.checks:
         return
     with contextlib.suppress(OSError):  # on a read-only device each process measures once

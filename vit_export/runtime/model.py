@@ -55,10 +55,8 @@ class Model:
         self.runner = runner
         self.manifest = manifest = runner.manifest
         self.preprocess = preprocess or (manifest.preprocess if manifest else None)
-        if labels is None:
-            self.labels = manifest.labels if manifest else ()
-        else:
-            self.labels = class_labels(labels)
+        from_manifest = manifest.labels if manifest else ()
+        self.labels = from_manifest if labels is None else class_labels(labels)
         self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None
@@ -90,19 +88,15 @@ class Model:
         """Free the weights and all memory of the backend; the model cannot be used afterwards."""
         self._closed = True
         with self._lock:
-            if self._with_features is not None:
-                self._with_features.release()
-        self.runner.release()
+            for runner in filter(None, (self.runner, self._with_features)):
+                runner.release()
 
     def __call__(self, pixel_values: Any) -> dict[str, NDArray[Any]]:
-        """Compute every output.
+        """Compute every output, e.g. `{"logits": float32 (B, num_classes)}`.
 
         Args:
             pixel_values: Normalised images, float32 (B, C, H, W): a numpy array, or a tensor
                 that supports DLPack; or a dict by input name for a model of several inputs.
-
-        Returns:
-            Arrays by output name, e.g. `{"logits": float32 (B, num_classes)}`.
 
         Raises:
             InputError: A wrong dtype or shape, or values that were not normalised.
@@ -168,15 +162,6 @@ class Model:
                 yield row
             else:
                 yield predict(row, activation=self.activation, labels=self.labels, top=top)
-
-    def logits(self, images: Images) -> NDArray[np.float64]:
-        """Prepare images and compute their logits, float64 (B, num_classes).
-
-        Raises:
-            ImageError, DataError, GateError, ArtifactError: As `classify`.
-        """
-        rows = self._each_row(images, self.runner, self.runner.outputs[0].name)
-        return np.stack(self._all(rows, images)).astype(np.float64)
 
     def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
         """Compute the features of images: what the head reads.
@@ -252,8 +237,7 @@ class Model:
                         hint="export the .onnx file with --outputs logits,features; an engine "
                         "gives only the outputs of the file that it was built from",
                     )
-                is_output = any(spec.name == FEATURES for spec in self.runner.outputs)
-                self._with_features = self.runner if is_output else self.runner.expose([FEATURES])
+                self._with_features = self.runner.expose([FEATURES])
             return self._with_features
 
     def _check_open(self) -> None:

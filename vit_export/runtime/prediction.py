@@ -1,7 +1,5 @@
 """Turn logits into labelled predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,12 +32,8 @@ def predict(
 ) -> list[Prediction]:
     """Return the best classes of one image, best first; equal scores keep the classes' order.
 
-    Args:
-        logits: Output of the model, (num_classes,).
-        activation: Turns logits into scores.
-        labels: Class names; may be fewer than the classes.
-        top: How many classes to return; all where there are fewer. With sigmoid, all further
-            classes with a score of at least `PRESENT` are returned too.
+    Logits have the shape (num_classes,). With sigmoid, all further classes with a score of at
+    least `PRESENT` are returned too.
     """
     scores = SCORES[activation](logits.astype(np.float64))
     if activation == "sigmoid":

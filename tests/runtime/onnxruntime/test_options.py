@@ -110,18 +110,19 @@ def test_engines_with_tf32_have_a_folder_of_their_own(file, tmp_path, monkeypatc
 
 def test_a_context_file_is_checked_before_the_engine_is_built(file, fixed, tmp_path):
     """The file exists, its folder does not, or there is no batch size."""
-    there = tmp_path / "there.onnx"
+    there, new = tmp_path / "there.onnx", tmp_path / "m.onnx"
     there.touch()
+    one = TensorrtOptions(profile=(1, 1, 1))
     with pytest.raises(OutputError, match="exists\nhint: remove it"):
-        TensorrtOptions(ep_context=there, profile=(1, 1, 1)).check_context_file(file)
+        one.check_context_file(file, there)
     with pytest.raises(OutputError, match=r"folder .* does not exist"):
-        TensorrtRtxOptions(ep_context=tmp_path / "no" / "m.onnx").check_context_file(file)
+        TensorrtRtxOptions().check_context_file(file, tmp_path / "no" / "m.onnx")
     with pytest.raises(
         UsageError, match=r"tiny.onnx takes any batch(?s:.*)hint: give profile=\(min, opt"
     ):
-        TensorrtOptions(ep_context=tmp_path / "m.onnx").check_context_file(file)
-    TensorrtOptions(ep_context=tmp_path / "m.onnx").check_context_file(fixed)
-    TensorrtOptions(ep_context=tmp_path / "m.onnx", profile=(1, 1, 1)).check_context_file(file)
+        TensorrtOptions().check_context_file(file, new)
+    TensorrtOptions().check_context_file(fixed, new)
+    one.check_context_file(file, new)
 
 
 @pytest.mark.parametrize("options", ENGINES)

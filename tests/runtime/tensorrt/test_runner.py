@@ -53,9 +53,9 @@ def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
         ({"logits": OnGpu(logits(9))}, r"'logits' is float32 \(9, 10\); expected .*\(8, 10\)"),
         ({"logits": OnGpu(logits(dtype="float16"))}, r"is float16 \(8, 10\); expected"),
         ({"logits": OnGpu(logits(), gpu=1)}, "'logits' is on GPU 1, .* loaded on GPU 0"),
-        ({"logits": torch.from_numpy(logits())}, "'logits' is in host memory"),
+        ({"logits": torch.from_numpy(logits())}, "'logits' is a Tensor in host memory"),
         ({"logitz": OnGpu(logits())}, "unknown output 'logitz'; did you mean 'logits'"),
-        ({"logits": logits()}, "'logits' is an ndarray; expected a CUDA tensor"),
+        ({"logits": logits()}, "'logits' is an ndarray in host memory; expected a CUDA tensor"),
     ],
 )
 def test_a_result_is_written_only_to_a_tensor_of_exactly_its_shape(
@@ -70,9 +70,9 @@ def test_a_result_is_written_only_to_a_tensor_of_exactly_its_shape(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (torch.from_numpy(X), "'pixel_values' is in host memory; expected a CUDA tensor"),
+        (torch.from_numpy(X), "'pixel_values' is a Tensor in host memory; expected a CUDA tensor"),
         (OnGpu(X, gpu=1), "'pixel_values' is on GPU 1, and the engine was loaded on GPU 0"),
-        (X.tolist(), "'pixel_values' is a list; expected a CUDA tensor"),
+        (X.tolist(), "'pixel_values' is a list in host memory; expected a CUDA tensor"),
         (OnGpu(X[0]), r"'pixel_values' is float32 \(3, 32, 32\); expected"),
         (OnGpu(X[:0]), "'pixel_values' is empty"),
         (OnGpu(np.concatenate([X] * 5)), "batch 40: the engine accepts batches of 1 to 32"),
@@ -254,7 +254,6 @@ def test_the_profile_with_the_nearest_opt_is_used() -> None:
 def test_a_batch_in_a_gap_is_padded_to_the_next_size() -> None:
     (chunk,) = split(3, TWO)
     assert chunk == Chunk(0, 3, 8, 1)
-    assert chunk.padded
     assert split(33, TWO) == [Chunk(0, 32, 32, 1), Chunk(32, 1, 1, 0)]
 
 
@@ -276,4 +275,4 @@ def test_every_row_runs_once_in_a_size_that_its_profile_accepts(
         accepted = profiles[chunk.profile]
         assert accepted.min <= chunk.batch <= accepted.max
         assert chunk.rows <= chunk.batch
-    assert not any(chunk.padded for chunk in chunks[:-1])
+    assert all(chunk.batch == chunk.rows for chunk in chunks[:-1])

@@ -6,8 +6,6 @@ input and output buffers, and its own graph under the run option `gpu_graph_id` 
 the model from the same buffers, which is how it is tested without a GPU.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,13 +30,7 @@ class _Recorded:
 
 
 class RecordedRuns:
-    """Runs a session, created with `enable_cuda_graph`, from fixed buffers; threads take turns.
-
-    Args:
-        session: Session of ONNX Runtime.
-        outputs: Names of the outputs.
-        device: `"cuda"` or `"cpu"`, and the number of the GPU.
-    """
+    """Runs a session, created with `enable_cuda_graph`, from fixed buffers; threads take turns."""
 
     def __init__(
         self, session: ort.InferenceSession, outputs: Sequence[str], device: tuple[str, int]

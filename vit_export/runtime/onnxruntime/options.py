@@ -1,16 +1,8 @@
 """Options of NVIDIA's execution providers, and how ONNX Runtime spells them.
 
 The providers of onnxruntime-gpu 1.31 accept these names and refuse unknown ones (checked by
-`tests/gpu_wheel`); those of TensorRT-RTX are from the header in the plugin's wheel. Their effect
-is documented by NVIDIA and ONNX Runtime; `scripts/verify_gpu` measures some of it on a GPU.
-
-TF32 is off by default everywhere. ONNX Runtime's TensorRT providers have no option for it
-(microsoft/onnxruntime, issue 26029) and build with it unless the environment variable
-NVIDIA_TF32_OVERRIDE is 0: float32 products then keep 10 of 23 bits of the mantissa. So a load with
-one of these providers sets the variable in this process, unless it is set already.
+`tests/gpu_wheel`); those of TensorRT-RTX are from the header in the plugin's wheel.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,16 +23,13 @@ MAPPED_FILES = Path("/proc/self/maps")  # on Linux, the libraries that this proc
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """What all providers' options have in common."""
-
     device_id: int = 0
 
     def __post_init__(self) -> None:
         if self.device_id < 0:  # a list would count it from its end
             raise UsageError(f"device_id={self.device_id}: expected 0 or more")
 
-    def session_entries(self) -> dict[str, str]:
-        """Return entries of the session's configuration."""
+    def session_entries(self) -> dict[str, str]:  # of the session's configuration
         return {}
 
 
@@ -68,7 +57,6 @@ class CudaOptions(_Options):
             raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """Return the options in ONNX Runtime's spelling."""
         options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
         if self.cuda_graph:
             options["enable_cuda_graph"] = "1"
@@ -95,16 +83,8 @@ class EngineOptions(_Options):
         if self.ep_context is not None and Path(self.ep_context).suffix != ".onnx":
             raise UsageError(f"ep_context={str(self.ep_context)!r}: expected a name in .onnx")
 
-    def check_context_file(self, file: OnnxFile) -> None:
-        """Check that the context file can be written, before an engine is built for minutes.
-
-        Raises:
-            OutputError: It exists, or its folder does not.
-            UsageError: The batch size is dynamic, and there is no profile.
-        """
-        if self.ep_context is None:
-            return
-        path = Path(self.ep_context)
+    def check_context_file(self, file: OnnxFile, path: Path) -> None:
+        """Check that the context file can be written, before an engine is built for minutes."""
         if path.exists():
             raise OutputError(f"ep_context: {path} exists", hint="remove it, or give another name")
         if not path.parent.is_dir():
@@ -117,11 +97,7 @@ class EngineOptions(_Options):
             )
 
     def profile_options(self, prefix: str, file: OnnxFile) -> dict[str, str]:
-        """Return e.g. `{"trt_profile_min_shapes": "pixel_values:1x3x224x224", ...}`.
-
-        Raises:
-            UsageError: The batch size is fixed, or another dimension is dynamic too.
-        """
+        """Return e.g. `{"trt_profile_min_shapes": "pixel_values:1x3x224x224", ...}`."""
         if self.profile is None:
             return {}
         for spec in file.inputs:
@@ -145,7 +121,8 @@ class TensorrtOptions(EngineOptions):
     """Options of `provider="tensorrt"`, TensorRT inside ONNX Runtime.
 
     There is no option for the precision: the provider builds a strongly typed network, so an FP16
-    file gives an FP16 engine. There is none against TF32 either; see this module's docstring.
+    file gives an FP16 engine. There is none against TF32 either: a load sets the environment
+    variable NVIDIA_TF32_OVERRIDE to 0 in this process, unless it is set already.
 
     Attributes:
         device_id: Number of the GPU, as CUDA counts them.
@@ -169,15 +146,6 @@ class TensorrtOptions(EngineOptions):
             )
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """Return the options in ONNX Runtime's spelling.
-
-        Args:
-            file: The model.
-            version: ONNX Runtime's version.
-
-        Raises:
-            OutputError: The folder of the cache cannot be created.
-        """
         options = {"device_id": str(self.device_id), **self.profile_options("trt", file)}
         if self.engine_cache is not None:
             name = f"{file.path.stem}-{file.graph_sha256()[:16]}-ort{version}"
@@ -191,11 +159,9 @@ class TensorrtOptions(EngineOptions):
                 "trt_timing_cache_path": folder,
             }
         if self.ep_context is not None:
-            options |= {
-                "trt_dump_ep_context_model": "True",
-                "trt_ep_context_file_path": str(Path(self.ep_context).absolute()),
-                "trt_ep_context_embed_mode": "1",
-            }
+            options["trt_dump_ep_context_model"] = "True"
+            options["trt_ep_context_file_path"] = str(Path(self.ep_context).absolute())
+            options["trt_ep_context_embed_mode"] = "1"
         return options
 
 
@@ -214,7 +180,6 @@ class TensorrtRtxOptions(EngineOptions):
     runtime_cache: PathLike | None = None
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        """Return the options in the plugin's spelling."""
         options = self.profile_options("nv", file)
         if self.runtime_cache is not None:
             folder = _make_folder("runtime_cache", Path(self.runtime_cache))
@@ -222,7 +187,6 @@ class TensorrtRtxOptions(EngineOptions):
         return options
 
     def session_entries(self) -> dict[str, str]:
-        """Return the entries that write the context file."""
         if self.ep_context is None:
             return {}
         return {
@@ -234,8 +198,7 @@ class TensorrtRtxOptions(EngineOptions):
 
 ProviderOptions = CudaOptions | TensorrtOptions | TensorrtRtxOptions
 DEFAULTS: dict[str, ProviderOptions] = {
-    options.provider: options
-    for options in (CudaOptions(), TensorrtOptions(), TensorrtRtxOptions())
+    kind.provider: kind() for kind in (CudaOptions, TensorrtOptions, TensorrtRtxOptions)
 }
 
 
@@ -253,9 +216,6 @@ def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, Provid
     """Return the provider that options belong to, or the default options of a provider.
 
     `"cpu"` has no options; neither has `"auto"`, which tries several providers.
-
-    Raises:
-        UsageError: The options belong to another provider.
     """
     if options is None:
         return provider, DEFAULTS.get(provider)
@@ -268,11 +228,7 @@ def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, Provid
 
 
 def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that a batch is in the engine's profile; the provider would build another engine.
-
-    Raises:
-        InputError: The message names the input, its size and the profile.
-    """
+    """Check that a batch is in the engine's profile; the provider would build another engine."""
     if profile is None:
         return
     smallest, _, largest = profile
@@ -286,21 +242,16 @@ def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) 
 
 def without_context_file(options: ProviderOptions | None) -> ProviderOptions | None:
     """Return the options for another session of the same model, which writes no context file."""
-    if isinstance(options, TensorrtOptions | TensorrtRtxOptions):
-        return replace(options, ep_context=None)
-    return options
+    return replace(options, ep_context=None) if isinstance(options, EngineOptions) else options
 
 
 def disable_tf32(provider: str, precision: str) -> None:
     """Set NVIDIA_TF32_OVERRIDE=0 in this process for a provider that has no option against TF32.
 
-    TensorRT-RTX 1.7 reads the variable at every build. TensorRT reads it when CUDA is first used,
-    so afterwards it is too late. A variable that is already set stays: with 1 the user wants TF32,
-    and the gate measures it.
-
-    Raises:
-        ProviderError: CUDA is already in use in this process, and the artifact's precision is
-            fp32; TF32 matters little to narrower ones.
+    ONNX Runtime's TensorRT providers build with TF32 otherwise (microsoft/onnxruntime, issue
+    26029). TensorRT-RTX 1.7 reads the variable at every build. TensorRT reads it when CUDA is
+    first used, so afterwards it is too late: an error for fp32; TF32 matters little to narrower
+    precisions. With 1 the user wants TF32, and the gate measures it.
     """
     if provider not in ("tensorrt", "tensorrt-rtx") or TF32_VARIABLE in os.environ:
         return

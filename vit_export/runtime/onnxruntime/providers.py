@@ -5,8 +5,6 @@ with either wheel of ONNX Runtime from 1.24 on. Importing the plugin loads its l
 happens only when the provider is requested.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib
@@ -51,10 +49,7 @@ WARNINGS = 2
 RTX_GPUS = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h
 _registering = threading.Lock()
 _SOURCE_LINE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
-
-
-# names of the installed wheels of ONNX Runtime; cached, since all packages are read
-installed_wheels = functools.cache(onnxruntime_wheels)
+installed_wheels = functools.cache(onnxruntime_wheels)  # reads the metadata of all packages
 
 
 def worth_trying(provider: str) -> bool:
@@ -64,29 +59,26 @@ def worth_trying(provider: str) -> bool:
 
 def check_wheel_usable(provider: str) -> None:
     """Raise ProviderError if the installed onnxruntime cannot have the provider."""
-    if len(installed_wheels()) > 1:
+    wheels, available = installed_wheels(), ort.get_available_providers()
+    install = f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
+    if len(wheels) > 1:
         raise ProviderError(
-            f"provider {provider!r}: {' and '.join(installed_wheels())} are both installed and "
-            "overwrite each other",
-            hint=f"keep one: {_gpu_install()}",
+            f"provider {provider!r}: {' and '.join(wheels)} are both installed and overwrite each "
+            "other",
+            hint=f"keep one: {install}",
         )
     if provider in PLUGINS:
         return
-    if PROVIDERS[provider] not in ort.get_available_providers():
+    if PROVIDERS[provider] not in available:
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
-            f"without {PROVIDERS[provider]} (it has: {', '.join(ort.get_available_providers())})",
-            hint=f"install the GPU build: {_gpu_install()}",
+            f"without {PROVIDERS[provider]} (it has: {', '.join(available)})",
+            hint=f"install the GPU build: {install}",
         )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `cause` reports it
         ort.preload_dlls()  # the CUDA libraries of wheels
     if provider == "tensorrt":
         load_tensorrt()
-
-
-def _gpu_install() -> str:
-    wheels = installed_wheels()
-    return f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
 
 
 def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
@@ -118,10 +110,7 @@ def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -
 
 @functools.cache
 def cause(provider: str) -> str:
-    """Return why a provider does not start, in parentheses; empty where that is unknown.
-
-    A child process tries to load it, and the installed libraries are checked.
-    """
+    """Return why a provider does not start, in parentheses; empty where that is unknown."""
     reasons = []
     if provider not in PLUGINS:
         reasons.append(run_probe(probe_provider, PROVIDERS[provider]).get("error", ""))
@@ -138,11 +127,8 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def quiet(provider: str) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what ONNX Runtime prints and logs when it falls back; an error follows."""
-    if provider == "cpu":
-        yield
-        return
     ort.set_default_logger_severity(FATAL_ONLY)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -152,11 +138,7 @@ def quiet(provider: str) -> Iterator[None]:
 
 
 def rtx_devices() -> list[Any]:
-    """Return the GPUs (`OrtEpDevice`) of the TensorRT-RTX plugin; at least one.
-
-    Raises:
-        ProviderError: The plugin is not installed, cannot be loaded, or finds no GPU.
-    """
+    """Return the GPUs (`OrtEpDevice`) of the TensorRT-RTX plugin; at least one."""
     if not hasattr(ort, "register_execution_provider_library"):
         raise ProviderError(
             f"provider 'tensorrt-rtx': onnxruntime {ort.__version__} supports no plugins",
@@ -168,14 +150,13 @@ def rtx_devices() -> list[Any]:
             hint=RTX_INSTALL,
         )
     with _registering:
-        if not _registered_devices():
-            _register_rtx()
-    if devices := _registered_devices():
-        return devices
-    raise ProviderError(
-        f"provider 'tensorrt-rtx': the plugin finds no GPU that it supports ({RTX_GPUS})",
-        hint="vit-export doctor",
-    )
+        devices = _registered_devices() or _register_rtx()
+    if not devices:
+        raise ProviderError(
+            f"provider 'tensorrt-rtx': the plugin finds no GPU that it supports ({RTX_GPUS})",
+            hint="vit-export doctor",
+        )
+    return devices
 
 
 def _registered_devices() -> list[Any]:
@@ -183,18 +164,16 @@ def _registered_devices() -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == name]
 
 
-def _register_rtx() -> None:
-    plugin = importlib.import_module(RTX_PLUGIN)
+def _register_rtx() -> list[Any]:
+    library = importlib.import_module(RTX_PLUGIN).get_library_path()
     try:
-        ort.register_execution_provider_library(
-            PROVIDERS["tensorrt-rtx"], plugin.get_library_path()
-        )
+        ort.register_execution_provider_library(PROVIDERS["tensorrt-rtx"], library)
     except BACKEND_ERRORS as error:
-        if "already registered" in str(error):
-            return
-        reason = first_line(error).rpartition("with error: ")[2]
-        raise ProviderError(
-            f"provider 'tensorrt-rtx': its plugin cannot be loaded ({reason}); it needs an NVIDIA "
-            "driver for CUDA 13",
-            hint="vit-export doctor",
-        ) from error
+        if "already registered" not in str(error):
+            reason = first_line(error).rpartition("with error: ")[2]
+            raise ProviderError(
+                f"provider 'tensorrt-rtx': its plugin cannot be loaded ({reason}); it needs an "
+                "NVIDIA driver for CUDA 13",
+                hint="vit-export doctor",
+            ) from error
+    return _registered_devices()

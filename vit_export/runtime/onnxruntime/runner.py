@@ -50,20 +50,13 @@ from vit_export.runtime.onnxruntime.session import SessionRequest, create_sessio
 class OrtRunner:
     """Runs one ONNX file in one session of ONNX Runtime; threads may share it.
 
-    Args:
-        path, provider, options, threads: As for `runtime.load`.
-        expose: Names of inner tensors to return as well.
+    Arguments and errors are those of `vit_export.runtime.load`, and OutputError where a context
+    file or a cache cannot be written. `expose` names inner tensors to return as well.
 
     Attributes:
         provider: The provider that really runs the model.
         options: Its options; `None` for the CPU.
         rejected: Providers that `"auto"` tried before, with the reason why not.
-
-    Raises:
-        UsageError: Unknown provider, options that do not fit it or the model, or `threads` below 1.
-        OutputError: A context file or a cache cannot be written.
-        ArtifactError: The file is missing, damaged or lacks its weights.
-        ProviderError: Another provider than the requested one would run the model.
     """
 
     def __init__(
@@ -91,20 +84,21 @@ class OrtRunner:
             file=self.file, provider=provider, options=options, exposed=tuple(expose),
             threads=threads,
         )  # fmt: skip
-        self._open_session: ort.InferenceSession | None
-        self._request, self._open_session = self._open(request)
+        self._request, session = self._open(request)
+        self._open_session: ort.InferenceSession | None = session
         self.provider, self.options = self._request.provider, self._request.options
+        self._device = ("cpu", 0)  # on which a run's tensors are
+        if self.options is not None and self.provider in ON_DEVICE:
+            self._device = ON_DEVICE[self.provider], self.options.device_id
+        self._records_graphs = isinstance(self.options, CudaOptions) and self.options.cuda_graph
         self.profile = self.options.profile if isinstance(self.options, EngineOptions) else None
         self.inputs = self.file.inputs
         known = {spec.name: spec for spec in self.file.outputs}
-        self.outputs = tuple(
-            known.get(value.name, TensorSpec(value.name, "", ()))
-            for value in self._session.get_outputs()
-        )
-        self._names = [spec.name for spec in self.outputs]
+        self._names = [value.name for value in session.get_outputs()]
+        self.outputs = tuple(known.get(name, TensorSpec(name, "", ())) for name in self._names)
 
     def _open(self, request: SessionRequest) -> tuple[SessionRequest, ort.InferenceSession]:
-        """Create the session; for `"auto"`, of the best provider that really runs the model."""
+        """Create a session; for `"auto"`, of the best provider that really runs the model."""
         if request.provider != "auto":
             return request, create_session(request)
         *candidates, last = AUTO
@@ -134,6 +128,8 @@ class OrtRunner:
         return name in self.file.values
 
     def expose(self, names: Collection[str]) -> OrtRunner:
+        if set(names) <= set(self._names):
+            return self
         return OrtRunner(
             self.path,
             provider=self.provider,
@@ -149,14 +145,11 @@ class OrtRunner:
             feeds: For each input a numpy array, or a tensor that supports DLPack, e.g. a torch
                 CUDA tensor, which is not copied.
 
-        Returns:
-            numpy arrays by output name.
-
         Raises:
             InputError: A wrong name, dtype or shape, or a batch outside the engine's profile.
         """
-        arrays = all(isinstance(x, np.ndarray) for x in feeds.values())
-        if not self._records_graphs and not (arrays and self.provider not in ON_DEVICE):
+        from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
+        if not self._records_graphs and (self.provider in ON_DEVICE or not from_host):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds, patch_size=self._patch_size)
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
@@ -166,10 +159,6 @@ class OrtRunner:
             results = self._session.run(self._names, dict(feeds))
             return dict(zip(self._names, results, strict=True))
 
-    @property
-    def _records_graphs(self) -> bool:
-        return isinstance(self.options, CudaOptions) and self.options.cuda_graph
-
     def _recorded_runs(self) -> RecordedRuns:
         session = self._session
         with self._lock:
@@ -177,16 +166,8 @@ class OrtRunner:
                 self._recorded = RecordedRuns(session, self._names, self._device)
             return self._recorded
 
-    @property
-    def _device(self) -> tuple[str, int]:
-        index = self.options.device_id if self.options and self.provider in ON_DEVICE else 0
-        return ON_DEVICE.get(self.provider, "cpu"), index
-
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
-        """Compute every output in the memory of the provider's device.
-
-        Args:
-            feeds: As for `run`.
+        """Compute every output in the memory of the provider's device, from the feeds of `run`.
 
         Returns:
             OrtValues by output name; `torch.from_dlpack(value)` converts one without a copy.

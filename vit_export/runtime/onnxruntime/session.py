@@ -1,7 +1,6 @@
 """Create an ONNX Runtime session on exactly the requested provider, or raise an error."""
 
-from __future__ import annotations
-
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,22 +41,15 @@ class SessionRequest:
 
 
 def create_session(request: SessionRequest) -> ort.InferenceSession:
-    """Create a session, and check that the requested provider runs every node.
-
-    Raises:
-        ArtifactError: The CPU cannot load the model.
-        ProviderError: The provider does not start, or does not run every node.
-        OutputError: A context file or a cache cannot be written.
-        UsageError: The options do not fit the model.
-    """
+    """Create a session, and check that the requested provider runs every node."""
     file, options = request.file, request.options
     disable_tf32(request.provider, file.manifest.precision if file.manifest else "fp32")
     if request.provider != "cpu":
         check_wheel_usable(request.provider)
     if not isinstance(options, EngineOptions) or options.ep_context is None:
         return _checked_session(request)
-    options.check_context_file(file)
     path = Path(options.ep_context)
+    options.check_context_file(file, path)
     with staging(path) as stage:
         staged = stage / path.name
         session = _checked_session(replace(request, options=replace(options, ep_context=staged)))
@@ -79,7 +71,7 @@ def add_manifest(context_file: Path, file: OnnxFile, provider: str) -> None:
 def _checked_session(request: SessionRequest) -> ort.InferenceSession:
     name, provider = request.file.path.name, request.provider
     try:
-        with quiet(provider):
+        with contextlib.nullcontext() if provider == "cpu" else quiet():
             session = _new_session(request)
     except BACKEND_ERRORS as error:
         if provider == "cpu":
@@ -111,10 +103,8 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
         model = file.expose(request.exposed)
     elif request.exposed:
         model = file.expose(request.exposed, inline=True)
-    settings: dict[str, str] = {}
-    if options is not None:
-        settings = options.provider_options(file, ort.__version__)
-        entries |= options.session_entries()
+    settings = options.provider_options(file, ort.__version__) if options else {}
+    entries |= options.session_entries() if options else {}
     for name, value in entries.items():
         session_options.add_session_config_entry(name, value)
     if provider not in PLUGINS:

@@ -4,8 +4,6 @@ TensorRT reports errors through its logger, and keeps the first logger of a proc
 each module has one logger, and a caller collects its messages while it calls TensorRT.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib
@@ -51,7 +49,6 @@ class Backend:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether this is TensorRT-RTX."""
         return self.name == "tensorrt-rtx"
 
     @contextlib.contextmanager
@@ -67,12 +64,7 @@ class Backend:
 
 @functools.cache
 def load_backend(name: str) -> Backend:
-    """Load TensorRT or TensorRT-RTX.
-
-    Raises:
-        UsageError: There is no backend of that name.
-        ProviderError: It is not installed, cannot be loaded, or is too old.
-    """
+    """Load TensorRT or TensorRT-RTX; ProviderError where it is not usable."""
     check_known("backend", name, MODULES)
     install = f"pip install 'vit-export[{name}]'"
     try:

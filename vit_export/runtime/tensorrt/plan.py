@@ -22,23 +22,22 @@ class IncompatibleEngineError(ProviderError):
 
 def check_plan_file(path: Path, sidecar: Sidecar) -> None:
     """Raise ArtifactError unless an engine file has the size and hash of its sidecar."""
-    rebuild = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
     try:
         if not path.is_file():
             raise ArtifactError(f"{path}: there is {path.name}.json, but no such engine")
         if (size := path.stat().st_size) != sidecar.plan_bytes:
-            raise ArtifactError(
-                f"{path}: has {size} bytes, and its sidecar describes an engine of "
-                f"{sidecar.plan_bytes}: an incomplete copy, or the files of two engines",
-                hint=rebuild,
+            problem = (
+                f"has {size} bytes, and its sidecar describes an engine of {sidecar.plan_bytes}: "
+                "an incomplete copy, or the files of two engines"
             )
-        if file_sha256(path) != sidecar.plan_sha256:
-            raise ArtifactError(
-                f"{path}: is not the engine that {path.name}.json describes (sha256 differs)",
-                hint=rebuild,
-            )
+        elif file_sha256(path) != sidecar.plan_sha256:
+            problem = f"is not the engine that {path.name}.json describes (sha256 differs)"
+        else:
+            return
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    hint = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
+    raise ArtifactError(f"{path}: {problem}", hint=hint)
 
 
 def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
@@ -48,25 +47,23 @@ def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
             f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
             "is installed"
         )
-    targets = ", ".join(sidecar.compute_capabilities)
+    built = ""
     compatibility = sidecar.options.get("hardware_compatibility", "none")
     if compatibility == "ampere-plus":
         if Version(gpu.compute_capability) < AMPERE:
-            return f"was built for compute capability 8.0 and newer, but the GPU here is {gpu}"
+            built = "for compute capability 8.0 and newer"
     elif gpu.compute_capability not in sidecar.compute_capabilities:
-        return f"was built for compute capability {targets}, but the GPU here is {gpu}"
-    elif sidecar.backend == "tensorrt" and compatibility == "none":
-        built_on = sidecar.gpu.name if sidecar.gpu is not None else "unknown"
-        if built_on != gpu.name:
-            return f"was built on {sidecar.gpu}, but the GPU here is {gpu}"
-    return ""
+        built = f"for compute capability {', '.join(sidecar.compute_capabilities)}"
+    elif (sidecar.backend, compatibility) == ("tensorrt", "none") and (
+        sidecar.gpu is None or sidecar.gpu.name != gpu.name
+    ):
+        built = f"on {sidecar.gpu}"
+    return f"was built {built}, but the GPU here is {gpu}" if built else ""
 
 
 def _version_fits(sidecar: Sidecar, version: str) -> bool:
-    if sidecar.version == version:
-        return True
-    if not sidecar.options.get("version_compatible"):
-        return False
+    if sidecar.version == version or not sidecar.options.get("version_compatible"):
+        return sidecar.version == version
     try:
         built, installed = Version(sidecar.version), Version(version)
     except InvalidVersion:
@@ -75,12 +72,7 @@ def _version_fits(sidecar: Sidecar, version: str) -> bool:
 
 
 def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
-    """Check that an engine can run here, and return the GPU.
-
-    Raises:
-        ProviderError: There is no GPU.
-        IncompatibleEngineError: The engine was built for another version or GPU.
-    """
+    """Check that an engine can run here, and return the GPU."""
     if gpu is None:
         raise ProviderError(
             f"{path.name}: there is no NVIDIA GPU here (or no driver), and an engine runs on "
@@ -96,11 +88,7 @@ def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None
 
 
 def find_source(path: Path, sidecar: Sidecar) -> Path:
-    """Return the .onnx file that an engine was built from.
-
-    Raises:
-        ArtifactError: It is missing, or is another model by now.
-    """
+    """Return the .onnx file that an engine was built from; ArtifactError if it has changed."""
     source = sidecar.source_path(path)
     if not source.is_file():
         raise ArtifactError(
@@ -128,12 +116,7 @@ class Plan:
 
     @classmethod
     def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
-        """Load an engine; needs the GPU.
-
-        Raises:
-            ArtifactError: TensorRT cannot load it, or its tensors are not those of the sidecar.
-            ProviderError: Its plan contains code for the CPU, which was not allowed.
-        """
+        """Load an engine on the GPU that this thread uses."""
         trt = backend.trt
         with backend.collect_messages() as messages:
             runtime = trt.Runtime(backend.logger)

@@ -8,19 +8,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
+from vit_export.artifact.engine_sidecar import BatchRange, Sidecar
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.errors import ArtifactError, InputError, ProviderError, nearest, with_article
-from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
+from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
+from vit_export.runtime.checks import (
+    check_feeds,
+    check_names,
+    check_sizes,
+    check_tensor_names,
+    with_batch,
+)
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
@@ -29,8 +34,7 @@ from vit_export.runtime.tensorrt.session import Session
 CUDA = 2  # DLPack's kDLCUDA
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Rows of a batch that run together."""
 
     start: int  # first row
@@ -38,46 +42,33 @@ class Chunk:
     batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
     profile: int  # index of the optimization profile
 
-    @property
-    def padded(self) -> bool:
-        """Whether rows of zeros are added."""
-        return self.batch > self.rows
-
 
 def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
-    """Split a batch into chunks that the profiles accept.
+    """Split a batch into chunks that the profiles accept: largest ones, and the rest.
 
-    A batch that a profile accepts stays whole, in the profile with the nearest `opt`. A larger
-    one is split into largest chunks; the rest, and a batch below every smallest size, is padded
-    to the next size that a profile accepts.
+    A chunk is padded as little as possible, and runs in the profile with the nearest `opt`.
     """
-    largest = max(range(len(profiles)), key=lambda index: profiles[index].max)
-    chunks, start = [], 0
-    while rows - start > profiles[largest].max:
-        size = profiles[largest].max
-        chunks.append(Chunk(start, size, size, largest))
-        start += size
-    rest = rows - start
-    # No padding where possible, then little padding, then the nearest `opt`.
-    _, _, best = min(
-        (max(batch.min - rest, 0), abs(batch.opt - rest), index)
-        for index, batch in enumerate(profiles)
-        if batch.max >= rest
-    )
-    return [*chunks, Chunk(start, rest, max(rest, profiles[best].min), best)]
+    chunks = []
+    largest = max(batch.max for batch in profiles)
+    for start in range(0, rows, largest):
+        given = min(rows - start, largest)
+        _, _, best = min(
+            (max(batch.min - given, 0), abs(batch.opt - given), index)
+            for index, batch in enumerate(profiles)
+            if batch.max >= given
+        )
+        chunks.append(Chunk(start, given, max(given, profiles[best].min), best))
+    return chunks
 
 
 class _ThreadState(threading.local):
-    """What each thread has of its own; freed when the thread ends."""
-
-    session: Session | None = None
+    session: Session | None = None  # of each thread; freed when the thread ends
 
 
 class TrtRunner:
     """An engine on one GPU; threads may share it, each with a context of its own.
 
     Memory on the GPU is freed with the thread that allocated it, with the runner, or by `release`.
-
     Arguments and errors are those of `vit_export.runtime.load_engine`; with `cuda_graphs`, a batch
     size that comes again is replayed as one CUDA graph.
     """
@@ -111,7 +102,7 @@ class TrtRunner:
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
         self._allow_host_code, self._cuda_graphs = allow_host_code, cuda_graphs
-        self._profiles = [batch_range(profile) for profile in self.sidecar.profiles]
+        self._profiles = self.sidecar.batch_ranges
         self._lock = threading.Lock()
         self._thread_state = _ThreadState()
         self._plan: Plan | None = None
@@ -153,19 +144,13 @@ class TrtRunner:
         return any(spec.name == name for spec in self.outputs)
 
     def expose(self, names: Collection[str]) -> TrtRunner:
-        """Return this runner, if the tensors are outputs already.
-
-        Raises:
-            ArtifactError: They are inner tensors, which an engine does not have.
-        """
+        """Return this runner, if the tensors are outputs already."""
         if missing := [name for name in names if not self.has_tensor(name)]:
             raise ArtifactError(f"{self.path.name}: an engine has no inner tensor {missing[0]!r}")
         return self
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output.
-
-        Batches that no profile accepts are split or padded with zeros, see `split`.
+        """Compute every output; batches that no profile accepts are split or padded with zeros.
 
         Args:
             feeds: For each input a numpy array, or a CUDA tensor that supports DLPack.
@@ -176,8 +161,7 @@ class TrtRunner:
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             return {name: to_host(x) for name, x in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds)
-        rows = len(feeds[self.inputs[0].name])
-        chunks = split(rows, self._profiles) if self._profiles else [Chunk(0, rows, rows, 0)]
+        chunks = split(len(feeds[self.inputs[0].name]), self._profiles)
         with working_on(self.ordinal):
             session = self._session()
             parts = [
@@ -212,35 +196,26 @@ class TrtRunner:
         Raises:
             InputError: A wrong name, dtype, shape or GPU, or a batch that no profile accepts.
         """
-        check_names(self.inputs, feeds)
         out = out or {}
-        known = [spec.name for spec in self.outputs]
-        for name in out:
-            if name not in known:
-                raise InputError(
-                    f"unknown output {name!r}{nearest(name, known)} (the engine's outputs: "
-                    f"{'; '.join(map(str, self.outputs))})"
-                )
+        check_names(self.inputs, feeds)
+        check_tensor_names("output", self.outputs, out)
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
-            check_sizes(self.inputs, {name: tensor.shape for name, tensor in views.items()})
+            check_sizes(self.inputs, {name: view.shape for name, view in views.items()})
             batch = views[self.inputs[0].name].shape[0]
             profile = self._profile_for(batch)
-            written = [
-                TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
-                for spec in self.outputs
-                if spec.name in out
-            ]
-            targets = {spec.name: self._view(spec, out[spec.name], session) for spec in written}
+            targets = {}
+            for spec in self.outputs:
+                if spec.name in out:
+                    exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
+                    targets[spec.name] = self._view(exact, out[spec.name], session)
             return session.run_on_device(views, targets, profile)
 
     def _profile_for(self, batch: int) -> int:
         """Return the profile that accepts a batch without splitting or padding it."""
-        if not self._profiles:
-            return 0
         first, *others = split(batch, self._profiles)
-        if others or first.padded:
+        if others or first.batch > batch:
             accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
             raise InputError(
                 f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the GPU "
@@ -254,14 +229,12 @@ class TrtRunner:
 
         Its library makes the session's stream wait for the tensor's data.
         """
-        if not hasattr(value, "__dlpack_device__") or isinstance(value, np.ndarray):
-            raise InputError(
-                f"{spec.name!r} is {with_article(type(value).__name__)}; expected a CUDA tensor "
-                f"that supports DLPack ({spec})"
-            )
-        kind, ordinal = value.__dlpack_device__()
+        kind, ordinal = getattr(value, "__dlpack_device__", lambda: (None, None))()
         if kind != CUDA:
-            raise InputError(f"{spec.name!r} is in host memory; expected a CUDA tensor ({spec})")
+            raise InputError(
+                f"{spec.name!r} is {with_article(type(value).__name__)} in host memory; expected a "
+                f"CUDA tensor that supports DLPack ({spec})"
+            )
         if ordinal != self.ordinal:
             raise InputError(
                 f"{spec.name!r} is on GPU {ordinal}, and the engine was loaded on GPU "
