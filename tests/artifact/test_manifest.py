@@ -313,3 +313,9 @@ def test_a_tensor_spec_is_shown_with_dtype_and_shape():
     spec = TensorSpec("x", "float32", ("batch_size", 3))
     assert str(spec) == "x: float32 (batch_size, 3)"
     assert spec.dynamic == ("batch_size",)
+
+
+def test_the_fixed_batch_of_an_input():
+    assert TensorSpec("x", "float32", (4, 3)).fixed_batch == 4
+    assert TensorSpec("x", "float32", ("batch_size", 3)).fixed_batch is None
+    assert TensorSpec("x", "float32", ()).fixed_batch == 1

@@ -16,7 +16,7 @@ from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.gate.distance import Array, Measured, references
 from vit_export.gate.tolerances import Tolerances, tolerances_of
 from vit_export.gate.trace import BlockError, golden_feeds, locate, measure_blocks
-from vit_export.runner import Runner, batch_rows, fixed_batch
+from vit_export.runner import Runner, batch_rows
 
 RUN_ERRORS = (ArtifactError, InputError)  # of an artifact that cannot run
 
@@ -109,7 +109,7 @@ def _measure(
             f"({', '.join(spec.name for spec in runner.outputs)}), only "
             f"{', '.join(golden.outputs)}: it belongs to another model"
         )
-    fixed = fixed_batch((manifest or runner).inputs[0])
+    fixed = (manifest or runner).inputs[0].fixed_batch
     batches = (fixed,) if fixed is not None else batches
     measured = {name: Measured(known[name]) for name in names}
     failures, notes = [], []

@@ -20,7 +20,7 @@ from vit_export.gate.validate import gated_always
 from vit_export.graph.half.emulate import to_rounded
 from vit_export.quantization.prepare import Prepared, scratch_file
 from vit_export.quantization.search import LIMIT
-from vit_export.runner import Runner, batch_rows, fixed_batch
+from vit_export.runner import Runner, batch_rows
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 FEW_IMAGES = 128  # real images that are compared in each trial
@@ -111,7 +111,7 @@ def golden_error_ratio(runner: Runner, golden: Golden, manifest: Manifest) -> fl
         known = references(part, TOLERANCES[manifest.precision])
         measured = {s.name: Measured(known[s.name]) for s in runner.outputs if s.name in known}
         feeds = golden_feeds(runner, part, manifest.preprocess)
-        size = fixed_batch(manifest.inputs[0]) or part.samples
+        size = manifest.inputs[0].fixed_batch or part.samples
         batches = batch_rows(part.samples, size)
         for rows in (*batches, *(batch[::-1] for batch in batches)):
             outputs = runner.run({name: x[rows] for name, x in feeds.items()})

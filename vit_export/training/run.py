@@ -108,12 +108,12 @@ def finetune(
     if data.is_dir():
         training = read_folder(train_path, preprocess, labels, progress)
     else:
-        training = digits_csv.read_digits(train_path, preprocess, progress)
+        training = digits_csv.read_digits(data, preprocess, labelled=True, progress=progress)
     if validation_path is not None:
         validation = read_folder(validation_path, preprocess, labels, progress)
     split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
     if settings.predict is not None:
-        to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
+        to_predict = digits_csv.read_digits(settings.predict, preprocess, labelled=False).images
     history = train(
         model.to(device),
         split,

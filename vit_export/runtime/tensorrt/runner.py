@@ -16,10 +16,9 @@ from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
+from vit_export.artifact.engine_sidecar import BatchRange, Sidecar
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
-from vit_export.runner import fixed_batch
 from vit_export.runtime.checks import (
     check_feeds,
     check_names,
@@ -103,10 +102,7 @@ class TrtRunner:
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
         self._allow_host_code, self._cuda_graphs = allow_host_code, cuda_graphs
-        fixed = fixed_batch(self.inputs[0]) or 1
-        self._profiles = [batch_range(profile) for profile in self.sidecar.profiles] or [
-            BatchRange(fixed, fixed, fixed)
-        ]
+        self._profiles = self.sidecar.batch_ranges
         self._lock = threading.Lock()
         self._thread_state = _ThreadState()
         self._plan: Plan | None = None
