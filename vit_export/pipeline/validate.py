@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
@@ -45,6 +46,7 @@ def validate(
     provider, allow_host_code = settings.provider, settings.allow_host_code
     is_engine = path.suffix == ".engine"
     runner: Runner
+    batches: Sequence[int] = BATCHES
     if is_engine:
         from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
@@ -53,7 +55,7 @@ def validate(
     elif allow_host_code:
         raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
     else:
-        runner, batches = load(path, provider=provider).runner, BATCHES
+        runner = load(path, provider=provider).runner
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
