@@ -22,9 +22,9 @@ def _norm(source: str, target: str) -> tuple[Rule, ...]:
     return rename(f"{source}/scale", f"{target}.weight"), rename(f"{source}/bias", f"{target}.bias")
 
 
-def _dense(source: str, target: str) -> tuple[Rule, ...]:
+def _dense(source: str, target: str, kernel: Conversion = TRANSPOSE) -> tuple[Rule, ...]:
     return (
-        rename(f"{source}/kernel", f"{target}.weight", TRANSPOSE),
+        rename(f"{source}/kernel", f"{target}.weight", kernel),
         rename(f"{source}/bias", f"{target}.bias"),
     )
 
@@ -44,13 +44,11 @@ def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp
         prefix=r"(?:opt/target/|params/img/|params/|img/)?",
         rules=(
             rename("cls", "cls_token"),
-            rename("embedding/kernel", "patch_embed.proj.weight", TRANSPOSE_CONV),
-            rename("embedding/bias", "patch_embed.proj.bias"),
+            *_dense("embedding", "patch_embed.proj", TRANSPOSE_CONV),
             *_norm(f"{block}/LayerNorm_0", "blocks.{n}.norm1"),
             Rule(tuple(kernels), "blocks.{n}.attn.qkv.weight", JOIN_KERNELS),
             Rule(tuple(biases), "blocks.{n}.attn.qkv.bias", JOIN_BIASES),
-            rename(f"{attn}/out/kernel", "blocks.{n}.attn.proj.weight", FOLD_OUT_KERNEL),
-            rename(f"{attn}/out/bias", "blocks.{n}.attn.proj.bias"),
+            *_dense(f"{attn}/out", "blocks.{n}.attn.proj", FOLD_OUT_KERNEL),
             *_norm(f"{block}/LayerNorm_{norm2}", "blocks.{n}.norm2"),
             *_dense(f"{block}/MlpBlock_{mlp}/Dense_0", "blocks.{n}.mlp.fc1"),
             *_dense(f"{block}/MlpBlock_{mlp}/Dense_1", "blocks.{n}.mlp.fc2"),
