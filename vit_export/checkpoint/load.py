@@ -5,6 +5,7 @@ Everything that does not fit is listed in one error.
 """
 
 import os
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from vit_export.checkpoint.architecture import resolve
 from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
-from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
+from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
@@ -181,19 +182,19 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
         raise CheckpointError(f"{file.path} holds no tensors")
     layout = LAYOUTS[forced] if forced else recognise(names, file.metadata)
     if layout is None:
-        titles = ", ".join(layout.title for layout in LAYOUTS.values())
         raise CheckpointError(
             f"{file.path} is not recognised as a Vision Transformer: its {len(names)} tensors "
-            f"are named {', '.join(names[:6])}, ... Known layouts: {titles}",
+            f"are named {', '.join(names[:6])}, ... Known layouts: {', '.join(LAYOUTS)}",
             hint=MODULE_HINT,
         )
-    if parts := unsupported_parts(layout, names):
-        lines = [
-            f"  + {part}: {shown[0]}" + (f" and {len(shown) - 1} more" if shown[1:] else "")
-            for part, shown in parts.items()
-        ]
+    lines = []
+    for pattern, part in layout.unsupported.items():
+        if shown := [name for name in names if re.search(pattern, name)]:
+            more = f" and {len(shown) - 1} more" if shown[1:] else ""
+            lines.append(f"  + {part}: {shown[0]}{more}")
+    if lines:
         raise CheckpointError(
-            f"cannot load {file.path} ({layout.title}): its model has parts that vit-export's "
+            f"cannot load {file.path} ({layout.name}): its model has parts that vit-export's "
             "VisionTransformer lacks\n" + "\n".join(lines),
             hint=MODULE_HINT,
         )

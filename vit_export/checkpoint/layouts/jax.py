@@ -29,7 +29,7 @@ def _dense(source: str, target: str, kernel: Conversion = TRANSPOSE) -> tuple[Ru
     )
 
 
-def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
+def _layout(name: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
     """Layout of one of Google's two code bases, with its rule for the position embedding.
 
     The numbers are those of modules in a block, which Flax counts in the order of their creation.
@@ -40,7 +40,6 @@ def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp
     kernels, biases = ([f"{p}/{end}" for p in projections] for end in ("kernel", "bias"))
     return Layout(
         name=name,
-        title=title,
         prefix=r"(?:opt/target/|params/img/|params/|img/)?",
         rules=(
             rename("cls", "cls_token"),
@@ -75,7 +74,6 @@ def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp
 
 GOOGLE_JAX = _layout(
     "google_jax",
-    "Google JAX (vision_transformer)",
     rename("Transformer/posembed_input/pos_embedding", "pos_embed"),
     attention=1,
     norm2=2,
@@ -83,7 +81,6 @@ GOOGLE_JAX = _layout(
 )
 BIG_VISION = _layout(
     "big_vision",
-    "Google JAX (big_vision)",
     rename("pos_embedding", "pos_embed", ZERO_CLASS_POSITION),
     attention=0,
     norm2=1,
