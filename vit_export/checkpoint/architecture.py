@@ -13,11 +13,8 @@ from vit_export.errors import CheckpointError, ConfigError
 from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
 # fields that tensors show beyond doubt, so that no other claim may contradict them
-DECIDED_BY_TENSORS = (
-    *("embed_dim", "depth", "patch_size", "in_chans"),
-    *("mlp_ratio", "qkv_bias", "distilled"),
-)
-MATCHED_FIELDS = (*DECIDED_BY_TENSORS, "representation_size", "img_size")  # by a variant
+DECIDED = ("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled")
+MATCHED_FIELDS = (*DECIDED, "representation_size", "img_size")  # by a variant
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
@@ -121,7 +118,7 @@ def resolve(
     )
     if trained is not None:
         inferred["img_size"] = trained[0]
-    decided = (*DECIDED_BY_TENSORS, *(["num_heads"] if num_heads or own else []))
+    decided = (*DECIDED, *(["num_heads"] if num_heads or own else []))
     plain = ViTConfig(variant="")
     settings = {
         name: parse_field(name, value, getattr(plain, name))

@@ -16,7 +16,7 @@ import msgspec
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
-from vit_export.checkpoint.architecture import resolve
+from vit_export.checkpoint.architecture import WANTED, resolve
 from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
@@ -90,6 +90,9 @@ def load_checkpoint(
     beside = read_metadata(file.path.parent, layout=chosen.name)
     own, metadata = read_config(file) or (None, beside)
     converted, failed = convert_shapes(file, binding)
+    weights = [s for s in binding.steps if s.target.endswith(".attn.qkv.weight")]
+    kernels = (file.tensors[step.sources[0]] for step in weights)
+    heads = next((k.shape[1] for k in kernels if k.ndim == 3), None)  # (D, h, d), as in JAX
     if "pos_embed" in converted:
         _check_positions({*converted, *failed}, own, overrides, source=path)
     trained, inferred, assumed = resolve(
@@ -99,7 +102,7 @@ def load_checkpoint(
         own=own,
         variant=known,
         overrides=overrides,
-        num_heads=_heads_from_shapes(file, binding),
+        num_heads=heads,
         source=path,
         stem=location.stem,
     )
@@ -219,19 +222,11 @@ def _check_positions(
         )
 
 
-def _heads_from_shapes(file: TensorFile, binding: Binding) -> int | None:
-    """The number of heads where kernels keep an axis for them: (D, h, d), as in JAX."""
-    steps = [step for step in binding.steps if step.target.endswith(".attn.qkv.weight")]
-    kernels = (file.tensors[step.sources[0]] for step in steps)
-    return next((kernel.shape[1] for kernel in kernels if kernel.ndim == 3), None)
-
-
 def _choose_head(
     config: ViTConfig, overrides: Mapping[str, Any], reset_head: bool, source: str
 ) -> tuple[ViTConfig, set[str]]:
     """The config wanted, and the names in our model that are not taken from the file."""
-    changes = {k: overrides[k] for k in ("img_size", "num_classes") if k in overrides}
-    target = config.replace(changes)
+    target = config.replace({name: overrides[name] for name in WANTED if name in overrides})
     there, wanted = config.num_classes, target.num_classes
     if reset_head and wanted:
         return target.replace({"representation_size": 0}), {*HEADS, *PRE_LOGITS}
