@@ -50,9 +50,8 @@ def load_artifact(path: str, provider: str, threads: int | None, allow_host_code
 
 def serve(load_candidate: Callable[..., Runnable]) -> None:
     """Answer the orders of `benchmark.run` about one candidate."""
-    stopwatch = Stopwatch(load_candidate)
-    orders = (stopwatch.load, stopwatch.distance, stopwatch.time)
-    answer_orders({order.__name__: order for order in orders})
+    watch = Stopwatch(load_candidate)
+    answer_orders({"load": watch.load, "distance": watch.distance, "time": watch.time})
 
 
 class Stopwatch:

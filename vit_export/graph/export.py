@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import OPSETS
 from vit_export.errors import ExportError
 from vit_export.graph.builder import clear_origin
 from vit_export.graph.io import save_graph
 from vit_export.graph.names import name_after_modules
 from vit_export.reference.outputs import Outputs
 
-DEFAULT_OPSET = 20  # the first with a Gelu node; LayerNormalization came with 17
-ATTENTION_OPSET = 23  # the first with an Attention node
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
 _EXAMPLE_SIZE = 2  # of a dynamic dimension; torch.export treats sizes 0 and 1 as constants
 _TORCH_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
@@ -31,7 +30,7 @@ def export_module(
     path: Path,
     inputs: Sequence[TensorSpec],
     *,
-    opset: int = DEFAULT_OPSET,
+    opset: int = OPSETS["decomposed"],
     example_sizes: Mapping[str, int] | None = None,
 ) -> OnnxFile:
     """Export a module in evaluation mode, without simplifying or validating the result.

@@ -1,10 +1,9 @@
 """Export a model to ONNX: load, record, export, simplify, gate, publish."""
 
-import dataclasses
 import gc
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -22,12 +21,12 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
-from vit_export.artifact.vocabulary import LOGITS
+from vit_export.artifact.vocabulary import LOGITS, OPSETS
 from vit_export.checkpoint.load import LoadReport
-from vit_export.errors import GateError, UsageError
+from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare
-from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
+from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
@@ -93,11 +92,11 @@ def export(
         OutputError: The output cannot be written.
     """
     started = time.monotonic()
-    opset = _opset(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
     loaded = load_source(source, weights=weights, settings=settings)
+    opset = settings.opset or OPSETS[settings.attention]
     report, narrow = loaded.report, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
@@ -148,7 +147,7 @@ def export(
         else:
             stamp(packed.path, manifest.metadata())
             if settings.images is not None and narrow.images is None and has_classes(manifest):
-                narrow = dataclasses.replace(narrow, images=settings.images)
+                narrow = replace(narrow, images=settings.images)
             beside = settings.external_data
             converted = quantize(
                 packed.path, path, settings=narrow, external_data=beside, progress=progress
@@ -165,16 +164,6 @@ def export(
         report=report,
         notes=(*_notes(settings), *activation_notes),
     )
-
-
-def _opset(settings: ExportSettings) -> int:
-    default = ATTENTION_OPSET if settings.attention == "op" else DEFAULT_OPSET
-    opset = default if settings.opset is None else settings.opset
-    if settings.attention == "op" and opset < ATTENTION_OPSET:
-        raise UsageError(f"--attention op needs --opset {ATTENTION_OPSET} or newer, not {opset}")
-    if not 18 <= opset <= 25:
-        raise UsageError(f"opset {opset}: torch exports 18 to 25")
-    return opset
 
 
 def _pack_and_gate(

@@ -43,7 +43,19 @@ def validate(
         UsageError: The provider is unknown, or an option is for engines only.
     """
     path = Path(artifact)
-    runner, batches = _runner_of(path, settings)
+    provider, allow_host_code = settings.provider, settings.allow_host_code
+    is_engine = path.suffix == ".engine"
+    runner: Runner
+    batches: Sequence[int] = BATCHES
+    if is_engine:
+        from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
+
+        engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
+        runner, batches = engine, engine.sidecar.gate_batches
+    elif allow_host_code:
+        raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
+    else:
+        runner = load(path, provider=provider).runner
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
@@ -58,8 +70,7 @@ def validate(
         batches=batches,
         trace=settings.trace,
     )
-    certified = runner.manifest is not None and runner.manifest.graph_sha256
-    if not certified or path.suffix == ".engine":
+    if is_engine or runner.manifest is None or not runner.manifest.graph_sha256:
         return comparison
     stage = comparison.stage
     try:
@@ -70,19 +81,6 @@ def validate(
         else:
             stage = stage.replace(reasons=(error.message, *stage.reasons))
     return dataclasses.replace(comparison, stage=stage)
-
-
-def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence[int]]:
-    """Open an artifact, and return the batch sizes to measure it at."""
-    provider, allow_host_code = settings.provider, settings.allow_host_code
-    if path.suffix != ".engine":
-        if allow_host_code:
-            raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
-        return load(path, provider=provider).runner, BATCHES
-    from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
-
-    engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-    return engine, engine.sidecar.gate_batches
 
 
 def _recorded_from(
