@@ -1,8 +1,4 @@
-"""Float64 reference outputs, and the errors of torch's own float32, float16 and bfloat16.
-
-An encoder block is converted to float64 only while it runs, so that one block at most is held
-twice; the conversion from float32 is exact.
-"""
+"""Float64 reference outputs, and the errors of torch's own float32, float16 and bfloat16."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
