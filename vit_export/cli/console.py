@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -45,9 +46,9 @@ class Commands(click.Group):
         as_json = "--json" in argv
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             kwargs["color"] = False
-        before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            status = super().main(argv, **kwargs)
+            with _terminating():
+                status = super().main(argv, **kwargs)
         except VitExportError as error:
             fail(error.message, error.exit_code, as_json, hint=error.hint)
         except click.ClickException as error:
@@ -69,13 +70,24 @@ class Commands(click.Group):
             fail(f"interrupted; {str(error) or NOTHING_LEFT}", 128 + signal.SIGINT, as_json)
         except Terminated as error:
             fail(f"terminated; {error}", 128 + signal.SIGTERM, as_json)
-        finally:
-            signal.signal(signal.SIGTERM, before)
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated(NOTHING_LEFT)
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM; only the main thread of a program can."""
+
+    def terminate(_signal: int, _frame: object) -> NoReturn:
+        raise Terminated(NOTHING_LEFT)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,6 @@ class FinetuneSettings:
 class FinetuneResult:
     """Result of `finetune`."""
 
-    model: VisionTransformer  # the best epoch's, in evaluation mode
     files: TrainingFiles
     history: list[EpochRecord]
     best: EpochRecord  # the epoch whose weights are in the checkpoint
@@ -130,7 +129,6 @@ def finetune(
             logits = predict_logits(model, to_predict, batch_size=recipe.batch_size)
         digits_csv.write_predictions(predictions, logits.argmax(dim=1).numpy())
     return FinetuneResult(
-        model=model,
         files=files,
         history=history,
         best=best_of(history),
