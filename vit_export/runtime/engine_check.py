@@ -1,9 +1,8 @@
 """Open engines: rebuild one that does not fit this machine, measure one that was never measured.
 
 An engine that was built without its GPU has `passed: null` in its certificate. The first load on
-a GPU measures it against the golden file. The sidecar then records the plan that passed, the GPU
-and the TensorRT version; where the sidecar cannot be written, this process remembers them. An
-engine that was measured where it was built is measured again on another GPU or version.
+a GPU measures it against the golden file, and the sidecar records the plan that passed, the GPU
+and the TensorRT version. Another GPU or version measures again.
 """
 
 import contextlib
@@ -39,17 +38,15 @@ def open_engine(
             raise
         rebuild_engine(path)
         runner = TrtRunner(path, **options)
-    with contextlib.ExitStack() as on_error:
-        on_error.callback(runner.release)
-        check = Check(
-            gpu=runner.gpu,
-            plan_sha256=runner.sidecar.plan_sha256,
-            version=load_backend(runner.provider).version,
-        )
+    version = load_backend(runner.provider).version
+    check = Check(gpu=runner.gpu, plan_sha256=runner.sidecar.plan_sha256, version=version)
+    try:
         if not trusted and needs_check(runner.sidecar, check):
             measure(runner).raise_for_failure()
             remember(path, check)
-        on_error.pop_all()
+    except BaseException:
+        runner.release()
+        raise
     return runner
 
 

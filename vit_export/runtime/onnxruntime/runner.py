@@ -87,6 +87,7 @@ class OrtRunner:
         self._request, session = self._open(request)
         self._open_session: ort.InferenceSession | None = session
         self.provider, self.options = self._request.provider, self._request.options
+        self._request = replace(self._request, options=without_context_file(self.options))
         self._device = ("cpu", 0)  # on which a run's tensors are
         if self.options is not None and self.provider in ON_DEVICE:
             self._device = ON_DEVICE[self.provider], self.options.device_id
@@ -115,8 +116,7 @@ class OrtRunner:
     def _session(self) -> ort.InferenceSession:
         with self._lock:
             if self._open_session is None:
-                options = without_context_file(self.options)
-                self._open_session = create_session(replace(self._request, options=options))
+                self._open_session = create_session(self._request)
             return self._open_session
 
     def release(self) -> None:
@@ -133,21 +133,13 @@ class OrtRunner:
         return OrtRunner(
             self.path,
             provider=self.provider,
-            options=without_context_file(self.options),
+            options=self._request.options,
             expose=names,
             threads=self._request.threads,
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output.
-
-        Args:
-            feeds: For each input a numpy array, or a tensor that supports DLPack, e.g. a torch
-                CUDA tensor, which is not copied.
-
-        Raises:
-            InputError: A wrong name, dtype or shape, or a batch outside the engine's profile.
-        """
+        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied."""
         from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
         if not self._records_graphs and (self.provider in ON_DEVICE or not from_host):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
@@ -169,12 +161,8 @@ class OrtRunner:
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
         """Compute every output in the memory of the provider's device, from the feeds of `run`.
 
-        Returns:
-            OrtValues by output name; `torch.from_dlpack(value)` converts one without a copy.
-
-        Raises:
-            InputError: As for `run`, but only numpy arrays are checked for NaN and infinity.
-            UsageError: The runner replays CUDA graphs.
+        Only numpy arrays are checked for NaN and infinity. `torch.from_dlpack` converts a result
+        without a copy.
         """
         if self._records_graphs:
             raise UsageError(

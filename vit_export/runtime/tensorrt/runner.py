@@ -5,11 +5,12 @@ Needs `tensorrt` (or `tensorrt_rtx`) and `cuda-core`; neither torch nor onnx.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from cuda.core import Device
@@ -30,36 +31,9 @@ from vit_export.runtime.checks import (
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
-from vit_export.runtime.tensorrt.session import Session
+from vit_export.runtime.tensorrt.session import Session, split
 
 CUDA = 2  # DLPack's kDLCUDA
-
-
-class Chunk(NamedTuple):
-    """Rows of a batch that run together."""
-
-    start: int  # first row
-    rows: int
-    batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
-    profile: int  # index of the optimization profile
-
-
-def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
-    """Split a batch into chunks that the profiles accept: largest ones, and the rest.
-
-    A chunk is padded as little as possible, and runs in the profile with the nearest `opt`.
-    """
-    chunks = []
-    largest = max(batch.max for batch in profiles)
-    for start in range(0, rows, largest):
-        given = min(rows - start, largest)
-        _, _, best = min(
-            (max(batch.min - given, 0), abs(batch.opt - given), index)
-            for index, batch in enumerate(profiles)
-            if batch.max >= given
-        )
-        chunks.append(Chunk(start, given, max(given, profiles[best].min), best))
-    return chunks
 
 
 class _ThreadState(threading.local):
@@ -94,15 +68,18 @@ class TrtRunner:
                 "runs",
                 hint=f"leave out --provider {provider}",
             )
-        self._backend = load_backend(self.sidecar.backend)
+        backend = load_backend(self.sidecar.backend)
         gpu = current_gpu(device)
-        self.gpu = check_compatible(self.path, self.sidecar, self._backend.version, gpu)
+        self.gpu = check_compatible(self.path, self.sidecar, backend.version, gpu)
         self.ordinal: int = Device(device).device_id  # of the GPU that every thread uses
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
-        self._allow_host_code, self._cuda_graphs = allow_host_code, cuda_graphs
+        self._cuda_graphs = cuda_graphs
+        self._load = functools.partial(
+            Plan.load, backend, self.path, self.sidecar, allow_host_code=allow_host_code
+        )
         fixed = fixed_batch(self.inputs[0]) or 1
         self._profiles = [batch_range(profile) for profile in self.sidecar.profiles] or [
             BatchRange(fixed, fixed, fixed)
@@ -114,11 +91,8 @@ class TrtRunner:
             self._loaded_plan()
 
     def _loaded_plan(self) -> Plan:
-        """Return the plan, loaded again after a release."""
-        if self._plan is None:
-            self._plan = Plan.load(
-                self._backend, self.path, self.sidecar, allow_host_code=self._allow_host_code
-            )
+        if self._plan is None:  # at first, and after a release
+            self._plan = self._load()
         return self._plan
 
     def _session(self) -> Session:
@@ -135,10 +109,7 @@ class TrtRunner:
             return self._loaded_plan().engine
 
     def release(self) -> None:
-        """Free the engine and all its memory on the GPU; the next run loads it again.
-
-        What another thread is running is freed when that run ends.
-        """
+        """Free the engine and its memory on the GPU, of a running thread when its run ends."""
         with self._lock, working_on(self.ordinal):
             self._plan = None
             self._thread_state = _ThreadState()  # the old one holds the sessions of all threads
@@ -154,13 +125,9 @@ class TrtRunner:
         return self
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output; batches that no profile accepts are split or padded with zeros.
+        """Compute every output from numpy arrays, or from CUDA tensors that support DLPack.
 
-        Args:
-            feeds: For each input a numpy array, or a CUDA tensor that supports DLPack.
-
-        Raises:
-            InputError: A wrong name, dtype or shape.
+        Batches of arrays that no profile accepts are split or padded with zeros.
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             return {name: to_host(x) for name, x in self.run_on_device(feeds).items()}
@@ -168,37 +135,26 @@ class TrtRunner:
         chunks = split(len(feeds[self.inputs[0].name]), self._profiles)
         with working_on(self.ordinal):
             session = self._session()
-            parts = [
-                session.run(self._rows(feeds, chunk), batch=chunk.batch, profile=chunk.profile)
-                for chunk in chunks
-            ]
+            parts = [session.run(feeds, chunk) for chunk in chunks]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _rows(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
-        """Return the rows of a chunk, and inputs without a batch dimension whole."""
-        rows = slice(chunk.start, chunk.start + chunk.rows)
-        return {s.name: feeds[s.name][rows] if s.dynamic else feeds[s.name] for s in self.inputs}
-
     def run_on_device(
         self, feeds: Mapping[str, Any], *, out: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Compute every output and leave it on the GPU.
+        """Compute every output and leave it on the GPU, without a copy.
 
         Where all inputs and outputs have the addresses of an earlier call, a CUDA graph is
         replayed.
 
         Args:
-            feeds: For each input a CUDA tensor that supports DLPack; it is read without a copy.
+            feeds: CUDA tensors that support DLPack, of a batch that a profile accepts.
             out: CUDA tensors to write outputs to, of exactly their shapes in this run; other
                 outputs get memory of their own.
 
         Returns:
             Tensors that support DLPack, e.g. for `torch.from_dlpack`, by output name.
-
-        Raises:
-            InputError: A wrong name, dtype, shape or GPU, or a batch that no profile accepts.
         """
         out = out or {}
         check_names(self.inputs, feeds)
