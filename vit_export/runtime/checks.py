@@ -1,9 +1,6 @@
-"""Checks of a runner's inputs, before a backend gets them.
+"""Checks of a runner's inputs, before a backend gets them; they raise InputError."""
 
-They raise `InputError`, whose message names the input, what was found and what was expected.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,16 +40,10 @@ def check_sizes(
                 )
 
 
-def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
-    """Check that exactly the inputs of the graph are given."""
-    check_tensor_names("input", specs, feeds)
-    for spec in specs:
-        if spec.name not in feeds:
-            raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
-
-
-def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[str]) -> None:
-    """Check that the model has inputs or outputs of these names."""
+def check_names(
+    specs: Sequence[TensorSpec], names: Collection[str], *, kind: str = "input"
+) -> None:
+    """Check names of outputs, or that exactly the inputs of the graph are named."""
     known = [spec.name for spec in specs]
     for name in names:
         if name not in known:
@@ -60,6 +51,9 @@ def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[s
                 f"unknown {kind} {name!r}{nearest(name, known)} (the model's {kind}s: "
                 f"{'; '.join(map(str, specs))})"
             )
+    for spec in specs:
+        if kind == "input" and spec.name not in names:
+            raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:

@@ -19,8 +19,6 @@ from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.plan import IncompatibleEngineError, find_source
 from vit_export.runtime.tensorrt.runner import TrtRunner
 
-COMMAND_LINE = "vit_export.cli.main"  # module of the command that rebuilds an engine
-
 _passed_in_this_process: set[Check] = set()
 
 
@@ -54,7 +52,7 @@ def rebuild_engine(path: Path) -> None:
     """Build an engine again for this GPU, in a process that imports what a device does without."""
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
-    build = run_module(COMMAND_LINE, *sidecar.rebuild_arguments(path))
+    build = run_module("vit_export.cli.main", *sidecar.rebuild_arguments(path))
     if build.returncode:
         _, _, error = build.stderr.strip().rpartition("Error: ")
         reason, _, hint = error.partition("\nhint: ")
@@ -93,7 +91,6 @@ def remember(path: Path, passed: Check) -> None:
     """Record that a plan passed on a GPU: in its sidecar, or in this process."""
     _passed_in_this_process.add(passed)
     sidecar = Sidecar.read(path)  # another process may have added a check, or replaced the engine
-    if sidecar.plan_sha256 != passed.plan_sha256 or passed in sidecar.checks:
-        return
-    with contextlib.suppress(OSError):  # on a read-only device each process measures once
-        sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))
+    if sidecar.plan_sha256 == passed.plan_sha256 and passed not in sidecar.checks:
+        with contextlib.suppress(OSError):  # on a read-only device each process measures once
+            sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))

@@ -48,7 +48,8 @@ def predict(
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities that sum to 1 along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.divide(shifted, shifted.sum(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -43,8 +43,9 @@ def named_failures() -> Iterator[None]:
 def current_gpu(ordinal: int | None = None) -> Gpu | None:
     """Return a GPU, by default the one that this thread uses; `None` on a machine without one."""
     status, count = cudart.cudaGetDeviceCount()
-    if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
-        _check_driver_not_too_old()
+    if status == cudart.cudaError_t.cudaErrorInsufficientDriver:  # also where there is no driver
+        if driver := handle_return(cudart.cudaDriverGetVersion()):
+            raise _too_old(driver, handle_return(cudart.cudaRuntimeGetVersion()))
         return None
     if status == cudart.cudaError_t.cudaErrorNoDevice or handle_return((status, count)) == 0:
         return None
@@ -58,15 +59,10 @@ def current_gpu(ordinal: int | None = None) -> Gpu | None:
     )
 
 
-def _check_driver_not_too_old() -> None:
-    """Raise ProviderError where there is a driver: CUDA's status is the same without one."""
-    driver = handle_return(cudart.cudaDriverGetVersion())
-    runtime = handle_return(cudart.cudaRuntimeGetVersion())
-    if not driver:
-        return
+def _too_old(driver: int, runtime: int) -> ProviderError:
     major = driver // 1000
     older = f", or install packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
-    raise ProviderError(
+    return ProviderError(
         f"the NVIDIA driver here supports CUDA {_version_text(driver)} at most, and cuda-bindings "
         f"needs CUDA {_version_text(runtime)}",
         hint=f"update the driver{older if major >= OLDEST_CUDA else ''}; see: vit-export doctor",

@@ -1,7 +1,4 @@
-"""Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU.
-
-Needs `tensorrt` (or `tensorrt_rtx`) and `cuda-core`; neither torch nor onnx.
-"""
+"""Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU."""
 
 from __future__ import annotations
 
@@ -21,23 +18,13 @@ from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
 from vit_export.runner import fixed_batch
-from vit_export.runtime.checks import (
-    check_feeds,
-    check_names,
-    check_sizes,
-    check_tensor_names,
-    with_batch,
-)
+from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
 from vit_export.runtime.tensorrt.session import Session, split
 
 CUDA = 2  # DLPack's kDLCUDA
-
-
-class _ThreadState(threading.local):
-    session: Session | None = None  # of each thread; freed when the thread ends
 
 
 class TrtRunner:
@@ -64,8 +51,7 @@ class TrtRunner:
         check_plan_file(self.path, self.sidecar)
         if provider not in ("auto", self.sidecar.backend):
             raise ProviderError(
-                f"{self.path.name}: is an engine of {self.sidecar.backend}, which nothing else "
-                "runs",
+                f"{self.path.name}: only {self.sidecar.backend} runs this engine",
                 hint=f"leave out --provider {provider}",
             )
         backend = load_backend(self.sidecar.backend)
@@ -85,41 +71,37 @@ class TrtRunner:
             BatchRange(fixed, fixed, fixed)
         ]
         self._lock = threading.Lock()
-        self._thread_state = _ThreadState()
-        self._plan: Plan | None = None
+        self._of_thread = threading.local()  # `session`, freed when the thread ends
         with working_on(self.ordinal):
-            self._loaded_plan()
-
-    def _loaded_plan(self) -> Plan:
-        if self._plan is None:  # at first, and after a release
-            self._plan = self._load()
-        return self._plan
+            self._plan: Plan | None = self._load()
 
     def _session(self) -> Session:
         with self._lock:
-            if self._thread_state.session is None:
-                plan = self._loaded_plan()
-                self._thread_state.session = Session(plan, cuda_graphs=self._cuda_graphs)
-            return self._thread_state.session
+            session: Session | None = getattr(self._of_thread, "session", None)
+            if session is None:
+                self._plan = self._plan or self._load()  # again after a release
+                session = Session(self._plan, cuda_graphs=self._cuda_graphs)
+                self._of_thread.session = session
+            return session
 
     @property
     def engine(self) -> Any:
         """TensorRT's own `ICudaEngine`."""
         with self._lock, working_on(self.ordinal):
-            return self._loaded_plan().engine
+            self._plan = self._plan or self._load()
+            return self._plan.engine
 
     def release(self) -> None:
         """Free the engine and its memory on the GPU, of a running thread when its run ends."""
         with self._lock, working_on(self.ordinal):
             self._plan = None
-            self._thread_state = _ThreadState()  # the old one holds the sessions of all threads
+            self._of_thread = threading.local()  # the old one holds the sessions of all threads
 
     def has_tensor(self, name: str) -> bool:
         """Return whether the engine has an output of that name; inner tensors are fused away."""
         return any(spec.name == name for spec in self.outputs)
 
     def expose(self, names: Collection[str]) -> TrtRunner:
-        """Return this runner, if the tensors are outputs already."""
         if missing := [name for name in names if not self.has_tensor(name)]:
             raise ArtifactError(f"{self.path.name}: an engine has no inner tensor {missing[0]!r}")
         return self
@@ -158,37 +140,29 @@ class TrtRunner:
         """
         out = out or {}
         check_names(self.inputs, feeds)
-        check_tensor_names("output", self.outputs, out)
+        check_names(self.outputs, out, kind="output")
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
             check_sizes(self.inputs, {name: view.shape for name, view in views.items()})
             batch = views[self.inputs[0].name].shape[0]
-            profile = self._profile_for(batch)
+            chunk, *others = split(batch, self._profiles)
+            if others or chunk.batch > batch:
+                accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
+                raise InputError(
+                    f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the "
+                    "GPU are neither split nor padded",
+                    hint="split or pad the batch, or pass numpy arrays to run()",
+                )
             targets = {}
             for spec in self.outputs:
                 if spec.name in out:
                     exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
                     targets[spec.name] = self._view(exact, out[spec.name], session)
-            return session.run_on_device(views, targets, profile)
-
-    def _profile_for(self, batch: int) -> int:
-        """Return the profile that accepts a batch without splitting or padding it."""
-        first, *others = split(batch, self._profiles)
-        if others or first.batch > batch:
-            accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
-            raise InputError(
-                f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the GPU "
-                "are neither split nor padded",
-                hint="split or pad the batch, or pass numpy arrays to run()",
-            )
-        return first.profile
+            return session.run_on_device(views, targets, chunk.profile)
 
     def _view(self, spec: TensorSpec, value: Any, session: Session) -> Any:
-        """Return a tensor on the engine's GPU without a copy (StridedMemoryView).
-
-        Its library makes the session's stream wait for the tensor's data.
-        """
+        """Return a tensor on the engine's GPU without a copy (StridedMemoryView)."""
         kind, ordinal = getattr(value, "__dlpack_device__", lambda: (None, None))()
         if kind != CUDA:
             raise InputError(
@@ -203,6 +177,7 @@ class TrtRunner:
                 f"device={ordinal}",
             )
         try:
+            # the tensor's library makes the session's stream wait for its data
             view = StridedMemoryView.from_dlpack(value, session.handle)
             found = f"{view.dtype} {view.shape}"
         except (BufferError, RuntimeError, TypeError, ValueError) as error:

@@ -72,11 +72,11 @@ class Session:
             for spec in (*self._inputs, *self._outputs)
         }
         self._device = {name: self._allocate(host.nbytes) for name, host in self._host.items()}
+        self._address = {name: int(buffer.handle) for name, buffer in self._device.items()}
         # Addresses of earlier runs; for those that came twice, a context and its graph.
         self._graphs: OrderedDict[Addresses, tuple[Any, Any] | None] = OrderedDict()
 
     def _allocate(self, nbytes: int) -> Any:
-        """Allocate memory on the GPU (Buffer)."""
         return self._memory.allocate(nbytes, stream=self.stream)
 
     def _new_context(self) -> Any:
@@ -107,17 +107,16 @@ class Session:
             host = self._host[spec.name][: chunk.batch if spec.dynamic else None]
             host[: len(values)] = values
             host[len(values) :] = 0
-            address = int(self._device[spec.name].handle)
-            copy(address, host.ctypes.data, host.nbytes, self.stream)
-            tensors.append((spec.name, address, host.shape))
+            copy(self._address[spec.name], host.ctypes.data, host.nbytes, self.stream)
+            tensors.append((spec.name, self._address[spec.name], host.shape))
         for spec in self._outputs:
-            address = int(self._device[spec.name].handle)
-            tensors.append((spec.name, address, with_batch(spec.shape, chunk.batch)))
+            shape = with_batch(spec.shape, chunk.batch)
+            tensors.append((spec.name, self._address[spec.name], shape))
         self._enqueue(tuple(tensors), chunk.profile)
         results = {}
         for spec in self._outputs:
             host = self._host[spec.name][: chunk.rows if spec.dynamic else None]
-            copy(host.ctypes.data, int(self._device[spec.name].handle), host.nbytes, self.stream)
+            copy(host.ctypes.data, self._address[spec.name], host.nbytes, self.stream)
             results[spec.name] = host
         self.stream.sync()
         return {name: host.copy() for name, host in results.items()}
