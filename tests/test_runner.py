@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.runner import batch_rows, batch_size, fixed_batch, run_filled
+from vit_export.runner import batch_rows, batch_size, run_filled
 
 
 class Doubling:
@@ -68,9 +68,3 @@ def test_a_batch_below_the_smallest_of_the_profile_is_filled_up():
 )
 def test_the_batch_size_is_one_that_the_runner_takes(batch, profile, size):
     assert batch_size(Doubling(batch, profile), 32) == size
-
-
-def test_the_fixed_batch_of_an_input():
-    assert fixed_batch(TensorSpec("x", "float32", (4, 3))) == 4
-    assert fixed_batch(TensorSpec("x", "float32", ("batch_size", 3))) is None
-    assert fixed_batch(TensorSpec("x", "float32", ())) == 1

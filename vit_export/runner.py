@@ -43,15 +43,9 @@ class Runner(Runnable, Protocol):
         """Return a runner of the same artifact that returns inner tensors as well."""
 
 
-def fixed_batch(spec: TensorSpec) -> int | None:
-    """Return the batch size that an input fixes; `None` where it is dynamic."""
-    first = spec.shape[0] if spec.shape else 1
-    return first if isinstance(first, int) else None
-
-
 def batch_size(runner: Runnable, most: int) -> int:
     """Return the size to cut batches to: `most`, or the nearest size that the runner takes."""
-    fixed = fixed_batch(runner.inputs[0])
+    fixed = runner.inputs[0].fixed_batch
     if fixed is not None or runner.profile is None:
         return fixed or most
     smallest, _, largest = runner.profile

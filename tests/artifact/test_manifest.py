@@ -235,6 +235,7 @@ ODD_PREPARATIONS = [
     {"crop_pct": "0.9"}, {"crop_pct": None}, {"interpolation": 3}, {"color": None},
     {"crop_mode": ["center"]}, {"crop_mode": "middle"}, {"color": "BGR"}, {"crop_pct": 0},
     {"interpolation": "bicubik"}, {"color": "L"}, {"std": [0.5, 0.5, 0]},
+    {"mean": [], "std": [], "color": ""},
 ]  # fmt: skip
 
 
@@ -313,3 +314,9 @@ def test_a_tensor_spec_is_shown_with_dtype_and_shape():
     spec = TensorSpec("x", "float32", ("batch_size", 3))
     assert str(spec) == "x: float32 (batch_size, 3)"
     assert spec.dynamic == ("batch_size",)
+
+
+def test_the_fixed_batch_of_an_input():
+    assert TensorSpec("x", "float32", (4, 3)).fixed_batch == 4
+    assert TensorSpec("x", "float32", ("batch_size", 3)).fixed_batch is None
+    assert TensorSpec("x", "float32", ()).fixed_batch == 1

@@ -192,7 +192,7 @@ def test_a_candidate_that_dies_leaves_the_others_running(pair, monkeypatch):
     def killing(child: Worker, order: str, **arguments: object) -> dict:
         victims.append(child)
         if order == "time" and child is victims[0]:
-            child._process.kill()
+            child.kill()
         return ask(child, order, **arguments)
 
     monkeypatch.setattr(Worker, "ask", killing)
@@ -234,7 +234,6 @@ class Scripted:
 
     distances: dict[int, float]
     turns: list[list[float]]
-    alive: bool = True
 
     def __enter__(self) -> Scripted:
         return self
@@ -296,7 +295,7 @@ def test_a_candidate_that_hangs_is_killed(pair, monkeypatch):
     def hanging(child: Worker, order: str, **arguments: Any) -> dict:
         victims.append(child)
         if child is victims[0] and order == "time":
-            child._process.send_signal(signal.SIGSTOP)
+            child.send_signal(signal.SIGSTOP)
             arguments["timeout_s"] = 0.2
         return ask(child, order, **arguments)
 

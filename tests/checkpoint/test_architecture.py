@@ -25,7 +25,7 @@ def resolved(config: ViTConfig, **arguments: Any) -> ViTConfig:
             **{"layout": TIMM, "metadata": Metadata(), "own": None, "variant": None},
             **{"overrides": {}, "num_heads": None, "source": "x.pth", "stem": "x", **arguments},
         },
-    ).config
+    )[0]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -214,6 +214,13 @@ def test_an_old_processor_with_one_number_as_size_is_read(hf_folder: Path) -> No
     assert found.preprocess.size == (32, 32)
 
 
+def test_a_size_of_null_counts_as_missing(hf_folder: Path) -> None:
+    """Then it is 224 px, the default of transformers."""
+    processor = {"size": None, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (hf_folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert load_checkpoint(hf_folder).preprocess.crop_pct == 1
+
+
 # timm
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vit_export.checkpoint.trained_size import trained_size
+from vit_export.checkpoint.architecture import trained_size
 from vit_export.errors import CheckpointError
 
 

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from vit_export.cli.console import Commands, ProgressBar, emit, to_json, what_remains
+from vit_export.cli.main import main
 from vit_export.errors import ArtifactError
 
 
@@ -259,3 +260,12 @@ def test_no_color_leaves_the_bar_without_colours(monkeypatch):
 def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     assert run_stages(Terminal()) == run_stages(io.StringIO())
+
+
+def test_a_command_runs_in_any_thread_of_a_program():
+    """Only the main thread can handle SIGTERM, so elsewhere it stays with the program."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(CliRunner().invoke, main, ["variants", "--json"]).result()
+    assert result.exit_code == 0, result.output

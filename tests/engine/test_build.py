@@ -128,9 +128,7 @@ def test_float32_attention_nodes_are_decomposed(
     """TensorRT has no fused kernel for them; an int8 graph has them too."""
     model = vit_outputs(make_model(depth=1).set_attention("op"))
     model.names, model.taps = ("logits",), ()
-    file = OnnxFile.read(
-        export_module(model, tmp_path / "op.onnx", tiny_export.manifest.inputs, opset=23).path
-    )
+    file = export_module(model, tmp_path / "op.onnx", tiny_export.manifest.inputs, opset=23)
     assert "Attention" in file.op_counts
     assert set(build(file.path, "fp32").product_types) == {"FLOAT"}
     values = {name for node in file.nodes for name in node.inputs}

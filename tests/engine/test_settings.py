@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from vit_export.artifact.engine_sidecar import BatchRange, gate_batches
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.cli.main import main
 from vit_export.engine.settings import EngineSettings, parse_range, profiles_of, range_text
@@ -58,12 +58,14 @@ def test_a_dynamic_image_size_is_refused() -> None:
         profiles_of([spec], [])
 
 
-def test_the_gate_runs_min_opt_and_max_of_every_profile_and_1_2_3() -> None:
+def test_the_gate_runs_min_opt_and_max_of_every_profile_and_1_2_3(make_sidecar) -> None:
     profiles = profiles_of([IMAGES], [BatchRange(1, 8, 32)])
-    assert gate_batches(profiles) == (1, 2, 3, 8, 32)
+    assert make_sidecar(profiles=profiles).gate_batches == [1, 2, 3, 8, 32]
     narrow = profiles_of([IMAGES], [BatchRange(4, 4, 6), BatchRange(16, 16, 16)])
-    assert gate_batches(narrow) == (4, 6, 16)
-    assert gate_batches((), fixed=5) == (5,)
+    assert make_sidecar(profiles=narrow).gate_batches == [4, 6, 16]
+    inputs = (TensorSpec("pixel_values", "float32", (5, 3, 32, 32)),)
+    fixed = make_sidecar().manifest.replace(inputs=inputs)
+    assert make_sidecar(profiles=(), manifest=fixed).gate_batches == [5]
 
 
 @pytest.mark.parametrize(

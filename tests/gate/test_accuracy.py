@@ -58,7 +58,7 @@ def test_a_digits_csv_has_labels_where_it_has_that_column(tmp_path, labelled):
     rows = [([digit] if labelled else []) + [digit * 20] * 784 for digit in (3, 1)]
     path = tmp_path / "digits.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
+        csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC).writerows([header, *rows])
     found = read_images(path, GREY, ())
     assert found.images.shape == (2, 28, 28, 1)
     assert found.images[0, 0, 0, 0] == 60

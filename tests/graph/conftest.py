@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.graph.export import Exported, export_module
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.graph.export import export_module
 from vit_export.model.vit import VisionTransformer
 from vit_export.pipeline.export import ExportResult
 from vit_export.reference.outputs import vit_outputs
@@ -25,7 +26,7 @@ Write = Callable[..., Path]
 @pytest.fixture(scope="session")
 def raw_export(
     make_model: Callable[..., VisionTransformer], tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
+) -> OnnxFile:
     """The tiny model with tokens, as torch exports it; tests must not change the files."""
     path = tmp_path_factory.mktemp("raw") / "vit.onnx"
     spec = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))

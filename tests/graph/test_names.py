@@ -41,7 +41,7 @@ def graph_of(*steps: tuple[str, list[str], str], outputs: int = 1) -> ir.Model:
 
 def named(model: ir.Model) -> tuple[list[str], list[str]]:
     """Names of nodes and initializers after renaming."""
-    name_after_modules(model, prefix="module.", keep={"x", "logits"})
+    name_after_modules(model, keep={"x", "logits"})
     return [node.name for node in model.graph], list(model.graph.initializers)
 
 

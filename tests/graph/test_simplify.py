@@ -15,14 +15,13 @@ from onnx import helper, numpy_helper
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import SimplifyError
 from vit_export.graph import simplify as module
-from vit_export.graph.export import Exported
 from vit_export.graph.simplify import simplify
 
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
 
 @pytest.fixture
-def raw(raw_export: Exported, tmp_path: Path) -> Path:
+def raw(raw_export: OnnxFile, tmp_path: Path) -> Path:
     """The tiny model as torch exports it, its weights beside it."""
     shutil.copy(raw_export.path, tmp_path)
     shutil.copy(raw_export.path.with_name("vit.onnx.data"), tmp_path)

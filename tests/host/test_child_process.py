@@ -62,7 +62,7 @@ def test_errors_of_the_package_are_raised_in_the_parent_and_the_worker_lives_on(
     assert (usage.value.message, usage.value.hint) == ("no", "usage")
     with pytest.raises(WorkerError, match="no\nhint: file"):
         worker.ask("refuse", why="file")
-    assert worker.alive
+    assert worker.poll() is None
     assert worker.ask("print", number=5) == {"twice": 10}
 
 
@@ -70,7 +70,7 @@ def test_a_worker_that_hangs_is_killed(worker):
     assert worker.ask("print", number=1, timeout_s=60) == {"twice": 2}
     with pytest.raises(WorkerError, match=r"no answer within 0\.5 s"):
         worker.ask("sleep", timeout_s=0.5)
-    assert not worker.alive
+    assert worker.poll() is not None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_crash_is_reported_with_its_cause(worker, order, cause):
     for later_order in (order, "print"):
         with pytest.raises(WorkerError, match=cause):
             worker.ask(later_order, number=1)
-    assert not worker.alive
+    assert worker.poll() is not None
 
 
 @pytest.fixture

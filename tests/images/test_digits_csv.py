@@ -9,7 +9,7 @@ import pytest
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import DataError, OutputError
-from vit_export.images.digits_csv import read_digits, read_unlabelled_digits, write_predictions
+from vit_export.images.digits_csv import read_digits, write_predictions
 
 GREY = Preprocess(size=(2, 2), crop_pct=1.0, mean=(0.5,), std=(0.5,), color="L")
 PIXELS = "pixel0,pixel1,pixel2,pixel3"
@@ -24,7 +24,7 @@ def write(path: Path, *lines: str, header: str = f"label,{PIXELS}") -> Path:
 def refusal(path: Path) -> str:
     """Return the error message for a file."""
     with pytest.raises(DataError) as caught:
-        read_digits(path, GREY)
+        read_digits(path, GREY, labelled=True)
     return str(caught.value)
 
 
@@ -132,10 +132,11 @@ def test_files_without_rows_of_text_are_refused(tmp_path: Path) -> None:
 def test_a_test_file_has_no_labels(tmp_path: Path) -> None:
     """Its rows keep their order; a file with labels is refused."""
     path = write(tmp_path / "test.csv", "0,1,2,3", "4,5,6,7", header=PIXELS)
-    images = read_unlabelled_digits(path, GREY)
-    assert images.reshape(2, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    data = read_digits(path, GREY)
+    assert data.labels == ()
+    assert data.images.reshape(2, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(DataError, match="it is a training file"):
-        read_unlabelled_digits(write(tmp_path / "d.csv", "1,2,3,4,5"), GREY)
+        read_digits(write(tmp_path / "d.csv", "1,2,3,4,5"), GREY, labelled=False)
 
 
 def test_predictions_are_counted_from_one(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from vit_export.artifact.manifest import TensorSpec
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import ExportError, UnknownVariantError, UsageError
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import load_source
-from vit_export.pipeline.user_module import build_module
+from vit_export.pipeline.source import build_module, load_source
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

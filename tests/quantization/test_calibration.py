@@ -122,7 +122,8 @@ def test_every_method_gives_ranges_for_a_static_artifact(tiny_export, calibrator
     keep = [layer for layer in planned_layers(tiny_export.path) if layer != "head"]
     for method in ("percentile", "entropy", "max"):
         path = tmp_path / f"{method}.onnx"
-        to_int8_static(tiny_export.path, path, thresholds=ranges.thresholds(method), keep=keep)
+        thresholds = {"features": ranges.tensors["features"].threshold(method)}
+        to_int8_static(tiny_export.path, path, thresholds=thresholds, keep=keep)
         assert converted_nodes(OnnxFile.read(path)) == 1
 
 

@@ -229,4 +229,4 @@ def test_an_unknown_output_offers_the_nearest(make_model):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_wrapper_keeps_the_mode_of_its_module(training):
     """Exporting must not switch dropout on."""
-    assert Outputs(Body().train(training), names=("logits",), read=dict).training is training
+    assert Outputs(Body().train(training), names=("logits",), compute=dict).training is training

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -110,6 +110,21 @@ class Sidecar(Record, frozen=True, kw_only=True):
         """The engine's own line of the certificate."""
         return self.manifest.certificate[-1]
 
+    @property
+    def batch_ranges(self) -> list[BatchRange]:
+        """Batch sizes of each profile; of an engine of fixed shapes, its only one."""
+        if not self.profiles:
+            fixed = self.manifest.inputs[0].fixed_batch or 1
+            return [BatchRange(fixed, fixed, fixed)]
+        shapes = [next(iter(profile.values())) for profile in self.profiles]
+        return [BatchRange(s.min[0], s.opt[0], s.max[0]) for s in shapes]
+
+    @property
+    def gate_batches(self) -> list[int]:
+        """Batch sizes to measure the engine at: 1, 2, 3, and those that name each profile."""
+        ranges = self.batch_ranges
+        return sorted({n for r in ranges for n in (1, 2, 3, *r) if r.min <= n <= r.max})
+
     def write(self, path: Path) -> None:
         """Write the file; several processes may do so at once, and a reader sees a whole file."""
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
@@ -166,18 +181,3 @@ def file_sha256(path: Path) -> str:
     """Return the hash of a file."""
     with mapped(path) as buffer:
         return hashlib.sha256(buffer).hexdigest()
-
-
-def batch_range(profile: Profile) -> BatchRange:
-    """Return the batch sizes of a profile."""
-    shapes = next(iter(profile.values()))
-    return BatchRange(shapes.min[0], shapes.opt[0], shapes.max[0])
-
-
-def gate_batches(profiles: Sequence[Profile], fixed: int | None = None) -> tuple[int, ...]:
-    """Return batch sizes to measure an engine at; without profiles it has one, `fixed`."""
-    sizes: set[int] = set()
-    for batches in map(batch_range, profiles):
-        sizes |= {size for size in (1, 2, 3) if batches.min <= size <= batches.max}
-        sizes |= set(batches)
-    return tuple(sorted(sizes)) or (fixed or 1,)

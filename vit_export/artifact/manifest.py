@@ -40,6 +40,12 @@ class TensorSpec(Struct, frozen=True):
         """Names of the dynamic dimensions."""
         return tuple(size for size in self.shape if isinstance(size, str))
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that it fixes; `None` where that is dynamic."""
+        first = self.shape[0] if self.shape else 1
+        return first if isinstance(first, int) else None
+
     def fits(self, shape: Sequence[int], *, start: int = 0) -> bool:
         """Whether an array of that shape has this spec's shape, from dimension `start` on."""
         if len(self.shape) != len(shape):
@@ -250,6 +256,5 @@ class Manifest(Record, frozen=True, kw_only=True):
         if self.labels:
             plain["names"] = str(dict(enumerate(self.labels)))
         if self.inputs:
-            batch = self.inputs[0].shape[0]
-            plain["batch"] = str(batch if isinstance(batch, int) else 1)
+            plain["batch"] = str(self.inputs[0].fixed_batch or 1)
         return {**plain, METADATA_KEY: self.to_json()}

@@ -4,8 +4,8 @@ import contextlib
 import errno
 import filecmp
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -58,11 +58,9 @@ def check_golden_not_shared(path: Path, golden: Path) -> None:
 def staging(output: Path) -> Iterator[Path]:
     """Make a temporary folder on the disk of an output; it is removed at the end, in any case."""
     check_writable(output)
+    folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    try:
+        folder.mkdir(mode=0o700)
         yield folder
     except BrokenPipeError:
         raise  # of the terminal or pipe that shows the progress
@@ -129,7 +127,7 @@ def pack_artifact(
 def publish_artifact(
     packed: OnnxFile, others: Collection[Path], manifest: Manifest, path: Path
 ) -> tuple[Path, ...]:
-    """Write the manifest into a measured artifact, move it and its files, and return them all."""
+    """Write the final manifest, move the artifact and `others` to their place; return all paths."""
     stamp(packed.path, manifest.metadata())
     made = [*packed.external_files, *others, packed.path]
     written = tuple(path.parent / file.name for file in made)

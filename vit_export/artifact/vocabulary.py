@@ -12,5 +12,10 @@ HALF_PRECISIONS = ("fp16", "bf16")
 INT8_PRECISIONS = ("int8", "int8-static")  # ranges of activations: computed in each run, or fixed
 PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)
 
+OPSETS = {  # in which each form of attention is exported by default
+    "decomposed": 20,  # the first with a Gelu node; LayerNormalization came with 17
+    "op": 23,  # the first with an Attention node
+}
+
 Activation = Literal["softmax", "sigmoid", "none"]  # from logits to scores
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)

@@ -20,7 +20,7 @@ class Candidate:
     name: str  # in the table, unique on its provider
     module: str  # its `main()` runs the candidate in a child process
     provider: str  # the requested one
-    order: Mapping[str, Any]  # arguments of the child's `load`
+    order: Mapping[str, Any]  # further arguments of the child's `load`
     file_bytes: int | None = None  # of the artifact, external data included; None for torch
     must_match: bool = False  # timed only when it passes the gate: torch has the same weights
 
@@ -74,7 +74,6 @@ def plan(
             provider=provider,
             order={
                 "path": str(path),
-                "provider": provider,
                 "threads": None if path in engines else threads,
                 "allow_host_code": allow_host_code and path in engines,
             },
@@ -90,7 +89,6 @@ def plan(
             provider=provider,
             order={
                 "path": str(paths[0]),
-                "provider": provider,
                 "threads": threads,
                 "weights": weights,
                 "layout": layout,

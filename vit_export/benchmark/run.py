@@ -134,14 +134,15 @@ class _CandidateProcess:
             raise
         except VitExportError as error:
             self.batch_error = _one_line(error)
-            if not self.worker.alive:
+            if self.worker.poll() is not None:
                 self.error = self.batch_error
             return {}
 
     def load(self, batch: int) -> None:
         """Load the candidate and run it once."""
         started = time.monotonic()
-        self.fields = self._ask("load", batch=batch, **self.candidate.order)
+        candidate = self.candidate
+        self.fields = self._ask("load", batch=batch, provider=candidate.provider, **candidate.order)
         self.error = self.batch_error
         if not self.error:
             self.fields["load_s"] = time.monotonic() - started

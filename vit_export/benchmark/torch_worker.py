@@ -77,10 +77,10 @@ class TorchRunner:
             with torch.inference_mode():
                 output = self._forward(torch.from_numpy(images).to(self.provider)).cpu()
         except RuntimeError as error:  # the base class of the compiler's errors
-            lines = [line for line in str(error).splitlines() if line.strip()]
+            first_line = next(filter(str.strip, str(error).splitlines()), "no message")
             raise ProviderError(
                 f"torch {torch.__version__} on {self.provider!r} fails: "
-                f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+                f"{type(error).__name__}: {first_line}"
             ) from error
         return {self._output: output.numpy()}
 
@@ -91,13 +91,12 @@ def _torch_model(
     """Build the model that an artifact was exported from."""
     config = manifest.vit_config(name)
     if weights is not None:
-        loaded = load_checkpoint(
+        return load_checkpoint(
             weights,
             overrides=config.not_in_a_checkpoint,
             layout=layout,
             reset_head=manifest.weights.reset_head,
-        )
-        return loaded.model
+        ).model
     if manifest.weights.seed is None:
         raise UsageError(
             f"--against torch: the weights of {name} came from {manifest.weights.source!r}",

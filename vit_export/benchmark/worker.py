@@ -21,7 +21,7 @@ from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import tolerances_of
 from vit_export.gate.trace import golden_feeds
 from vit_export.host.child_process import Answer, answer_orders
-from vit_export.runner import Runnable, batch_rows, fixed_batch
+from vit_export.runner import Runnable, batch_rows
 from vit_export.runtime import load, load_engine
 
 try:
@@ -50,9 +50,8 @@ def load_artifact(path: str, provider: str, threads: int | None, allow_host_code
 
 def serve(load_candidate: Callable[..., Runnable]) -> None:
     """Answer the orders of `benchmark.run` about one candidate."""
-    stopwatch = Stopwatch(load_candidate)
-    orders = (stopwatch.load, stopwatch.distance, stopwatch.time)
-    answer_orders({order.__name__: order for order in orders})
+    watch = Stopwatch(load_candidate)
+    answer_orders({"load": watch.load, "distance": watch.distance, "time": watch.time})
 
 
 class Stopwatch:
@@ -67,7 +66,7 @@ class Stopwatch:
     def load(self, batch: int, **candidate: Any) -> Answer:
         """Load the candidate and run it once, at a batch size or at the one that it fixes."""
         self._runner = self._load_candidate(**candidate)
-        self._run(fixed_batch(self._runner.inputs[0]) or batch)
+        self._run(self._runner.inputs[0].fixed_batch or batch)
         if self._runner.manifest is not None:
             self._precision = self._runner.manifest.precision
         return {"provider": self._runner.provider, "precision": self._precision}

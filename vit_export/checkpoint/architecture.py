@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vit_export.checkpoint.layouts.rules import Layout
 from vit_export.checkpoint.metadata import CONFIG, MODULE_HINT, PROCESSOR, Metadata
-from vit_export.checkpoint.trained_size import trained_size
 from vit_export.errors import CheckpointError, ConfigError
 from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
@@ -33,15 +32,6 @@ class Claim:
     value: Any
     source: str  # who states it, e.g. "config.json"
     decisive: bool = False  # it must agree with all other decisive claims about its field
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The model that a checkpoint was saved from."""
-
-    config: ViTConfig  # with the file's image size and number of classes
-    inferred: Mapping[str, Any]  # config fields that the tensors' shapes show
-    assumed: Mapping[str, str]  # fields that did not come from the file: value and source
 
 
 def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
@@ -105,7 +95,7 @@ def resolve(
     num_heads: int | None,
     source: str,
     stem: str,
-) -> Architecture:
+) -> tuple[ViTConfig, dict[str, Any], dict[str, str]]:
     """Find the architecture; of several claims about a field, the first in precedence wins.
 
     Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
@@ -113,6 +103,9 @@ def resolve(
 
     `state` are meta tensors under our names, `own` is the config inside a file of vit-export, and
     `num_heads` is known where shapes show it. A model that is no variant is named `stem`.
+
+    Returns the config, with the file's image size and number of classes; the fields that shapes
+    show; and those that did not come from the file, with value and source.
     """
     inferred = fields_from_shapes(state, source=source)
     if num_heads:
@@ -169,7 +162,54 @@ def resolve(
         height, width = trained[0]
         origin = "as set" if trained[1] == USER else f"from {trained[1]}"
         assumed["img_size"] = f"{height}x{width} px, {origin}: it has as many patches as the file"
-    return Architecture(config=config, inferred=inferred, assumed={**assumed, **metadata.notes})
+    return config, inferred, {**assumed, **metadata.notes}
+
+
+def trained_size(
+    pos_embed: Tensor | None,
+    *,
+    patch_size: int,
+    num_prefix_tokens: int,
+    sizes: Mapping[str, Any],  # in pixels or None, by who states them; the most trusted first
+    source: str,
+) -> tuple[int | tuple[int, int], str] | None:
+    """Find the image size in pixels whose patches are as many as the positions (1, N, D).
+
+    A position embedding shows the number of patches, not its rows and columns. So the first
+    stated size that makes as many patches is taken, with who states it, or else the square one,
+    with "". Without positions the result is None.
+    """
+    if pos_embed is None or pos_embed.ndim != 3 or pos_embed.shape[1] <= num_prefix_tokens:
+        return None
+    positions = pos_embed.shape[1]
+    patches = positions - num_prefix_tokens
+    for origin, size in sizes.items():
+        size = parse_field("img_size", size or 0, 0)
+        height, width = size if isinstance(size, tuple) else (size, size)
+        fits = height % patch_size == width % patch_size == 0
+        if fits and height * width == patches * patch_size**2:
+            return size, origin
+    side = math.isqrt(patches)
+    if side * side == patches:
+        return side * patch_size, ""
+    rows = [n for n in range(side, 0, -1) if patches % n == 0]
+    sizes_px = ", ".join(f"{n * patch_size}x{patches // n * patch_size}" for n in rows)
+    message = (
+        f"{source}: pos_embed has positions for {patches} patches, which make no square image, and "
+        "no other size is known"
+    )
+    hint = (
+        "give the image size that the model was trained on with --img-size HEIGHTxWIDTH (one of "
+        f"{sizes_px} px, or height and width exchanged)"
+    )
+    side = math.isqrt(positions)
+    if side * side == positions:
+        message += (
+            f". Or its {positions} positions are {side} x {side} patches and none of them belongs "
+            "to the class token (timm's no_embed_class, e.g. FlexiViT), which is not supported"
+        )
+        hint += "; export a model of the other kind with --module package.module:factory"
+    raise CheckpointError(message, hint=hint)
 
 
 def _claims(fields: Mapping[str, Any], source: str, decisive: Set[str]) -> list[Claim]:

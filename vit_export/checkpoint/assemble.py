@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from vit_export.checkpoint.layouts.rules import Binding, Step
+from vit_export.checkpoint.layouts.rules import Binding, Rule
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
 from vit_export.model.pos_embed import resample_pos_embed
@@ -29,8 +29,8 @@ def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor
     failed: dict[str, str] = {}
     for step in binding.steps:
         sources = [file.tensors[name] for name in step.sources]
-        if wrong := [t.dtype for t in sources if not t.is_floating_point()]:
-            failed[step.target] = f"checkpoint {_name(wrong[0])}, expected floating-point numbers"
+        if wrong := [_dtype(t) for t in sources if not t.is_floating_point()]:
+            failed[step.target] = f"checkpoint {wrong[0]}, expected floating-point numbers"
             continue
         try:
             converted[step.target] = step.conversion.apply(*(t.float() for t in sources))
@@ -41,8 +41,8 @@ def convert_shapes(file: TensorFile, binding: Binding) -> tuple[dict[str, Tensor
     return converted, failed
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def check_shapes(
@@ -87,46 +87,42 @@ def check_shapes(
 def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     if missing and all(line.startswith(("  - head", "  - pre_logits")) for line in missing):
         return "--reset-head with --num-classes N, or --num-classes 0 to export features"
-    if missing and unexpected:
-        return "--layout NAME, if these are the names of another library"
-    if missing:
-        return "load the whole file: this one is not complete"
-    if unexpected:
-        return "--module package.module:factory, if the model has parts of its own"
-    return "--variant NAME of the model that these weights were saved from"
+    return {
+        (True, True): "--layout NAME, if these are the names of another library",
+        (True, False): "load the whole file: this one is not complete",
+        (False, True): "--module package.module:factory, if the model has parts of its own",
+        (False, False): "--variant NAME of the model that these weights were saved from",
+    }[bool(missing), bool(unexpected)]
 
 
-def changed(file: TensorFile, steps: Sequence[Step]) -> list[str]:
+def changed(file: TensorFile, steps: Sequence[Rule]) -> list[str]:
     """What the steps do to the tensors of a file, other than to copy them."""
     counts: Counter[str] = Counter()
     for step in steps:
-        dtypes = [file.tensors[name].dtype for name in step.sources]
-        counts.update(f"{_name(dtype)} -> float32" for dtype in dtypes if dtype != torch.float32)
+        dtypes = [_dtype(file.tensors[name]) for name in step.sources]
+        counts.update(f"{dtype} -> float32" for dtype in dtypes if dtype != "float32")
         if step.conversion.label:
             counts[step.conversion.label] += len(dtypes)
     return [f"{what}: {count} tensors" for what, count in counts.items()]
 
 
 def fill(
-    model: VisionTransformer, file: TensorFile, steps: Sequence[Step], grid_hw: Sequence[int]
+    model: VisionTransformer, file: TensorFile, steps: Sequence[Rule], grid_hw: Sequence[int]
 ) -> None:
     """Fill a blank model, with one tensor of the file in memory at a time.
 
     Tensors of the model that no step fills become zero. `grid_hw` is the grid of patches that the
     file's position embedding was trained for.
     """
-    config, state, not_finite = model.config, model.state_dict(), list[str]()
-    for name, tensor in state.items():
-        if tensor.is_meta:
-            state[name] = torch.zeros(tensor.shape)
+    config, not_finite = model.config, list[str]()
+    state = model.state_dict()
+    state = {n: torch.zeros_like(t, device="cpu") if t.is_meta else t for n, t in state.items()}
     for step in steps:
         value = step.conversion.apply(*(file.read(name) for name in step.sources))
         if step.target == "pos_embed":
+            prefix, wanted = config.num_prefix_tokens, config.grid_hw
             value = resample_pos_embed(
-                value,
-                source=grid_hw,
-                target=config.grid_hw,
-                num_prefix_tokens=config.num_prefix_tokens,
+                value, source=grid_hw, target=wanted, num_prefix_tokens=prefix
             )
         state[step.target].copy_(value)
         if not state[step.target].isfinite().all():

@@ -5,9 +5,8 @@ Everything that does not fit is listed in one error.
 """
 
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +83,77 @@ def load_checkpoint(
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
     location = _locate(source, known)
-    loaded, fill_model = plan_load(
-        open_tensors(location.path),
-        location,
-        overrides=overrides,
-        layout=layout,
+    file = open_tensors(location.path)
+    path = str(file.path)
+    chosen, binding = _bind(file, layout)
+    beside = read_metadata(file.path.parent, layout=chosen.name)
+    own, metadata = read_config(file) or (None, beside)
+    converted, failed = convert_shapes(file, binding)
+    if "pos_embed" in converted:
+        _check_positions({*converted, *failed}, own, overrides, source=path)
+    trained, inferred, assumed = resolve(
+        converted,
+        layout=chosen,
+        metadata=metadata,
+        own=own,
         variant=known,
-        reset_head=reset_head,
+        overrides=overrides,
+        num_heads=_heads_from_shapes(file, binding),
+        source=path,
+        stem=location.stem,
     )
-    fill_model()
-    return loaded
+    config, dropped = _choose_head(trained, overrides, reset_head, path)
+    check_shapes(converted, failed, binding, config=trained, dropped=dropped, source=path)
+    old_grid, grid = trained.grid_hw, config.grid_hw
+    if config.pos_embed == "sincos" and old_grid != grid:
+        dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
+    steps = [step for step in binding.steps if step.target not in dropped]
+    left_out = [name for s in binding.steps if s.target in dropped for name in s.sources]
+    unused = (*left_out, *binding.ignored, *file.aside)
+    sources = {step.target: step.sources for step in steps}
+    resampled = sources.get("pos_embed", ()) if old_grid != grid else ()
+    model = blank_model(config)
+    zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
+    labels = metadata.labels if "head.weight" in sources else ()
+    if len(labels) not in (0, config.num_classes):
+        found, expected = len(labels), config.num_classes
+        assumed["labels"] = f"none: {found} were given, the head has {expected} classes"
+        labels = ()
+    report = LoadReport(
+        layout=chosen.name,
+        source=location.name,
+        sha256=file.sha256(),
+        used=tuple(name for step in steps for name in step.sources if name not in resampled),
+        resampled=resampled,
+        reinitialised=tuple(zero),
+        unused=unused,
+        inferred=inferred,
+        assumed={**assumed, **file.notes},
+    )
+    changes = changed(file, steps)
+    if resampled:
+        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
+        changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
+    if zero:
+        changes.append(f"re-initialised to zero: {', '.join(zero)}")
+    if unused:
+        changes.append(f"unused: {', '.join(unused)}")
+    preprocess = msgspec.structs.replace(Preprocess.of(config), crop_mode=metadata.crop_mode)
+    fill(model, file, steps, old_grid)
+    return Loaded(
+        model=model,
+        config=config,
+        preprocess=preprocess,
+        activation=metadata.activation,
+        labels=labels,
+        report=report,
+        weights=Weights(
+            source=report.source,
+            layout=report.layout,
+            sha256=report.sha256,
+            changes=tuple(changes),
+        ),
+    )
 
 
 def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
@@ -138,95 +198,6 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
             hint=MODULE_HINT,
         )
     return layout, bind(layout, names)
-
-
-def plan_load(
-    file: TensorFile,
-    location: Location,
-    *,
-    overrides: Mapping[str, Any],
-    layout: str | None = None,
-    variant: ViTConfig | None = None,
-    reset_head: bool = False,
-) -> tuple[Loaded, Callable[[], None]]:
-    """Make a model without data, after all shapes were checked, and the function that fills it.
-
-    Arguments and errors are those of `load_checkpoint`.
-    """
-    source = str(file.path)
-    chosen, binding = _bind(file, layout)
-    beside = read_metadata(file.path.parent, layout=chosen.name)
-    own, metadata = read_config(file) or (None, beside)
-    converted, failed = convert_shapes(file, binding)
-    if "pos_embed" in converted:
-        _check_positions({*converted, *failed}, own, overrides, source=source)
-    architecture = resolve(
-        converted,
-        layout=chosen,
-        metadata=metadata,
-        own=own,
-        variant=variant,
-        overrides=overrides,
-        num_heads=_heads_from_shapes(file, binding),
-        source=source,
-        stem=location.stem,
-    )
-    config, dropped = _choose_head(architecture.config, overrides, reset_head, source)
-    check_shapes(
-        converted, failed, binding, config=architecture.config, dropped=dropped, source=source
-    )
-    trained, wanted = architecture.config.grid_hw, config.grid_hw
-    if config.pos_embed == "sincos" and trained != wanted:
-        dropped = {*dropped, "pos_embed"}  # a formula: computed for the new grid
-    steps = [step for step in binding.steps if step.target not in dropped]
-    left_out = [name for s in binding.steps if s.target in dropped for name in s.sources]
-    unused = (*left_out, *binding.ignored, *file.aside)
-    sources = {step.target: step.sources for step in steps}
-    resampled = sources.get("pos_embed", ()) if trained != wanted else ()
-    model = blank_model(config)
-    zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
-    labels, notes = metadata.labels, dict[str, str]()
-    if "head.weight" not in sources:
-        labels = ()
-    elif labels and len(labels) != config.num_classes:
-        given, classes = len(labels), config.num_classes
-        notes["labels"] = f"none: {given} were given, the head has {classes} classes"
-        labels = ()
-    report = LoadReport(
-        layout=chosen.name,
-        source=location.name,
-        sha256=file.sha256(),
-        used=tuple(name for step in steps for name in step.sources if name not in resampled),
-        resampled=resampled,
-        reinitialised=tuple(zero),
-        unused=unused,
-        inferred=architecture.inferred,
-        assumed={**architecture.assumed, **notes, **file.notes},
-    )
-    changes = changed(file, steps)
-    if resampled:
-        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (trained, wanted))
-        changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
-    if zero:
-        changes.append(f"re-initialised to zero: {', '.join(zero)}")
-    if unused:
-        changes.append(f"unused: {', '.join(unused)}")
-    preprocess = Preprocess.of(config)
-    loaded = Loaded(
-        model=model,
-        config=config,
-        preprocess=msgspec.structs.replace(preprocess, crop_mode=metadata.crop_mode),
-        activation=metadata.activation,
-        labels=labels,
-        report=report,
-        weights=Weights(
-            source=report.source,
-            layout=report.layout,
-            sha256=report.sha256,
-            changes=tuple(changes),
-        ),
-    )
-    return loaded, partial(fill, model, file, steps, trained)
 
 
 def _check_positions(

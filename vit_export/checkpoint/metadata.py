@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,17 +23,11 @@ from vit_export.variants import VARIANTS
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_tanh": "gelu_tanh",
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_tanh"), "gelu_tanh"),
 }
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-OUTPUT_ACTIVATIONS: dict[str, Activation] = {
-    "multi_label_classification": "sigmoid",
-    "regression": "none",
-}
+SCORES: dict[str, Activation] = {"multi_label_classification": "sigmoid", "regression": "none"}
 MODULE_HINT = "export the module itself with --module package.module:factory"
 
 
@@ -49,16 +43,11 @@ class Metadata:
 
 
 def read_metadata(folder: Path, *, layout: str) -> Metadata:
-    """Read the JSON files in a folder; only `huggingface` and `timm` write such files.
-
-    Raises:
-        CheckpointError: A file is damaged, or describes a network that `VisionTransformer` cannot
-            be.
-    """
+    """Read the JSON files in a folder; only `huggingface` and `timm` write such files."""
     path = folder / CONFIG
     if layout not in ("huggingface", "timm") or not path.exists():
         return Metadata()
-    config = _Json.read(path)
+    config = _read(path)
     if layout == "huggingface" and config.data.get("model_type") in ("vit", "deit"):
         return _hugging_face(config)
     if layout == "timm" and ("pretrained_cfg" in config.data or "architecture" in config.data):
@@ -72,16 +61,7 @@ class _Json:
 
     path: Path
     data: Mapping[str, Any]
-    prefix: str = ""
-
-    @staticmethod
-    def read(path: Path) -> _Json:
-        text = read_text(path, what="JSON file", error=CheckpointError)
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise _Json(path, {}).error(f"invalid JSON ({error})") from error
-        return _Json(path, {"": data}).object("")
+    prefix: str = ""  # of fields in messages
 
     def get(self, name: str, kind: Any, default: Any = None) -> Any:
         """The value of a field, checked to be of a type."""
@@ -89,25 +69,21 @@ class _Json:
             return msgspec.convert(self.data.get(name, default), kind)
         except msgspec.ValidationError as error:
             message = re.sub(r" - at `\$(.*)`$", r" at \1", str(error)).lower()
-            raise self.error(f"{self.prefix}{name}: {message}".removeprefix(": ")) from error
+            raise self.error(f"{self.prefix}{name}: {message}") from error
 
     def object(self, name: str) -> _Json:
         """The object in a field; an empty one where it is null or missing."""
-        found = self.get(name, dict[str, Any] | None)
-        return _Json(self.path, found or {}, f"{self.prefix}{name}." if name else "")
+        return _Json(self.path, self.get(name, dict[str, Any] | None) or {}, f"{name}.")
 
     def size(self, name: str, default: Any = None) -> Any:
-        """A size in pixels from `224`, `[224, 160]` or `{"height": ..., "width": ...}`."""
-        value = self.get(name, int | tuple[int, int] | dict[str, Any] | None, default)
+        """Pixels from `224`, `[224, 160]` or `{"height": ..., "width": ...}`."""
+        value = self.get(name, int | tuple[int, int] | dict[str, int | None] | None, default)
         if isinstance(value, dict):
-            size = self.object(name)
-            edge = size.get("shortest_edge", int | None)
-            value = edge or (size.get("height", int), size.get("width", int))
-        if value is None or isinstance(value, int):
-            value = (value, value)
-        if None not in value and min(value) < 1:
-            raise self.error(f"{self.prefix}{name}: expected a positive size")
-        return value[0] if value[0] == value[1] else value
+            value = value.get("shortest_edge") or (value.get("height"), value.get("width"))
+        height, width = value if isinstance(value, tuple) else (value, value)
+        if value is not None and not (height and width and min(height, width) > 0):
+            raise self.error(f"{self.prefix}{name}: expected a positive size, got {value}")
+        return height if height == width else (height, width)
 
     def error(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -115,14 +91,22 @@ class _Json:
             hint=f"fix {self.path.name}, or remove it to load the weights without it",
         )
 
-    def check_supported(self, name: str, value: Any, supported: Any) -> None:
+    def check_supported(self, name: str, value: Any, supported: Iterable[str]) -> None:
         """Raise CheckpointError where `VisionTransformer` lacks the choice in a field."""
         if value not in supported:
+            choices = ", ".join(supported)
             raise CheckpointError(
-                f"{self.path}: {name} {value!r} is not supported; supported: "
-                f"{', '.join(supported)}",
+                f"{self.path}: {name} {value!r} is not supported; supported: {choices}",
                 hint=MODULE_HINT,
             )
+
+
+def _read(path: Path) -> _Json:
+    text = read_text(path, what="JSON file", error=CheckpointError)
+    try:
+        return _Json(path, msgspec.convert(json.loads(text), dict[str, Any]))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise _Json(path, {}).error(f"invalid JSON ({error})") from error
 
 
 def _hugging_face(config: _Json) -> Metadata:
@@ -149,26 +133,25 @@ def _hugging_face(config: _Json) -> Metadata:
     }
     crop_mode, preparation = "center", dict[str, Any]()
     if (path := config.path.with_name(PROCESSOR)).exists():
-        crop_mode, preparation = _preparation(_Json.read(path), channels=channels or 3)
-    problem = config.get("problem_type", str | None) or ""
+        crop_mode, preparation = _preparation(_read(path), channels=channels or 3)
     return Metadata(
         fields={CONFIG: fields, PROCESSOR: preparation},
         crop_mode=crop_mode,
-        activation=OUTPUT_ACTIVATIONS.get(problem, "softmax"),
+        activation=SCORES.get(config.get("problem_type", str | None) or "", "softmax"),
         labels=_labels(config),
     )
 
 
 def _labels(config: _Json) -> tuple[str, ...]:
     """Class names of `id2label` or `label2id`; none where they are LABEL_0, LABEL_1, ..."""
-    for key in ("id2label", "label2id"):
-        if config.data.get(key):
-            try:
-                labels = parse_labels({key: config.data[key]})
-            except ValueError as error:
-                raise config.error(f"{key}: {error}") from error
-            return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
-    return ()
+    key = next((key for key in ("id2label", "label2id") if config.data.get(key)), None)
+    if key is None:
+        return ()
+    try:
+        labels = parse_labels({key: config.data[key]})
+    except ValueError as error:
+        raise config.error(f"{key}: {error}") from error
+    return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
 
 
 def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
@@ -181,41 +164,39 @@ def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any
     if scale <= 0:
         raise processor.error("rescale_factor: expected a positive number")
     scale = 1.0 if abs(scale - 1) < 1e-9 else scale
+    mean, std = [0.0] * channels, [1.0] * channels
     if processor.get("do_normalize", bool | None, True):
         mean, std = (processor.get(name, list[float]) for name in ("image_mean", "image_std"))
-    else:
-        mean, std = [0.0] * channels, [1.0] * channels
-    fields: dict[str, Any] = {
-        "mean": tuple(value / scale for value in mean),
-        "std": tuple(value / scale for value in std),
-        "interpolation": RESAMPLE[processor.get("resample", Literal[0, 1, 2, 3], 2)],
-    }
-    size, crop = processor.size("size", 224), None
+    size = crop = processor.size("size") or 224
     if processor.get("do_center_crop", bool | None):
-        crop = processor.size("crop_size")
-    resized, cropped = (min(s) if isinstance(s, tuple) else s for s in (size, crop or size))
+        crop = processor.size("crop_size") or size
+    resized, cropped = (min(s) if isinstance(s, tuple) else s for s in (size, crop))
     share = min(1.0, cropped / resized)
     if math.floor(cropped / share) < resized:  # despite rounding, floor(crop / share) is the size
         share = math.nextafter(share, 0)
-    fields["crop_pct"] = share
     raw = processor.data.get("size")
     keeps_aspect = isinstance(raw, Mapping) and "shortest_edge" in raw
-    return "center" if keeps_aspect else "squash", fields
+    return "center" if keeps_aspect else "squash", {
+        "mean": tuple(value / scale for value in mean),
+        "std": tuple(value / scale for value in std),
+        "interpolation": RESAMPLE[processor.get("resample", Literal[0, 1, 2, 3], 2)],
+        "crop_pct": share,
+    }
 
 
 def _timm(config: _Json) -> Metadata:
     pretrained, arguments = config.object("pretrained_cfg"), config.object("model_args")
-    pool = config.get("global_pool", str | None) or arguments.get("global_pool", str | None)
-    config.check_supported("global_pool", pool or "token", ["token", "avg"])
+    pools = (source.get("global_pool", str | None) for source in (config, arguments))
+    pool = next(filter(None, pools), "token")
+    config.check_supported("global_pool", pool, ["token", "avg"])
     variant = VARIANTS.get((config.get("architecture", str | None) or "").split(".")[0])
-    heads = arguments.get("num_heads", int | None) or (variant.num_heads if variant else None)
     input_size = pretrained.get("input_size", tuple[int, int, int] | None)
     mode = pretrained.get("crop_mode", str, "center")
     names = tuple[str, ...] | None
     fields = {
-        "num_heads": heads,
+        "num_heads": arguments.get("num_heads", int | None) or (variant and variant.num_heads),
         "qkv_bias": arguments.get("qkv_bias", bool | None),
-        "global_pool": pool or "token",
+        "global_pool": pool,
         "img_size": arguments.size("img_size") or (input_size and input_size[1:]),
         "mean": pretrained.get("mean", tuple[float, ...] | None),
         "std": pretrained.get("std", tuple[float, ...] | None),

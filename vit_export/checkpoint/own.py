@@ -1,11 +1,11 @@
 """Checkpoints of vit-export: safetensors with config and labels in their metadata."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -15,6 +15,12 @@ from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError, ConfigError, OutputError
 from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig
+
+
+class _About(msgspec.Struct):
+    config: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    crop_mode: str = "center"
 
 
 def save_checkpoint(
@@ -30,15 +36,11 @@ def save_checkpoint(
     that of `Preprocess`.
     """
     path = Path(path)
-    about = {
-        "config": dataclasses.asdict(model.config),
-        "labels": list(labels),
-        "crop_mode": crop_mode,
-    }
+    about = _About(dataclasses.asdict(model.config), labels, crop_mode)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(about)})
+        save_file(state, temporary, metadata={METADATA_KEY: msgspec.json.encode(about).decode()})
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
@@ -51,16 +53,13 @@ def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
+        about = msgspec.json.decode(text, type=_About)
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in data["config"].items()
+            for name, value in about.config.items()
         }
-        metadata = Metadata(
-            crop_mode=data.get("crop_mode", "center"), labels=tuple(data.get("labels", ()))
-        )
-        return ViTConfig(**fields), metadata
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        return ViTConfig(**fields), Metadata(crop_mode=about.crop_mode, labels=about.labels)
+    except (msgspec.DecodeError, TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{file.path}: the config in its metadata key {METADATA_KEY!r} cannot be read "
             f"({error!r}); a newer vit-export may have written it",

@@ -6,21 +6,26 @@ are read by torch's restricted unpickler, `.npz` archives without pickled object
 
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_export.artifact.open_file import open_file, read_text
 from vit_export.checkpoint.hub import FILE_NAMES
-from vit_export.checkpoint.npz import npz_shapes, read_npz
 from vit_export.checkpoint.pickles import load_pickled, select_state_dict
 from vit_export.errors import CheckpointError
 
@@ -30,6 +35,7 @@ HEAD_BYTES = 512
 PICKLE_STARTS = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
 # put before every name by DataParallel, torch.compile, Lightning and transformers' timm wrapper
 PREFIXES = re.compile(r"((module|_orig_mod|model|timm_model|net)\.)*")
+BFLOAT16 = np.dtype("V2")  # numpy lacks bfloat16, and keeps two raw bytes
 SAVE_AGAIN = "download or save it again"
 
 
@@ -115,12 +121,9 @@ def _open_zip(path: Path) -> TensorFile:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
-        tensors = npz_shapes(path)
-        return TensorFile(
-            path=path, parts=(path,), tensors=tensors, read=lambda name: read_npz(path, name)
-        )
-    if any(name.endswith(("/constants.pkl", "/archive_format")) or "/code/" in name
-           for name in names):  # fmt: skip
+        return _open_npz(path)
+    programs = re.compile(r"/code/|/constants\.pkl$|/archive_format$")
+    if any(map(programs.search, names)):
         raise CheckpointError(
             f"{path} is a TorchScript or torch.export archive: a program, not only weights",
             hint="save the weights of the model that it was made from: "
@@ -132,6 +135,43 @@ def _open_zip(path: Path) -> TensorFile:
         f"{path} is a zip archive without weights of torch or numpy (it holds "
         f"{', '.join(names[:3]) or 'nothing'}); expected a .safetensors, .pth, .bin or .npz file"
     )
+
+
+def _open_npz(path: Path) -> TensorFile:
+    """Open an archive of arrays by their headers."""
+    formats, tensors = np.lib.format, dict[str, Tensor]()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as data:
+                    old = formats.read_magic(data) == (1, 0)
+                    read = formats.read_array_header_1_0 if old else formats.read_array_header_2_0
+                    shape, _, dtype = read(data)
+                if dtype.hasobject:
+                    raise ValueError("it holds pickled Python objects, which are not read")
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"array {name!r} is shorter than its shape {shape}")
+                tensors[name] = _meta(shape, _to_torch(np.empty(0, dtype)).dtype)
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        what = "is damaged, or not an archive of plain arrays"
+        raise CheckpointError(f"{path} {what}: {error}") from error
+    read_array = partial(_read_npz, path)
+    return TensorFile(path=path, parts=(path,), tensors=tensors, read=read_array)
+
+
+def _read_npz(path: Path, name: str) -> Tensor:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _to_torch(arrays[name])
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{path}: array {name!r} cannot be read: {error}") from error
+
+
+def _to_torch(array: NDArray[Any]) -> Tensor:
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.asarray(array, order="C"))
 
 
 def _open_safetensors(path: Path) -> TensorFile:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -20,7 +21,6 @@ EXTRA_OF = {  # the extra that installs a missing package
     "huggingface_hub": "hub",
     "cuda": "tensorrt",
 }
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number, as shells report it
 NOTHING_LEFT = "nothing was left behind"
 
 
@@ -46,9 +46,9 @@ class Commands(click.Group):
         as_json = "--json" in argv
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             kwargs["color"] = False
-        before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            status = super().main(argv, **kwargs)
+            with _terminating():
+                status = super().main(argv, **kwargs)
         except VitExportError as error:
             fail(error.message, error.exit_code, as_json, hint=error.hint)
         except click.ClickException as error:
@@ -67,16 +67,27 @@ class Commands(click.Group):
             install = f"pip install 'vit-export[{EXTRA_OF[package]}]'"
             fail(f"{package} is not installed", 1, as_json, hint=install)
         except (KeyboardInterrupt, click.Abort) as error:
-            fail(f"interrupted; {str(error) or NOTHING_LEFT}", INTERRUPTED, as_json)
+            fail(f"interrupted; {str(error) or NOTHING_LEFT}", 128 + signal.SIGINT, as_json)
         except Terminated as error:
-            fail(f"terminated; {error}", TERMINATED, as_json)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+            fail(f"terminated; {error}", 128 + signal.SIGTERM, as_json)
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated(NOTHING_LEFT)
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM; only the main thread of a program can."""
+
+    def terminate(_signal: int, _frame: object) -> NoReturn:
+        raise Terminated(NOTHING_LEFT)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -108,8 +119,7 @@ def emit(
 ) -> None:
     """Print a result; with --json as text on standard error, and one JSON object at the end.
 
-    Failures are what went wrong although there is a result: the exit status is then 1, and the
-    JSON object has them as `error`.
+    With failures, which a command may have beside its result, the exit status is 1.
     """
     if as_json:
         click.echo(text, err=True)

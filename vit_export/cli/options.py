@@ -39,7 +39,7 @@ class CheckpointOptions:
             if name in IDENTITY:
                 raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
             if name in fields or name in own:
-                raise UsageError(f"{name} is given twice: with --set, or with its own option too")
+                raise UsageError(f"{name} is given twice, with --set or an option of its own")
             fields[name] = value
         return fields | own
 

@@ -87,16 +87,14 @@ def build_plan(
         if build_monitor.failure is not None:
             raise build_monitor.failure
         if plan is None:
-            hint = ""
-            if settings.workspace_mib is not None and "workspace" in messages.reason():
-                hint = f"--workspace-mib {settings.workspace_mib} is too little"
+            little = settings.workspace_mib is not None and "workspace" in messages.reason()
+            hint = f"--workspace-mib {settings.workspace_mib} is too little" if little else ""
             raise EngineError(f"{version} cannot build {name}: {messages.reason()}", hint=hint)
-        for warning in messages.warnings:
-            if NOT_SELF_CONSISTENT in warning:
-                raise EngineError(
-                    f"{version} cannot accept all batches of --batch: {' '.join(warning.split())}",
-                    hint="use smaller batches",
-                )
+        if refused := [text for text in messages.warnings if NOT_SELF_CONSISTENT in text]:
+            raise EngineError(
+                f"{version} cannot accept all batches of --batch: {' '.join(refused[0].split())}",
+                hint="use smaller batches",
+            )
         if settings.timing_cache is not None:
             save_cache(config, settings.timing_cache)
     progress("build the engine", 100, 100)  # TensorRT does not report its last step
@@ -139,13 +137,13 @@ def _config(
     if settings.builder_level is not None:
         config.builder_optimization_level = settings.builder_level
     if settings.hardware_compatibility != "none":
-        level, _ = HARDWARE_COMPATIBILITY[settings.hardware_compatibility]
-        if not hasattr(trt.HardwareCompatibilityLevel, level):
+        name = settings.hardware_compatibility
+        level = getattr(trt.HardwareCompatibilityLevel, HARDWARE_COMPATIBILITY[name][0], None)
+        if level is None:
             raise UsageError(
-                f"--hardware-compatibility {settings.hardware_compatibility}: TensorRT "
-                f"{backend.version} does not have it yet"
+                f"--hardware-compatibility {name}: TensorRT {backend.version} does not have it yet"
             )
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+        config.hardware_compatibility_level = level
     if backend.is_rtx:
         capabilities = rtx_capabilities(backend)
         config.num_compute_capabilities = len(targets)

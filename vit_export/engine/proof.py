@@ -123,11 +123,9 @@ def inspect_engine(backend: Backend, engine: Any, precision: str) -> dict[str, i
     """
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON)
-    types: Counter[str] = Counter()
-    for layer in json.loads(text).get("Layers", ()):
-        outputs = layer.get("Outputs", ()) if isinstance(layer, dict) else ()
-        types.update(str(output.get("Format/Datatype", "")) for output in outputs)
-    types.pop("", None)
+    layers = [layer for layer in json.loads(text).get("Layers", ()) if isinstance(layer, dict)]
+    outputs = [output for layer in layers for output in layer.get("Outputs", ())]
+    types = Counter(str(o["Format/Datatype"]) for o in outputs if o.get("Format/Datatype"))
     if not types:
         raise EngineError(
             "TensorRT's inspector lists no types, so the engine's precision cannot be checked"

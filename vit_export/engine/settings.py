@@ -144,7 +144,7 @@ def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> 
     """
     dynamic = [spec for spec in inputs if spec.dynamic]
     if not dynamic:
-        fixed = inputs[0].shape[0]
+        fixed = inputs[0].fixed_batch
         if any(sizes != (fixed, fixed, fixed) for sizes in batches):
             raise UsageError(
                 f"--batch {range_text(batches[0])}: the graph has a fixed batch size ({inputs[0]})",

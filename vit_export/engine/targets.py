@@ -34,14 +34,12 @@ def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> t
 def _here(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
     """Return the GPU of this machine, which is the only one that TensorRT builds for."""
     here = gpu.compute_capability if gpu is not None else "none"
-    for target in settings.compute_capabilities:
-        if target != here:
-            raise UsageError(
-                f"--compute-capability {target}: TensorRT builds for the GPU of this machine "
-                f"({here})",
-                hint="build on a machine with such a GPU, or use --hardware-compatibility "
-                "ampere-plus, or --backend tensorrt-rtx, which builds for other GPUs",
-            )
+    if others := [target for target in settings.compute_capabilities if target != here]:
+        raise UsageError(
+            f"--compute-capability {others[0]}: TensorRT builds for this machine's GPU ({here})",
+            hint="build on a machine with such a GPU, or use --hardware-compatibility "
+            "ampere-plus, or --backend tensorrt-rtx, which builds for other GPUs",
+        )
     if gpu is None:
         raise EngineError(
             f"{backend.name} {backend.version} builds on the GPU that runs the engine, and there "

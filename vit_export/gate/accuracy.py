@@ -3,8 +3,6 @@
 Images are decoded batch by batch, so a folder may be of any size.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Manifest
-from vit_export.artifact.open_file import open_file
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
-from vit_export.images.digits_csv import read_digits, read_unlabelled_digits
+from vit_export.images.digits_csv import read_digits
 from vit_export.images.folder import list_images, spread
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
@@ -38,7 +35,7 @@ class RealImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def some(self, most: int) -> RealImages:
+    def some(self, most: int) -> "RealImages":
         """Return at most `most` of the images, spread evenly."""
         chosen, images = spread(len(self), most), self.images
         return RealImages(
@@ -87,7 +84,8 @@ def read_images(
     """
     path = Path(source)
     if path.suffix.lower() == ".csv":
-        return _read_csv(path, preprocess)
+        digits = read_digits(path, preprocess)
+        return RealImages(path.name, digits.images, digits.targets if digits.labels else None)
     files = list_images(path)
     if files == [path] and not path.exists():
         raise DataError(f"{path}: no such folder or file of images")
@@ -105,15 +103,6 @@ def read_images(
                 "no class: the images are then compared without labels",
             )
     return RealImages(path.name, files, np.array([labels.index(name) for name in folders]))
-
-
-def _read_csv(path: Path, preprocess: Preprocess) -> RealImages:
-    with open_file(path, what="CSV file", error=DataError) as stream:
-        first_column = stream.readline().partition(b",")[0].decode("utf-8-sig", "replace")
-    if first_column.strip() != "label":
-        return RealImages(path.name, read_unlabelled_digits(path, preprocess))
-    digits = read_digits(path, preprocess)
-    return RealImages(path.name, digits.images, digits.targets)
 
 
 def has_classes(manifest: Manifest) -> bool:

@@ -63,34 +63,26 @@ def references(golden: Golden, tolerances: Tolerances) -> dict[str, Reference]:
             f"tolerance of {tolerances.precision} depends on: an older release wrote it",
             hint="export the fp32 model again",
         )
-    known: dict[str, Reference] = {}
+    tensors: dict[str, tuple[NDArray[np.float64], NDArray[np.int64] | None, float | None]] = {}
     if golden.blocks is not None:
         block_owns = getattr(golden.blocks, baseline) if baseline else ()
         for i, name in enumerate(golden.blocks.names):
             own = float(block_owns[i]) if i < len(block_owns) else None
-            values, indices = golden.blocks.values[i], golden.blocks.indices[i]
-            known[name] = _reference(tolerances, own, values, indices)
+            tensors[name] = (golden.blocks.values[i], golden.blocks.indices[i], own)
     for name, output in golden.outputs.items():
-        values = output.reshape(len(output), -1)
-        known[name] = _reference(tolerances, owns.get(name), values, None)
+        tensors[name] = (output.reshape(len(output), -1), None, owns.get(name))
+    known: dict[str, Reference] = {}
+    for name, (values, indices, own) in tensors.items():
+        largest = float(np.abs(values).max(initial=0))
+        tolerance, scale_error = tolerances.tolerance(own, largest), tolerances.max_scale_error
+        if tolerance is None and values.shape[1] == 1:  # cosine is undefined for a single value
+            spread = float(np.abs(values - values.mean(axis=0)).max())
+            tolerance, scale_error = SINGLE_SHARE * spread, None
+        row_tolerance = tolerances.row_tolerance(own, largest)
+        known[name] = Reference(
+            values, indices, own, tolerance, row_tolerance, tolerances.min_cosine, scale_error
+        )
     return known
-
-
-def _reference(
-    tolerances: Tolerances,
-    own: float | None,
-    values: NDArray[np.float64],
-    indices: NDArray[np.int64] | None,
-) -> Reference:
-    largest = float(np.abs(values).max(initial=0))
-    tolerance, scale_error = tolerances.tolerance(own, largest), tolerances.max_scale_error
-    if tolerance is None and values.shape[1] == 1:  # cosine is undefined for a single value
-        spread = float(np.abs(values - values.mean(axis=0)).max())
-        tolerance, scale_error = SINGLE_SHARE * spread, None
-    row_tolerance = tolerances.row_tolerance(own, largest)
-    return Reference(
-        values, indices, own, tolerance, row_tolerance, tolerances.min_cosine, scale_error
-    )
 
 
 @dataclass

@@ -4,7 +4,7 @@ Inner tensors are exposed by appending graph outputs to the file's bytes, with n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,11 +64,7 @@ def golden_feeds(
 def measure_blocks(
     runner: Runner, golden: Golden, feeds: Mapping[str, Array], tolerances: Tolerances
 ) -> tuple[BlockError, ...]:
-    """Measure the output of each encoder block on one batch of golden inputs.
-
-    Raises:
-        ArtifactError, InputError: The artifact cannot be run with its blocks exposed.
-    """
+    """Measure the output of each encoder block on one batch of golden inputs."""
     if golden.blocks is None:
         return ()
     present = [name for name in golden.blocks.names if runner.has_tensor(name)]
@@ -81,22 +77,19 @@ def measure_blocks(
         exposed.release()
     known, blocks = references(golden, tolerances), []
     for name in golden.blocks.names:
-        result = Measured(known[name])
-        largest, tolerance = result.reference.largest, result.reference.tolerance
-        if name not in outputs:
-            blocks.append(BlockError(name=name, tolerance=tolerance))
-            continue
-        result.add(rows, outputs[name])
-        blocks.append(
-            BlockError(
-                name=name,
+        reference = known[name]
+        block = BlockError(name=name, tolerance=reference.tolerance)
+        if name in outputs:
+            result, largest = Measured(reference), reference.largest
+            result.add(rows, outputs[name])
+            block = replace(
+                block,
                 max_abs=result.max_abs,
-                tolerance=tolerance,
                 cosine=result.min_cosine,
                 relative=result.max_abs / largest if largest else None,
                 accepted=result.accepted,
             )
-        )
+        blocks.append(block)
     return tuple(blocks)
 
 

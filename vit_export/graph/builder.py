@@ -1,14 +1,9 @@
 """Changes of a graph that every conversion needs: constants, casts, clean-up.
 
-onnx_ir's passes do what they can do. Three of them are worse here, and stay out:
-
-- `RemoveUnusedNodesPass` would also remove `features` where only `tokens` are a graph output; the
-  gate measures `features` in every artifact.
-- `NameFixPass` numbers nodes, but weights need the name of their module.
-- `ShapeInferencePass` logs a failed inference and goes on with unknown types.
+onnx_ir's passes do the rest, but for three: `RemoveUnusedNodesPass` would remove `features`, which
+the gate measures, where they are no graph output; `NameFixPass` numbers nodes, but weights need
+the name of their module; `ShapeInferencePass` logs a failed inference and goes on.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +30,7 @@ def lazy_tensor(
 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol:
-    """Return the tensor of an initializer; ValueError for any other value."""
+    """Return the tensor of an initializer."""
     if value is None or value.const_value is None:
         raise ValueError(f"{value.name if value is not None else 'the input'} is not a constant")
     return value.const_value
@@ -44,9 +39,9 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol:
 def insert_cast(
     graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, *, op_name: str = "Cast"
 ) -> ir.Value:
-    """Insert a Cast behind the node that computes a value, or at the start for a graph input.
+    """Insert a Cast with the output `name` behind the node that computes a value.
 
-    Returns its output, called `name`. The readers of the value are not changed.
+    For a graph input it goes to the start. The readers of the value are not changed.
     """
     out = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
     cast = ir.node("Cast", [value], {"to": dtype.value}, outputs=[out], name=f"{name}/{op_name}")
@@ -59,14 +54,14 @@ def insert_cast(
 
 
 def remove_unread_constants(graph: ir.Graph) -> None:
-    """Remove the initializers that no node reads and that are no graph output, in place."""
+    """Remove the initializers that no node reads and that are no graph output."""
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
 
 
 def clear_origin(model: ir.Model) -> None:
-    """Remove metadata and documentation, which hold source paths and stack traces, in place."""
+    """Remove metadata and documentation, which hold source paths and stack traces."""
     ClearMetadataAndDocStringPass()(model)  # of graphs and nodes
     holders: list[ir.Model | ir.Value] = [model]
     for graph in model.graphs():

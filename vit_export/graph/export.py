@@ -1,67 +1,44 @@
 """Export a torch module to ONNX. The only file that imports torch and onnx together."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import OPSETS
 from vit_export.errors import ExportError
 from vit_export.graph.builder import clear_origin
+from vit_export.graph.io import save_graph
 from vit_export.graph.names import name_after_modules
-from vit_export.reference.outputs import Outputs, module_outputs
+from vit_export.reference.outputs import Outputs
 
-DEFAULT_OPSET = 20  # the first with a Gelu node; LayerNormalization came with 17
-ATTENTION_OPSET = 23  # the first with an Attention node
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
 _EXAMPLE_SIZE = 2  # of a dynamic dimension; torch.export treats sizes 0 and 1 as constants
 _TORCH_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
 _LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """An exported file."""
-
-    path: Path  # its weights are in `path` + `.data`
-    outputs: tuple[TensorSpec, ...]  # graph outputs that were asked for
-    taps: tuple[str, ...]  # further graph outputs: the tensors that leave the encoder blocks
-
-
 def export_module(
-    module: nn.Module,
+    model: Outputs,
     path: Path,
     inputs: Sequence[TensorSpec],
     *,
-    opset: int = DEFAULT_OPSET,
+    opset: int = OPSETS["decomposed"],
     example_sizes: Mapping[str, int] | None = None,
-) -> Exported:
-    """Export a module, without simplifying or validating the result; `pipeline.export` does both.
+) -> OnnxFile:
+    """Export a module in evaluation mode, without simplifying or validating the result.
 
     The file holds no stack trace, source path or time; the same module gives the same bytes.
-    The weights are written straight from the module to a file beside it, without a copy.
-
-    Args:
-        module: Any module of tensors in evaluation mode, or `Outputs` to choose the outputs.
-        path: File to write.
-        inputs: Arguments of its forward, in order; a dimension given as a string is dynamic.
-        opset: Version of the ONNX operators.
-        example_sizes: Sizes of dynamic dimensions to trace with, by name; 2 by default.
-
-    Raises:
-        ExportError: torch cannot express the module, or cannot keep a dimension dynamic.
+    Its weights are written straight from the module to `path` + `.data`, without a copy. Its taps
+    are graph outputs too. ExportError where torch cannot express it or keep a dimension dynamic.
     """
-    examples = tuple(example_input(spec, example_sizes) for spec in inputs)
-    model = module if isinstance(module, Outputs) else module_outputs(module.eval(), examples)
     names = [spec.name for spec in inputs]
     axes = tuple(
         {i: torch.export.Dim(size) for i, size in enumerate(spec.shape) if isinstance(size, str)}
@@ -71,7 +48,7 @@ def export_module(
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
                 model,
-                examples,
+                tuple(example_input(spec, example_sizes) for spec in inputs),
                 dynamo=True,
                 opset_version=opset,
                 input_names=names,
@@ -80,22 +57,19 @@ def export_module(
                 verbose=False,
             )
     except _TORCH_FAILURES as error:
-        raise _export_error(model.module, inputs, error) from error
-    if program is None:
-        raise ExportError(f"{_cannot_export(model.module)}: it returned no program")
-    exported = program.model
-    _check_dynamic_inputs(model.module, inputs, exported)
-    name_after_modules(exported, prefix="module.", keep={*names, *model.all_names})
+        raise _export_error(model.module, *_reason(error, inputs)) from error
+    exported = cast(torch.onnx.ONNXProgram, program).model  # `dynamo=True` gives one or raises
+    for spec, value in zip(inputs, exported.graph.inputs, strict=True):
+        for size, fixed in zip(spec.shape, value.shape or (), strict=True):
+            if isinstance(size, str) and isinstance(fixed, int):  # torch says nothing
+                reason = f"its forward fixes {size} of {spec.name!r} to {fixed}"
+                raise _export_error(model.module, reason, FIXED_SIZE_HINT)
+    name_after_modules(exported, keep={*names, *model.all_names})
     clear_origin(exported)
-    ir.save(exported, path, external_data=path.name + ".data")
+    save_graph(exported, path)
     for value in exported.graph.initializers.values():
         value.const_value = None  # the exporter's rewrite rules keep their last graph alive
-    outputs = OnnxFile.read(path).outputs
-    return Exported(
-        path=path,
-        outputs=tuple(spec for spec in outputs if spec.name in model.names),
-        taps=model.taps,
-    )
+    return OnnxFile.read(path)
 
 
 def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:
@@ -111,9 +85,8 @@ def _silenced() -> Iterator[None]:
 
     Loggers with a level of their own (`TORCH_LOGS=onnx`) still print.
     """
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, _LOGGERS)}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -123,32 +96,23 @@ def _silenced() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="# The axis name: ", category=UserWarning)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
-def _check_dynamic_inputs(module: nn.Module, inputs: Sequence[TensorSpec], model: ir.Model) -> None:
-    """Raise ExportError when torch silently made a dynamic dimension constant."""
-    for spec, value in zip(inputs, model.graph.inputs, strict=True):
-        for size, exported in zip(spec.shape, value.shape or (), strict=True):
-            if isinstance(size, str) and isinstance(exported, int):
-                text = f"its forward fixes {size} of {spec.name!r} to {exported}"
-                raise ExportError(f"{_cannot_export(module)}: {text}", hint=FIXED_SIZE_HINT)
+def _export_error(module: nn.Module, reason: str, hint: str) -> ExportError:
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    return ExportError(f"torch cannot export {name} as ONNX: {reason}", hint=hint)
 
 
-def _export_error(module: nn.Module, inputs: Sequence[TensorSpec], error: Exception) -> ExportError:
-    """Return an error with the first lines of torch's innermost cause."""
+def _reason(error: Exception, inputs: Sequence[TensorSpec]) -> tuple[str, str]:
+    """Return the first lines of torch's innermost cause, and a hint or an empty string."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    message = f"{_cannot_export(module)}: {' '.join(lines[:3])[:500]}"
+    reason = " ".join(lines[:3])[:500]
     dynamic = [name for spec in inputs for name in spec.dynamic]
     if any(name in str(cause) or name in str(error) for name in dynamic):
-        fixed = f"{message}; its forward fixes {' or '.join(dynamic)}"
-        return ExportError(fixed, hint=FIXED_SIZE_HINT)
-    return ExportError(message)
-
-
-def _cannot_export(module: nn.Module) -> str:
-    return f"torch cannot export {type(module).__module__}.{type(module).__qualname__} as ONNX"
+        return f"{reason}; its forward fixes {' or '.join(dynamic)}", FIXED_SIZE_HINT
+    return reason, ""

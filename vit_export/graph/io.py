@@ -4,8 +4,6 @@ Weights of any size are memory-mapped and read one at a time, so that changing a
 little more memory than its largest weight.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx
@@ -26,9 +24,6 @@ def open_graph(path: Path) -> ir.Model:
     """Open an .onnx file; its weights stay on disk until they are read.
 
     Types and shapes are inferred, and Constant nodes become initializers.
-
-    Raises:
-        ArtifactError: The file is missing, damaged, lacks its weights or has control flow.
     """
     file = OnnxFile.read(path)
     file.check_external_data()
@@ -47,11 +42,7 @@ def open_graph(path: Path) -> ir.Model:
 
 
 def open_fp32_graph(path: Path) -> ir.Model:
-    """Open an .onnx file whose weights are float32.
-
-    Raises:
-        ArtifactError: As `open_graph`, and where weights were converted already.
-    """
+    """Open an .onnx file as `open_graph`; ArtifactError where weights were converted already."""
     model = open_graph(path)
     dtypes = {value.dtype for value in model.graph.initializers.values() if value.dtype}
     if converted := sorted(str(dtype.numpy()) for dtype in dtypes & _CONVERTED):

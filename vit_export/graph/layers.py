@@ -5,8 +5,6 @@ A layer is the path of a module, as `names.py` gives it to nodes: the node
 whose name is no path, is a layer by itself.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx_ir as ir

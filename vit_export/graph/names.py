@@ -4,8 +4,6 @@ torch's exporter numbers values and writes the module's path into the metadata o
 Here a node is renamed to `blocks.0.attn.qkv/MatMul`, and its weight to `blocks.0.attn.qkv.weight`.
 """
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Collection
@@ -15,28 +13,22 @@ import onnx_ir as ir
 from vit_export.graph.layers import weight_of
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_PREFIX = "module."  # path of the exported module inside `Outputs`
 
 
-def name_after_modules(model: ir.Model, *, prefix: str, keep: Collection[str]) -> None:
-    """Rename nodes, values and weights after the module that computes them, in place.
-
-    Args:
-        model: Model of torch's exporter.
-        prefix: Path of the exported module inside its wrapper, e.g. `"module."`.
-        keep: Names of graph inputs and outputs, which do not change.
-    """
-    graph, taken = model.graph, set(keep)
+def name_after_modules(model: ir.Model, *, keep: Collection[str]) -> None:
+    """Rename nodes, values and weights in place; `keep` names the graph inputs and outputs."""
+    graph = model.graph
 
     def rename_constant(value: ir.Value, name: str) -> None:
-        if name not in taken and name not in graph.initializers:
+        if name not in keep and name not in graph.initializers:
             value.name = name
 
     for value in list(graph.initializers.values()):
-        if value.name is not None and value.name.startswith(prefix):
-            rename_constant(value, value.name.removeprefix(prefix))
+        rename_constant(value, (value.name or "").removeprefix(_PREFIX))
     used: Counter[str] = Counter()
     for node in graph:
-        scope = _scope(node, prefix)
+        scope = _scope(node)
         base = f"{scope}/{node.op_type}" if scope else node.op_type
         used[base] += 1
         node.name = base if used[base] == 1 else f"{base}_{used[base]}"
@@ -48,9 +40,7 @@ def name_after_modules(model: ir.Model, *, prefix: str, keep: Collection[str]) -
             rename_constant(weight, f"{scope}.weight")  # the exporter made it, e.g. transposed
 
 
-def _scope(node: ir.Node, prefix: str) -> str:
+def _scope(node: ir.Node) -> str:
     """Return the path of the innermost module of a node; empty for the outermost module."""
-    text = node.metadata_props.get(_SCOPES)
-    modules = ast.literal_eval(text)[:-1] if text else []  # the last is the operation itself
-    scope = str(modules[-1]) if modules else ""
-    return "" if scope == prefix.rstrip(".") else scope.removeprefix(prefix)
+    modules = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[:-1]  # last: the operation
+    return f"{modules[-1]}.".removeprefix(_PREFIX).removesuffix(".") if modules else ""

@@ -4,8 +4,6 @@ A crash or a hang of a child, and what it prints, do not affect this process. A 
 nothing from the current folder, where a file `json.py` would replace a library.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -14,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -54,62 +53,49 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-class Worker:
+class Worker(subprocess.Popen[str]):
     """A child that answers orders, one line of JSON each: its `main()` calls `answer_orders`."""
 
     def __init__(self, module: str) -> None:
-        self._timed_out_after_s: float | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (closed by `__exit__`)
-        self._process = subprocess.Popen(
+        super().__init__(
             [sys.executable, "-c", START.format(module=module)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, env=child_environment(),
         )  # fmt: skip
 
-    def __enter__(self) -> Worker:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """Kill the child, whatever it is doing."""
-        self._process.kill()
-        self._process.communicate()
+        self.kill()
+        self.communicate()
         self._log.close()
 
     def ask(self, order: str, *, timeout_s: float = math.inf, **arguments: Any) -> Answer:
         """Call a handler of the child with JSON values; kill the child after `timeout_s`.
 
-        Raises:
-            UsageError: The handler raised one.
-            WorkerError: The handler raised another error of this package, or the child died or
-                did not answer in time.
+        Every error is a WorkerError, but a UsageError of the handler.
         """
-        timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), self._time_out, [timeout_s])
+        started = time.monotonic()
+        timer = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), self.kill)
         timer.daemon = True
         timer.start()
         try:
             request = json.dumps({"order": order, **arguments})
-            print(request, file=self._process.stdin, flush=True)
-            line = next(iter(self._process.stdout or ()), "")
+            print(request, file=self.stdin, flush=True)
+            line = next(iter(self.stdout or ()), "")
         except BrokenPipeError:
             line = ""
         finally:
             timer.cancel()
         if not line:
-            raise WorkerError(self._cause_of_death())
+            late = time.monotonic() - started >= timeout_s
+            killed = f"no answer within {timeout_s:.3g} s, so its process was killed"
+            cause = self._cause_of_death()
+            raise WorkerError(killed if late else cause)
         reply = json.loads(line)
         if "raised" in reply:
             error_type = UsageError if reply["exit_code"] == UsageError.exit_code else WorkerError
             raise error_type(reply["raised"], hint=reply["hint"])
         return dict(reply["answer"])
-
-    def _time_out(self, timeout_s: float) -> None:
-        self._timed_out_after_s = timeout_s
-        self._process.kill()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the child can take another order."""
-        return self._process.poll() is None
 
     def log(self) -> list[str]:
         """Return the last lines that the child wrote to standard error."""
@@ -118,9 +104,7 @@ class Worker:
         return self._log.read().decode(errors="replace").strip().splitlines()
 
     def _cause_of_death(self) -> str:
-        status = self._process.wait()
-        if self._timed_out_after_s is not None:
-            return f"no answer within {self._timed_out_after_s:.3g} s, so its process was killed"
+        status = self.wait()
         signals = {entry.value: entry.name for entry in signal.Signals}
         killed_by = signals.get(-status, f"signal {-status}")
         how = f"exit status {status}" if status >= 0 else f"killed by {killed_by}"
@@ -130,17 +114,15 @@ class Worker:
 def answer_orders(handlers: Mapping[str, Callable[..., Answer]]) -> None:
     """Answer the orders on standard input until it ends; the child's side of `Worker.ask`.
 
-    What libraries print goes to standard error, so that standard output holds answers only. An
-    error of this package becomes a reply; any other ends the process, with its traceback last in
-    the log.
+    What libraries print goes to standard error, and so to the log. An error of this package
+    becomes a reply; any other ends the process, with its traceback last in the log.
     """
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         for line in sys.stdin:
             order = json.loads(line)
-            reply: dict[str, Any]
             try:
-                reply = {"answer": handlers[order.pop("order")](**order)}
+                reply: dict[str, Any] = {"answer": handlers[order.pop("order")](**order)}
             except VitExportError as error:
                 reply = {"raised": error.message, "hint": error.hint, "exit_code": error.exit_code}
             print(json.dumps(reply), file=replies, flush=True)

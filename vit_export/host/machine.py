@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Machine:
 
     def after(self, threads: int | None) -> Machine:
         """Return this machine after a measurement that used some threads (`None`: every core)."""
-        load = _load_average()
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         own = self.cores if threads is None else min(threads, self.cores)
         others = None if load is None else max(0.0, load - own)
         return dataclasses.replace(self, others_after=others)
@@ -45,13 +46,18 @@ class Machine:
 
 def this_machine(packages: Iterable[str]) -> Machine:
     """Describe this machine, with the versions of those packages that are installed."""
-    own = {"vit-export": __version__, "python": platform.python_version()}
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    names = getattr(os, "sysconf_names", {})  # none on Windows
+    pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
     has_affinity = hasattr(os, "sched_getaffinity")
+    own = {"vit-export": __version__, "python": platform.python_version()}
     return Machine(
-        processor=_processor(),
+        processor=model[1] if model else platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
-        memory_bytes=_memory_bytes(),
-        load_average=_load_average(),
+        memory_bytes=pages and pages * os.sysconf("SC_PAGE_SIZE"),
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         system=f"{platform.system()} {platform.machine()}",
         gpus=tuple(run_probe(probe_nvidia).get("gpus", ())),
         versions=own | installed_versions(packages),
@@ -61,21 +67,3 @@ def this_machine(packages: Iterable[str]) -> Machine:
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed."""
     return {name: version for name in packages if (version := version_of(name))}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _memory_bytes() -> int | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

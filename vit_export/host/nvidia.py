@@ -27,7 +27,6 @@ WHEELS = {  # package -> wheels that contain the same module
     name: (name, *(f"{name}-cu{cuda}{end}" for end in ("", "-bindings") for cuda in (13, 12)))
     for name in ("tensorrt", "tensorrt-rtx")
 }
-TENSORRT_LIBRARIES = "tensorrt_libs"  # the module in which TensorRT's wheels keep them
 
 
 def version_of(*distributions: str) -> str:
@@ -91,11 +90,10 @@ def tensorrt_conflict() -> tuple[str, str] | None:
 def load_tensorrt() -> None:
     """Load TensorRT's libraries from its wheel, where the dynamic loader does not search.
 
-    ONNX Runtime finds them by name once they are loaded; `onnxruntime.preload_dlls()` does this
-    for CUDA and cuDNN only. A library that cannot be loaded is left to the provider, whose error
-    names it.
+    `onnxruntime.preload_dlls()` does this for CUDA and cuDNN only. A library that cannot be loaded
+    is left to the provider, whose error names it.
     """
-    spec = importlib.util.find_spec(TENSORRT_LIBRARIES)
+    spec = importlib.util.find_spec("tensorrt_libs")  # in which TensorRT's wheels keep them
     for folder in (spec and spec.submodule_search_locations) or ():
         for name in provider_libraries(TENSORRT):
             if name.startswith("libnv") and Path(folder, name).is_file():

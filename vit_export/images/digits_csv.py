@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,16 +27,19 @@ from vit_export.progress import Progress, silent
 LABELS = tuple("0123456789")
 
 
-def read_digits(path: Path, preprocess: Preprocess, progress: Progress = silent) -> LabelledImages:
-    """Read a training file: a label from 0 to 9 and a square grey image per row."""
-    rows = _read_rows(path, leading=("label",))
-    return spool(_pictures(rows[:, 1:], preprocess), rows[:, 0], LABELS, progress)
+def read_digits(
+    path: Path, preprocess: Preprocess, labelled: bool | None = None, progress: Progress = silent
+) -> LabelledImages:
+    """Read a training file, or a test file, which gives no `labels`; images at the model's size.
 
-
-def read_unlabelled_digits(path: Path, preprocess: Preprocess) -> Pixels:
-    """Read a test file: a square grey image per row, without labels, as uint8 (n, H, W, C)."""
-    rows = _read_rows(path, leading=())
-    return spool(_pictures(rows, preprocess), np.zeros(len(rows), int), (), silent).images
+    Without `labelled` the file may be of either kind.
+    """
+    header, rows = _read_rows(path, labelled)
+    labels = LABELS if header[0] == "label" else ()
+    targets, pixels = (rows[:, 0], rows[:, 1:]) if labels else (np.zeros_like(rows[:, 0]), rows)
+    side = math.isqrt(pixels.shape[1])
+    images = (resize_and_crop(image, preprocess) for image in pixels.reshape(-1, side, side, 1))
+    return spool(images, targets, labels, progress)
 
 
 def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
@@ -48,15 +51,8 @@ def write_predictions(path: Path, predictions: NDArray[np.int64]) -> None:
         raise OutputError(f"cannot write the predictions to {path}: {error.strerror}") from error
 
 
-def _pictures(pixels: Pixels, preprocess: Preprocess) -> Iterator[Pixels]:
-    """Yield rows (n, H * W) as images at the model's size."""
-    side = math.isqrt(pixels.shape[1])
-    for image in pixels.reshape(-1, side, side, 1):
-        yield resize_and_crop(image, preprocess)
-
-
-def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
-    """Read all rows, uint8 (n, columns); one error lists the bad ones."""
+def _read_rows(path: Path, labelled: bool | None) -> tuple[list[str], Pixels]:
+    """Read the header and all rows, uint8 (n, columns); one error lists the bad ones."""
     rows: list[bytes] = []
     faults: list[str] = []
     try:
@@ -66,7 +62,7 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         ):
             reader = csv.reader(text)
             header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header, leading)
+            _check_header(path, header, labelled)
             for cells in reader:
                 if cells:
                     row, fault = _read_row(cells, header)
@@ -82,20 +78,23 @@ def _read_rows(path: Path, *, leading: tuple[str, ...]) -> Pixels:
         )
     if not rows:
         raise DataError(f"cannot use {path}: it has a header but no rows")
-    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
+    return header, np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), len(header))
 
 
-def _check_header(path: Path, names: Sequence[str], leading: tuple[str, ...]) -> None:
+def _check_header(path: Path, names: list[str], labelled: bool | None) -> None:
+    if labelled is None:
+        labelled = names[:1] == ["label"]
+    leading = ["label"] if labelled else []
     count = len(names) - len(leading)
     pixels = [f"pixel{index}" for index in range(count)]
-    if names == [*leading, *pixels] and count > 0 and math.isqrt(count) ** 2 == count:
+    if names == leading + pixels and count > 0 and math.isqrt(count) ** 2 == count:
         return
     found = ",".join(names[:3]) + (f",... ({len(names)} columns)" if len(names) > 3 else "")
     expected = ",".join([*leading, "pixel0", "pixel1", "...", "pixel783"])
     hint = ""
-    if leading and names[:1] == ["pixel0"]:
+    if labelled and names[:1] == ["pixel0"]:
         hint = "without labels it can be predicted, but not trained on"
-    elif not leading and names[:1] == ["label"]:
+    elif not labelled and names[:1] == ["label"]:
         hint = "it has labels, so it is a training file; predict the test file"
     raise DataError(
         f"cannot use {path}: its first line is {found!r}, expected {expected!r}, with as many "

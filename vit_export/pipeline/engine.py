@@ -4,8 +4,6 @@ Modules that need onnx or cuda-bindings are imported in the functions that use t
 that has the precision already is built without onnx.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
@@ -13,19 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_export.artifact.engine_sidecar import (
-    Gpu,
-    Sidecar,
-    file_sha256,
-    relative_source,
-    sidecar_path,
-)
+from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, relative_source, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
-from vit_export.engine.build import BuiltPlan, build_plan
+from vit_export.engine.build import build_plan
 from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine
 from vit_export.engine.settings import EngineSettings, profiles_of
@@ -36,7 +28,7 @@ from vit_export.errors import UsageError
 from vit_export.gate.validate import Comparison
 from vit_export.progress import Progress, silent
 from vit_export.quantization.settings import QuantizeSettings
-from vit_export.runtime.tensorrt.backend import Backend, load_backend
+from vit_export.runtime.tensorrt.backend import load_backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +119,19 @@ def build_engine(
             manifest = check_source(graph)
         plan = folder / path.name
         built = build_plan(backend, graph, manifest, plan, settings, gpu=gpu, progress=progress)
+        targets = ", ".join(built.compute_capabilities)
+        here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
+        reason = f"built for compute capability {targets}, and {here}; measured at its first load"
+        unmeasured = Stage(
+            name=f"onnx -> {backend.name} engine",
+            provider=backend.name,
+            samples=samples,
+            passed=None,
+            reasons=(reason,),
+        )
         sidecar = Sidecar(
             manifest=manifest.replace(
-                certificate=(*manifest.certificate, _unmeasured(backend, built, samples, gpu)),
+                certificate=(*manifest.certificate, unmeasured),
                 toolchain={**manifest.toolchain, backend.name: backend.version},
             ),
             backend=backend.name,
@@ -149,7 +151,8 @@ def build_engine(
         shutil.copyfile(golden, golden_path(plan))
         comparison = None
         if gpu is not None and gpu.compute_capability in built.compute_capabilities:
-            sidecar, comparison = _measured(plan, sidecar, file.path, progress)
+            progress("measure the engine")
+            sidecar, comparison = _measured(plan, sidecar, file.path)
         sidecar.write(sidecar_path(plan))
         publish([golden_path(plan), sidecar_path(plan), plan], path.parent)
     return EngineResult(
@@ -167,31 +170,31 @@ def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> 
     """Return whether an artifact must be converted first; raise UsageError if it cannot be."""
     precision = settings.precision
     wanted = "int8-static" if precision == "int8" else precision
+    command = _quantize_command(source, wanted)
     if manifest.precision == wanted:
         return False
     if manifest.precision != "fp32":
-        same = manifest.precision.removesuffix("-static")
         raise UsageError(
             f"--precision {precision}: {source.name} is {manifest.precision}, and an engine "
             "computes in the types of its graph",
-            hint=f"use --precision {same}, or the fp32 artifact",
+            hint=f"use --precision {manifest.precision.removesuffix('-static')}, or the fp32 "
+            "artifact",
         )
     if precision not in HALF_PRECISIONS:
         raise UsageError(
             f"--precision {precision}: {source.name} is fp32, and int8 scales come from images",
-            hint=f"quantize it first: {_quantize_command(source, wanted)}",
+            hint=f"quantize it first: {command}",
         )
     if settings.strip:
         raise UsageError(
             "--strip: a stripped engine reads its weights from the .onnx file that it was built "
             f"from, and {source.name} would be converted to a temporary file",
-            hint=f"build from the result of: {_quantize_command(source, wanted)}",
+            hint=f"build from the result of: {command}",
         )
     return True
 
 
 def _quantize_command(source: Path, precision: str, *others: str) -> str:
-    """Return the command that converts an artifact."""
     return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
 
 
@@ -205,28 +208,11 @@ def _converted(source: Path, folder: Path, precision: str, progress: Progress) -
     return OnnxFile.read(quantize(source, output, settings=settings, progress=progress).path)
 
 
-def _unmeasured(backend: Backend, built: BuiltPlan, samples: int, gpu: Gpu | None) -> Stage:
-    """Return the engine's line of the certificate before a GPU has run it."""
-    targets = ", ".join(built.compute_capabilities)
-    here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
-    reason = f"built for compute capability {targets}, and {here}; measured at its first load"
-    return Stage(
-        name=f"onnx -> {backend.name} engine",
-        provider=backend.name,
-        samples=samples,
-        passed=None,
-        reasons=(reason,),
-    )
-
-
-def _measured(
-    plan: Path, sidecar: Sidecar, source: Path, progress: Progress
-) -> tuple[Sidecar, Comparison]:
+def _measured(plan: Path, sidecar: Sidecar, source: Path) -> tuple[Sidecar, Comparison]:
     """Check the precision of a built engine on this GPU, run its gate, and certify both."""
     from vit_export.runtime.engine_check import measure
     from vit_export.runtime.tensorrt.runner import TrtRunner
 
-    progress("measure the engine")
     # In the temporary folder the path of the source is another; a stripped plan reads it.
     sidecar.replace(source=relative_source(plan.parent, source)).write(sidecar_path(plan))
     runner = TrtRunner(plan, allow_host_code=True)
@@ -245,10 +231,9 @@ def _measured(
 def trtexec_commands(
     source: Path, output: Path | None, settings: EngineSettings, version: str
 ) -> str:
-    """Return the command with which `trtexec` builds the same engine.
+    """Return the `trtexec` command that builds the same engine, after that of a conversion.
 
-    Where the artifact must be converted first, the command that does it stands before it. The
-    version of TensorRT is the installed one where it is empty.
+    An empty version of TensorRT stands for the installed one.
     """
     file = OnnxFile.read(source)
     manifest = check_source(file)

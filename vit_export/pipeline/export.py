@@ -1,12 +1,9 @@
 """Export a model to ONNX: load, record, export, simplify, gate, publish."""
 
-from __future__ import annotations
-
-import dataclasses
 import gc
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -24,19 +21,19 @@ from vit_export.artifact.publish import (
     publish_artifact,
     staging,
 )
-from vit_export.artifact.vocabulary import LOGITS
+from vit_export.artifact.vocabulary import LOGITS, OPSETS
 from vit_export.checkpoint.load import LoadReport
-from vit_export.errors import GateError, UsageError
+from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare
-from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
+from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import LoadedSource, load_source
+from vit_export.pipeline.source import load_source
 from vit_export.progress import Progress, silent
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -95,11 +92,11 @@ def export(
         OutputError: The output cannot be written.
     """
     started = time.monotonic()
-    opset = _opset(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
     loaded = load_source(source, weights=weights, settings=settings)
+    opset = settings.opset or OPSETS[settings.attention]
     report, narrow = loaded.report, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
@@ -113,7 +110,27 @@ def export(
         check_golden_not_shared(path, golden_file)
         scratch = folder / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
-        raw, manifest = _to_onnx(loaded, scratch, opset, progress)
+        progress("torch -> onnx")
+        raw = export_module(
+            loaded.model,
+            scratch / "exported.onnx",
+            loaded.inputs,
+            opset=opset,
+            example_sizes=loaded.example_sizes,
+        )
+        manifest = Manifest(
+            variant=loaded.variant,
+            config=loaded.config,
+            weights=loaded.weights,
+            opset=opset,
+            inputs=loaded.inputs,
+            outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
+            preprocess=loaded.preprocess,
+            labels=loaded.labels,
+            blocks=loaded.model.taps,
+            toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
+            activation=activation,
+        )
         loaded.free()  # from here on the weights are on disk
         del loaded, source
         packed, comparisons = _pack_and_gate(
@@ -121,7 +138,6 @@ def export(
         )
         comparison = comparisons[-1]
         manifest = manifest.replace(
-            activation=activation,
             outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(comparison.stage for comparison in comparisons),
@@ -131,13 +147,12 @@ def export(
         else:
             stamp(packed.path, manifest.metadata())
             if settings.images is not None and narrow.images is None and has_classes(manifest):
-                narrow = dataclasses.replace(narrow, images=settings.images)
+                narrow = replace(narrow, images=settings.images)
             beside = settings.external_data
             converted = quantize(
                 packed.path, path, settings=narrow, external_data=beside, progress=progress
             )
-            files, manifest = converted.files, converted.manifest
-            comparison = converted.comparison
+            files, manifest, comparison = converted.files, converted.manifest, converted.comparison
     return ExportResult(
         path=path,
         golden=golden_path(path),
@@ -149,42 +164,6 @@ def export(
         report=report,
         notes=(*_notes(settings), *activation_notes),
     )
-
-
-def _opset(settings: ExportSettings) -> int:
-    default = ATTENTION_OPSET if settings.attention == "op" else DEFAULT_OPSET
-    opset = default if settings.opset is None else settings.opset
-    if settings.attention == "op" and opset < ATTENTION_OPSET:
-        raise UsageError(f"--attention op needs --opset {ATTENTION_OPSET} or newer, not {opset}")
-    if not 18 <= opset <= 25:
-        raise UsageError(f"opset {opset}: torch exports 18 to 25")
-    return opset
-
-
-def _to_onnx(
-    loaded: LoadedSource, folder: Path, opset: int, progress: Progress
-) -> tuple[OnnxFile, Manifest]:
-    progress("torch -> onnx")
-    exported = export_module(
-        loaded.model,
-        folder / "exported.onnx",
-        loaded.inputs,
-        opset=opset,
-        example_sizes=loaded.example_sizes,
-    )
-    manifest = Manifest(
-        variant=loaded.variant,
-        config=loaded.config,
-        weights=loaded.weights,
-        opset=opset,
-        inputs=loaded.inputs,
-        outputs=tuple(s for s in exported.outputs if s.name in loaded.outputs),
-        preprocess=loaded.preprocess,
-        labels=loaded.labels,
-        blocks=exported.taps,
-        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
-    )
-    return OnnxFile.read(exported.path), manifest
 
 
 def _pack_and_gate(
@@ -211,24 +190,22 @@ def _pack_and_gate(
 
     comparisons, final, stage = [], raw, "torch -> onnx"
     if settings.simplify:
-        comparisons.append(gate(final, stage))
-        comparisons[-1].raise_for_failure()
+        comparisons.append(gate(raw, stage))
+        comparisons[0].raise_for_failure()
         progress("simplify")
-        final = final.with_name("simplified.onnx")
+        final, stage = raw.with_name("simplified.onnx"), "onnx -> simplified"
         simplify(raw, final)
-        stage = "onnx -> simplified"
-    packed = pack_artifact(
-        OnnxFile.read(final), path, manifest, external_data=settings.external_data
-    )
-    comparisons.append(gate(packed.path, stage))
-    if settings.simplify and not comparisons[-1].passed:
+    beside = settings.external_data
+    packed = pack_artifact(OnnxFile.read(final), path, manifest, external_data=beside)
+    last = gate(packed.path, stage)
+    if settings.simplify and not last.passed:
         raise GateError(
-            f"{stage}: the simplifier changed what the model computes: "
-            f"{comparisons[-1].stage.reason}; nothing was written",
+            f"{stage}: the simplifier changed what the model computes: {last.stage.reason}; "
+            "nothing was written",
             hint="export without the simplifier: --no-simplify",
         )
-    comparisons[-1].raise_for_failure()
-    return packed, comparisons
+    last.raise_for_failure()
+    return packed, [*comparisons, last]
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """The door `quantize`: convert an fp32 artifact, measure it, keep layers in fp32 where it fails."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -22,11 +20,12 @@ from vit_export.artifact.publish import (
 )
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import ArtifactError, GateError, UsageError
-from vit_export.gate.accuracy import RealImages, has_classes, read_images
+from vit_export.gate.accuracy import has_classes, read_images
+from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.validate import Comparison
 from vit_export.graph.layers import weight_bytes
 from vit_export.progress import Progress, silent
-from vit_export.quantization.gate import GateResult, run_gate
+from vit_export.quantization.gate import run_gate
 from vit_export.quantization.prepare import prepare
 from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities, units_of
 from vit_export.quantization.settings import QuantizeSettings
@@ -111,49 +110,44 @@ def quantize(
     golden_file = find_golden(source, golden)
     reference = Golden.read(golden_file)
     check_golden_not_shared(path, golden_file)
-    limits = _accuracy_limits(settings, manifest, source)
+    limits = _accuracy_limits(settings, manifest, source.name)
     with staging(path) as stage:
         scratch = stage / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
         prepared = prepare(source, path.stem, reference, manifest, settings, scratch, progress)
-        trials = TrialConverter(
-            source=prepared.source,
-            golden=reference,
-            manifest=manifest.replace(precision=settings.precision),
-            target=prepared.target,
-            limits=limits,
-            folder=scratch,
-        )
-        units = units_of(trials.target.layers(trials.source), manifest.blocks)
-        result = _convert(
+        narrow = manifest.replace(precision=settings.precision)
+        trials = TrialConverter(prepared, reference, narrow, limits, scratch)
+        units = units_of(prepared.layers, manifest.blocks)
+        packed, conversion, comparisons, repaired = _convert(
             trials, units, stage / path.name, settings.budget, external_data, progress
         )
-        blocks = result.repair.blocks
+        blocks = repaired.blocks
         if settings.explain and not blocks:
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
         golden_copy = stage / golden_path(path).name
         shutil.copyfile(golden_file, golden_copy)
-        final = trials.manifest.replace(
-            inputs=result.packed.inputs,
-            outputs=result.packed.outputs,
-            conversion=result.conversion.replace(
+        final = narrow.replace(
+            inputs=packed.inputs,
+            outputs=packed.outputs,
+            conversion=conversion.replace(
+                source_sha256=manifest.graph_sha256,
                 calibration=prepared.calibration,
-                notes=(*prepared.notes, *result.conversion.notes),
+                notes=(*prepared.notes, *conversion.notes),
             ),
-            graph_sha256=result.packed.graph_sha256(),
-            certificate=(*manifest.certificate, *result.gate.stages),
+            graph_sha256=packed.graph_sha256(),
+            certificate=(*manifest.certificate, *(c.stage for c in comparisons)),
         )
-        files = publish_artifact(result.packed, [golden_copy, *prepared.companions], final, path)
+        files = publish_artifact(packed, [golden_copy, *prepared.companions], final, path)
     return QuantizeResult(
         path=path,
         golden=golden_path(path),
         manifest=final,
-        comparison=result.gate.comparison,
+        comparison=comparisons[-1],
         files=files,
         source_bytes=file.total_bytes,
         seconds=time.monotonic() - started,
         blocks=blocks,
-        layers=result.repair.layers,
+        layers=repaired.layers,
     )
 
 
@@ -178,19 +172,17 @@ def _read_source(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:
     return file, manifest
 
 
-def _accuracy_limits(
-    settings: QuantizeSettings, manifest: Manifest, source: Path
-) -> AccuracyLimits:
+def _accuracy_limits(settings: QuantizeSettings, manifest: Manifest, name: str) -> AccuracyLimits:
     if manifest.weights.random and settings.max_drop is not None:
         raise UsageError(
-            f"--max-drop: the weights of {source.name} are random, so its classes mean nothing",
+            f"--max-drop: the weights of {name} are random, so its classes mean nothing",
             hint="leave it out",
         )
-    images: RealImages | None = None
+    images = None
     if settings.images is not None:
         if manifest.preprocess is None or not has_classes(manifest):
             raise UsageError(
-                f"--images compares classes, and {source.name} has no output {LOGITS} "
+                f"--images compares classes, and {name} has no output {LOGITS} "
                 "(batch, classes) of images"
             )
         images = read_images(settings.images, manifest.preprocess, manifest.labels)
@@ -201,19 +193,9 @@ def _accuracy_limits(
             hint="put the images into folders named after the classes of the model, or give a "
             "digits CSV with a label column; or leave --max-drop out",
         )
-    return AccuracyLimits(
-        images=images, gated=not manifest.weights.random, max_drop=settings.max_drop
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Converted:
-    """A conversion that was measured."""
-
-    packed: OnnxFile
-    conversion: Conversion
-    gate: GateResult
-    repair: Repair
+    agreement = TOLERANCES[settings.precision].min_agreement or 0.0
+    max_changed = math.inf if manifest.weights.random else 1 - agreement
+    return AccuracyLimits(images=images, max_changed=max_changed, max_drop=settings.max_drop)
 
 
 def _convert(
@@ -223,57 +205,49 @@ def _convert(
     budget: float,
     external_data: bool,
     progress: Progress,
-) -> _Converted:
+) -> tuple[OnnxFile, Conversion, list[Comparison], Repair]:
     """Convert and run the gate; where it fails, search for the layers that have to stay fp32."""
-    precision, manifest = trials.target.precision, trials.manifest
-
-    def attempt(repaired: Repair) -> _Converted:
-        keep = repaired.keep or {}
-        file, conversion = trials.convert(keep)
-        reasons = (Kept(layer, "fp32", repaired.reason(layer, precision)) for layer in sorted(keep))
-        conversion = conversion.replace(
-            source_sha256=manifest.graph_sha256,
-            kept=(*conversion.kept, *reasons),
-        )
-        packed = pack_artifact(OnnxFile.read(file), path, manifest, external_data=external_data)
-        _check_budget(trials, conversion, budget)
-        gate = run_gate(trials, packed, conversion, progress)
-        return _Converted(packed=packed, conversion=conversion, gate=gate, repair=repaired)
-
+    precision, manifest = trials.manifest.precision, trials.manifest
     progress(f"fp32 -> {precision}")
-    first = attempt(Repair(keep={}, blocks=()))
-    if not first.gate.failures:
-        return first
-    trials.all_images = first.gate.accuracy is not None
-    repaired = repair(units, trials.error_ratio, progress=progress)
-    if not repaired.keep:
-        failures = "; ".join(first.gate.failures)
-        raise _refusal(trials, f"{failures}; keeping layers in fp32 does not repair it")
-    second = attempt(repaired)
-    if second.gate.failures:
-        failures, count = "; ".join(second.gate.failures), len(repaired.keep)
-        raise _refusal(trials, f"with {count} layers kept in fp32 it still fails: {failures}")
-    return second
+    repaired = Repair(keep={}, blocks=())
+    while True:
+        keep = repaired.keep
+        file, conversion = trials.convert(keep)
+        reasons = (Kept(layer, "fp32", repaired.reason(layer, precision)) for layer in keep)
+        conversion = conversion.replace(kept=(*conversion.kept, *reasons))
+        _check_budget(trials, conversion, budget)
+        packed = pack_artifact(OnnxFile.read(file), path, manifest, external_data=external_data)
+        comparisons = run_gate(trials, packed, conversion, progress)
+        stage = comparisons[-1].stage
+        if stage.passed is not False:
+            return packed, conversion, comparisons, repaired
+        failure, count = stage.reason, len(keep)
+        if keep:
+            raise _refusal(trials, f"with {count} layers kept in fp32 it still fails: {failure}")
+        trials.all_images = True
+        repaired = repair(units, trials.error_ratio, progress=progress)
+        if not repaired.keep:
+            raise _refusal(trials, f"{failure}; keeping layers in fp32 does not repair it")
 
 
 def _check_budget(trials: TrialConverter, conversion: Conversion, budget: float) -> None:
     """Raise GateError when too few weights would be converted."""
     if not conversion.narrowed:
-        planned, precision = conversion.planned, trials.target.precision
-        raise _refusal(trials, f"none of its {planned} products with weights would be {precision}")
-    weights, keep = weight_bytes(trials.source), {kept.layer for kept in conversion.kept}
+        products = f"{conversion.planned} products with weights"
+        raise _refusal(trials, f"none of its {products} would be {trials.manifest.precision}")
+    weights = weight_bytes(trials.prepared.source)
+    keep = {kept.layer for kept in conversion.kept}
     share = sum(n for layer, n in weights.items() if layer in keep) / sum(weights.values())
     if share > budget:
-        reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:3])
-        names = ", ".join(sorted(keep)[:4]) + (", ..." if len(keep) > 4 else "")
+        reasons = "; ".join(f"{k.layer}: {k.reason}" for k in conversion.kept[:4])
         raise _refusal(
             trials,
             f"to pass, {len(keep)} layers with {100 * share:.0f} % of the weights would have to "
-            f"stay fp32 ({names}), and --budget allows {100 * budget:.0f} % ({reasons})",
+            f"stay fp32, and --budget allows {100 * budget:.0f} % ({reasons})",
             hint=f"allow it with --budget {math.ceil(100 * share) / 100:g}",
         )
 
 
 def _refusal(trials: TrialConverter, reason: str, *, hint: str = "") -> GateError:
-    name = f"{trials.source.name} cannot become {trials.target.precision}"
+    name = f"{trials.prepared.source.name} cannot become {trials.manifest.precision}"
     return GateError(f"{name}: {reason}; nothing was written", hint=hint)

@@ -1,7 +1,5 @@
 """Record the golden file of a loaded model, and choose how its logits become scores."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 
@@ -19,10 +17,7 @@ from vit_export.reference.oracle import record
 def record_golden(
     source: LoadedSource, images: str | os.PathLike[str] | None, progress: Progress
 ) -> Golden:
-    """Run a model in float64, float32, float16 and bfloat16 on the golden images.
-
-    The golden images are synthetic; those of a folder are added to them.
-    """
+    """Record the reference on synthetic golden images, and on those of a folder if there is one."""
     preprocess = source.preprocess
 
     def at(size: tuple[int, int], folder: str | os.PathLike[str] | None = None) -> Golden:
@@ -44,18 +39,18 @@ def choose_activation(
     The float64 outputs show whether a user's module ends in a softmax, whose rows add up to 1, or
     in a sigmoid, whose values lie between 0 and 1.
     """
-    found = wanted or loaded.activation
-    if found is not None:
-        if wanted or found == "softmax":
-            return found, ()
-        return found, (
-            f"the checkpoint's config says that the activation of its scores is {found}; "
+    chosen = wanted or loaded.activation
+    if chosen is not None:
+        if wanted or chosen == "softmax":
+            return chosen, ()
+        return chosen, (
+            f"the checkpoint's config says that the activation of its scores is {chosen}; "
             "--activation softmax changes it",
         )
     logits = golden.outputs.get(LOGITS)
-    if logits is None or logits.ndim != 2 or logits.min() < 0 or logits.max() > 1:
+    if logits is None or logits.ndim != 2:
         return "softmax", ()
-    if abs(logits.sum(axis=1) - 1).max() < 1e-6:
+    if logits.min() >= 0 and abs(logits.sum(axis=1) - 1).max() < 1e-6:
         last = "softmax (each row adds up to 1)"
     elif logits.min() > 0 and logits.max() < 1:
         last = "sigmoid (each value lies between 0 and 1)"

@@ -1,14 +1,12 @@
 """Settings of the doors `export` and `validate`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, Activation
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, Activation
 from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -40,7 +38,8 @@ class ExportSettings:
             fp32 artifact is not kept.
 
     Raises:
-        UsageError: On construction, for a batch size below 1 or an unknown activation.
+        UsageError: On construction, for a batch size, opset, form of attention or activation that
+            no export can have.
     """
 
     layout: str | None = None
@@ -63,6 +62,12 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
+        check_known("attention form", self.attention, OPSETS)
+        oldest = OPSETS["op"] if self.attention == "op" else 18
+        if self.opset is not None and not oldest <= self.opset <= 25:
+            raise UsageError(
+                f"--attention {self.attention} needs --opset {oldest} to 25, not {self.opset}"
+            )
         if self.activation is not None:
             check_known("activation", self.activation, ACTIVATIONS)
 

@@ -1,8 +1,8 @@
 """Load what is to be exported: a variant, a checkpoint or a user's own module."""
 
-from __future__ import annotations
-
+import importlib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ from vit_export.artifact.manifest import TensorSpec, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
-from vit_export.errors import UsageError, check_known
+from vit_export.errors import UsageError, nearest, with_article
 from vit_export.graph.export import example_input
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
-from vit_export.model.vit import ATTENTION, VisionTransformer, create_model
+from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.reference.outputs import Outputs, module_outputs, vit_outputs
+from vit_export.reference.outputs import Outputs, describe_error, module_outputs, vit_outputs
 from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
@@ -44,11 +44,7 @@ class LoadedSource:
     owned: bool = False  # the model was built here, so that its weights can be freed
 
     def free(self) -> None:
-        """Free the weights of a model that was built here.
-
-        Dropping the model is not enough: rewrite rules of torch's exporter keep their last
-        graph, and with it the weights.
-        """
+        """Free the weights, which rewrite rules of torch's exporter keep with their last graph."""
         if self.owned:
             for parameter in self.model.parameters():
                 parameter.data = torch.empty(0)
@@ -68,7 +64,6 @@ def load_source(
     settings: ExportSettings = ExportSettings(),
 ) -> LoadedSource:
     """Build or load the model to export; arguments and errors are those of `export`."""
-    check_known("attention form", settings.attention, ATTENTION)
     if weights is None and (settings.reset_head or settings.layout is not None):
         option = "--reset-head" if settings.reset_head else "--layout"
         raise UsageError(f"{option} needs --weights FILE")
@@ -115,13 +110,12 @@ def _load_vision_transformer(
     if config.num_classes == 0 and LOGITS in settings.outputs and len(settings.outputs) > 1:
         raise UsageError("--outputs names logits, but a model without classes has none")
     check_labels(labels, config.num_classes)
-    model.set_attention(settings.attention)
     image_hw: tuple[int | str, int | str] = config.image_hw
     other_sizes: tuple[tuple[int, int], ...] = ()
     if settings.dynamic_size:
-        model = AnySizeVisionTransformer.of(model).set_attention(settings.attention)
+        model = AnySizeVisionTransformer.of(model)
         image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
-    outputs = vit_outputs(model, settings.outputs)
+    outputs = vit_outputs(model.set_attention(settings.attention), settings.outputs)
     kept = tuple(name for name in outputs.names if name in settings.outputs)
     return LoadedSource(
         model=outputs,
@@ -216,3 +210,39 @@ def _check_module_settings(
 
 def _image_input(batch: int | None, channels: int, *image_hw: int | str) -> TensorSpec:
     return TensorSpec(PIXEL_VALUES, "float32", (batch or BATCH_DIM, channels, *image_hw))
+
+
+def build_module(spec: str, *, seed: int = 0) -> nn.Module:
+    """Build a user's module from `package.module:factory`; the package may lie in this folder.
+
+    The factory takes no arguments, and torch's random numbers are seeded; a module in its place is
+    taken as it is.
+    """
+    package, _, name = spec.partition(":")
+    if not (package and name):
+        raise UsageError(f"--module {spec}: expected package.module:factory")
+    folder, before = os.getcwd(), list(sys.path)
+    sys.path.insert(0, folder)  # as `python -m` does
+    problem = f"cannot import {package}"
+    try:
+        imported = importlib.import_module(package)
+        made = getattr(imported, name, None)
+        problem = "the factory failed"
+        if callable(made) and not isinstance(made, nn.Module):
+            torch.manual_seed(seed)
+            made = made()
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(f"--module {spec}: {problem}: {describe_error(error)}") from error
+    finally:
+        # The module's forward can still import files of this folder, but later imports of
+        # libraries do not find a file such as `json.py` in it.
+        sys.path[:] = before if folder in before else [*before, folder]
+    if not hasattr(imported, name):
+        close = nearest(name, vars(imported))
+        raise UsageError(f"--module {spec}: {package} has no {name!r}{close}")
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"--module {spec}: gives {with_article(type(made).__name__)}, expected an nn.Module "
+            "or a function that returns one"
+        )
+    return made

@@ -1,14 +1,12 @@
 """Run the gate on an artifact, on any machine and provider."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
-from vit_export.artifact.manifest import Manifest, Stage
+from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.validate import Comparison, compare
@@ -45,7 +43,19 @@ def validate(
         UsageError: The provider is unknown, or an option is for engines only.
     """
     path = Path(artifact)
-    runner, batches = _runner_of(path, settings)
+    provider, allow_host_code = settings.provider, settings.allow_host_code
+    is_engine = path.suffix == ".engine"
+    runner: Runner
+    batches: Sequence[int] = BATCHES
+    if is_engine:
+        from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
+
+        engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
+        runner, batches = engine, engine.sidecar.gate_batches
+    elif allow_host_code:
+        raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
+    else:
+        runner = load(path, provider=provider).runner
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
@@ -60,34 +70,17 @@ def validate(
         batches=batches,
         trace=settings.trace,
     )
-    return dataclasses.replace(comparison, stage=_name_changes(path, comparison.stage))
-
-
-def _name_changes(path: Path, stage: Stage) -> Stage:
-    """Add to a stage that the .onnx file is not the one whose hash its manifest certifies."""
-    file = OnnxFile.read(path) if path.suffix != ".engine" else None
-    if file is None or file.manifest is None or not file.manifest.graph_sha256:
-        return stage
+    if is_engine or runner.manifest is None or not runner.manifest.graph_sha256:
+        return comparison
+    stage = comparison.stage
     try:
-        file.check_certified()
+        OnnxFile.read(path).check_certified()
     except ArtifactError as error:
         if stage.passed:
-            return stage.replace(notes=(*stage.notes, error.message))
-        return stage.replace(reasons=(error.message, *stage.reasons))
-    return stage
-
-
-def _runner_of(path: Path, settings: ValidateSettings) -> tuple[Runner, Sequence[int]]:
-    """Open an artifact, and return the batch sizes to measure it at."""
-    provider, allow_host_code = settings.provider, settings.allow_host_code
-    if path.suffix != ".engine":
-        if allow_host_code:
-            raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
-        return load(path, provider=provider).runner, BATCHES
-    from vit_export.runtime.engine_check import batches_of, open_engine  # needs cuda-bindings
-
-    engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-    return engine, batches_of(engine.sidecar)
+            stage = stage.replace(notes=(*stage.notes, error.message))
+        else:
+            stage = stage.replace(reasons=(error.message, *stage.reasons))
+    return dataclasses.replace(comparison, stage=stage)
 
 
 def _recorded_from(

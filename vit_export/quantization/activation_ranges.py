@@ -5,8 +5,6 @@ When a larger magnitude comes, the range doubles and neighbouring bins are joine
 the counts do not depend on the order of the data or on how it is cut into batches.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -29,7 +27,8 @@ LEVELS = 128  # magnitudes that INT8 distinguishes
 class TensorRange:
     """Statistics of one tensor."""
 
-    channels: NDArray[np.float32]  # largest magnitude per channel (last axis), (C,)
+    # largest magnitude per channel (last axis), (C,)
+    channels: NDArray[np.float32] = field(default_factory=lambda: np.zeros(1, np.float32))
     smallest: float = math.inf
     largest: float = -math.inf
     exponent: int = -126  # bins reach from 0 to 2 ** exponent; first the smallest normal float32
@@ -49,7 +48,7 @@ class TensorRange:
         """Count values, float32 (..., C), all of them finite."""
         magnitudes = np.abs(values)
         per_channel = magnitudes.reshape(-1, values.shape[-1]).max(axis=0)
-        np.maximum(self.channels, per_channel, out=self.channels)
+        self.channels = np.maximum(self.channels, per_channel)
         self.smallest = min(self.smallest, float(values.min()))
         self.largest = max(self.largest, float(values.max()))
         exponent = math.frexp(float(per_channel.max()))[1] if per_channel.any() else self.exponent
@@ -62,12 +61,7 @@ class TensorRange:
         self.counts += np.bincount(bins.astype(np.int64), minlength=BINS)
 
     def threshold(self, method: str = METHODS[0], *, percentile: float = PERCENTILE) -> float:
-        """Return the magnitude at which INT8 should clip the tensor.
-
-        Args:
-            method: `"percentile"`, `"entropy"` or `"max"`.
-            percentile: Percentage of the values that are not clipped, above 0.
-        """
+        """Return the magnitude at which INT8 should clip the tensor, by one of `METHODS`."""
         if method == "entropy":
             return self.entropy()
         return self.percentile(percentile) if method == "percentile" else self.absmax
@@ -85,8 +79,7 @@ class TensorRange:
 
         It minimises the Kullback-Leibler divergence of the distribution in 128 levels from the
         distribution clipped at a bin, as TensorRT's calibrator does: Migacz, "8-bit Inference
-        with TensorRT", GTC 2017. A clip is skipped where the levels give no probability to a bin
-        that has some.
+        with TensorRT", GTC 2017.
         """
         used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
         if used <= LEVELS:
@@ -96,7 +89,10 @@ class TensorRange:
 
 
 def _divergence(counts: NDArray[np.int64], clip: int) -> float:
-    """Return the KL divergence in nats of `counts` clipped at a bin from the same in 128 levels."""
+    """Return the KL divergence in nats of `counts` clipped at a bin from the same in 128 levels.
+
+    It is infinite where the levels give no probability to a bin that has some.
+    """
     kept = counts[:clip].astype(np.float64)
     edges = np.arange(LEVELS) * clip // LEVELS
     filled = kept > 0
@@ -117,14 +113,6 @@ class Ranges:
     tensors: Mapping[str, TensorRange]
     images: int  # that they were measured on
 
-    def thresholds(
-        self, method: str = METHODS[0], *, percentile: float = PERCENTILE
-    ) -> dict[str, float]:
-        """Return `TensorRange.threshold` of every tensor."""
-        return {
-            name: r.threshold(method, percentile=percentile) for name, r in self.tensors.items()
-        }
-
     def write(self, path: Path) -> None:
         """Write a .npz file; the same statistics give the same bytes.
 
@@ -140,38 +128,22 @@ class Ranges:
             "counts": np.array([r.counts for r in ranges], np.int64),
             **{f"channels.{i}": r.channels for i, r in enumerate(ranges)},
         }
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+        np.savez_compressed(path, **arrays)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Ranges:
-        """Read a file of `write`.
-
-        Raises:
-            ArtifactError: No such file, or not a file of ranges.
-        """
-        arrays = read_arrays(
-            path, what="file of activation ranges", hint="quantize the artifact again"
-        )
+    def read(cls, path: str | os.PathLike[str]) -> "Ranges":
+        """Read a file of `write`; ArtifactError where there is none or it holds no ranges."""
+        hint = "quantize the artifact again"
+        arrays = read_arrays(path, what="file of activation ranges", hint=hint)
         try:
-            names, limits, counts = arrays["names"], arrays["limits"], arrays["counts"]
-            if limits.shape != (len(names), 2) or counts.shape != (len(names), BINS):
-                raise ValueError(
-                    f"{len(names)} names, limits {limits.shape}, counts {counts.shape}"
-                )
-            tensors = {
-                str(name): TensorRange(
-                    arrays[f"channels.{i}"],
-                    smallest=float(limits[i, 0]),
-                    largest=float(limits[i, 1]),
-                    exponent=int(arrays["exponents"][i]),
-                    counts=counts[i],
-                )
-                for i, name in enumerate(names)
-            }
+            names, limits = arrays["names"].tolist(), arrays["limits"].tolist()
+            exponents, counts = arrays["exponents"].tolist(), arrays["counts"].reshape(-1, BINS)
+            tensors = {}
+            for i, (name, (low, high)) in enumerate(zip(names, limits, strict=True)):
+                channels = arrays[f"channels.{i}"]
+                tensors[name] = TensorRange(channels, low, high, exponents[i], counts[i])
             return cls(tensors=tensors, images=int(arrays["images"]))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ArtifactError(
-                f"{path}: not a file of activation ranges, or damaged ({error})",
-                hint="calibrate again",
+                f"{path}: not a file of activation ranges, or damaged ({error})", hint=hint
             ) from error

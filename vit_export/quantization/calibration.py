@@ -3,14 +3,12 @@
 One pass, batch by batch; only the statistics are kept.
 """
 
-from __future__ import annotations
-
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.preprocess import Preprocess
@@ -28,27 +26,15 @@ BATCH = 8
 
 
 class Calibrator:
-    """Measures the ranges of tensors on calibration images, or on the golden images without any.
+    """Measures the ranges of tensors on images of the user, or on the golden images without any.
 
-    Args:
-        golden: Golden file of the artifact.
-        preprocess: How the artifact prepares images; `None` where its inputs are no images.
-        images: As `read_images` takes them; `None` for the golden images.
-        progress: Called with the number of images done.
-
-    Attributes:
-        description: Which images the ranges come from.
-        warnings: What is wrong with the images, after a calibration.
-
-    Raises:
-        UsageError: Images were given for an artifact that takes none.
-        DataError: There are no images, or they cannot be read.
+    `description` names the images; `warnings` says what a calibration found wrong with them.
     """
 
     def __init__(
         self,
         golden: Golden,
-        preprocess: Preprocess | None,
+        preprocess: Preprocess | None,  # None where the inputs of the artifact are no images
         images: str | os.PathLike[str] | None = None,
         *,
         progress: Progress = silent,
@@ -67,15 +53,10 @@ class Calibrator:
             self.description = f"{self._count} of {len(found)} images of {found.source}"
 
     def ranges(self, source: Path, tensors: Sequence[str]) -> Ranges:
-        """Run all images through an artifact, and measure tensors of it by name.
-
-        Raises:
-            ImageError: An image cannot be read.
-            GateError: A tensor is not finite.
-        """
-        ranges: dict[str, TensorRange] = {}
+        """Run all images through an artifact, and measure tensors of it by name."""
+        ranges: dict[str, TensorRange] = defaultdict(TensorRange)
         flat = 0
-        runner = OrtRunner(source, provider="cpu", expose=list(dict.fromkeys(tensors)))
+        runner = OrtRunner(source, provider="cpu", expose=tensors)
         try:
             size = batch_size(runner, BATCH)
             for start in range(0, self._count, size):
@@ -90,7 +71,14 @@ class Calibrator:
                     feeds = {runner.inputs[0].name: batch}
                 outputs = run_filled(runner, feeds)
                 for name in tensors:
-                    _add(ranges, name, np.asarray(outputs[name], np.float32))
+                    values = np.asarray(outputs[name], np.float32)
+                    if not np.isfinite(values).all():
+                        raise GateError(
+                            f"calibration: tensor {name!r} is not finite on these images, so it "
+                            "has no range",
+                            hint="run `vit-export validate` on the fp32 artifact",
+                        )
+                    ranges[name].add(values)
         finally:
             runner.release()
         self._progress("calibrate", self._count, self._count)
@@ -99,15 +87,4 @@ class Calibrator:
                 f"{flat} of {self._count} calibration images have one colour only (e.g. black): "
                 "the ranges measured on them may be too narrow for real images",
             )
-        return Ranges(tensors=ranges, images=self._count)
-
-
-def _add(ranges: dict[str, TensorRange], name: str, values: NDArray[np.float32]) -> None:
-    if not np.isfinite(values).all():
-        raise GateError(
-            f"calibration: tensor {name!r} is not finite on these images, so it has no range",
-            hint="run `vit-export validate` on the fp32 artifact",
-        )
-    if name not in ranges:
-        ranges[name] = TensorRange(np.zeros(values.shape[-1], np.float32))
-    ranges[name].add(values)
+        return Ranges(tensors=dict(ranges), images=self._count)

@@ -1,13 +1,9 @@
 """Gate of a converted artifact: converted nodes counted, outputs and classes compared."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 from vit_export.artifact.manifest import Conversion, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.errors import GateError, ProviderError
-from vit_export.gate.accuracy import Accuracy
 from vit_export.gate.validate import Comparison, compare
 from vit_export.graph.layers import converted_nodes
 from vit_export.progress import Progress
@@ -15,37 +11,24 @@ from vit_export.quantization.trials import TrialConverter
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """Result of the gate."""
-
-    comparison: Comparison  # of the file itself; its `passed` is `None` where it cannot run here
-    stages: tuple[Stage, ...]  # of the certificate; the file itself last
-    accuracy: Accuracy | None  # on real images, where there are some
-    failures: tuple[str, ...]  # why the gate failed; empty when it passed
-
-
 def run_gate(
     trials: TrialConverter, packed: OnnxFile, conversion: Conversion, progress: Progress
-) -> GateResult:
-    """Count the converted nodes of a packed artifact, and measure it.
+) -> list[Comparison]:
+    """Count the converted nodes of a packed artifact, and measure it; the file itself comes last.
 
     Half precision is measured twice: with every operation rounded, as a GPU computes it, and as
     the file runs on this CPU. BF16 runs on a GPU only; without one, only the first is measured.
-
-    Raises:
-        GateError: The file has more or fewer converted nodes than planned.
     """
-    target = trials.target
-    name = f"fp32 -> {target.precision}"
+    precision, limits = trials.manifest.precision, trials.limits
+    name = f"fp32 -> {precision}"
     count = converted_nodes(packed)
     if count != conversion.narrowed:  # no search could repair it
         raise GateError(
-            f"{name}: {count} nodes with weights are {target.precision} in the file, expected "
+            f"{name}: {count} nodes with weights are {precision} in the file, expected "
             f"{conversion.narrowed}; nothing was written"
         )
     comparisons: list[Comparison] = []
-    if target.emulated:
+    if precision in HALF_PRECISIONS:
         progress(f"measure {name}, rounded after every operation")
         runner = trials.runner(packed.path)
         comparisons.append(_compare(runner, trials, f"{name}, every operation rounded"))
@@ -53,14 +36,14 @@ def run_gate(
     comparisons.append(_compare_file(trials, packed, name))
     stages = [comparison.stage for comparison in comparisons]
     failures = [reason for s in stages if s.passed is False for reason in s.reasons]
-    accuracy, images = None, trials.limits.images
     last = stages[-1].replace(accuracy="unmeasured")
-    if images is not None:
-        progress(f"compare classes on {len(images)} real images")
+    if limits.images is not None:
+        progress(f"compare classes on {len(limits.images)} real images")
         runner = trials.runner(packed.path)
-        accuracy = trials.accuracy(runner, images)
+        accuracy = trials.accuracy(runner, limits.images)
         runner.release()
-        failures += trials.limits.failures(accuracy, target.precision)
+        if limits.error_ratio(accuracy) > 1:
+            failures.append(f"{accuracy}, {limits}")
         last = last.replace(
             accuracy=str(accuracy),
             real_images=accuracy.images,
@@ -70,12 +53,7 @@ def run_gate(
     if failures:
         last = last.replace(passed=False, reasons=tuple(dict.fromkeys(failures)))
     blocks = next((c.blocks for c in reversed(comparisons) if c.blocks), ())
-    return GateResult(
-        comparison=Comparison(stage=last, blocks=blocks),
-        stages=(*stages[:-1], last),
-        accuracy=accuracy,
-        failures=tuple(dict.fromkeys(failures)),
-    )
+    return [*comparisons[:-1], Comparison(stage=last, blocks=blocks)]
 
 
 def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Comparison:
@@ -83,7 +61,7 @@ def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Compar
 
     Where neither can run it, it has neither passed nor failed.
     """
-    provider = "cuda" if trials.target.precision == "bf16" else "cpu"
+    provider = "cuda" if trials.manifest.precision == "bf16" else "cpu"
     try:
         return _compare(OrtRunner(packed.path, provider=provider), trials, name)
     except ProviderError as error:

@@ -10,9 +10,9 @@ Polygraphy's `debug precision` searches in this way too, by the precision of Ten
 which TensorRT 11 no longer has; here the graph itself is changed.
 """
 
-from __future__ import annotations
-
+import functools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,9 +36,9 @@ class Sensitivity(Struct, frozen=True, rename={"error_ratio": "harm"}):
 class Repair:
     """Result of a search."""
 
-    # Layers that stay fp32, and the error ratio when that layer is converted as well; `None` where
+    # Layers that stay fp32, and the error ratio when that layer is converted as well; empty where
     # the gate fails even with all layers in fp32.
-    keep: Mapping[str, float] | None
+    keep: Mapping[str, float]
     blocks: tuple[Sensitivity, ...]  # of every unit, in the order of the graph
     layers: tuple[Sensitivity, ...] = ()  # of the layers of the units that had to stay fp32
 
@@ -49,7 +49,7 @@ class Repair:
         if math.isinf(ratio):
             return f"{subject} it makes the result NaN or infinite"
         if ratio <= LIMIT:
-            ratio = (self.keep or {})[layer]
+            ratio = self.keep[layer]
             subject = "the search keeps it because, together with the converted layers,"
         allowed = f" (the search allows {LIMIT:g})" if ratio <= 1 else ""
         return f"{subject} its error is {ratio:.3g} times the tolerance{allowed}"
@@ -73,7 +73,7 @@ def sensitivities(
     stage: str = "error per block",
 ) -> tuple[Sensitivity, ...]:
     """Measure the error of every unit of layers alone, while all others and `fp32` stay fp32."""
-    layers = frozenset(layer for unit in units.values() for layer in unit) | fp32
+    layers = fp32.union(*units.values())
     measured = []
     for i, (unit, own) in enumerate(units.items()):
         progress(stage, i, len(units))
@@ -85,14 +85,15 @@ def repair(
     units: Mapping[str, Sequence[str]], measure: Measure, *, progress: Progress = silent
 ) -> Repair:
     """Find layers that must stay fp32, none of which can be left out; see `units_of` for units."""
+    measure = functools.cache(measure)
     blocks = sensitivities(units, measure, progress=progress)
     chosen = _shortest_prefix(blocks, units, measure)
-    if chosen is None:
-        return Repair(keep=None, blocks=blocks)
+    if not chosen:
+        return Repair(keep={}, blocks=blocks)
     candidates = {layer: [layer] for unit in chosen for layer in units[unit]}
-    others = frozenset(layer for unit in units.values() for layer in unit) - set(candidates)
+    everything = frozenset[str]().union(*units.values())
     layers = sensitivities(
-        candidates, measure, fp32=others, progress=progress, stage="error per layer"
+        candidates, measure, fp32=everything, progress=progress, stage="error per layer"
     )
     kept = _shortest_prefix(layers, candidates, measure) or list(candidates)
     keep = _without_needless(kept, measure)
@@ -102,11 +103,11 @@ def repair(
 
 def _shortest_prefix(
     measured: Sequence[Sensitivity], units: Mapping[str, Sequence[str]], measure: Measure
-) -> list[str] | None:
+) -> list[str]:
     """Return the fewest units, those of the largest error first, that pass when they stay fp32.
 
-    A bisection finds them. Where more units in fp32 give a larger error, fewer may pass as well.
-    The result is `None` where not even all units pass.
+    Where more units in fp32 give a larger error, fewer than the bisection finds may pass as well.
+    The list is empty where not even all units pass.
     """
     order = [s.unit for s in sorted(measured, key=lambda s: -s.error_ratio)]
 
@@ -114,20 +115,18 @@ def _shortest_prefix(
         return measure(frozenset(layer for unit in order[:count] for layer in units[unit])) <= LIMIT
 
     if not passes(len(order)):
-        return None
-    failing, passing = -1, len(order)
-    while passing - failing > 1:
-        middle = (failing + passing) // 2
-        failing, passing = (failing, middle) if passes(middle) else (middle, passing)
-    return order[:passing]
+        return []
+    counts = range(len(order) - 1, -1, -1)  # falling, so that those which pass come first
+    fewer = bisect_left(counts, True, key=lambda count: not passes(count))
+    return order[: len(order) - fewer]
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:
     """Drop each layer that may be converted too, the last ones first; return the others."""
-    keep, dropped = frozenset(kept), True
-    while dropped:
-        dropped = False
+    keep, before = frozenset(kept), frozenset[str]()
+    while keep != before:
+        before = keep
         for layer in reversed(kept):
             if layer in keep and measure(keep - {layer}) <= LIMIT:
-                keep, dropped = keep - {layer}, True
+                keep -= {layer}
     return keep

@@ -1,7 +1,5 @@
 """Settings of the door `quantize`."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass
@@ -13,6 +11,12 @@ PRECISIONS = (*HALF_PRECISIONS, *INT8_PRECISIONS)
 RECIPES = ("mixed", "all")
 METHODS = ("percentile", "entropy", "max")
 PERCENTILE = 99.99
+_MIXED = "the default recipe keeps in fp32 what it would be needed for"
+_NO_CALIBRATION = {
+    "int8": "dynamic int8 measures the range of every activation while it runs",
+    "fp16": _MIXED,
+    "bf16": _MIXED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +71,7 @@ class QuantizeSettings:
         ):
             if number is not None and not least <= number <= most:
                 raise UsageError(f"--{option} {number:g}: expected {expected}")
-        if self.max_drop is not None and self.images is None:
-            raise UsageError("--max-drop needs real images", hint="add --images DIR")
-        self._check_precision_options()
-        self._check_calibration()
-
-    @property
-    def is_half(self) -> bool:
-        """Whether the precision is FP16 or BF16."""
-        return self.precision in HALF_PRECISIONS
-
-    def _check_precision_options(self) -> None:
-        """Raise UsageError for an option of another precision."""
-        static, half = self.precision == "int8-static", self.is_half
+        static, half = self.precision == "int8-static", self.precision in HALF_PRECISIONS
         for option, given, fits, precisions in (
             ("fp16-io", self.half_io, self.precision == "fp16", "fp16"),
             ("calibration-method", self.method is not None, static, "int8-static"),
@@ -91,23 +83,16 @@ class QuantizeSettings:
                 raise UsageError(f"--{option} is for {precisions}, not for {self.precision}")
         if self.percentile is not None and self.method not in (None, "percentile"):
             raise UsageError(f"--percentile is not for --calibration-method {self.method}")
-
-    def _check_calibration(self) -> None:
-        """Raise UsageError where calibration images are missing, or nothing needs them."""
-        if self.calibration is None:
-            option = "--smooth" if self.smooth is not None else self.precision
-            if option in ("--smooth", "int8-static"):
-                raise UsageError(
-                    f"{option} needs images to measure the ranges of activations on",
-                    hint="give a folder of them with --calibration DIR",
-                )
-        elif self.precision == "int8" and self.smooth is None:
+        if self.max_drop is not None and self.images is None:
+            raise UsageError("--max-drop needs real images", hint="add --images DIR")
+        reader = "--smooth" if self.smooth is not None else self.precision
+        if self.calibration is None and reader in ("--smooth", "int8-static"):
             raise UsageError(
-                "--calibration is for int8-static, --smooth and --fp16-recipe all: dynamic int8 "
-                "measures the range of every activation while it runs"
+                f"{reader} needs images to measure the ranges of activations on",
+                hint="give a folder of them with --calibration DIR",
             )
-        elif self.is_half and self.recipe != "all":
+        if self.calibration is not None and reader in _NO_CALIBRATION and self.recipe != "all":
             raise UsageError(
-                "--calibration is for int8 and --fp16-recipe all: the default recipe of "
-                f"{self.precision} keeps in fp32 what it would be needed for"
+                "--calibration is for int8-static, --smooth and --fp16-recipe all: "
+                f"{_NO_CALIBRATION[reader]}"
             )

@@ -4,8 +4,6 @@ An encoder block is converted to float64 only while it runs, so that one block a
 twice; the conversion from float32 is exact.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,12 +20,12 @@ from vit_export.artifact.golden import MAX_RELATIVE_E32, Blocks, Golden, block_i
 from vit_export.artifact.vocabulary import TOKENS
 from vit_export.errors import ExportError, GateError
 from vit_export.progress import Progress, silent
-from vit_export.reference.outputs import Outputs, whole
+from vit_export.reference.outputs import Outputs
 from vit_export.reference.precision import in_float64, in_half, round_to, to_float64
 
 BATCH = 8  # images at a time
-HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-SUBSAMPLED = (TOKENS,)  # too large to keep whole: recorded like a block
+HALF_TYPES = {"e16": torch.float16, "ebf16": torch.bfloat16}  # by baseline
+Results = dict[str, Tensor]  # of a module, by name; a tap's are a subsample
 
 
 def record(
@@ -39,13 +37,9 @@ def record(
 ) -> Golden:
     """Run a module in float64, float32, float16 and bfloat16 on the golden inputs.
 
-    Where float16 or bfloat16 gives infinite values or NaN, their error is infinite.
-
-    Args:
-        model: The module, in evaluation mode, with float32 parameters.
-        inputs: Arrays (S, ...) by name, in the order of the module's arguments.
-        images: uint8 (S, H, W, C) that `inputs` was made from, where the inputs are images.
-        progress: Called after each block.
+    `inputs` (S, ...) stand in the order of the module's arguments; `images` (S, H, W, C) are those
+    that they were made from. Where float16 or bfloat16 gives infinite values or NaN, their error is
+    infinite.
 
     Raises:
         GateError: The results are not finite, differ from call to call, or are too inexact.
@@ -55,54 +49,46 @@ def record(
     exact = _run(model, [to_float64(x) for x in tensors], progress, "float64", in_float64)
     single = _run(model, tensors, progress, "float32")
     _check_deterministic(model, tensors)
-    recorded = (*model.taps, *SUBSAMPLED)
-    reference: dict[str, Tensor] = {}
-    for name, y64, y32 in zip(model.all_names, exact, single, strict=True):
-        for y in (y64, y32):
-            if not bool(torch.isfinite(y).all()):
-                raise GateError(
-                    f"the torch model itself gives NaN or infinite values in {name!r} ({y.dtype}), "
-                    "so there is nothing to compare an export with",
-                    hint="check the weights",
-                )
-        reference[name] = subsample(y64) if name in SUBSAMPLED else y64
-    outputs = {name: y64 for name, y64 in reference.items() if name not in recorded}
-    e32 = _errors(model, single, reference)
-    for name, y64 in outputs.items():
-        largest = float(y64.abs().max())
-        if e32[name] > MAX_RELATIVE_E32 * largest:
+    for name, y in (*exact.items(), *single.items()):
+        if not bool(torch.isfinite(y).all()):
             raise GateError(
-                f"torch float32 and float64 differ by {e32[name]:.3g} in {name!r}, whose largest "
-                f"value is {largest:.3g}: with such a tolerance, any export would pass"
+                f"the torch model itself gives NaN or infinite values in {name!r} ({y.dtype}), so "
+                "there is nothing to compare an export with",
+                hint="check the weights",
             )
-    half_errors = []
-    for what, dtype in HALF_TYPES.items():
-        rounded = [round_to(x, dtype) for x in tensors]
-        results = _run(model, rounded, progress, what, partial(in_half, dtype=dtype))
-        half_errors.append(_errors(model, results, reference))
-    e16, ebf16 = half_errors
+    if TOKENS in exact:  # too large to keep whole: recorded like a block
+        exact[TOKENS] = subsample(exact[TOKENS])
+    blocks = {name: exact[name] for name in (*model.taps, TOKENS) if name in exact}
+    outputs = {name: y64 for name, y64 in exact.items() if name not in blocks}
+    errors = {"e32": _errors(single, outputs, blocks)}
+    for name, y64 in outputs.items():
+        e32, largest = errors["e32"][name], float(y64.abs().max())
+        if e32 > MAX_RELATIVE_E32 * largest:
+            raise GateError(
+                f"torch float32 and float64 differ by {e32:.3g} in {name!r}, whose largest value "
+                f"is {largest:.3g}: with such a tolerance, any export would pass"
+            )
+    for baseline, dtype in HALF_TYPES.items():
+        rounded, name = [round_to(x, dtype) for x in tensors], str(dtype).removeprefix("torch.")
+        results = _run(model, rounded, progress, name, partial(in_half, dtype=dtype))
+        errors[baseline] = _errors(results, outputs, blocks)
+    of_outputs: Any = {b: {name: e[name] for name in outputs} for b, e in errors.items()}
     return Golden(
         images=images,
         inputs={} if images is not None else dict(inputs),
         outputs={name: y64.numpy() for name, y64 in outputs.items()},
-        e32={name: e32[name] for name in outputs},
-        e16={name: e16[name] for name in outputs},
-        ebf16={name: ebf16[name] for name in outputs},
-        blocks=_blocks(
-            {n: reference[n] for n in recorded if n in reference}, e32=e32, e16=e16, ebf16=ebf16
-        ),
+        blocks=_blocks(blocks, errors),
+        **of_outputs,
     )
 
 
-def _errors(
-    model: Outputs, results: Sequence[Tensor], reference: Mapping[str, Tensor]
-) -> dict[str, float]:
+def _errors(results: Results, outputs: Results, blocks: Results) -> dict[str, float]:
     """Largest distance of every result from the reference; infinite where one is not finite."""
     errors = {}
-    for name, y in zip(model.all_names, results, strict=True):
-        y, y64 = subsample(y) if name in SUBSAMPLED else y, reference[name]
-        if name in model.taps or name in SUBSAMPLED:  # the last element is the row's size
-            y, y64 = y[:, :-1], y64[:, :-1]
+    for name, y in results.items():
+        y64 = outputs[name] if name in outputs else blocks[name]
+        if name in blocks:  # the last element is the row's size
+            y, y64 = (subsample(y) if name == TOKENS else y)[:, :-1], y64[:, :-1]
         error = float((y.double() - y64).abs().max())
         errors[name] = error if math.isfinite(error) else math.inf
     return errors
@@ -115,7 +101,7 @@ def subsample(x: Tensor) -> Tensor:
     return torch.cat((kept, kept.new_full((len(kept), 1), rows.shape[1])), dim=1)
 
 
-def _blocks(subsamples: Mapping[str, Tensor], **errors: Mapping[str, float]) -> Blocks | None:
+def _blocks(subsamples: Results, errors: Mapping[str, Mapping[str, float]]) -> Blocks | None:
     if not subsamples:
         return None
     rows = list(subsamples.values())
@@ -131,8 +117,8 @@ def _check_deterministic(model: Outputs, inputs: Sequence[Tensor]) -> None:
     """Raise GateError when two calls with the same images give different results."""
     few = [x[:2] for x in inputs]
     first, second = (_run(model, few, silent, "float32") for _ in range(2))
-    for name, y1, y2 in zip(model.all_names, first, second, strict=True):
-        if not torch.equal(y1, y2) and bool(torch.isfinite(y1).all()):
+    for name, y in first.items():
+        if not torch.equal(y, second[name]) and bool(torch.isfinite(y).all()):
             raise GateError(
                 f"the torch model gives different {name!r} when it is called again with the same "
                 "images, so there is nothing to compare an export with",
@@ -146,8 +132,7 @@ def _run(
     progress: Progress,
     what: str,
     mode: Callable[[Outputs], AbstractContextManager[None]] = lambda _: nullcontext(),
-) -> tuple[Tensor, ...]:
-    """Run the model in batches and return its outputs and subsamples of its taps."""
+) -> Results:
     samples, size = len(inputs[0]), model.fixed_batch or min(BATCH, len(inputs[0]))
     rows = [torch.arange(start, start + size) % samples for start in range(0, samples, size)]
     total, done = len(model.taps) * len(rows), count(1)
@@ -168,5 +153,6 @@ def _run(
             "buffers and inputs",
         ) from error
     finally:
-        model.keep_tap = whole
-    return tuple(torch.cat(pieces)[:samples] for pieces in zip(*parts, strict=True))
+        model.keep_tap = None
+    results = (torch.cat(pieces)[:samples] for pieces in zip(*parts, strict=True))
+    return dict(zip(model.all_names, results, strict=True))

@@ -1,7 +1,5 @@
 """Named outputs of any module, and of its encoder blocks (taps)."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,9 +22,8 @@ class Outputs(nn.Module):
     Args:
         module: Any module that returns tensors.
         names: Outputs to return, in order.
-        read: Turns the result of `module` into outputs by name.
+        compute: Calls `module` and returns outputs by name.
         taps: Inner modules whose results are returned as well, e.g. `"blocks.0"`.
-        call: Called instead of the module itself.
     """
 
     def __init__(
@@ -34,18 +31,16 @@ class Outputs(nn.Module):
         module: nn.Module,
         *,
         names: Sequence[str],
-        read: Callable[[Any], Mapping[str, Tensor]],
+        compute: Callable[..., Mapping[str, Tensor]],
         taps: Sequence[str] = (),
-        call: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.module = module
         self.names = tuple(names)
         self.taps = tuple(taps)
-        self.keep_tap: Callable[[Tensor], Tensor] = whole  # applied to the result of a tap
+        self.keep_tap: Callable[[Tensor], Tensor] | None = None  # applied to a tap's result
         self.fixed_batch: int | None = None  # the only batch size that the module takes
-        self._read = read
-        self._call = call  # a module here would be registered a second time
+        self._compute = compute  # a module here would be registered a second time
         self.train(module.training)
 
     @property
@@ -54,27 +49,21 @@ class Outputs(nn.Module):
         return (*self.names, *self.taps)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs and the results of the taps."""
         with _tapped(self.module, self.taps, self.keep_tap) as tapped:
-            outputs = self._read((self._call or self.module)(*inputs))
+            outputs = self._compute(*inputs)
         return (*(outputs[name] for name in self.names), *(tapped[tap] for tap in self.taps))
-
-
-def whole(x: Tensor) -> Tensor:
-    """Keep all of a tap's result."""
-    return x
 
 
 @contextmanager
 def _tapped(
-    module: nn.Module, taps: Sequence[str], keep_tap: Callable[[Tensor], Tensor]
+    module: nn.Module, taps: Sequence[str], keep_tap: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[dict[str, Tensor]]:
     results: dict[str, Tensor] = {}
 
     def keep(tap: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(first, Tensor):
-            results[tap] = keep_tap(first)
+            results[tap] = keep_tap(first) if keep_tap is not None else first
 
     with ExitStack() as hooks:
         for tap in taps:
@@ -84,11 +73,7 @@ def _tapped(
 
 
 def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> Outputs:
-    """Wrap our own model: the outputs named, its features, and every block as a tap.
-
-    Raises:
-        UsageError: There is no output of that name.
-    """
+    """Wrap our own model: the outputs named, its features, and every block as a tap."""
     for name in names:
         check_known("output", name, OUTPUTS)
     if model.config.num_classes == 0:
@@ -96,24 +81,19 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> O
     return Outputs(
         model,
         names=tuple(dict.fromkeys((*names, FEATURES))),
-        read=lambda outputs: outputs,
+        compute=model.forward_all,
         taps=[f"blocks.{i}" for i in range(len(model.blocks))],
-        call=model.forward_all,
     )
 
 
 def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     """Wrap any module, after calling it once to find its outputs and blocks.
 
-    A tensor is named `logits`, a sequence `logits`, `output_1`, ...; a mapping keeps its names.
     The taps are those members of `find_blocks` that are called and return tensors (B, ...).
-
-    Raises:
-        ExportError: The call fails, or returns something else than tensors.
     """
     taps, name = find_blocks(module), type(module).__name__
     try:
-        with torch.no_grad(), _tapped(module, taps, whole) as tapped:
+        with torch.no_grad(), _tapped(module, taps) as tapped:
             result = module(*inputs)
     except Exception as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
@@ -122,16 +102,16 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
             hint="if it takes images of another size, give it with --img-size PX; another number "
             "of channels with --set in_chans=N",
         ) from error
-    try:
-        outputs = read_outputs(result)
-    except TypeError as error:
-        raise ExportError(
-            f"{name} cannot be exported: {error}", hint="wrap it in a module that returns tensors"
-        ) from error
+    outputs = _read_outputs(result, name)
     # blocks that are never called, or have no batch axis in front, cannot be compared row by row
     rows = len(inputs[0])
     taps = [tap for tap in taps if tap in tapped and tapped[tap].shape[:1] == (rows,)]
-    return Outputs(module, names=tuple(outputs), read=read_outputs, taps=taps)
+    return Outputs(
+        module,
+        names=tuple(outputs),
+        compute=lambda *inputs: _read_outputs(module(*inputs), name),
+        taps=taps,
+    )
 
 
 def describe_error(error: Exception) -> str:
@@ -143,35 +123,35 @@ def describe_error(error: Exception) -> str:
     return f"{kind} in {frame.filename}, line {frame.lineno}: {frame.line}"
 
 
-def read_outputs(result: Any) -> dict[str, Tensor]:
+def _read_outputs(result: Any, module_name: str) -> dict[str, Tensor]:
     """Name the tensors that a module returned.
 
-    Raises:
-        TypeError: It returned something else.
+    A tensor is named `logits`, a sequence `logits`, `output_1`, ...; a mapping keeps its names.
     """
+    problem = f"it returns {with_article(type(result).__name__)}, expected tensors"
     if isinstance(result, Tensor):
         return {LOGITS: result}
+    if isinstance(result, tuple | list):
+        result = {f"output_{i}" if i else LOGITS: value for i, value in enumerate(result)}
     if isinstance(result, Mapping):
-        items = list(result.items())
-    elif isinstance(result, tuple | list):
-        items = [(LOGITS if i == 0 else f"output_{i}", value) for i, value in enumerate(result)]
-    else:
-        raise TypeError(f"it returns {with_article(type(result).__name__)}, expected tensors")
-    named = {str(name): value for name, value in items if value is not None}
-    for name, value in named.items():
-        if not isinstance(value, Tensor):
-            found = with_article(type(value).__name__)
-            raise TypeError(f"its output {name!r} is {found}, expected a tensor")
-    return named
+        named = {str(name): value for name, value in result.items() if value is not None}
+        wrong = [(name, value) for name, value in named.items() if not isinstance(value, Tensor)]
+        if not wrong:
+            return named
+        name, value = wrong[0]
+        problem = f"its output {name!r} is {with_article(type(value).__name__)}, expected a tensor"
+    raise ExportError(
+        f"{module_name} cannot be exported: {problem}",
+        hint="wrap it in a module that returns tensors",
+    )
 
 
 def find_blocks(module: nn.Module) -> list[str]:
     """Names of the encoder blocks: the longest list of two or more modules of one class."""
     best: list[str] = []
     for name, child in module.named_modules():
-        if isinstance(child, nn.ModuleList | nn.Sequential):
-            members = list(child)
-            alike = len(members) > 1 and len({type(member) for member in members}) == 1
-            if alike and [*members[0].parameters()] and len(members) > len(best):
-                best = [f"{name}.{i}" if name else str(i) for i in range(len(members))]
+        members = list(child) if isinstance(child, nn.ModuleList | nn.Sequential) else []
+        alike = len({type(member) for member in members}) == 1
+        if alike and len(members) > max(1, len(best)) and list(members[0].parameters()):
+            best = [f"{name}.{i}" if name else str(i) for i in range(len(members))]
     return best

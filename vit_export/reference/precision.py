@@ -6,8 +6,6 @@ float32. torch's GPU kernels do the same: products accumulate in float32, and so
 layer norm compute in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -43,29 +41,21 @@ def converted(model: Outputs, convert: Callable[[Tensor], Tensor]) -> Iterator[N
             x, data = originals.pop()
             x.data = data
 
-    def before_block(block: nn.Module, _inputs: Any) -> None:
-        convert_all(block.modules())
-
-    def after_block(*_: Any) -> None:
-        restore_from(outside)
-
     with ExitStack() as stack:
         stack.callback(restore_from, 0)
         convert_all(inner for inner in model.module.modules() if inner not in in_blocks)
         outside = len(originals)
         for block in blocks:
-            stack.enter_context(block.register_forward_pre_hook(before_block))
-            stack.enter_context(block.register_forward_hook(after_block))
+            before = block.register_forward_pre_hook(lambda b, _inputs: convert_all(b.modules()))
+            after = block.register_forward_hook(lambda *_: restore_from(outside))
+            stack.enter_context(before)
+            stack.enter_context(after)
         yield
 
 
 @contextmanager
 def in_float64(model: Outputs) -> Iterator[None]:
-    """Compute in float64.
-
-    Raises:
-        ExportError: The module's parameters or buffers are not float32.
-    """
+    """Compute in float64; ExportError where parameters or buffers are not float32."""
     for name, x in (*model.module.named_parameters(), *model.module.named_buffers()):
         if x.is_floating_point() and x.dtype != torch.float32:
             raise ExportError(
@@ -82,7 +72,7 @@ def to_float64(x: Tensor) -> Tensor:
 
 
 class Rounding(TorchDispatchMode):
-    """Round every float32 result to a half type; views are left alone."""
+    """Round every float32 result to a half type."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

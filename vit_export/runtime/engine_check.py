@@ -9,12 +9,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.engine_sidecar import Check, Sidecar, gate_batches, sidecar_path
+from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
 from vit_export.errors import EngineError, GateError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
-from vit_export.runner import fixed_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.plan import IncompatibleEngineError, find_source
 from vit_export.runtime.tensorrt.runner import TrtRunner
@@ -78,13 +77,8 @@ def measure(runner: TrtRunner) -> Comparison:
         runner,
         Golden.read(find_golden(runner.path)),
         stage=f"{runner.provider} engine",
-        batches=batches_of(runner.sidecar),
+        batches=runner.sidecar.gate_batches,
     )
-
-
-def batches_of(sidecar: Sidecar) -> tuple[int, ...]:
-    """Return the batch sizes to measure an engine at."""
-    return gate_batches(sidecar.profiles, fixed_batch(sidecar.manifest.inputs[0]))
 
 
 def remember(path: Path, passed: Check) -> None:

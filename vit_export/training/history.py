@@ -100,7 +100,7 @@ def load_state(
         if content["schema"] != STATE_SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         history = [EpochRecord(**record) for record in content["history"]]
-        model, optimizer, then = (content[name] for name in ("model", "optimizer", "origin"))
+        model, optimizer, earlier = (content[name] for name in ("model", "optimizer", "origin"))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"cannot resume: {path} is not a training state that this version wrote "
@@ -108,9 +108,9 @@ def load_state(
             hint="start without --resume",
         ) from e
     changed = [
-        f"\n  {name}: {then.get(name)!r} then, {value!r} now"
+        f"\n  {name}: {earlier.get(name)!r} then, {value!r} now"
         for name, value in origin.items()
-        if then.get(name) != value
+        if earlier.get(name) != value
     ]
     if changed:
         raise UsageError(

@@ -8,8 +8,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,28 +55,21 @@ def train(
     run = _Run(model, split, recipe, files, crop_mode, progress)
     if resume:
         run.resume()
-    while not run.ended:
-        with memory_errors(run.device, recipe.batch_size):
-            run.train_epoch()
-        with _disk_errors(files):
-            run.save_epoch()
-        epoch_done(run.history[-1])
-    with _disk_errors(files):
-        run.finish()
-    model.load_state_dict(load_file(files.checkpoint))
-    model.eval()
-    return run.history
-
-
-@contextmanager
-def _disk_errors(files: TrainingFiles) -> Iterator[None]:
     try:
-        yield
+        while not run.ended:
+            with memory_errors(run.device, recipe.batch_size):
+                run.train_epoch()
+            run.save_epoch()
+            epoch_done(run.history[-1])
+        run.finish()
     except OSError as error:
         raise OutputError(
             f"cannot write the files of the training to {files.checkpoint.parent}: {error}",
             hint="fix this, then continue with --resume",
         ) from error
+    model.load_state_dict(load_file(files.checkpoint))
+    model.eval()
+    return run.history
 
 
 @dataclass

@@ -67,7 +67,6 @@ class FinetuneSettings:
 class FinetuneResult:
     """Result of `finetune`."""
 
-    model: VisionTransformer  # the best epoch's, in evaluation mode
     files: TrainingFiles
     history: list[EpochRecord]
     best: EpochRecord  # the epoch whose weights are in the checkpoint
@@ -108,12 +107,12 @@ def finetune(
     if data.is_dir():
         training = read_folder(train_path, preprocess, labels, progress)
     else:
-        training = digits_csv.read_digits(train_path, preprocess, progress)
+        training = digits_csv.read_digits(data, preprocess, labelled=True, progress=progress)
     if validation_path is not None:
         validation = read_folder(validation_path, preprocess, labels, progress)
     split = split_data(training, validation, fraction=recipe.validation_fraction, seed=recipe.seed)
     if settings.predict is not None:
-        to_predict = digits_csv.read_unlabelled_digits(settings.predict, preprocess)
+        to_predict = digits_csv.read_digits(settings.predict, preprocess, labelled=False).images
     history = train(
         model.to(device),
         split,
@@ -130,7 +129,6 @@ def finetune(
             logits = predict_logits(model, to_predict, batch_size=recipe.batch_size)
         digits_csv.write_predictions(predictions, logits.argmax(dim=1).numpy())
     return FinetuneResult(
-        model=model,
         files=files,
         history=history,
         best=best_of(history),

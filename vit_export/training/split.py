@@ -52,13 +52,13 @@ def stratified_split(targets: Indices, *, fraction: float, seed: int) -> tuple[I
     """
     classes, counts = np.unique(targets, return_counts=True)
     shares = fraction * counts
-    held = np.minimum(np.floor(shares), counts - 1).astype(np.int64)
-    missing = round(fraction * len(targets)) - int(held.sum())
-    by_remainder = np.argsort(held - shares, kind="stable")
-    can_give = (held < counts - 1) & (shares - held > 1e-9)
+    quotas = np.minimum(np.floor(shares), counts - 1).astype(np.int64)
+    missing = round(fraction * len(targets)) - int(quotas.sum())
+    by_remainder = np.argsort(quotas - shares, kind="stable")
+    can_give = (quotas < counts - 1) & (shares - quotas > 1e-9)
     open_classes = by_remainder[can_give[by_remainder]]
-    held[open_classes[: max(missing, 0)]] += 1
-    if not held.sum():
+    quotas[open_classes[: max(missing, 0)]] += 1
+    if not quotas.sum():
         raise DataError(
             f"cannot hold out {fraction:.0%} of {len(targets)} images in {len(classes)} classes "
             "for validation: no class has enough images",
@@ -67,7 +67,7 @@ def stratified_split(targets: Indices, *, fraction: float, seed: int) -> tuple[I
     rng = np.random.default_rng(seed)
     chosen = [
         rng.permutation(np.flatnonzero(targets == index))[:number]
-        for index, number in zip(classes, held, strict=True)
+        for index, number in zip(classes, quotas, strict=True)
     ]
     held_out = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(targets)), held_out), held_out

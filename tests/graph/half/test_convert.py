@@ -189,6 +189,20 @@ def test_the_inputs_of_a_comparison_have_one_type(write_graph, tmp_path):
     np.testing.assert_allclose(y, [[0.1, 1, 2, 0.1]], rtol=1e-3)
 
 
+def test_a_product_of_integers_stays_as_it_is(write_graph, tmp_path):
+    """It is a MatMul with a constant matrix, and has no floats to convert."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="a/MatMul"),
+        helper.make_node("Cast", ["a"], ["i"], to=TensorProto.INT64),
+        helper.make_node("MatMul", ["i", "v"], ["j"], name="j/MatMul"),
+        helper.make_node("Cast", ["j"], ["y"], to=TensorProto.FLOAT),
+    ]
+    tensors = {"w": np.eye(4, dtype=np.float32), "v": np.eye(4, dtype=np.int64)}
+    source = write_graph(nodes, tensors, ["batch_size", 4], None)
+    done = to_half(source, tmp_path / "half.onnx")
+    assert (done.planned, done.narrowed) == (1, 1)
+
+
 def test_a_converted_artifact_is_not_converted_again(tiny_export, tmp_path):
     """The fp32 artifact is needed."""
     to_half(tiny_export.path, tmp_path / "half.onnx")

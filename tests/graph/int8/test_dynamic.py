@@ -9,7 +9,7 @@ from graphs import constants
 from onnx import helper
 
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, UsageError
+from vit_export.errors import ArtifactError
 from vit_export.gate.distance import cosine
 from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.layers import converted_nodes
@@ -104,12 +104,6 @@ def test_keeping_every_layer_changes_no_output(tiny_export, run_ort, tmp_path):
         assert np.array_equal(found, wanted)
 
 
-def test_an_unknown_layer_to_keep_is_refused(tiny_export, tmp_path):
-    """A misspelt layer would be converted silently."""
-    with pytest.raises(UsageError, match=r"'blocks\.1\.mlp\.fc3'.*did you mean"):
-        to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx", keep=["blocks.1.mlp.fc3"])
-
-
 def test_nodes_are_named_after_their_layer_and_tensors_keep_their_names(tiny_export, tmp_path):
     """So that layers can be kept and blocks traced."""
     to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")
@@ -179,8 +173,9 @@ def test_a_graph_without_products_is_refused(write_graph, tmp_path):
         to_int8_dynamic(source, tmp_path / "int8.onnx")
 
 
-def test_a_weight_that_is_not_finite_is_refused(write_product, tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(write_product, tmp_path, value):
     """The error names it."""
-    source = write_product(np.array([[1, np.nan], [1, 1]], np.float32))
+    source = write_product(np.array([[1, value], [1, 1]], np.float32))
     with pytest.raises(ArtifactError, match=r"'fc\.weight'.*not finite"):
         to_int8_dynamic(source, tmp_path / "int8.onnx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -78,10 +77,3 @@ def test_gaussian_weights_lose_less_than_with_seven_bits():
     reach = np.abs(weight).max(axis=0)
     eight, pairs, seven = (loss(s) for s in (reach / 127, channel_scales(weight), reach / 64))
     assert eight < pairs < 0.75 * seven
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_refused(value):
-    """They have no integer."""
-    with pytest.raises(ValueError, match="not finite"):
-        channel_scales(np.array([[1, value]], np.float32))

@@ -8,7 +8,7 @@ import tensorrt_rtx
 from vit_export.host import nvidia
 from vit_export.host.doctor import abilities
 from vit_export.host.doctor.abilities import RTX_TARGETS, Ability, abilities_of
-from vit_export.host.doctor.checks import Fact, Facts
+from vit_export.host.doctor.checks import RUNTIME, Fact, Facts
 
 CUDA, TENSORRT = "run on CUDA", "run on TensorRT in ONNX Runtime"
 RTX = "run on TensorRT-RTX in ONNX Runtime"
@@ -91,6 +91,14 @@ def test_tensorrt_rtx_is_not_for_data_centre_gpus(capability: str, possible: boo
     found = ability(RTX, with_gpu(capability, active))
     assert found.possible == possible
     assert possible or found.remedy == "use --provider cuda"
+
+
+def test_a_broken_onnxruntime_is_the_obstacle_of_every_provider() -> None:
+    """The plugin of TensorRT-RTX needs it too."""
+    broken = Fact("provider", RUNTIME, "two wheels are installed", usable=False)
+    for name in (CUDA, TENSORRT, RTX):
+        found = ability(name, with_gpu("8.9", broken))
+        assert (found.reason, found.remedy) == ("two wheels are installed", "fix the fault first")
 
 
 def test_a_missing_rtx_plugin_is_installed_with_any_wheel_of_onnxruntime() -> None:

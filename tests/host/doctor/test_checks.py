@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from email.message import Message
 
 import pytest
 
@@ -48,12 +47,7 @@ def found_by(
 @pytest.fixture
 def declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the package's own metadata declares."""
-    metadata = Message()
-    for extra in ("cpu", "gpu", "tensorrt", "tensorrt-rtx"):
-        metadata["Provides-Extra"] = extra
-    for requirement in DECLARED:
-        metadata["Requires-Dist"] = requirement
-    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: metadata)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
 
 
 def only_installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -81,10 +75,10 @@ def test_a_package_that_is_only_importable_has_no_packages_to_check(
 ) -> None:
     """As in a checkout on PYTHONPATH."""
 
-    def metadata(name: str) -> None:
+    def requires(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "metadata", metadata)
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
     assert found_by(checks.check_packages) == ((), ())
 
 

@@ -29,11 +29,10 @@ def _dense(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
-def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp: int) -> Layout:
-    """Layout of one of Google's two code bases, with the rules that only it has.
+def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
+    """Layout of one of Google's two code bases, with its rule for the position embedding.
 
-    Flax numbers the modules of a block in the order of their creation; `attention`, `norm2` and
-    `mlp` are the numbers of the attention, of the second layer norm and of the MLP.
+    The numbers are those of modules in a block, which Flax counts in the order of their creation.
     """
     block = "Transformer/encoderblock_{n}"
     attn = f"{block}/MultiHeadDotProductAttention_{attention}"
@@ -58,7 +57,7 @@ def _layout(name: str, title: str, *rules: Rule, attention: int, norm2: int, mlp
             *_norm("Transformer/encoder_norm", "norm"),
             *_dense("pre_logits", "pre_logits.fc"),
             *_dense("head", "head"),
-            *rules,
+            pos,
         ),
         unsupported={
             r"MAPHead_\d": "attention pooling (MAP head)",

@@ -66,20 +66,11 @@ class Layout:
         return (match for name in names if (match := expression.fullmatch(name)))
 
 
-@dataclass(frozen=True)
-class Step:
-    """One of our tensors, with the names of its sources in a certain file."""
-
-    target: str
-    sources: tuple[str, ...]
-    conversion: Conversion
-
-
 @dataclass(frozen=True, kw_only=True)
 class Binding:
     """The rules of a layout applied to the names of a certain file."""
 
-    steps: tuple[Step, ...]  # for tensors of ours that the file has all sources of
+    steps: tuple[Rule, ...]  # with names for templates; the file has all their sources
     incomplete: Mapping[str, tuple[str, ...]]  # missing sources, where the file has some
     ignored: tuple[str, ...]  # names that the layout ignores
     unexpected: tuple[str, ...]  # names that no rule matches
@@ -88,7 +79,7 @@ class Binding:
 def bind(layout: Layout, names: Iterable[str]) -> Binding:
     """Apply a layout's rules to the names in a file."""
     present = dict.fromkeys(names)
-    steps: dict[str, Step] = {}
+    steps: dict[str, Rule] = {}
     incomplete: dict[str, tuple[str, ...]] = {}
     matched: set[str] = set()
     for rule in layout.rules:
@@ -96,19 +87,15 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
             continue
         if any(match for template in rule.unless for match in layout.matches(template, present)):
             continue
-        targets: dict[str, dict[str, str]] = {}
-        for template in rule.sources:
-            for match in layout.matches(template, present):
-                values = {"n": "", "p": "", **match.groupdict()}
-                targets.setdefault(rule.target.format(**values), values)
-        for target, values in targets.items():
+        for match in (m for template in rule.sources for m in layout.matches(template, present)):
+            values = {"n": "", "p": "", **match.groupdict()}
+            target = rule.target.format(**values)
             sources = tuple(values["prefix"] + name.format(**values) for name in rule.sources)
-            missing = tuple(name for name in sources if name not in present)
-            matched.update(name for name in sources if name in present)
-            if missing:
+            matched.add(match.group())
+            if missing := tuple(name for name in sources if name not in present):
                 incomplete.setdefault(target, missing)
             else:
-                steps.setdefault(target, Step(target, sources, rule.conversion))
+                steps.setdefault(target, Rule(sources, target, rule.conversion))
     rest = [name for name in present if name not in matched]
     ignored = {match.group() for form in layout.ignored for match in layout.matches(form, rest)}
     return Binding(

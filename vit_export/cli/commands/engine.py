@@ -51,14 +51,19 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     from vit_export.pipeline.engine import build_engine, trtexec_commands
 
     output = options.output
-    same = (
-        "backend precision hardware_compatibility version_compatible workspace_mib timing_cache "
-        "builder_level weight_streaming refit strip"
-    )
     settings = EngineSettings(
         batches=tuple(parse_range(text) for text in options.batch),
         compute_capabilities=options.compute_capability,
-        **attributes(options, same),
+        backend=options.backend,
+        precision=options.precision,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache,
+        builder_level=options.builder_level,
+        weight_streaming=options.weight_streaming,
+        refit=options.refit,
+        strip=options.strip,
     )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)

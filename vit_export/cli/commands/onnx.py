@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, PRECISIONS, Activation
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, PRECISIONS, Activation
 from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import (
@@ -31,7 +31,7 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     )
     opset: int | None = option("Graph", "20 by default, 23 with --attention op.")
     attention: str = option(
-        "Graph", "op: an Attention node a block", default="decomposed", choices=["decomposed", "op"]
+        "Graph", "op: an Attention node a block", default="decomposed", choices=list(OPSETS)
     )
     outputs: str = option("Graph", "Any of logits,features,tokens.", default=LOGITS)
     no_simplify: bool = option("Graph", "Leave the graph as torch exports it.")
@@ -54,7 +54,7 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     def source(self) -> Any:
         """Return what `export` takes as its source: a variant's name, a module, or `None`."""
         if self.module:
-            from vit_export.pipeline.user_module import build_module
+            from vit_export.pipeline.source import build_module
 
             return build_module(self.module, seed=self.seed)
         if self.variant and not self.weights:
@@ -94,10 +94,15 @@ def onnx(options: _Options, as_json: bool) -> None:
         preprocess=options.preparation(),
         simplify=not options.no_simplify,
         quantize=quantize,
-        **attributes(
-            options,
-            "layout reset_head seed dynamic_size opset attention activation images external_data",
-        ),
+        layout=options.layout,
+        reset_head=options.reset_head,
+        seed=options.seed,
+        dynamic_size=options.dynamic_size,
+        opset=options.opset,
+        attention=options.attention,
+        activation=options.activation,
+        images=options.images,
+        external_data=options.external_data,
     )
     source = options.source()
     with ProgressBar() as progress:

@@ -32,15 +32,13 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    fields: dict[str, Any] = {
-        "provider": options.provider,
-        "preprocess": options.preprocess_of(artifact),
-        "labels": options.class_names() or None,
-    }
+    provider, labels = options.provider, options.class_names() or None
+    preprocess = options.preprocess_of(artifact)
     if options.trust_host_code:
-        model = load_engine(artifact, allow_host_code=True, **fields)
+        model = load_engine(artifact, provider=provider, allow_host_code=True,
+                            preprocess=preprocess, labels=labels)  # fmt: skip
     else:
-        model = load(artifact, **fields)
+        model = load(artifact, provider=provider, preprocess=preprocess, labels=labels)
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []

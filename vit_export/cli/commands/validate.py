@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import ProgressBar, attributes, emit
+from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import PreparationOptions, ProviderOptions
 
@@ -39,7 +39,10 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         allow_host_code=options.trust_host_code,
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
-        **attributes(options, "golden weights layout provider"),
+        golden=options.golden,
+        weights=options.weights,
+        layout=options.layout,
+        provider=options.provider,
     )
     with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)

@@ -10,8 +10,6 @@ No weight is clamped, as onnxconverter-common does (to 1e4 and 1e-7). A weight w
 the largest of the type stays in float32 and is reported; values that become zero are counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,42 +66,28 @@ def to_half(
     keep: Collection[str] = (),
     half_io: bool = False,
 ) -> Conversion:
-    """Convert an fp32 artifact.
+    """Convert an fp32 artifact, except for the layers to keep, e.g. `"blocks.3.mlp.fc2"`.
 
-    Args:
-        source: An .onnx file in float32.
-        destination: File to write; its weights go to `destination` + `.data`.
-        precision: `"fp16"` or `"bf16"`.
-        recipe: `"mixed"`, or `"all"` to narrow the residual stream and the norms as well.
-        keep: Layers that stay in float32, e.g. `"blocks.3.mlp.fc2"`.
-        half_io: Whether inputs and outputs are narrow too.
-
-    Returns:
-        Counts of converted nodes; `kept` holds the layers whose weights overflow.
-
-    Raises:
-        ArtifactError: The source is damaged, or is not float32.
+    With `half_io` the inputs and outputs are narrow too. `kept` of the result holds the layers
+    whose weights overflow.
     """
     half, model = HALVES[precision], open_fp32_graph(source)
-    losses = _weight_losses(model.graph, half)
+    graph = model.graph
+    losses = _weight_losses(graph, half)
+    overflowing = [name for name, loss in losses.items() if loss.overflow]
     plan = plan_widths(
-        model.graph,
-        recipe=recipe,
-        wide_ops=half.wide_ops,
-        keep=keep,
-        too_large={name for name, loss in losses.items() if loss.overflow},
+        graph, recipe=recipe, wide_ops=half.wide_ops, keep=keep, too_large=overflowing
     )
-    weighted = (node for node in model.graph if weight_of(node) is not None)
+    weighted = (node for node in plan if weight_of(node) is not None)
     planned = [node for node in weighted if node.op_type not in half.wide_ops]
-    converted = _narrow_weights(plan)
     conversion = Conversion(
         recipe=recipe,
         planned=len(planned),
         narrowed=sum(plan[node] == "narrow" for node in planned),
-        kept=tuple(_overflowing(model.graph, losses, half)),
-        notes=tuple(_notes({n: loss for n, loss in losses.items() if n in converted}, half)),
+        kept=tuple(_kept(graph.initializers[name], losses[name], half) for name in overflowing),
+        notes=_notes(plan, losses, half),
     )
-    _apply_plan(model.graph, plan, half, half_io=half_io)
+    _apply_plan(graph, plan, half, half_io=half_io)
     save_graph(model, destination)
     return conversion
 
@@ -112,19 +96,15 @@ def layers_to_narrow(source: Path, *, precision: str, recipe: str) -> list[str]:
     """Return the layers that `to_half` narrows, in the order of the graph."""
     graph = open_graph(source).graph
     plan = plan_widths(graph, recipe=recipe, wide_ops=HALVES[precision].wide_ops)
-    narrow = (node for node in graph if plan.get(node) == "narrow")
+    narrow = (node for node, width in plan.items() if width == "narrow")
     return list(dict.fromkeys(layer_of(n) for n in narrow if n.op_type in RECIPES[recipe]))
 
 
 def residual_tensors(source: Path) -> list[str]:
     """Return the tensors of the residual stream: the sums of two computed tensors."""
-    graph = open_graph(source).graph
-    plan = plan_widths(graph, recipe="mixed")
-    return [
-        node.outputs[0].name or ""
-        for node in graph
-        if node.op_type == "Add" and plan.get(node) == "wide"
-    ]
+    plan = plan_widths(open_graph(source).graph, recipe="mixed")
+    sums = (node for node, width in plan.items() if node.op_type == "Add" and width == "wide")
+    return [node.outputs[0].name or "" for node in sums]
 
 
 class _WeightLoss(NamedTuple):
@@ -148,38 +128,29 @@ def _weight_losses(graph: ir.Graph, half: Half) -> dict[str, _WeightLoss]:
     return losses
 
 
-def _overflowing(graph: ir.Graph, losses: dict[str, _WeightLoss], half: Half) -> list[Kept]:
-    kept = []
-    for name, loss in losses.items():
-        if loss.overflow:
-            readers = graph.initializers[name].consumers()
-            reason = (
-                f"{loss.overflow} of {loss.size} values of {name} exceed {half.largest:g}, the "
-                f"largest {half.dtype.numpy()}"
-            )
-            kept.append(Kept(layer_of(readers[0]) if readers else name, "fp32", reason))
-    return kept
+def _kept(weight: ir.Value, loss: _WeightLoss, half: Half) -> Kept:
+    """Return why the layer of a weight that overflows stays float32."""
+    readers, name = weight.consumers(), weight.name or ""
+    reason = (
+        f"{loss.overflow} of {loss.size} values of {name} exceed {half.largest:g}, the largest "
+        f"{half.dtype.numpy()}"
+    )
+    return Kept(layer_of(readers[0]) if readers else name, "fp32", reason)
 
 
-def _notes(losses: dict[str, _WeightLoss], half: Half) -> list[str]:
-    flushed = sum(loss.flushed for loss in losses.values())
+def _notes(plan: Plan, losses: dict[str, _WeightLoss], half: Half) -> tuple[str, ...]:
+    """Return how many values become 0 of the weights that narrow nodes read."""
+    narrow = (value for node, width in plan.items() if width == "narrow" for value in node.inputs)
+    read = {value.name for value in narrow if value is not None}
+    converted = {name: loss for name, loss in losses.items() if name in read}
+    flushed = sum(loss.flushed for loss in converted.values())
     if not flushed:
-        return []
-    worst, loss = max(losses.items(), key=lambda item: item[1].flushed)
-    return [
-        f"{flushed} of {sum(loss.size for loss in losses.values())} weights became 0 in "
-        f"{half.dtype.numpy()}, {loss.flushed} of them in {worst}"
-    ]
-
-
-def _narrow_weights(plan: Plan) -> set[str]:
-    """Return the names of the weights that narrow nodes read."""
-    return {
-        value.name or ""
-        for node, width in plan.items()
-        for value in node.inputs
-        if width == "narrow" and value is not None and is_float(value) and value.is_initializer()
-    }
+        return ()
+    worst, loss = max(converted.items(), key=lambda item: item[1].flushed)
+    return (
+        f"{flushed} of {sum(loss.size for loss in converted.values())} weights became 0 in "
+        f"{half.dtype.numpy()}, {loss.flushed} of them in {worst}",
+    )
 
 
 def _apply_plan(graph: ir.Graph, plan: Plan, half: Half, *, half_io: bool) -> None:
@@ -190,7 +161,11 @@ def _apply_plan(graph: ir.Graph, plan: Plan, half: Half, *, half_io: bool) -> No
     """
     io_width: Width = "narrow" if half_io else "wide"
     dtypes = {"narrow": half.dtype, "wide": ir.DataType.FLOAT}
-    widths = _widths(graph, plan, io_width)
+    # of every float value before casts are inserted; weights are wide
+    widths: dict[ir.Value, Width] = dict.fromkeys(graph.initializers.values(), "wide")
+    widths |= {value: io_width for value in graph.inputs if is_float(value)}
+    for node, width in plan.items():
+        widths |= {value: width for value in node.outputs if is_float(value)}
     converted: dict[tuple[ir.Value, Width], ir.Value] = {}
 
     def in_width(value: ir.Value, width: Width) -> ir.Value:
@@ -207,7 +182,7 @@ def _apply_plan(graph: ir.Graph, plan: Plan, half: Half, *, half_io: bool) -> No
 
     for node, width in plan.items():
         for i, value in enumerate(node.inputs):
-            if value is not None and is_float(value) and widths[value] != width:
+            if is_float(value) and widths[value] != width:
                 node.replace_input_with(i, in_width(value, width))
     for value, width in widths.items():
         if not value.is_initializer():
@@ -219,12 +194,3 @@ def _apply_plan(graph: ir.Graph, plan: Plan, half: Half, *, half_io: bool) -> No
             value.name = f"{name}/{dtypes[width].numpy()}"
             graph.outputs[i] = insert_cast(graph, value, dtypes[io_width], name)
     remove_unread_constants(graph)
-
-
-def _widths(graph: ir.Graph, plan: Plan, io_width: Width) -> dict[ir.Value, Width]:
-    """Return the width of every float value before casts are inserted; weights are wide."""
-    widths: dict[ir.Value, Width] = dict.fromkeys(graph.initializers.values(), "wide")
-    widths |= {value: io_width for value in graph.inputs if is_float(value)}
-    for node, width in plan.items():
-        widths |= {value: width for value in node.outputs if is_float(value)}
-    return widths

@@ -6,8 +6,6 @@ there, and BF16 does not run at all. The emulated graph rounds where a GPU round
 operation, whose inner sums are float32 on a GPU too. It is used to validate, and never published.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,7 @@ FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 
 def to_rounded(source: Path, destination: Path) -> None:
-    """Write the float32 emulation of a strongly typed half-precision artifact.
-
-    Tensors keep their names. The weights go to `destination` + `.data`.
-    """
+    """Write the float32 emulation of a half-precision artifact; tensors keep their names."""
     model = open_graph(source)
     model.metadata_props.clear()  # the certificate is the artifact's
     graph = model.graph

@@ -12,10 +12,8 @@ in the order of the graph:
 - every other operator is wide, e.g. LayerNormalization and reductions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import onnx_ir as ir
 
@@ -43,14 +41,10 @@ def plan_widths(
     keep: Collection[str] = (),
     too_large: Collection[str] = (),
 ) -> Plan:
-    """Choose the width of every node that computes or compares floats.
+    """Choose the width of every node of a float32 graph that computes or compares floats.
 
-    Args:
-        graph: A float32 graph, topologically sorted, with inferred types.
-        recipe: `"mixed"`, or `"all"` to narrow the residual stream and the norms as well.
-        wide_ops: Operators that are wide in every recipe.
-        keep: Layers that are wide.
-        too_large: Names of weights that overflow the narrow type; their nodes are wide.
+    Wide in every recipe: the operators `wide_ops`, the layers `keep`, and the nodes that read the
+    weights `too_large`, which overflow the narrow type.
     """
     plan: Plan = {}
     for node in graph:
@@ -69,7 +63,7 @@ def plan_widths(
     return plan
 
 
-def is_float(value: ir.Value | None) -> bool:
+def is_float(value: ir.Value | None) -> TypeGuard[ir.Value]:
     """Whether a value is float32 in the source graph; one of unknown type counts as float32."""
     return value is not None and value.dtype in (ir.DataType.FLOAT, None) and bool(value.name)
 
@@ -82,6 +76,6 @@ def _follows(node: ir.Node) -> bool:
 
 
 def _width_of_inputs(node: ir.Node, plan: Plan) -> Width:
-    computed = [v for v in node.inputs if v is not None and is_float(v) and not v.is_initializer()]
+    computed = [v for v in node.inputs if is_float(v) and not v.is_initializer()]
     narrow = [plan.get(p) == "narrow" for v in computed if (p := v.producer()) is not None]
     return "narrow" if narrow and len(narrow) == len(computed) and all(narrow) else "wide"

@@ -11,8 +11,6 @@ quantised tensor serves several products. `onnxruntime.quantization.quantize_dyn
 similar graph, whose integers saturate on some processors; see `weights.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,11 +23,7 @@ from vit_export.graph.layers import layer_of
 
 
 def to_int8_dynamic(source: Path, destination: Path, *, keep: Collection[str] = ()) -> Conversion:
-    """Convert an fp32 artifact except for the layers to keep; see `Int8Conversion` for errors.
-
-    Returns:
-        Counts of converted nodes; `converted_nodes` of the written file must equal `narrowed`.
-    """
+    """Convert an fp32 artifact except for the layers to keep; see `Int8Conversion` for errors."""
     conversion = Int8Conversion(source, keep)
     quantised: dict[ir.Value, Sequence[ir.Value]] = {}  # all readers of a tensor share one node
     for node in conversion.narrowed:

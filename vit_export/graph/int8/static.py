@@ -11,23 +11,16 @@ float32 from the dequantised numbers, since its integer kernel needs an INT32 bi
 does not read. In a Vision Transformer only the head is a Gemm.
 """
 
-from __future__ import annotations
-
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Conversion
-from vit_export.errors import ArtifactError
 from vit_export.graph.builder import add_constant
 from vit_export.graph.int8.select import Int8Conversion, input_of
-from vit_export.graph.int8.weights import LARGEST
-from vit_export.graph.layers import layer_of
+from vit_export.graph.int8.weights import LARGEST, TINY
 
 
 def to_int8_static(
@@ -39,16 +32,8 @@ def to_int8_static(
 ) -> Conversion:
     """Convert an fp32 artifact as `to_int8_dynamic` does, with fixed ranges.
 
-    Args:
-        source: An .onnx file in float32.
-        destination: File to write.
-        thresholds: Largest magnitude that INT8 represents, by name, of each of `planned_tensors`;
-            larger values are clipped. `Ranges.thresholds` computes them.
-        keep: Layers that stay in float32.
-
-    Raises:
-        ArtifactError: As `Int8Conversion`, and where a tensor has no finite threshold of at
-            least 0.
+    `thresholds` gives the largest magnitude of each of `planned_tensors`; larger values are
+    clipped.
     """
     conversion = Int8Conversion(source, keep)
     graph, name, insert = conversion.graph, conversion.free_name, conversion.insert
@@ -58,8 +43,10 @@ def to_int8_static(
         x = input_of(node)
         weight, scales = conversion.weight(node)
         if x not in dequantised:
-            step = _step(thresholds.get(x.name or ""), x, node, source)
-            scale = add_constant(graph, ir.Tensor(step, name=name(f"{x.name}_scale")))
+            step = thresholds[x.name or ""] / LARGEST
+            step = step if step >= TINY else 1  # of a tensor of zeros
+            tensor = ir.Tensor(np.asarray(step, np.float32), name=name(f"{x.name}_scale"))
+            scale = add_constant(graph, tensor)
             integers = insert(node, "QuantizeLinear", x, scale, zero, suffix="_input")
             dequantised[x] = insert(
                 node, "DequantizeLinear", integers, scale, zero, suffix="_input"
@@ -72,16 +59,3 @@ def to_int8_static(
         node.replace_input_with(1, dequantised[weight])
         node.attributes.pop("transB", None)  # the INT8 weight is (K, N)
     return conversion.write(destination, recipe="static")
-
-
-def _step(threshold: float | None, x: ir.Value, reader: ir.Node, source: Path) -> NDArray[Any]:
-    """Return the distance of two INT8 values of a tensor, float32 ()."""
-    if threshold is None or not (math.isfinite(threshold) and threshold >= 0):
-        raise ArtifactError(
-            f"{source.name}: no usable range for {x.name!r}, which {layer_of(reader)} reads "
-            f"(got {threshold})",
-            hint="calibrate this artifact itself",
-        )
-    step = threshold / LARGEST
-    usable = step >= np.finfo(np.float32).tiny
-    return np.asarray(step if usable else 1, np.float32)  # 1 for a tensor of zeros

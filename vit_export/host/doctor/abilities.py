@@ -39,20 +39,31 @@ def examine() -> Diagnosis:
 
 def abilities_of(facts: Facts) -> tuple[Ability, ...]:
     """Return everything that vit-export does, and whether the facts allow it."""
-    driver = find(facts, "gpu", "driver")
+    driver, gpu = find(facts, "gpu", "driver"), capability(facts)
     no_gpu = None if driver.usable else (f"no NVIDIA GPU: {driver.value}", "")
-    on_cpu = _provider(facts, CPU, "cpu")
+    on_cpu = _provider(facts, CPU, "pip install 'vit-export[cpu]'")
+    gpu_wheel = "pip install 'vit-export[gpu]'"
+    if find(facts, "package", "onnxruntime").usable:
+        gpu_wheel = f"pip uninstall -y onnxruntime && {gpu_wheel}"
+    on_rtx = _provider(facts, RTX, RTX_INSTALL)
+    if not supported_by_rtx(gpu):
+        reason = "TensorRT-RTX runs on compute capability 8.6, 8.9, and 12.0 or newer"
+        on_rtx = reason, "use --provider cuda"
     tensorrt, rtx = _packages(facts, "tensorrt"), _packages(facts, "tensorrt-rtx")
+    engines = tensorrt
+    if tensorrt and find(facts, "package", "tensorrt-rtx").usable:
+        reason = f"TensorRT-RTX does not compile for compute capability {gpu[0]}.{gpu[1]}"
+        engines = rtx if gpu in ((0, 0), *RTX_TARGETS) else (reason, tensorrt[1])
     obstacles = {
         "run on the CPU": on_cpu,
         "read image files": _packages(facts, "cpu", "pillow"),
-        "run on CUDA": no_gpu or _provider(facts, CUDA, "gpu"),
-        "run on TensorRT in ONNX Runtime": no_gpu or _provider(facts, TENSORRT, "gpu"),
-        "run on TensorRT-RTX in ONNX Runtime": no_gpu or _rtx_plugin(facts),
+        "run on CUDA": no_gpu or _provider(facts, CUDA, gpu_wheel),
+        "run on TensorRT in ONNX Runtime": no_gpu or _provider(facts, TENSORRT, gpu_wheel),
+        "run on TensorRT-RTX in ONNX Runtime": no_gpu or on_rtx,
         "export from torch": _packages(facts, "export") or on_cpu,  # the gate runs on the CPU
         "build TensorRT engines": no_gpu or tensorrt,  # on the GPU that runs them
         "build TensorRT-RTX engines": rtx,  # for any GPU, without one
-        "run TensorRT engines": no_gpu or (tensorrt and _rtx_engines(facts, tensorrt, rtx)),
+        "run TensorRT engines": no_gpu or engines,
     }
     return tuple(Ability(name, why is None, *(why or ())) for name, why in obstacles.items())
 
@@ -67,40 +78,17 @@ def _packages(facts: Facts, extra: str, *only: str) -> Obstacle | None:
     return reason, f"pip install 'vit-export[{extra}]'"
 
 
-def _provider(facts: Facts, provider: str, extra: str) -> Obstacle | None:
+def _provider(facts: Facts, provider: str, remedy: str) -> Obstacle | None:
     """Why an execution provider is not active."""
     fact, runtime = find(facts, "provider", provider), find(facts, "provider", RUNTIME)
     if fact.usable:
         return None
     if runtime in facts:
         return runtime.value, "fix the fault first"
-    if provider == TENSORRT and (conflict := tensorrt_conflict()):
-        return conflict
-    remedy = f"pip install 'vit-export[{extra}]'"
-    if extra == "gpu" and find(facts, "package", "onnxruntime").usable:
-        remedy = f"pip uninstall -y onnxruntime && {remedy}"
-    return f"{provider}: {fact.value}", remedy
-
-
-def _rtx_plugin(facts: Facts) -> Obstacle | None:
-    if not supported_by_rtx(capability(facts)):
-        reason = "TensorRT-RTX runs on compute capability 8.6, 8.9, and 12.0 or newer"
-        return reason, "use --provider cuda"
-    plugin = find(facts, "provider", RTX)
-    return None if plugin.usable else (f"{RTX}: {plugin.value}", RTX_INSTALL)
+    conflict = tensorrt_conflict() if provider == TENSORRT else None
+    return conflict or (f"{provider}: {fact.value}", remedy)
 
 
 def supported_by_rtx(gpu: tuple[int, int]) -> bool:
     """Return whether the plugin supports a compute capability; (0, 0), unknown, counts as yes."""
     return gpu == (0, 0) or gpu in RTX_CAPABILITIES or gpu >= (12, 0)
-
-
-def _rtx_engines(facts: Facts, tensorrt: Obstacle, rtx: Obstacle | None) -> Obstacle | None:
-    """Why engines of TensorRT-RTX do not run; without it, why those of TensorRT do not."""
-    gpu = capability(facts)
-    if not find(facts, "package", "tensorrt-rtx").usable:
-        return tensorrt
-    if gpu == (0, 0) or gpu in RTX_TARGETS:
-        return rtx
-    reason = f"TensorRT-RTX does not compile for compute capability {gpu[0]}.{gpu[1]}"
-    return reason, tensorrt[1]

@@ -1,9 +1,9 @@
 """Checks of this machine: packages, GPU, NVIDIA libraries and ONNX Runtime.
 
-Nothing that may crash or print is loaded into this process: versions are read from package
-metadata, and NVIDIA's driver and ONNX Runtime are tried in child processes.
+Nothing that may crash or print is loaded into this process.
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import re
@@ -51,11 +51,6 @@ def find(facts: Facts, topic: str, name: str) -> Fact:
     return next(matches, Fact(topic, name, "not available", usable=False))
 
 
-def has_gpu(facts: Facts) -> bool:
-    """Return whether NVIDIA's driver works and lists a GPU."""
-    return find(facts, "gpu", "driver").usable
-
-
 def capability(facts: Facts) -> tuple[int, int]:
     """Return the compute capability of the first GPU, e.g. (8, 9); (0, 0) where it is unknown."""
     match = re.search(r"compute capability (\d+)\.(\d+)", find(facts, "gpu", "GPU 0").value)
@@ -74,16 +69,13 @@ def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, Faults]:
 
 def requirements() -> dict[str, list[Requirement]]:
     """Return what each extra of vit-export installs (`""`: the base); empty in a checkout."""
-    try:
-        metadata = importlib.metadata.metadata("vit-export")
-    except importlib.metadata.PackageNotFoundError:
-        return {}
     extras: dict[str, list[Requirement]] = {}
-    for requirement in map(Requirement, metadata.get_all("Requires-Dist") or ()):
-        marker = requirement.marker
-        for extra in ("", *(metadata.get_all("Provides-Extra") or ())):
-            applies = marker is None or marker.evaluate({"extra": extra})
-            if applies and bool(extra) == ("extra" in str(marker)):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in map(Requirement, importlib.metadata.requires("vit-export") or ()):
+            marker = requirement.marker
+            match = re.search(r'extra == "([\w-]+)"', str(marker))
+            extra = match[1] if match else ""
+            if marker is None or marker.evaluate({"extra": extra}):
                 extras.setdefault(extra, []).append(requirement)
     return extras
 
@@ -136,7 +128,8 @@ def check_libraries(_: Facts) -> Findings:
 def check_onnxruntime(facts: Facts) -> Findings:
     """Check that one wheel of ONNX Runtime is installed, and try each of its providers."""
     wheels, what = nvidia.onnxruntime_wheels(), ""
-    remedy = f"pip install 'vit-export[{'gpu' if has_gpu(facts) else 'cpu'}]'"
+    has_gpu = find(facts, "gpu", "driver").usable
+    remedy = f"pip install 'vit-export[{'gpu' if has_gpu else 'cpu'}]'"
     compiled = probes.run_probe(probes.probe_onnxruntime) if len(wheels) == 1 else {}
     if not wheels:
         what = "ONNX Runtime is not installed: no model can be run or checked here"
@@ -156,7 +149,7 @@ def check_onnxruntime(facts: Facts) -> Findings:
         error = probes.run_probe(probes.probe_provider, provider).get("error", "")
         value = f"compiled in, not active: {error}" if error else "active"
         yield Fact("provider", provider, value, usable=not error)
-        if provider == CUDA and has_gpu(facts):
+        if provider == CUDA and has_gpu:
             yield from _cuda_fault(facts, error)
         elif provider == CPU and error:
             remedy = "pip install --force-reinstall 'vit-export[cpu]'"
@@ -167,19 +160,16 @@ def check_onnxruntime(facts: Facts) -> Findings:
         error = answer.get("error", why)
         value = f"plugin {version}, {f'not active: {error}' if error else 'active'}"
         yield Fact("provider", RTX, value, usable=not error)
-        if "error" in answer and has_gpu(facts):
+        if "error" in answer and has_gpu:
             yield Fault(f"{RTX} does not load: {error}", f"{nvidia.RTX_INSTALL} --force-reinstall")
 
 
 def _cuda_fault(facts: Facts, error: str) -> Findings:
     """Name what CUDA lacks; missing cuDNN too, which ONNX Runtime loads late."""
-    libraries = {fact.name: fact.usable for fact in facts if fact.topic == "library"}
-    missing = [
-        name
-        for name, usable in libraries.items()
-        if not usable and not name.startswith(("libnvinfer", "libnvonnx"))
-    ]
-    cuda = nvidia.major_version(libraries, "libcudart") or "0"
+    libraries = [fact for fact in facts if fact.topic == "library"]
+    lacking = [fact.name for fact in libraries if not fact.usable]
+    missing = [name for name in lacking if not name.startswith(("libnvinfer", "libnvonnx"))]
+    cuda = nvidia.major_version([fact.name for fact in libraries], "libcudart") or "0"
     driver = find(facts, "gpu", "driver").value  # e.g. "CUDA 13.0"
     remedy = "pip install --upgrade 'vit-export[gpu]'"
     if int(cuda) > int(driver.removeprefix("CUDA ").partition(".")[0]):

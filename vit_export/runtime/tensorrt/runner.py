@@ -14,10 +14,9 @@ from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, Sidecar, batch_range
+from vit_export.artifact.engine_sidecar import Sidecar
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
-from vit_export.runner import fixed_batch
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
@@ -66,10 +65,7 @@ class TrtRunner:
         self._load = functools.partial(
             Plan.load, backend, self.path, self.sidecar, allow_host_code=allow_host_code
         )
-        fixed = fixed_batch(self.inputs[0]) or 1
-        self._profiles = [batch_range(profile) for profile in self.sidecar.profiles] or [
-            BatchRange(fixed, fixed, fixed)
-        ]
+        self._profiles = self.sidecar.batch_ranges
         self._lock = threading.Lock()
         self._of_thread = threading.local()  # `session`, freed when the thread ends
         with working_on(self.ordinal):

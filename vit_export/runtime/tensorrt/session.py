@@ -10,7 +10,7 @@ from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, batch_range
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError
 from vit_export.runtime.checks import with_batch
@@ -66,7 +66,7 @@ class Session:
         self._memory = device_memory(device)
         self._scratch: Any = None
         self._context = self._new_context()
-        largest = max((batch_range(p).max for p in plan.sidecar.profiles), default=1)
+        largest = max(batches.max for batches in plan.sidecar.batch_ranges)
         self._host = {
             spec.name: pinned_array(with_batch(spec.shape, largest), np.dtype(spec.dtype))
             for spec in (*self._inputs, *self._outputs)
