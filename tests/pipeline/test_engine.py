@@ -29,6 +29,7 @@ from vit_export.errors import (
 )
 from vit_export.gate.validate import Comparison
 from vit_export.pipeline import engine as engine_pipeline
+from vit_export.pipeline import quantize as quantize_pipeline
 from vit_export.pipeline.engine import build_engine, default_output, must_convert
 from vit_export.pipeline.export import ExportResult
 from vit_export.pipeline.quantize import quantize
@@ -383,7 +384,9 @@ def test_impossible_settings_are_refused_before_the_conversion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The conversion of a large model takes minutes."""
-    monkeypatch.setattr(engine_pipeline, "_converted", lambda *_: pytest.fail("it was converted"))
+    monkeypatch.setattr(
+        quantize_pipeline, "quantize", lambda *_, **__: pytest.fail("it was converted")
+    )
     with pytest.raises((EngineError, UsageError), match=complaint):
         build_engine(folder / "tiny.onnx", tmp_path / "x.engine", settings=settings(**fields))
 
