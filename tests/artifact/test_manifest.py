@@ -235,6 +235,7 @@ ODD_PREPARATIONS = [
     {"crop_pct": "0.9"}, {"crop_pct": None}, {"interpolation": 3}, {"color": None},
     {"crop_mode": ["center"]}, {"crop_mode": "middle"}, {"color": "BGR"}, {"crop_pct": 0},
     {"interpolation": "bicubik"}, {"color": "L"}, {"std": [0.5, 0.5, 0]},
+    {"mean": [], "std": [], "color": ""},
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vit_export.artifact.golden import Golden
+from vit_export.artifact.golden import Blocks, Golden, block_indices
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import TOLERANCES, tolerances_of
@@ -96,3 +96,14 @@ def test_the_error_ratio_is_that_of_the_strictest_limit():
     moved = values[::-1] + np.array([[0.0, 0.08], [0.0, 0.0]])
     assert result.add([1, 0], moved) == ""
     assert result.error_ratio == pytest.approx(2.0)  # a row moved by 0.08, and 0.04 is allowed
+
+
+@pytest.mark.parametrize("size", [256, 100, 2000])
+def test_a_block_of_another_size_cannot_be_compared(size):
+    """Even where it has as many elements as were kept of the block."""
+    values = np.ones((1, 2, 256))
+    kept = Blocks(names=("b",), indices=block_indices(1000)[None], values=values, e32=np.ones(1))
+    golden = Golden(inputs={"x": values[0]}, outputs={"y": values[0]}, e32={"y": 0.1}, blocks=kept)
+    result = Measured(references(golden, TOLERANCES["fp32"])["b"])
+    problem = result.add([0, 1], np.ones((2, size)))
+    assert ("has shape" in problem) is (size < 1000)

@@ -29,6 +29,7 @@ from vit_export.errors import (
 )
 from vit_export.gate.validate import Comparison
 from vit_export.pipeline import engine as engine_pipeline
+from vit_export.pipeline import quantize as quantize_pipeline
 from vit_export.pipeline.engine import build_engine, default_output, must_convert
 from vit_export.pipeline.export import ExportResult
 from vit_export.pipeline.quantize import quantize
@@ -175,9 +176,7 @@ def test_loading_an_engine_needs_the_gpu(folder: Path) -> None:
 
 
 def test_an_engine_runs_on_its_own_backend_only(folder: Path) -> None:
-    with pytest.raises(
-        ProviderError, match="is an engine of tensorrt-rtx, which nothing else runs"
-    ):
+    with pytest.raises(ProviderError, match="only tensorrt-rtx runs this engine"):
         load(folder / "tiny.fp16.engine", provider="cpu")
 
 
@@ -337,7 +336,9 @@ def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
         return config(backend, network, dataclasses.replace(stripped, strip=False), *others)
 
     monkeypatch.setattr(build, "_config", plain)  # stripping needs a real GPU
-    monkeypatch.setattr(plan, "_refit", lambda backend, engine, source: refitted.append(source))
+    monkeypatch.setattr(
+        plan, "_refit", lambda backend, engine, source, messages: refitted.append(source)
+    )
     found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reasons=())
     on_an_l4(lambda: found)
     engine = tmp_path / "x.engine"
@@ -383,7 +384,9 @@ def test_impossible_settings_are_refused_before_the_conversion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The conversion of a large model takes minutes."""
-    monkeypatch.setattr(engine_pipeline, "_converted", lambda *_: pytest.fail("it was converted"))
+    monkeypatch.setattr(
+        quantize_pipeline, "quantize", lambda *_, **__: pytest.fail("it was converted")
+    )
     with pytest.raises((EngineError, UsageError), match=complaint):
         build_engine(folder / "tiny.onnx", tmp_path / "x.engine", settings=settings(**fields))
 

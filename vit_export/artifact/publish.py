@@ -127,7 +127,7 @@ def pack_artifact(
 def publish_artifact(
     packed: OnnxFile, others: Collection[Path], manifest: Manifest, path: Path
 ) -> tuple[Path, ...]:
-    """Write the manifest into a measured artifact, move it and its files, and return them all."""
+    """Write the final manifest, move the artifact and `others` to their place; return all paths."""
     stamp(packed.path, manifest.metadata())
     made = [*packed.external_files, *others, packed.path]
     written = tuple(path.parent / file.name for file in made)

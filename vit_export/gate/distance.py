@@ -32,15 +32,6 @@ class Reference:
         """`max|y64|`."""
         return float(np.abs(self.values).max(initial=0))
 
-    def pick(self, output: Array) -> NDArray[np.float64]:
-        """Return the elements of an output (B, ...) that can be compared, float64 (B, K)."""
-        rows = output.reshape(len(output), -1)
-        if self.indices is not None:
-            if rows.shape[1] <= self.indices[-1]:
-                return np.full((len(rows), 0), np.nan)
-            rows = rows[:, self.indices]
-        return rows.astype(np.float64)
-
     def limits(self, distance: float, cosine: float, scale: float) -> list[tuple[float, float]]:
         """Return each error with the largest one allowed, rows excluded."""
         pairs = [(distance, self.tolerance), (abs(scale - 1), self.max_scale_error)]
@@ -104,10 +95,13 @@ class Measured:
             return (
                 f"gives {len(output)} rows: the model fixes its batch size (--batch N exports that)"
             )
-        picked = self.reference.pick(output)
-        expected = self.reference.values[list(samples)]
-        if picked.shape != expected.shape:
+        expected, kept = self.reference.values[list(samples)], self.reference.indices
+        rows = output.reshape(batch, -1)
+        if kept is not None:  # of a row that is too short, fewer are left
+            rows = rows[:, kept[kept < rows.shape[1]]]
+        if rows.shape != expected.shape:
             return f"has shape {output.shape}, which is not that of the torch model"
+        picked = rows.astype(np.float64)
         if not np.isfinite(output).all():
             count = int((~np.isfinite(output)).sum())
             self.by_batch[batch] = float("inf")

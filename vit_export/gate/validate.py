@@ -55,9 +55,6 @@ def compare(
     and image preparation are the artifact's own by default. `stage` is the name of the line in the
     certificate; `batches` rise, and are run where the batch size is dynamic; `trace` measures the
     encoder blocks even when the gate passes.
-
-    Raises:
-        ArtifactError: Golden file and artifact do not belong together.
     """
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)

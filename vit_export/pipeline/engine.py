@@ -115,7 +115,15 @@ def build_engine(
     with staging(path) as folder:
         graph = file
         if convert:
-            graph = _converted(file.path, folder, settings.precision, progress)
+            from vit_export.pipeline.quantize import quantize
+
+            narrow = QuantizeSettings(precision=settings.precision)
+            converted = (
+                folder / narrow.precision / f"{file.path.stem}.onnx"
+            )  # named like its source
+            converted.parent.mkdir()
+            quantize(file.path, converted, settings=narrow, progress=progress)
+            graph = OnnxFile.read(converted)
             manifest = check_source(graph)
         plan = folder / path.name
         built = build_plan(backend, graph, manifest, plan, settings, gpu=gpu, progress=progress)
@@ -196,16 +204,6 @@ def must_convert(manifest: Manifest, settings: EngineSettings, source: Path) -> 
 
 def _quantize_command(source: Path, precision: str, *others: str) -> str:
     return shlex.join(["vit-export", "quantize", str(source), "--precision", precision, *others])
-
-
-def _converted(source: Path, folder: Path, precision: str, progress: Progress) -> OnnxFile:
-    """Convert an fp32 artifact as `vit-export quantize` does, under the name of its source."""
-    from vit_export.pipeline.quantize import quantize
-
-    output = folder / precision / f"{source.stem}.onnx"
-    output.parent.mkdir()
-    settings = QuantizeSettings(precision=precision)
-    return OnnxFile.read(quantize(source, output, settings=settings, progress=progress).path)
 
 
 def _measured(plan: Path, sidecar: Sidecar, source: Path) -> tuple[Sidecar, Comparison]:

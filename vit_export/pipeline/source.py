@@ -69,14 +69,6 @@ def load_source(
         raise UsageError(f"{option} needs --weights FILE")
     if isinstance(source, nn.Module) and not isinstance(source, VisionTransformer):
         return _load_module(source, weights, settings)
-    return _load_vision_transformer(source, weights, settings)
-
-
-def _load_vision_transformer(
-    source: str | VisionTransformer | None,
-    weights: str | os.PathLike[str] | None,
-    settings: ExportSettings,
-) -> LoadedSource:
     labels, report = tuple(settings.labels), None
     activation: Activation = "softmax"
     if isinstance(source, VisionTransformer):
@@ -153,7 +145,22 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
 def _load_module(
     module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> LoadedSource:
-    _check_module_settings(weights, settings)
+    """Load a module; UsageError for settings that only a named variant can follow."""
+    for option, given, hint in (
+        ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
+        ("--weights", weights is not None, "load the weights of a module in its factory"),
+        ("--attention", settings.attention != "decomposed",
+         "call F.scaled_dot_product_attention in the module, and export with --opset 23"),
+        ("--outputs", tuple(settings.outputs) != (LOGITS,),
+         "a module is exported with the outputs it returns"),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(f"{option} is for named variants, not for a module", hint=hint)
+    if unknown := set(settings.overrides) - {"img_size", "in_chans"}:
+        raise UsageError(
+            f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
+            "be set, the size and channels of the images it takes"
+        )
     timm = _timm_config(module)
     channels, height, width = timm.get("input_size", (3, 224, 224))
     channels = parse_field("in_chans", settings.overrides.get("in_chans", channels), 3)
@@ -185,27 +192,6 @@ def _timm_config(module: nn.Module) -> Mapping[str, Any]:
         if isinstance(described, Mapping) and len(described.get("input_size") or ()) == 3:
             return described
     return {}
-
-
-def _check_module_settings(
-    weights: str | os.PathLike[str] | None, settings: ExportSettings
-) -> None:
-    """Raise UsageError for settings that only a named variant can follow."""
-    for option, given, hint in (
-        ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
-        ("--weights", weights is not None, "load the weights of a module in its factory"),
-        ("--attention", settings.attention != "decomposed",
-         "call F.scaled_dot_product_attention in the module, and export with --opset 23"),
-        ("--outputs", tuple(settings.outputs) != (LOGITS,),
-         "a module is exported with the outputs it returns"),
-    ):  # fmt: skip
-        if given:
-            raise UsageError(f"{option} is for named variants, not for a module", hint=hint)
-    if unknown := set(settings.overrides) - {"img_size", "in_chans"}:
-        raise UsageError(
-            f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
-            "be set, the size and channels of the images it takes"
-        )
 
 
 def _image_input(batch: int | None, channels: int, *image_hw: int | str) -> TensorSpec:

@@ -1,8 +1,4 @@
-"""Float64 reference outputs, and the errors of torch's own float32, float16 and bfloat16.
-
-An encoder block is converted to float64 only while it runs, so that one block at most is held
-twice; the conversion from float32 is exact.
-"""
+"""Float64 reference outputs, and the errors of torch's own float32, float16 and bfloat16."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +35,8 @@ def record(
 
     `inputs` (S, ...) stand in the order of the module's arguments; `images` (S, H, W, C) are those
     that they were made from. Where float16 or bfloat16 gives infinite values or NaN, their error is
-    infinite.
-
-    Raises:
-        GateError: The results are not finite, differ from call to call, or are too inexact.
-        ExportError: The module is not in float32, or fails in float64.
+    infinite; in float64 and float32 that is a GateError, as are results that change from call to
+    call or are too inexact.
     """
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     exact = _run(model, [to_float64(x) for x in tensors], progress, "float64", in_float64)

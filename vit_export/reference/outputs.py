@@ -19,11 +19,7 @@ OUTPUTS = (LOGITS, FEATURES, TOKENS)
 class Outputs(nn.Module):
     """A module whose forward returns a tuple: the outputs, then the results of its taps.
 
-    Args:
-        module: Any module that returns tensors.
-        names: Outputs to return, in order.
-        compute: Calls `module` and returns outputs by name.
-        taps: Inner modules whose results are returned as well, e.g. `"blocks.0"`.
+    Taps are inner modules, e.g. `"blocks.0"`; `compute` calls the module and names its outputs.
     """
 
     def __init__(
