@@ -15,8 +15,7 @@ def size_of(positions: int, num_prefix_tokens: int = 1, **sizes: Any) -> Any:
     """The size of a model with patches of 8 px."""
     return trained_size(
         torch.empty(1, positions, 8),
-        patch_size=8,
-        num_prefix_tokens=num_prefix_tokens,
+        {"patch_size": 8, "distilled": num_prefix_tokens == 2},
         sizes=sizes,
         source="x",
     )
@@ -44,7 +43,7 @@ def test_the_first_size_with_as_many_patches_is_taken_and_else_a_square(
 def test_there_is_no_size_without_positions() -> None:
     """Or with a class token only."""
     assert size_of(1) is None
-    assert trained_size(None, patch_size=8, num_prefix_tokens=1, sizes={}, source="x") is None
+    assert trained_size(None, {"patch_size": 8, "distilled": False}, sizes={}, source="x") is None
 
 
 @pytest.mark.parametrize("user", [None, 64, (40, 40)])

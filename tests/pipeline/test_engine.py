@@ -176,9 +176,7 @@ def test_loading_an_engine_needs_the_gpu(folder: Path) -> None:
 
 
 def test_an_engine_runs_on_its_own_backend_only(folder: Path) -> None:
-    with pytest.raises(
-        ProviderError, match="is an engine of tensorrt-rtx, which nothing else runs"
-    ):
+    with pytest.raises(ProviderError, match="only tensorrt-rtx runs this engine"):
         load(folder / "tiny.fp16.engine", provider="cpu")
 
 
@@ -338,7 +336,9 @@ def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
         return config(backend, network, dataclasses.replace(stripped, strip=False), *others)
 
     monkeypatch.setattr(build, "_config", plain)  # stripping needs a real GPU
-    monkeypatch.setattr(plan, "_refit", lambda backend, engine, source: refitted.append(source))
+    monkeypatch.setattr(
+        plan, "_refit", lambda backend, engine, source, messages: refitted.append(source)
+    )
     found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reasons=())
     on_an_l4(lambda: found)
     engine = tmp_path / "x.engine"

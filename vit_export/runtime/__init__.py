@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_export.artifact.labels import Labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import (
     ArtifactError,
@@ -29,16 +30,15 @@ from vit_export.errors import (
     UsageError,
     VitExportError,
 )
+from vit_export.runtime.onnxruntime.options import (
+    CudaOptions,
+    ProviderOptions,
+    TensorrtOptions,
+    TensorrtRtxOptions,
+)
 
 if TYPE_CHECKING:
-    from vit_export.artifact.labels import Labels
     from vit_export.runtime.model import Model
-    from vit_export.runtime.onnxruntime.options import (
-        CudaOptions,
-        ProviderOptions,
-        TensorrtOptions,
-        TensorrtRtxOptions,
-    )
     from vit_export.runtime.prediction import Prediction
 
 __all__ = [
@@ -61,22 +61,13 @@ __all__ = [
     "load_engine",
 ]
 
-_MODULES = {  # of names that are imported when they are first used
-    "Model": "vit_export.runtime.model",
-    "Prediction": "vit_export.runtime.prediction",
-    **dict.fromkeys(
-        ("CudaOptions", "TensorrtOptions", "TensorrtRtxOptions"),
-        "vit_export.runtime.onnxruntime.options",
-    ),
-}
-
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its module."""
-        if name not in _MODULES:
+        """Import a class whose module needs numpy, when it is first used."""
+        if name not in ("Model", "Prediction"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        return getattr(importlib.import_module("vit_export.runtime.model"), name)
 
 
 def load(
@@ -103,8 +94,7 @@ def load(
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
         ProviderError: The backend is not installed, or the requested provider is not active.
-        UsageError: Unknown provider, options that do not fit the provider or the model, or labels
-            that cannot be read.
+        UsageError: An argument does not fit the file or the others, or labels cannot be read.
         GateError, EngineError: As `load_engine`.
     """
     from vit_export.runtime.model import Model
@@ -145,13 +135,12 @@ def load_engine(
         path: The `.engine` file, with its sidecar.
         provider: `"auto"`, or the one that the engine was built for.
         device: Number of the GPU; by default the one that the calling thread uses.
-        rebuild: Build the engine again from its .onnx file if the TensorRT version or the GPU
-            differ.
+        rebuild: Build the engine again from its .onnx file if TensorRT's version or the GPU differ.
         trusted: Skip the golden check at first load.
         allow_host_code: Let a version-compatible engine run the code it contains, on the CPU and
             with the rights of this process.
-        preprocess: How images are prepared; by default as in the sidecar.
-        labels: Class names, as for `load`; by default those of the sidecar.
+        preprocess: As for `load`.
+        labels: As for `load`.
 
     Raises:
         ArtifactError: The engine, its sidecar or its golden file is missing or damaged.

@@ -1,9 +1,6 @@
-"""Checks of a runner's inputs, before a backend gets them.
+"""Checks of a runner's inputs, before a backend gets them; they raise InputError."""
 
-They raise `InputError`, whose message names the input, what was found and what was expected.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,16 +40,10 @@ def check_sizes(
                 )
 
 
-def check_names(specs: Sequence[TensorSpec], feeds: Mapping[str, Any]) -> None:
-    """Check that exactly the inputs of the graph are given."""
-    check_tensor_names("input", specs, feeds)
-    for spec in specs:
-        if spec.name not in feeds:
-            raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
-
-
-def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[str]) -> None:
-    """Check that the model has inputs or outputs of these names."""
+def check_names(
+    specs: Sequence[TensorSpec], names: Collection[str], *, kind: str = "input"
+) -> None:
+    """Check names of outputs, or that exactly the inputs of the graph are named."""
     known = [spec.name for spec in specs]
     for name in names:
         if name not in known:
@@ -60,36 +51,32 @@ def check_tensor_names(kind: str, specs: Sequence[TensorSpec], names: Iterable[s
                 f"unknown {kind} {name!r}{nearest(name, known)} (the model's {kind}s: "
                 f"{'; '.join(map(str, specs))})"
             )
+    for spec in specs:
+        if kind == "input" and spec.name not in names:
+            raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
 
 
 def check_array(spec: TensorSpec, array: Any) -> None:
     """Check an array's dtype, shape and that its values are finite."""
+    problem, hint = "", f"convert it with .astype('{spec.dtype}')"
     if not isinstance(array, np.ndarray):
-        raise InputError(
-            f"input {spec.name!r} is {with_article(type(array).__name__)}; expected a numpy "
-            f"array ({spec})"
+        problem, hint = (
+            f"is {with_article(type(array).__name__)}; expected a numpy array ({spec})",
+            "",
         )
-    convert = f"convert it with .astype('{spec.dtype}')"
-    if array.dtype.name != spec.dtype:
-        raise InputError(
-            f"input {spec.name!r} has dtype {array.dtype.name}, expected {spec.dtype}",
-            hint="classify() and embed() take images, and vit_export.images.prepare prepares them"
-            if array.dtype == np.uint8
-            else convert,
-        )
-    if not array.dtype.isnative:  # ONNX Runtime would read its bytes in the wrong order
-        raise InputError(
-            f"input {spec.name!r} is stored in the other byte order ({array.dtype.str})",
-            hint=convert,
-        )
-    if not spec.fits(array.shape):
-        raise InputError(
-            f"input {spec.name!r} has shape {array.shape}, expected "
-            f"({', '.join(map(str, spec.shape))})",
-            hint=_shape_hint(spec, array.shape),
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"input {spec.name!r} holds NaN or infinite values")
+    elif array.dtype.name != spec.dtype:
+        problem = f"has dtype {array.dtype.name}, expected {spec.dtype}"
+        if array.dtype == np.uint8:
+            hint = "classify() and embed() take images, and vit_export.images.prepare prepares them"
+    elif not array.dtype.isnative:  # ONNX Runtime would read its bytes in the wrong order
+        problem = f"is stored in the other byte order ({array.dtype.str})"
+    elif not spec.fits(array.shape):
+        problem = f"has shape {array.shape}, expected ({', '.join(map(str, spec.shape))})"
+        hint = _shape_hint(spec, array.shape)
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        problem, hint = "holds NaN or infinite values", ""
+    if problem:
+        raise InputError(f"input {spec.name!r} {problem}", hint=hint)
 
 
 def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:

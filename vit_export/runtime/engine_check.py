@@ -1,9 +1,8 @@
 """Open engines: rebuild one that does not fit this machine, measure one that was never measured.
 
 An engine that was built without its GPU has `passed: null` in its certificate. The first load on
-a GPU measures it against the golden file. The sidecar then records the plan that passed, the GPU
-and the TensorRT version; where the sidecar cannot be written, this process remembers them. An
-engine that was measured where it was built is measured again on another GPU or version.
+a GPU measures it against the golden file, and the sidecar records the plan that passed, the GPU
+and the TensorRT version. Another GPU or version measures again.
 """
 
 import contextlib
@@ -18,8 +17,6 @@ from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.plan import IncompatibleEngineError, find_source
 from vit_export.runtime.tensorrt.runner import TrtRunner
-
-COMMAND_LINE = "vit_export.cli.main"  # module of the command that rebuilds an engine
 
 _passed_in_this_process: set[Check] = set()
 
@@ -38,17 +35,15 @@ def open_engine(
             raise
         rebuild_engine(path)
         runner = TrtRunner(path, **options)
-    with contextlib.ExitStack() as on_error:
-        on_error.callback(runner.release)
-        check = Check(
-            gpu=runner.gpu,
-            plan_sha256=runner.sidecar.plan_sha256,
-            version=load_backend(runner.provider).version,
-        )
+    version = load_backend(runner.provider).version
+    check = Check(gpu=runner.gpu, plan_sha256=runner.sidecar.plan_sha256, version=version)
+    try:
         if not trusted and needs_check(runner.sidecar, check):
             measure(runner).raise_for_failure()
             remember(path, check)
-        on_error.pop_all()
+    except BaseException:
+        runner.release()
+        raise
     return runner
 
 
@@ -56,7 +51,7 @@ def rebuild_engine(path: Path) -> None:
     """Build an engine again for this GPU, in a process that imports what a device does without."""
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
-    build = run_module(COMMAND_LINE, *sidecar.rebuild_arguments(path))
+    build = run_module("vit_export.cli.main", *sidecar.rebuild_arguments(path))
     if build.returncode:
         _, _, error = build.stderr.strip().rpartition("Error: ")
         reason, _, hint = error.partition("\nhint: ")
@@ -90,7 +85,6 @@ def remember(path: Path, passed: Check) -> None:
     """Record that a plan passed on a GPU: in its sidecar, or in this process."""
     _passed_in_this_process.add(passed)
     sidecar = Sidecar.read(path)  # another process may have added a check, or replaced the engine
-    if sidecar.plan_sha256 != passed.plan_sha256 or passed in sidecar.checks:
-        return
-    with contextlib.suppress(OSError):  # on a read-only device each process measures once
-        sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))
+    if sidecar.plan_sha256 == passed.plan_sha256 and passed not in sidecar.checks:
+        with contextlib.suppress(OSError):  # on a read-only device each process measures once
+            sidecar.replace(checks=(*sidecar.checks, passed)).write(sidecar_path(path))

@@ -188,16 +188,22 @@ class Model:
         self, images: Images, runner: Runner, output: str
     ) -> Iterator[NDArray[Any] | ImageError]:
         """Prepare and run images in batches; yield the output's row of each, or its error."""
-        preprocess, spec = self._needed_preprocess(), runner.inputs[0]
-        prepared = (_prepare(image, preprocess) for image in iterate_images(images))
-        index = 0
+        if (preprocess := self.preprocess) is None:
+            raise ArtifactError(
+                f"{runner.path.name}: has no image preparation (no vit-export manifest)",
+                hint="give --mean, --std, --crop-pct and --interpolation, or load(..., "
+                "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
+                "vit-export",
+            )
+        spec = runner.inputs[0]
+        prepared = enumerate(_prepare(image, preprocess) for image in iterate_images(images))
         while batch := list(islice(prepared, batch_size(runner, MAX_BATCH))):
             rows: Iterator[NDArray[Any]] = iter(())
-            if readable := [item for _, item in batch if not isinstance(item, ImageError)]:
+            if readable := [item for _, (_, item) in batch if not isinstance(item, ImageError)]:
                 self._check_open()
                 pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
                 rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
-            for name, item in batch:
+            for index, (name, item) in batch:
                 if isinstance(item, ImageError):
                     yield item
                 elif np.isfinite(row := next(rows)).all():
@@ -209,7 +215,6 @@ class Model:
                         hint="measure it on this provider: vit-export validate "
                         f"{runner.path} --provider {self.provider}",
                     )
-                index += 1
 
     @staticmethod
     def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
@@ -250,22 +255,11 @@ class Model:
             raise ArtifactError(
                 f"{self.runner.path.name}: its first output ({output}) is not logits (batch, "
                 "classes)",
-                hint="export it with --outputs logits to classify, or call the model for its "
-                "outputs",
+                hint="export it with --outputs logits, or call the model for its outputs",
             )
         classes = output.shape[1]
         if self.labels and isinstance(classes, int) and len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
-
-    def _needed_preprocess(self) -> Preprocess:
-        if self.preprocess is None:
-            raise ArtifactError(
-                f"{self.runner.path.name}: has no image preparation (no vit-export manifest)",
-                hint="give --mean, --std, --crop-pct and --interpolation, or load(..., "
-                "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
-                "vit-export",
-            )
-        return self.preprocess
 
 
 def _prepare(image: ImageSource, preprocess: Preprocess) -> tuple[str, Pixels | ImageError]:

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from vit_export.artifact import publish
 from vit_export.cli.main import main
 
 QUICK = ("--rounds", "2", "--min-time", "0.02", "--warmup", "0")
@@ -93,7 +92,7 @@ def test_a_picture_that_cannot_be_written_costs_no_row(tiny_export, tmp_path, mo
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     result = call(tiny_export.path, "--plot", tmp_path / "out.png", *QUICK, "--json")
     assert result.exit_code == 1
     data = last_json(result)

@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 from PIL import Image
 
-from vit_export.artifact import publish
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.cli.main import main
@@ -161,7 +160,7 @@ def test_a_picture_that_was_asked_for_by_name_and_failed_is_a_failure(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     result = call("validate", artifact, "--golden", tiny_export.golden, *arguments, "--json")
     assert result.exit_code == status, result.output
     data = last_json(result)

@@ -18,8 +18,8 @@ from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.errors import InputError, ProviderError
 from vit_export.runtime.tensorrt import runner
 from vit_export.runtime.tensorrt.cuda import to_host
-from vit_export.runtime.tensorrt.runner import CUDA, Chunk, TrtRunner, split
-from vit_export.runtime.tensorrt.session import MAX_GRAPHS
+from vit_export.runtime.tensorrt.runner import CUDA, TrtRunner
+from vit_export.runtime.tensorrt.session import MAX_GRAPHS, Chunk, split
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
 LOGITS = X.reshape(8, -1).sum(axis=1, keepdims=True) + np.arange(10, dtype=np.float32)

@@ -1,9 +1,8 @@
 """Record a run as a CUDA graph, once for each batch size, and replay it from fixed buffers.
 
-A replay launches the recorded kernels with the recorded addresses. So each batch size has its own
-input and output buffers, and its own graph under the run option `gpu_graph_id` (ONNX Runtime,
-"CUDA Execution Provider", CUDA graphs). On the CPU nothing is recorded, and the same code runs
-the model from the same buffers, which is how it is tested without a GPU.
+Each batch size has its own buffers, and its own graph under the run option `gpu_graph_id` (ONNX
+Runtime, "CUDA Execution Provider", CUDA graphs). On the CPU nothing is recorded, and the same code
+runs the model from the same buffers, which is how it is tested without a GPU.
 """
 
 import threading
@@ -15,7 +14,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-GRAPH_ID = "gpu_graph_id"
 NOT_RECORDED = -1  # graph number of a run that is neither recorded nor replayed
 
 
@@ -52,11 +50,8 @@ class RecordedRuns:
             return {name: value.numpy().copy() for name, value in recorded.outputs.items()}
 
     def _prepare(self, feeds: Mapping[str, NDArray[Any]]) -> _Recorded:
-        """Run once without recording; its outputs are the buffers of all later runs.
-
-        The caller's arrays are copied: in host memory an OrtValue shares the array's memory, into
-        which the next run would write.
-        """
+        """Run once without recording; its outputs are the buffers of all later runs."""
+        # copied: in host memory an OrtValue shares the array's memory, and later runs write to it
         inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
             for name, array in feeds.items()
@@ -76,5 +71,5 @@ class RecordedRuns:
 
 def _run_options(graph_id: int) -> Any:
     options = ort.RunOptions()
-    options.add_run_config_entry(GRAPH_ID, str(graph_id))
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options

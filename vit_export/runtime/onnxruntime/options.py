@@ -17,7 +17,6 @@ Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
 
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"  # "0": no NVIDIA library uses TF32
-DRIVER = "libcuda.so"  # loaded by everything that uses CUDA
 MAPPED_FILES = Path("/proc/self/maps")  # on Linux, the libraries that this process has loaded
 
 
@@ -26,8 +25,9 @@ class _Options:
     device_id: int = 0
 
     def __post_init__(self) -> None:
-        if self.device_id < 0:  # a list would count it from its end
-            raise UsageError(f"device_id={self.device_id}: expected 0 or more")
+        for name, least in (("device_id", 0), ("memory_limit_bytes", 1)):
+            if (value := getattr(self, name, None)) is not None and value < least:
+                raise UsageError(f"{name}={value}: expected {least} or more")
 
     def session_entries(self) -> dict[str, str]:  # of the session's configuration
         return {}
@@ -50,11 +50,6 @@ class CudaOptions(_Options):
     tf32: bool = False
     cuda_graph: bool = False
     memory_limit_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory_limit_bytes is not None and self.memory_limit_bytes < 1:
-            raise UsageError(f"memory_limit_bytes={self.memory_limit_bytes}: expected 1 or more")
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
         options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
@@ -101,12 +96,10 @@ class EngineOptions(_Options):
         if self.profile is None:
             return {}
         for spec in file.inputs:
-            if not spec.shape or not isinstance(spec.shape[0], str):
-                raise UsageError(f"profile={self.profile}: the batch of {spec} is fixed")
-            if len(spec.dynamic) > 1:
+            if spec.dynamic != spec.shape[:1]:
                 raise UsageError(
-                    f"profile={self.profile}: a profile gives batch sizes only, and more than the "
-                    f"batch is dynamic in {spec}"
+                    f"profile={self.profile}: a profile gives batch sizes, so it needs an input "
+                    f"whose batch alone is dynamic, unlike {spec}"
                 )
         return {
             f"{prefix}_profile_{which}_shapes": ",".join(
@@ -213,12 +206,9 @@ def _make_folder(option: str, folder: Path) -> str:
 
 
 def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
-    """Return the provider that options belong to, or the default options of a provider.
-
-    `"cpu"` has no options; neither has `"auto"`, which tries several providers.
-    """
+    """Return the provider that options belong to, or the default options of a provider."""
     if options is None:
-        return provider, DEFAULTS.get(provider)
+        return provider, DEFAULTS.get(provider)  # "cpu" and "auto" have none
     if provider not in ("auto", options.provider):
         raise UsageError(
             f"{type(options).__name__} is for provider {options.provider!r}, but the provider is "
@@ -229,14 +219,11 @@ def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, Provid
 
 def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) -> None:
     """Check that a batch is in the engine's profile; the provider would build another engine."""
-    if profile is None:
-        return
-    smallest, _, largest = profile
     for name, (size, *_) in shapes.items():
-        if not smallest <= size <= largest:
+        if profile is not None and not profile[0] <= size <= profile[2]:
             raise InputError(
-                f"input {name!r} holds {size} images; the engine is built for {smallest} to "
-                f"{largest} (profile={profile})"
+                f"input {name!r} holds {size} images; the engine is built for {profile[0]} to "
+                f"{profile[2]} (profile={profile})"
             )
 
 
@@ -268,4 +255,4 @@ def disable_tf32(provider: str, precision: str) -> None:
 
 def cuda_is_loaded() -> bool:
     """Whether this process has loaded NVIDIA's driver library; False where that is unknown."""
-    return MAPPED_FILES.is_file() and DRIVER in MAPPED_FILES.read_text(errors="replace")
+    return MAPPED_FILES.is_file() and "libcuda.so" in MAPPED_FILES.read_text(errors="replace")

@@ -1,8 +1,7 @@
 """ONNX Runtime's execution providers: which are usable, which really run, and why one fails.
 
-TensorRT-RTX comes as a plugin in a wheel of its own, `onnxruntime-ep-nv-tensorrt-rtx`, which works
-with either wheel of ONNX Runtime from 1.24 on. Importing the plugin loads its libraries, so that
-happens only when the provider is requested.
+TensorRT-RTX is a plugin in a wheel of its own, for either wheel of ONNX Runtime from 1.24 on.
+Importing it loads its libraries, so that happens only when the provider is requested.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ PROVIDERS = {
 }
 PLUGINS = ("tensorrt-rtx",)  # providers that are not part of a wheel of ONNX Runtime
 AUTO = ("cuda", "cpu")  # best first; TensorRT builds an engine for minutes, so it is left out
-ON_DEVICE = {"cuda": "cuda", "tensorrt": "cuda"}  # memory of a run's tensors; others: host
+ON_DEVICE = ("cuda", "tensorrt")  # a run's tensors are on the GPU, with others in host memory
 MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their results are always in host memory
 GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
@@ -44,8 +43,7 @@ BACKEND_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
-FATAL_ONLY = 4  # ONNX Runtime's logging severities
-WARNINGS = 2
+FATAL_ONLY = 4  # ONNX Runtime's logging severity
 RTX_GPUS = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h
 _registering = threading.Lock()
 _SOURCE_LINE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
@@ -111,12 +109,11 @@ def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -
 @functools.cache
 def cause(provider: str) -> str:
     """Return why a provider does not start, in parentheses; empty where that is unknown."""
-    reasons = []
-    if provider not in PLUGINS:
-        reasons.append(run_probe(probe_provider, PROVIDERS[provider]).get("error", ""))
-    if provider == "tensorrt" and (conflict := tensorrt_conflict()):
-        reasons.append(": ".join(conflict))
-    text = "; ".join(filter(None, reasons))
+    if provider in PLUGINS:
+        return ""
+    error = run_probe(probe_provider, PROVIDERS[provider]).get("error", "")
+    conflict = tensorrt_conflict() if provider == "tensorrt" else None
+    text = "; ".join(filter(None, (error, ": ".join(conflict or ()))))
     return f" ({text})" if text else ""
 
 
@@ -134,7 +131,7 @@ def quiet() -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        ort.set_default_logger_severity(WARNINGS)  # ONNX Runtime's own default
+        ort.set_default_logger_severity(2)  # warnings: ONNX Runtime's own default
 
 
 def rtx_devices() -> list[Any]:
@@ -160,8 +157,7 @@ def rtx_devices() -> list[Any]:
 
 
 def _registered_devices() -> list[Any]:
-    name = PROVIDERS["tensorrt-rtx"]
-    return [device for device in ort.get_ep_devices() if device.ep_name == name]
+    return [gpu for gpu in ort.get_ep_devices() if gpu.ep_name == PROVIDERS["tensorrt-rtx"]]
 
 
 def _register_rtx() -> list[Any]:

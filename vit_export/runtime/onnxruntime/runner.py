@@ -52,11 +52,6 @@ class OrtRunner:
 
     Arguments and errors are those of `vit_export.runtime.load`, and OutputError where a context
     file or a cache cannot be written. `expose` names inner tensors to return as well.
-
-    Attributes:
-        provider: The provider that really runs the model.
-        options: Its options; `None` for the CPU.
-        rejected: Providers that `"auto"` tried before, with the reason why not.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class OrtRunner:
         self.file.check_external_data()
         self.manifest = self.file.manifest
         self._patch_size = self.manifest.config.get("patch_size", 1) if self.manifest else 1
-        self.rejected: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}  # providers that `"auto"` tried, with the reason
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
         request = SessionRequest(
@@ -87,9 +82,10 @@ class OrtRunner:
         self._request, session = self._open(request)
         self._open_session: ort.InferenceSession | None = session
         self.provider, self.options = self._request.provider, self._request.options
-        self._device = ("cpu", 0)  # on which a run's tensors are
+        self._request = replace(self._request, options=without_context_file(self.options))
+        self._device = ("cpu", 0)
         if self.options is not None and self.provider in ON_DEVICE:
-            self._device = ON_DEVICE[self.provider], self.options.device_id
+            self._device = ("cuda", self.options.device_id)
         self._records_graphs = isinstance(self.options, CudaOptions) and self.options.cuda_graph
         self.profile = self.options.profile if isinstance(self.options, EngineOptions) else None
         self.inputs = self.file.inputs
@@ -99,24 +95,22 @@ class OrtRunner:
 
     def _open(self, request: SessionRequest) -> tuple[SessionRequest, ort.InferenceSession]:
         """Create a session; for `"auto"`, of the best provider that really runs the model."""
-        if request.provider != "auto":
-            return request, create_session(request)
-        *candidates, last = AUTO
-        for provider in filter(worth_trying, candidates):
-            candidate = replace(request, provider=provider, options=DEFAULTS[provider])
-            try:
-                return candidate, create_session(candidate)
-            except ProviderError as error:
-                self.rejected[provider] = error.message
-        request = replace(request, provider=last)
+        if request.provider == "auto":
+            *candidates, last = AUTO
+            for provider in filter(worth_trying, candidates):
+                candidate = replace(request, provider=provider, options=DEFAULTS[provider])
+                try:
+                    return candidate, create_session(candidate)
+                except ProviderError as error:
+                    self.rejected[provider] = error.message
+            request = replace(request, provider=last)
         return request, create_session(request)
 
     @property
     def _session(self) -> ort.InferenceSession:
         with self._lock:
             if self._open_session is None:
-                options = without_context_file(self.options)
-                self._open_session = create_session(replace(self._request, options=options))
+                self._open_session = create_session(self._request)
             return self._open_session
 
     def release(self) -> None:
@@ -133,21 +127,13 @@ class OrtRunner:
         return OrtRunner(
             self.path,
             provider=self.provider,
-            options=without_context_file(self.options),
+            options=self._request.options,
             expose=names,
             threads=self._request.threads,
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output.
-
-        Args:
-            feeds: For each input a numpy array, or a tensor that supports DLPack, e.g. a torch
-                CUDA tensor, which is not copied.
-
-        Raises:
-            InputError: A wrong name, dtype or shape, or a batch outside the engine's profile.
-        """
+        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied."""
         from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
         if not self._records_graphs and (self.provider in ON_DEVICE or not from_host):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
@@ -169,12 +155,8 @@ class OrtRunner:
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
         """Compute every output in the memory of the provider's device, from the feeds of `run`.
 
-        Returns:
-            OrtValues by output name; `torch.from_dlpack(value)` converts one without a copy.
-
-        Raises:
-            InputError: As for `run`, but only numpy arrays are checked for NaN and infinity.
-            UsageError: The runner replays CUDA graphs.
+        Only numpy arrays are checked for NaN and infinity. `torch.from_dlpack` converts a result
+        without a copy.
         """
         if self._records_graphs:
             raise UsageError(
@@ -199,7 +181,6 @@ class OrtRunner:
 
     @contextlib.contextmanager
     def _named_failures(self) -> Iterator[None]:
-        """Raise ArtifactError, which names the file, for an error of the backend."""
         try:
             yield
         except BACKEND_ERRORS as error:

@@ -53,19 +53,14 @@ def create_session(request: SessionRequest) -> ort.InferenceSession:
     with staging(path) as stage:
         staged = stage / path.name
         session = _checked_session(replace(request, options=replace(options, ep_context=staged)))
-        add_manifest(staged, file, request.provider)
+        if not staged.is_file():
+            raise ProviderError(
+                f"provider {request.provider!r} built its engine but did not write {path.name}, "
+                "the file of ep_context"
+            )
+        stamp(staged, file.metadata)  # so that images can be prepared for it
         publish([staged], path.parent)
     return session
-
-
-def add_manifest(context_file: Path, file: OnnxFile, provider: str) -> None:
-    """Add the model's manifest to its context file, so that images can be prepared for it."""
-    if not context_file.is_file():
-        raise ProviderError(
-            f"provider {provider!r} built its engine but did not write {context_file.name}, "
-            "the file of ep_context"
-        )
-    stamp(context_file, file.metadata)
 
 
 def _checked_session(request: SessionRequest) -> ort.InferenceSession:

@@ -1,7 +1,6 @@
 """Backends: the modules `tensorrt` and `tensorrt_rtx`, which have one API.
 
-TensorRT reports errors through its logger, and keeps the first logger of a process for good. So
-each module has one logger, and a caller collects its messages while it calls TensorRT.
+TensorRT reports errors through its logger, and keeps the first logger of a process for good.
 """
 
 import contextlib
@@ -22,7 +21,6 @@ DTYPES = {  # names of TensorRT's DataType -> numpy's
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32",
     "INT64": "int64", "UINT8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-SHOWN_LINES = 3  # of TensorRT's messages, in an error
 
 
 @dataclass
@@ -33,9 +31,9 @@ class Messages:
     warnings: list[str] = field(default_factory=list)
 
     def reason(self) -> str:
-        """Return the first errors on one line; later ones mostly follow from them."""
+        """Return the first three errors on one line; later ones mostly follow from them."""
         lines = [" ".join(line.split()) for line in dict.fromkeys(self.errors)]
-        return "; ".join(lines[:SHOWN_LINES]) or "TensorRT gave no reason"
+        return "; ".join(lines[:3]) or "TensorRT gave no reason"
 
 
 @dataclass(frozen=True, kw_only=True)

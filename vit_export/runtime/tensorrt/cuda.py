@@ -41,15 +41,11 @@ def named_failures() -> Iterator[None]:
 
 @named_failures()
 def current_gpu(ordinal: int | None = None) -> Gpu | None:
-    """Return a GPU, by default the one that this thread uses; `None` on a machine without one.
-
-    Raises:
-        ProviderError: A GPU does not answer, or its driver is too old.
-        UsageError: There are GPUs, but not so many.
-    """
+    """Return a GPU, by default the one that this thread uses; `None` on a machine without one."""
     status, count = cudart.cudaGetDeviceCount()
-    if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
-        _check_driver_not_too_old()
+    if status == cudart.cudaError_t.cudaErrorInsufficientDriver:  # also where there is no driver
+        if driver := handle_return(cudart.cudaDriverGetVersion()):
+            raise _too_old(driver, handle_return(cudart.cudaRuntimeGetVersion()))
         return None
     if status == cudart.cudaError_t.cudaErrorNoDevice or handle_return((status, count)) == 0:
         return None
@@ -63,15 +59,10 @@ def current_gpu(ordinal: int | None = None) -> Gpu | None:
     )
 
 
-def _check_driver_not_too_old() -> None:
-    """Raise ProviderError where there is a driver: CUDA's status is the same without one."""
-    driver = handle_return(cudart.cudaDriverGetVersion())
-    runtime = handle_return(cudart.cudaRuntimeGetVersion())
-    if not driver:
-        return
+def _too_old(driver: int, runtime: int) -> ProviderError:
     major = driver // 1000
     older = f", or install packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
-    raise ProviderError(
+    return ProviderError(
         f"the NVIDIA driver here supports CUDA {_version_text(driver)} at most, and cuda-bindings "
         f"needs CUDA {_version_text(runtime)}",
         hint=f"update the driver{older if major >= OLDEST_CUDA else ''}; see: vit-export doctor",
@@ -85,11 +76,7 @@ def _version_text(version: int) -> str:
 
 @contextlib.contextmanager
 def working_on(ordinal: int) -> Iterator[None]:
-    """Use a GPU in this thread inside the context, and the previous one afterwards.
-
-    Raises:
-        ProviderError: CUDA fails inside the context.
-    """
+    """Use a GPU in this thread inside the context, and the previous one afterwards."""
     with named_failures():
         before = Device()
         Device(ordinal).set_current()
@@ -100,11 +87,8 @@ def working_on(ordinal: int) -> Iterator[None]:
 
 
 def device_memory(device: Device) -> Any:
-    """Return an allocator of memory on a GPU, which gives freed memory back to the driver.
-
-    `Device.memory_resource` would keep it in the process, where the GPU has memory pools.
-    """
-    if device.properties.memory_pools_supported:
+    """Return an allocator of memory on a GPU, which gives freed memory back to the driver."""
+    if device.properties.memory_pools_supported:  # that of `memory_resource` keeps freed memory
         return DeviceMemoryResource(device, DeviceMemoryResourceOptions())
     return device.memory_resource
 

@@ -11,9 +11,7 @@ from packaging.version import InvalidVersion, Version
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
-from vit_export.runtime.tensorrt.backend import Backend, tensor_spec, without_names
-
-AMPERE = Version("8.0")  # the oldest compute capability of an "ampere-plus" engine
+from vit_export.runtime.tensorrt.backend import Backend, Messages, tensor_spec, without_names
 
 
 class IncompatibleEngineError(ProviderError):
@@ -50,7 +48,7 @@ def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
     built = ""
     compatibility = sidecar.options.get("hardware_compatibility", "none")
     if compatibility == "ampere-plus":
-        if Version(gpu.compute_capability) < AMPERE:
+        if Version(gpu.compute_capability) < Version("8.0"):
             built = "for compute capability 8.0 and newer"
     elif gpu.compute_capability not in sidecar.compute_capabilities:
         built = f"for compute capability {', '.join(sidecar.compute_capabilities)}"
@@ -75,9 +73,8 @@ def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None
     """Check that an engine can run here, and return the GPU."""
     if gpu is None:
         raise ProviderError(
-            f"{path.name}: there is no NVIDIA GPU here (or no driver), and an engine runs on "
-            f"nothing else; it was built for compute capability "
-            f"{', '.join(sidecar.compute_capabilities)}",
+            f"{path.name}: there is no NVIDIA GPU here (or no driver), and the engine was built "
+            f"for compute capability {', '.join(sidecar.compute_capabilities)}",
             hint=f"run {sidecar.source_path(path)} with --provider cpu, or see: vit-export doctor",
         )
     if why := incompatibility(sidecar, version, gpu):
@@ -137,7 +134,7 @@ class Plan:
                     hint=f"rebuild it: {sidecar.rebuild_command(path)}",
                 )
             if sidecar.options.get("strip"):
-                _refit(backend, engine, find_source(path, sidecar))
+                _refit(backend, engine, find_source(path, sidecar), messages)
             if sidecar.options.get("weight_streaming"):
                 engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
         plan = cls(backend=backend, runtime=runtime, engine=engine, sidecar=sidecar)
@@ -167,13 +164,12 @@ class Plan:
             )
 
 
-def _refit(backend: Backend, engine: Any, source: Path) -> None:
+def _refit(backend: Backend, engine: Any, source: Path, messages: Messages) -> None:
     """Load the weights of a stripped engine from the .onnx file that it was built from."""
     refitter = backend.trt.Refitter(engine, backend.logger)
     parser = backend.trt.OnnxParserRefitter(refitter, backend.logger)
-    with backend.collect_messages() as messages:
-        if not parser.refit_from_file(str(source)) or not refitter.refit_cuda_engine():
-            raise ArtifactError(
-                f"{source}: {backend.name} cannot load the engine's weights from it: "
-                f"{messages.reason()}"
-            )
+    if not parser.refit_from_file(str(source)) or not refitter.refit_cuda_engine():
+        raise ArtifactError(
+            f"{source}: {backend.name} cannot load the engine's weights from it: "
+            f"{messages.reason()}"
+        )

@@ -1,68 +1,29 @@
-"""Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU.
-
-Needs `tensorrt` (or `tensorrt_rtx`) and `cuda-core`; neither torch nor onnx.
-"""
+"""Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU."""
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import BatchRange, Sidecar
+from vit_export.artifact.engine_sidecar import Sidecar
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
-from vit_export.runtime.checks import (
-    check_feeds,
-    check_names,
-    check_sizes,
-    check_tensor_names,
-    with_batch,
-)
+from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
 from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
-from vit_export.runtime.tensorrt.session import Session
+from vit_export.runtime.tensorrt.session import Session, split
 
 CUDA = 2  # DLPack's kDLCUDA
-
-
-class Chunk(NamedTuple):
-    """Rows of a batch that run together."""
-
-    start: int  # first row
-    rows: int
-    batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
-    profile: int  # index of the optimization profile
-
-
-def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
-    """Split a batch into chunks that the profiles accept: largest ones, and the rest.
-
-    A chunk is padded as little as possible, and runs in the profile with the nearest `opt`.
-    """
-    chunks = []
-    largest = max(batch.max for batch in profiles)
-    for start in range(0, rows, largest):
-        given = min(rows - start, largest)
-        _, _, best = min(
-            (max(batch.min - given, 0), abs(batch.opt - given), index)
-            for index, batch in enumerate(profiles)
-            if batch.max >= given
-        )
-        chunks.append(Chunk(start, given, max(given, profiles[best].min), best))
-    return chunks
-
-
-class _ThreadState(threading.local):
-    session: Session | None = None  # of each thread; freed when the thread ends
 
 
 class TrtRunner:
@@ -89,74 +50,62 @@ class TrtRunner:
         check_plan_file(self.path, self.sidecar)
         if provider not in ("auto", self.sidecar.backend):
             raise ProviderError(
-                f"{self.path.name}: is an engine of {self.sidecar.backend}, which nothing else "
-                "runs",
+                f"{self.path.name}: only {self.sidecar.backend} runs this engine",
                 hint=f"leave out --provider {provider}",
             )
-        self._backend = load_backend(self.sidecar.backend)
+        backend = load_backend(self.sidecar.backend)
         gpu = current_gpu(device)
-        self.gpu = check_compatible(self.path, self.sidecar, self._backend.version, gpu)
+        self.gpu = check_compatible(self.path, self.sidecar, backend.version, gpu)
         self.ordinal: int = Device(device).device_id  # of the GPU that every thread uses
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
-        self._allow_host_code, self._cuda_graphs = allow_host_code, cuda_graphs
+        self._cuda_graphs = cuda_graphs
+        self._load = functools.partial(
+            Plan.load, backend, self.path, self.sidecar, allow_host_code=allow_host_code
+        )
         self._profiles = self.sidecar.batch_ranges
         self._lock = threading.Lock()
-        self._thread_state = _ThreadState()
-        self._plan: Plan | None = None
+        self._of_thread = threading.local()  # `session`, freed when the thread ends
         with working_on(self.ordinal):
-            self._loaded_plan()
-
-    def _loaded_plan(self) -> Plan:
-        """Return the plan, loaded again after a release."""
-        if self._plan is None:
-            self._plan = Plan.load(
-                self._backend, self.path, self.sidecar, allow_host_code=self._allow_host_code
-            )
-        return self._plan
+            self._plan: Plan | None = self._load()
 
     def _session(self) -> Session:
         with self._lock:
-            if self._thread_state.session is None:
-                plan = self._loaded_plan()
-                self._thread_state.session = Session(plan, cuda_graphs=self._cuda_graphs)
-            return self._thread_state.session
+            session: Session | None = getattr(self._of_thread, "session", None)
+            if session is None:
+                self._plan = self._plan or self._load()  # again after a release
+                session = Session(self._plan, cuda_graphs=self._cuda_graphs)
+                self._of_thread.session = session
+            return session
 
     @property
     def engine(self) -> Any:
         """TensorRT's own `ICudaEngine`."""
         with self._lock, working_on(self.ordinal):
-            return self._loaded_plan().engine
+            self._plan = self._plan or self._load()
+            return self._plan.engine
 
     def release(self) -> None:
-        """Free the engine and all its memory on the GPU; the next run loads it again.
-
-        What another thread is running is freed when that run ends.
-        """
+        """Free the engine and its memory on the GPU, of a running thread when its run ends."""
         with self._lock, working_on(self.ordinal):
             self._plan = None
-            self._thread_state = _ThreadState()  # the old one holds the sessions of all threads
+            self._of_thread = threading.local()  # the old one holds the sessions of all threads
 
     def has_tensor(self, name: str) -> bool:
         """Return whether the engine has an output of that name; inner tensors are fused away."""
         return any(spec.name == name for spec in self.outputs)
 
     def expose(self, names: Collection[str]) -> TrtRunner:
-        """Return this runner, if the tensors are outputs already."""
         if missing := [name for name in names if not self.has_tensor(name)]:
             raise ArtifactError(f"{self.path.name}: an engine has no inner tensor {missing[0]!r}")
         return self
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output; batches that no profile accepts are split or padded with zeros.
+        """Compute every output from numpy arrays, or from CUDA tensors that support DLPack.
 
-        Args:
-            feeds: For each input a numpy array, or a CUDA tensor that supports DLPack.
-
-        Raises:
-            InputError: A wrong name, dtype or shape.
+        Batches of arrays that no profile accepts are split or padded with zeros.
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             return {name: to_host(x) for name, x in self.run_on_device(feeds).items()}
@@ -164,71 +113,52 @@ class TrtRunner:
         chunks = split(len(feeds[self.inputs[0].name]), self._profiles)
         with working_on(self.ordinal):
             session = self._session()
-            parts = [
-                session.run(self._rows(feeds, chunk), batch=chunk.batch, profile=chunk.profile)
-                for chunk in chunks
-            ]
+            parts = [session.run(feeds, chunk) for chunk in chunks]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _rows(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
-        """Return the rows of a chunk, and inputs without a batch dimension whole."""
-        rows = slice(chunk.start, chunk.start + chunk.rows)
-        return {s.name: feeds[s.name][rows] if s.dynamic else feeds[s.name] for s in self.inputs}
-
     def run_on_device(
         self, feeds: Mapping[str, Any], *, out: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Compute every output and leave it on the GPU.
+        """Compute every output and leave it on the GPU, without a copy.
 
         Where all inputs and outputs have the addresses of an earlier call, a CUDA graph is
         replayed.
 
         Args:
-            feeds: For each input a CUDA tensor that supports DLPack; it is read without a copy.
+            feeds: CUDA tensors that support DLPack, of a batch that a profile accepts.
             out: CUDA tensors to write outputs to, of exactly their shapes in this run; other
                 outputs get memory of their own.
 
         Returns:
             Tensors that support DLPack, e.g. for `torch.from_dlpack`, by output name.
-
-        Raises:
-            InputError: A wrong name, dtype, shape or GPU, or a batch that no profile accepts.
         """
         out = out or {}
         check_names(self.inputs, feeds)
-        check_tensor_names("output", self.outputs, out)
+        check_names(self.outputs, out, kind="output")
         with working_on(self.ordinal):
             session = self._session()
             views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
             check_sizes(self.inputs, {name: view.shape for name, view in views.items()})
             batch = views[self.inputs[0].name].shape[0]
-            profile = self._profile_for(batch)
+            chunk, *others = split(batch, self._profiles)
+            if others or chunk.batch > batch:
+                accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
+                raise InputError(
+                    f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the "
+                    "GPU are neither split nor padded",
+                    hint="split or pad the batch, or pass numpy arrays to run()",
+                )
             targets = {}
             for spec in self.outputs:
                 if spec.name in out:
                     exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
                     targets[spec.name] = self._view(exact, out[spec.name], session)
-            return session.run_on_device(views, targets, profile)
-
-    def _profile_for(self, batch: int) -> int:
-        """Return the profile that accepts a batch without splitting or padding it."""
-        first, *others = split(batch, self._profiles)
-        if others or first.batch > batch:
-            accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
-            raise InputError(
-                f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the GPU "
-                "are neither split nor padded",
-                hint="split or pad the batch, or pass numpy arrays to run()",
-            )
-        return first.profile
+            return session.run_on_device(views, targets, chunk.profile)
 
     def _view(self, spec: TensorSpec, value: Any, session: Session) -> Any:
-        """Return a tensor on the engine's GPU without a copy (StridedMemoryView).
-
-        Its library makes the session's stream wait for the tensor's data.
-        """
+        """Return a tensor on the engine's GPU without a copy (StridedMemoryView)."""
         kind, ordinal = getattr(value, "__dlpack_device__", lambda: (None, None))()
         if kind != CUDA:
             raise InputError(
@@ -243,6 +173,7 @@ class TrtRunner:
                 f"device={ordinal}",
             )
         try:
+            # the tensor's library makes the session's stream wait for its data
             view = StridedMemoryView.from_dlpack(value, session.handle)
             found = f"{view.dtype} {view.shape}"
         except (BufferError, RuntimeError, TypeError, ValueError) as error:

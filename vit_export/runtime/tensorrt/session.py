@@ -2,14 +2,15 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
+from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import ProviderError
 from vit_export.runtime.checks import with_batch
@@ -19,6 +20,33 @@ from vit_export.runtime.tensorrt.plan import Plan
 MAX_GRAPHS = 8  # per thread; the least recently used one is dropped
 
 Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape of every tensor
+
+
+class Chunk(NamedTuple):
+    """Rows of a batch that run together."""
+
+    start: int  # first row
+    rows: int
+    batch: int  # batch size that the engine gets; rows beyond `rows` are zeros
+    profile: int  # index of the optimization profile
+
+
+def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
+    """Split a batch into chunks that the profiles accept: largest ones, and the rest.
+
+    A chunk is padded as little as possible, and runs in the profile with the nearest `opt`.
+    """
+    chunks = []
+    largest = max(batch.max for batch in profiles)
+    for start in range(0, rows, largest):
+        given = min(rows - start, largest)
+        _, _, best = min(
+            (max(batch.min - given, 0), abs(batch.opt - given), index)
+            for index, batch in enumerate(profiles)
+            if batch.max >= given
+        )
+        chunks.append(Chunk(start, given, max(given, profiles[best].min), best))
+    return chunks
 
 
 class Session:
@@ -44,11 +72,11 @@ class Session:
             for spec in (*self._inputs, *self._outputs)
         }
         self._device = {name: self._allocate(host.nbytes) for name, host in self._host.items()}
+        self._address = {name: int(buffer.handle) for name, buffer in self._device.items()}
         # Addresses of earlier runs; for those that came twice, a context and its graph.
         self._graphs: OrderedDict[Addresses, tuple[Any, Any] | None] = OrderedDict()
 
     def _allocate(self, nbytes: int) -> Any:
-        """Allocate memory on the GPU (Buffer)."""
         return self._memory.allocate(nbytes, stream=self.stream)
 
     def _new_context(self) -> Any:
@@ -70,31 +98,25 @@ class Session:
             context.set_device_memory(int(self._scratch.handle), self._scratch.size)
         return context
 
-    def run(
-        self, feeds: Mapping[str, NDArray[Any]], *, batch: int, profile: int
-    ) -> dict[str, NDArray[Any]]:
-        """Compute outputs from arrays in host memory.
-
-        Inputs are padded with zeros to `batch`; outputs come without the rows of the padding.
-        """
-        rows = batch
+    def run(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
+        """Compute the outputs of a chunk of arrays in host memory."""
+        given = slice(chunk.start, chunk.start + chunk.rows)
         tensors: list[tuple[str, int, tuple[int, ...]]] = []
         for spec in self._inputs:
-            values, address = feeds[spec.name], int(self._device[spec.name].handle)
-            host = self._host[spec.name][: batch if spec.dynamic else None]
+            values = feeds[spec.name][given if spec.dynamic else ...]
+            host = self._host[spec.name][: chunk.batch if spec.dynamic else None]
             host[: len(values)] = values
             host[len(values) :] = 0
-            rows = len(values) if spec.dynamic else rows
-            copy(address, host.ctypes.data, host.nbytes, self.stream)
-            tensors.append((spec.name, address, host.shape))
+            copy(self._address[spec.name], host.ctypes.data, host.nbytes, self.stream)
+            tensors.append((spec.name, self._address[spec.name], host.shape))
         for spec in self._outputs:
-            address = int(self._device[spec.name].handle)
-            tensors.append((spec.name, address, with_batch(spec.shape, batch)))
-        self._enqueue(tuple(tensors), profile)
+            shape = with_batch(spec.shape, chunk.batch)
+            tensors.append((spec.name, self._address[spec.name], shape))
+        self._enqueue(tuple(tensors), chunk.profile)
         results = {}
         for spec in self._outputs:
-            host = self._host[spec.name][: rows if spec.dynamic else None]
-            copy(host.ctypes.data, int(self._device[spec.name].handle), host.nbytes, self.stream)
+            host = self._host[spec.name][: chunk.rows if spec.dynamic else None]
+            copy(host.ctypes.data, self._address[spec.name], host.nbytes, self.stream)
             results[spec.name] = host
         self.stream.sync()
         return {name: host.copy() for name, host in results.items()}
