@@ -168,6 +168,8 @@ REFUSED = [
     ({"source": None}, "nothing to export"),
     ({"source": "ti16", "batch": 0}, "batch size 0: must be at least 1"),
     ({"source": "ti16", "attention": "decompose"}, "did you mean 'decomposed'"),
+    ({"source": "ti16", "opset": 17}, "needs --opset 18 to 25, not 17"),
+    ({"source": "ti16", "opset": 20, "attention": "op"}, "needs --opset 23 to 25, not 20"),
     ({"source": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
     ({"source": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
     ({"source": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),

@@ -52,13 +52,12 @@ def plan(
     for name in against:
         check_known("--against", name, AGAINST)
     auto_twice = "auto" in providers and len(providers) > 1
-    no_torch = not against
-    on_gpu = no_torch and engines == paths
+    on_gpu = not against and engines == paths
     for applies, message, hint in (
         (not providers, "--provider: expected at least one", "e.g. --provider cpu,cuda"),
         (auto_twice, "--provider auto is one of the others, which would be timed twice",
          "leave auto out, or give it alone"),
-        (weights is not None and no_torch, "--weights is for torch", "add --against torch"),
+        (weights is not None and not against, "--weights is for torch", "add --against torch"),
         (layout is not None and weights is None, "--layout needs --weights FILE", ""),
         (threads is not None and on_gpu, f"--threads {threads}: engines compute on the GPU",
          "leave --threads out"),

@@ -124,7 +124,7 @@ class _CandidateProcess:
     rounds: list[list[float]] = field(default_factory=list)  # seconds of every run
 
     def _ask(self, order: str, **arguments: Any) -> Answer:
-        """Give the worker an order, unless an earlier one has failed; `timeout_s` is added."""
+        """Give the worker an order and time to answer it, unless an earlier one has failed."""
         if self.batch_error:
             return {}
         timeout_s = self.timeout_s + arguments.get("seconds", 0)

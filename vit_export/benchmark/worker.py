@@ -43,9 +43,8 @@ def load_artifact(path: str, provider: str, threads: int | None, allow_host_code
     if Path(path).suffix != ".engine":
         return load(path, provider=provider, threads=threads).runner
     # trusted: the golden check is no part of loading an engine again, and `distance` is measured
-    return load_engine(
-        path, provider=provider, trusted=True, allow_host_code=allow_host_code
-    ).runner
+    model = load_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
+    return model.runner
 
 
 def serve(load_candidate: Callable[..., Runnable]) -> None:
@@ -60,7 +59,7 @@ class Stopwatch:
     def __init__(self, load_candidate: Callable[..., Runnable]) -> None:
         self._load_candidate = load_candidate
         self._runner: Runnable
-        self._precision = ""  # of a file of another tool
+        self._precision = ""  # that of a file of another tool
         self._feeds: dict[int, Feeds] = {}
 
     def load(self, batch: int, **candidate: Any) -> Answer:
@@ -95,9 +94,8 @@ class Stopwatch:
         """Measure the distance from the float64 reference over all samples of a golden file.
 
         The first output that the file holds is compared. Samples are run in batches of the given
-        size: in dynamic INT8 the rows of a batch depend on each other.
-
-        `max_abs` is `None` where it is not finite, and `tolerance` where cosine decides.
+        size: in dynamic INT8 the rows of a batch depend on each other. `max_abs` is `None` where it
+        is not finite, and `tolerance` where cosine decides.
         """
         runner, reference = self._runner, Golden.read(golden)
         preprocess = runner.manifest.preprocess if runner.manifest else None

@@ -1,7 +1,7 @@
 """The architecture of a checkpoint's model, from its tensors and from claims of others."""
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,8 @@ from vit_export.errors import CheckpointError, ConfigError
 from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
 # fields that tensors show beyond doubt, so that no other claim may contradict them
-DECIDED_BY_TENSORS = (
-    *("embed_dim", "depth", "patch_size", "in_chans"),
-    *("mlp_ratio", "qkv_bias", "distilled"),
-)
-MATCHED_FIELDS = (*DECIDED_BY_TENSORS, "representation_size", "img_size")  # by a variant
+DECIDED = ("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled")
+MATCHED_FIELDS = (*DECIDED, "representation_size", "img_size")  # by a variant
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
@@ -110,38 +107,41 @@ def resolve(
     inferred = fields_from_shapes(state, source=source)
     if num_heads:
         inferred["num_heads"] = num_heads
-    described = {OWN: vars(own) if own else {}, **metadata.fields}
+    own_fields = vars(own) if own else {}
     of_variant = {f"variant {variant.variant}": vars(variant)} if variant else {}
-    sizes = {**described, USER: overrides, **of_variant}
+    sizes = {OWN: own_fields, **metadata.fields, USER: overrides, **of_variant}
     trained = trained_size(
-        state.get("pos_embed") if "patch_size" in inferred else None,
-        patch_size=inferred.get("patch_size", 1),
-        num_prefix_tokens=2 if inferred["distilled"] else 1,
+        state.get("pos_embed"),
+        inferred,
         sizes={origin: fields.get("img_size") for origin, fields in sizes.items()},
         source=source,
     )
     if trained is not None:
         inferred["img_size"] = trained[0]
-    decided = {*DECIDED_BY_TENSORS, *(["num_heads"] if num_heads or own else [])}
+    decided = (*DECIDED, *(["num_heads"] if num_heads or own else []))
     plain = ViTConfig(variant="")
     settings = {
         name: parse_field(name, value, getattr(plain, name))
         for name, value in overrides.items()
         if name not in WANTED
     }
+    stated = {USER: settings, OWN: own_fields, TENSORS: inferred, **metadata.fields}
     claims = [
-        *_claims(settings, USER, decided),
-        *_claims(described.pop(OWN), OWN, decided),
-        *_claims(inferred, TENSORS, set(inferred)),
+        Claim(name, value, origin, origin == TENSORS or name in decided)
+        for origin, fields in stated.items()
+        for name, value in fields.items()
+        if name not in IDENTITY and value is not None
     ]
-    for origin, fields in described.items():
-        claims += _claims(fields, origin, decided)
     for name, (value, origin) in layout.assumed.items():
         if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value)):
             claims.append(Claim(name, value, origin))
-    with_size = decided if "img_size" in overrides else {*decided, "img_size"}
-    rivals = [c for name, fields in of_variant.items() for c in _claims(fields, name, with_size)]
-    _check_conflicts([*claims, *rivals], source=source)
+    compared = decided if "img_size" in overrides else (*decided, "img_size")
+    of_variants = [
+        Claim(name, fields[name], origin, decisive=True)
+        for origin, fields in of_variant.items()
+        for name in compared
+    ]
+    _check_conflicts([*claims, *of_variants], source=source)
     if not any(claim.field == "num_heads" for claim in claims):
         claims.append(_heads(inferred, layout=layout, variant=variant, source=source))
     winners: dict[str, Claim] = {}
@@ -167,9 +167,8 @@ def resolve(
 
 def trained_size(
     pos_embed: Tensor | None,
+    fields: Mapping[str, Any],  # of `fields_from_shapes`
     *,
-    patch_size: int,
-    num_prefix_tokens: int,
     sizes: Mapping[str, Any],  # in pixels or None, by who states them; the most trusted first
     source: str,
 ) -> tuple[int | tuple[int, int], str] | None:
@@ -179,10 +178,12 @@ def trained_size(
     stated size that makes as many patches is taken, with who states it, or else the square one,
     with "". Without positions the result is None.
     """
-    if pos_embed is None or pos_embed.ndim != 3 or pos_embed.shape[1] <= num_prefix_tokens:
+    if pos_embed is None or pos_embed.ndim != 3 or "patch_size" not in fields:
         return None
-    positions = pos_embed.shape[1]
-    patches = positions - num_prefix_tokens
+    positions, patch_size = pos_embed.shape[1], fields["patch_size"]
+    patches = positions - (2 if fields["distilled"] else 1)
+    if patches < 1:
+        return None
     for origin, size in sizes.items():
         size = parse_field("img_size", size or 0, 0)
         height, width = size if isinstance(size, tuple) else (size, size)
@@ -210,14 +211,6 @@ def trained_size(
         )
         hint += "; export a model of the other kind with --module package.module:factory"
     raise CheckpointError(message, hint=hint)
-
-
-def _claims(fields: Mapping[str, Any], source: str, decisive: Set[str]) -> list[Claim]:
-    return [
-        Claim(name, value, source, name in decisive)
-        for name, value in fields.items()
-        if name not in IDENTITY and value is not None
-    ]
 
 
 def _check_conflicts(claims: Sequence[Claim], *, source: str) -> None:

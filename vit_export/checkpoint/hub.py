@@ -33,9 +33,8 @@ class Location:
 def fetch(source: str, *, variant: ViTConfig | None) -> Location:
     """Download weights and the JSON files beside them, unless they are in the cache.
 
-    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`. The
-    environment variables of `huggingface_hub` are honoured: HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME,
-    HF_TOKEN.
+    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`.
+    huggingface_hub honours HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME and HF_TOKEN.
     """
     repository, revision = _repository(source, variant)
     failed = f"cannot download {repository}"

@@ -5,6 +5,7 @@ Everything that does not fit is listed in one error.
 """
 
 import os
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,17 @@ import msgspec
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
-from vit_export.checkpoint.architecture import resolve
-from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
+from vit_export.checkpoint.architecture import WANTED, resolve
+from vit_export.checkpoint.assemble import (
+    blank_model,
+    check_shapes,
+    conversion_notes,
+    convert_shapes,
+    fill,
+)
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
-from vit_export.checkpoint.layouts.rules import Binding, Layout, bind, unsupported_parts
+from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
@@ -89,6 +96,9 @@ def load_checkpoint(
     beside = read_metadata(file.path.parent, layout=chosen.name)
     own, metadata = read_config(file) or (None, beside)
     converted, failed = convert_shapes(file, binding)
+    weights = [s for s in binding.steps if s.target.endswith(".attn.qkv.weight")]
+    kernels = (file.tensors[step.sources[0]] for step in weights)
+    heads = next((k.shape[1] for k in kernels if k.ndim == 3), None)  # (D, h, d), as in JAX
     if "pos_embed" in converted:
         _check_positions({*converted, *failed}, own, overrides, source=path)
     trained, inferred, assumed = resolve(
@@ -98,7 +108,7 @@ def load_checkpoint(
         own=own,
         variant=known,
         overrides=overrides,
-        num_heads=_heads_from_shapes(file, binding),
+        num_heads=heads,
         source=path,
         stem=location.stem,
     )
@@ -130,7 +140,7 @@ def load_checkpoint(
         inferred=inferred,
         assumed={**assumed, **file.notes},
     )
-    changes = changed(file, steps)
+    changes = conversion_notes(file, steps)
     if resampled:
         grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
         changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
@@ -181,19 +191,19 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
         raise CheckpointError(f"{file.path} holds no tensors")
     layout = LAYOUTS[forced] if forced else recognise(names, file.metadata)
     if layout is None:
-        titles = ", ".join(layout.title for layout in LAYOUTS.values())
         raise CheckpointError(
             f"{file.path} is not recognised as a Vision Transformer: its {len(names)} tensors "
-            f"are named {', '.join(names[:6])}, ... Known layouts: {titles}",
+            f"are named {', '.join(names[:6])}, ... Known layouts: {', '.join(LAYOUTS)}",
             hint=MODULE_HINT,
         )
-    if parts := unsupported_parts(layout, names):
-        lines = [
-            f"  + {part}: {shown[0]}" + (f" and {len(shown) - 1} more" if shown[1:] else "")
-            for part, shown in parts.items()
-        ]
+    lines = []
+    for pattern, part in layout.unsupported.items():
+        if shown := [name for name in names if re.search(pattern, name)]:
+            more = f" and {len(shown) - 1} more" if shown[1:] else ""
+            lines.append(f"  + {part}: {shown[0]}{more}")
+    if lines:
         raise CheckpointError(
-            f"cannot load {file.path} ({layout.title}): its model has parts that vit-export's "
+            f"cannot load {file.path} ({layout.name}): its model has parts that vit-export's "
             "VisionTransformer lacks\n" + "\n".join(lines),
             hint=MODULE_HINT,
         )
@@ -218,19 +228,11 @@ def _check_positions(
         )
 
 
-def _heads_from_shapes(file: TensorFile, binding: Binding) -> int | None:
-    """The number of heads where kernels keep an axis for them: (D, h, d), as in JAX."""
-    steps = [step for step in binding.steps if step.target.endswith(".attn.qkv.weight")]
-    kernels = (file.tensors[step.sources[0]] for step in steps)
-    return next((kernel.shape[1] for kernel in kernels if kernel.ndim == 3), None)
-
-
 def _choose_head(
     config: ViTConfig, overrides: Mapping[str, Any], reset_head: bool, source: str
 ) -> tuple[ViTConfig, set[str]]:
     """The config wanted, and the names in our model that are not taken from the file."""
-    changes = {k: overrides[k] for k in ("img_size", "num_classes") if k in overrides}
-    target = config.replace(changes)
+    target = config.replace({name: overrides[name] for name in WANTED if name in overrides})
     there, wanted = config.num_classes, target.num_classes
     if reset_head and wanted:
         return target.replace({"representation_size": 0}), {*HEADS, *PRE_LOGITS}

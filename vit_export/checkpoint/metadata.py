@@ -35,7 +35,8 @@ MODULE_HINT = "export the module itself with --module package.module:factory"
 class Metadata:
     """Contents of the JSON files beside the weights."""
 
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name of their file
+    # config fields by the name of their file; None where it does not state one
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     crop_mode: str = "center"  # as in `Preprocess`
     activation: Activation = "softmax"
     labels: tuple[str, ...] = ()  # empty where the file has generic ones only

@@ -1,6 +1,5 @@
 """Checkpoints of vit-export: safetensors with config and labels in their metadata."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def save_checkpoint(
     that of `Preprocess`.
     """
     path = Path(path)
-    about = _About(dataclasses.asdict(model.config), labels, crop_mode)
+    about = _About(config=vars(model.config), labels=labels, crop_mode=crop_mode)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

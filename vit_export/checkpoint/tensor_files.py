@@ -250,10 +250,8 @@ def _meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _truncated(path: Path, what: str) -> CheckpointError:
-    size = path.stat().st_size
-    return CheckpointError(
-        f"{path} is truncated or damaged ({what}; {size} bytes)", hint=SAVE_AGAIN
-    )
+    what = f"{what}; {path.stat().st_size} bytes"
+    return CheckpointError(f"{path} is truncated or damaged ({what})", hint=SAVE_AGAIN)
 
 
 SIGNATURES = (

@@ -31,8 +31,7 @@ def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
     """Call a probe of this module in a child process; where that fails, return `{"error": why}`."""
     with Worker(__name__) as worker:
         try:
-            order = {"name": probe.__name__, "arguments": arguments}
-            answer = worker.ask("probe", timeout_s=TIMEOUT_S, **order)
+            answer = worker.ask("probe", timeout_s=TIMEOUT_S, name=probe.__name__, args=arguments)
         except WorkerError as error:
             answer = {"error": error.message}
         missing = [line for line in worker.log() if "cannot open shared object file" in line]
@@ -43,7 +42,7 @@ def run_probe(probe: Callable[..., Answer], *arguments: str) -> Answer:
 
 def main() -> None:
     """Answer one probe after the other; the child of `run_probe`."""
-    answer_orders({"probe": lambda name, arguments: globals()[name](*arguments)})
+    answer_orders({"probe": lambda name, args: globals()[name](*args)})
 
 
 def probe_nvidia() -> Answer:

@@ -118,9 +118,8 @@ def build_engine(
             from vit_export.pipeline.quantize import quantize
 
             narrow = QuantizeSettings(precision=settings.precision)
-            converted = (
-                folder / narrow.precision / f"{file.path.stem}.onnx"
-            )  # named like its source
+            # in a folder of its own, under the name of its source, which messages quote
+            converted = folder / narrow.precision / f"{file.path.stem}.onnx"
             converted.parent.mkdir()
             quantize(file.path, converted, settings=narrow, progress=progress)
             graph = OnnxFile.read(converted)

@@ -1,8 +1,8 @@
 """Tensor names of the libraries that write Vision Transformer checkpoints.
 
 To add a library, read `torchvision.py` (the shortest table) and `rules.py` (what a table may say),
-write a table in a new file, add it to `LAYOUTS` below, and compare a tiny model of the
-library with ours in `tests/checkpoint/layouts/`. Nothing else has to change.
+write a table in a new file, add it to `LAYOUTS` below, and compare a tiny model of the library with
+vit-export's in `tests/checkpoint/layouts/`. Nothing else has to change.
 """
 
 from collections.abc import Container, Iterable
@@ -30,10 +30,7 @@ def recognise(names: Iterable[str], metadata: Container[str] = ()) -> Layout | N
     names = list(names)
     if VIT_EXPORT.name in metadata:
         return VIT_EXPORT
-    unmatched = {
-        name: len(bind(layout, names).unexpected)
-        for name, layout in LAYOUTS.items()
-        if layout is not VIT_EXPORT
-    }
-    best = min(unmatched, key=unmatched.__getitem__)
-    return LAYOUTS[best] if unmatched[best] * 2 < len(names) else None
+    others = [layout for layout in LAYOUTS.values() if layout is not VIT_EXPORT]
+    unmatched = [len(bind(layout, names).unexpected) for layout in others]
+    least = min(unmatched)
+    return others[unmatched.index(least)] if least * 2 < len(names) else None

@@ -21,7 +21,6 @@ _V4, _V5 = "encoder.layer.{n}", "layers.{n}"
 
 HUGGING_FACE = Layout(
     name="huggingface",
-    title="Hugging Face",
     prefix=r"(?:vit\.|deit\.)?",
     rules=(
         rename("embeddings.cls_token", "cls_token"),

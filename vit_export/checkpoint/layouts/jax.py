@@ -22,14 +22,14 @@ def _norm(source: str, target: str) -> tuple[Rule, ...]:
     return rename(f"{source}/scale", f"{target}.weight"), rename(f"{source}/bias", f"{target}.bias")
 
 
-def _dense(source: str, target: str) -> tuple[Rule, ...]:
+def _dense(source: str, target: str, kernel: Conversion = TRANSPOSE) -> tuple[Rule, ...]:
     return (
-        rename(f"{source}/kernel", f"{target}.weight", TRANSPOSE),
+        rename(f"{source}/kernel", f"{target}.weight", kernel),
         rename(f"{source}/bias", f"{target}.bias"),
     )
 
 
-def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
+def _layout(name: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
     """Layout of one of Google's two code bases, with its rule for the position embedding.
 
     The numbers are those of modules in a block, which Flax counts in the order of their creation.
@@ -40,17 +40,14 @@ def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp
     kernels, biases = ([f"{p}/{end}" for p in projections] for end in ("kernel", "bias"))
     return Layout(
         name=name,
-        title=title,
         prefix=r"(?:opt/target/|params/img/|params/|img/)?",
         rules=(
             rename("cls", "cls_token"),
-            rename("embedding/kernel", "patch_embed.proj.weight", TRANSPOSE_CONV),
-            rename("embedding/bias", "patch_embed.proj.bias"),
+            *_dense("embedding", "patch_embed.proj", TRANSPOSE_CONV),
             *_norm(f"{block}/LayerNorm_0", "blocks.{n}.norm1"),
             Rule(tuple(kernels), "blocks.{n}.attn.qkv.weight", JOIN_KERNELS),
             Rule(tuple(biases), "blocks.{n}.attn.qkv.bias", JOIN_BIASES),
-            rename(f"{attn}/out/kernel", "blocks.{n}.attn.proj.weight", FOLD_OUT_KERNEL),
-            rename(f"{attn}/out/bias", "blocks.{n}.attn.proj.bias"),
+            *_dense(f"{attn}/out", "blocks.{n}.attn.proj", FOLD_OUT_KERNEL),
             *_norm(f"{block}/LayerNorm_{norm2}", "blocks.{n}.norm2"),
             *_dense(f"{block}/MlpBlock_{mlp}/Dense_0", "blocks.{n}.mlp.fc1"),
             *_dense(f"{block}/MlpBlock_{mlp}/Dense_1", "blocks.{n}.mlp.fc2"),
@@ -77,7 +74,6 @@ def _layout(name: str, title: str, pos: Rule, *, attention: int, norm2: int, mlp
 
 GOOGLE_JAX = _layout(
     "google_jax",
-    "Google JAX (vision_transformer)",
     rename("Transformer/posembed_input/pos_embedding", "pos_embed"),
     attention=1,
     norm2=2,
@@ -85,7 +81,6 @@ GOOGLE_JAX = _layout(
 )
 BIG_VISION = _layout(
     "big_vision",
-    "Google JAX (big_vision)",
     rename("pos_embedding", "pos_embed", ZERO_CLASS_POSITION),
     attention=0,
     norm2=1,

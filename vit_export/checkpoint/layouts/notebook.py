@@ -11,7 +11,6 @@ _BLOCK = "encoder_layers.layers.{n}"
 
 TRANSFORMER_ENCODER = Layout(
     name="transformer_encoder",
-    title="nn.TransformerEncoder",
     rules=(
         rename("patch_embeddings.cls_token", "cls_token"),
         rename("patch_embeddings.pos_embedding", "pos_embed", CLASS_POSITION_FIRST),

@@ -48,7 +48,6 @@ class Layout:
     """The tensor names of one library, and what its models have in common."""
 
     name: str  # value of `--layout`
-    title: str  # name in messages
     rules: tuple[Rule, ...]  # for every tensor that can be loaded
     prefix: str = ""  # regular expression of an optional prefix of all names
     ignored: tuple[str, ...] = ()  # templates of tensors that classification does not use
@@ -104,13 +103,3 @@ def bind(layout: Layout, names: Iterable[str]) -> Binding:
         ignored=tuple(name for name in rest if name in ignored),
         unexpected=tuple(name for name in rest if name not in ignored),
     )
-
-
-def unsupported_parts(layout: Layout, names: Iterable[str]) -> dict[str, list[str]]:
-    """Parts that `VisionTransformer` lacks: their description, and the names that show them."""
-    parts: dict[str, list[str]] = {}
-    for name in names:
-        part = next((p for form, p in layout.unsupported.items() if re.search(form, name)), None)
-        if part:
-            parts.setdefault(part, []).append(name)
-    return parts

@@ -32,11 +32,10 @@ def _joined(template: str, target: str) -> Rule:
     return Rule(tuple(template.replace("@", part) for part in "qkv"), target, JOIN_QKV)
 
 
-VIT_EXPORT = Layout(name="vit_export", title="vit-export", rules=_COPIES)
+VIT_EXPORT = Layout(name="vit_export", rules=_COPIES)
 
 TIMM = Layout(
     name="timm",
-    title="timm",
     rules=(
         *_COPIES,
         _joined("blocks.{n}.attn.@.{p}", "blocks.{n}.attn.qkv.{p}"),

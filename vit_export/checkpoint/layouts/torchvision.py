@@ -7,7 +7,6 @@ _BLOCK = "encoder.layers.encoder_layer_{n}"
 
 TORCHVISION = Layout(
     name="torchvision",
-    title="torchvision",
     rules=(
         rename("class_token", "cls_token"),
         rename("encoder.pos_embedding", "pos_embed"),

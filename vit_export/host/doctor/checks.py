@@ -143,9 +143,7 @@ def check_onnxruntime(facts: Facts) -> Findings:
         yield Fact("provider", RUNTIME, what, usable=False)
         yield Fault(what, remedy)
         return
-    for provider in compiled["providers"]:
-        if provider in REMOTE_PROVIDERS:
-            continue
+    for provider in (name for name in compiled["providers"] if name not in REMOTE_PROVIDERS):
         error = probes.run_probe(probes.probe_provider, provider).get("error", "")
         value = f"compiled in, not active: {error}" if error else "active"
         yield Fact("provider", provider, value, usable=not error)
