@@ -96,6 +96,8 @@ def test_a_module_made_by_timm_brings_its_image_preparation():
     prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
     assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    net.default_cfg = {"input_size": (16000,)}  # of another kind of input
+    assert load(net).inputs[0].shape == ("batch_size", 3, 224, 224)
 
 
 class WrongSizeError(Exception):

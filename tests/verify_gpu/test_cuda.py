@@ -89,7 +89,7 @@ def recording(replays: bool):
     def load_recording(path, *, provider="auto", options=None):
         vit = load(path, provider="cpu")
         if options is not None:
-            vit.runner.options = options
+            vit.runner._records_graphs = True
             if replays:
                 vit.runner._open_session = Replaying(vit.runner._open_session)
         return vit
