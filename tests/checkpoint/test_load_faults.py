@@ -144,16 +144,21 @@ def test_a_wrong_preprocessor_config_is_named_with_its_field(
     assert error.value.hint.startswith("fix preprocessor_config.json, or remove it")
 
 
+@pytest.mark.parametrize(("channels", "means"), [(1, 3), (3, 1)])
 def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
-    hf_folder: Callable[..., Path],
+    channels: int, means: int, hf_folder: Callable[..., Path]
 ) -> None:
-    """A grey model beside the processor of an RGB one."""
-    folder = hf_folder(HALVES, num_channels=1)
-    reason = r"preprocessor_config\.json describe no network: mean has 3 values for in_chans=1"
-    with pytest.raises(CheckpointError, match=reason):
+    """A grey model beside the processor of an RGB one, or the other way round."""
+    processor = {**HALVES, "image_mean": [0.5] * means, "image_std": [0.5] * means}
+    folder = hf_folder(processor, num_channels=channels)
+    reason = f"no network: mean has {means} values for in_chans={channels}"
+    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json describe {reason}"):
         load_checkpoint(folder)
     loaded = load_checkpoint(folder, overrides={"mean": "0.5", "std": 0.25})
-    assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.5,), (0.25,))
+    assert (loaded.preprocess.mean, loaded.preprocess.std) == (
+        (0.5,) * channels,
+        (0.25,) * channels,
+    )
 
 
 # pipes and devices

@@ -14,7 +14,7 @@ from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, pars
 
 # fields that tensors show beyond doubt, so that no other claim may contradict them
 DECIDED = ("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled")
-MATCHED_FIELDS = (*DECIDED, "representation_size", "img_size")  # by a variant
+MATCHED = (*DECIDED, "representation_size", "img_size")  # by a variant
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
@@ -150,6 +150,11 @@ def resolve(
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
     try:
+        channels = inferred.get("in_chans", 0)
+        for claim in (winners[name] for name in ("mean", "std") if name in winners):
+            if claim.source in metadata.fields and len(claim.value) != channels > 0:
+                found = len(claim.value)
+                raise ConfigError(f"{claim.field} has {found} values for in_chans={channels}")
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
         origins = ["its tensors", *metadata.fields, *(["your settings"] if settings else [])]
@@ -242,9 +247,7 @@ def _agrees(claim: Claim, in_file: Mapping[str, Any]) -> bool:
     return bool(claim.value == value)
 
 
-def _matching(
-    inferred: Mapping[str, Any], names: Sequence[str] = MATCHED_FIELDS
-) -> ViTConfig | None:
+def _matching(inferred: Mapping[str, Any], names: Sequence[str] = MATCHED) -> ViTConfig | None:
     """The first variant whose fields of these names are the same."""
     for config in VARIANTS.values():
         if all(inferred.get(name) == getattr(config, name) for name in names):

@@ -120,10 +120,8 @@ def fill(
     for step in steps:
         value = step.conversion.apply(*(file.read(name) for name in step.sources))
         if step.target == "pos_embed":
-            prefix, wanted = config.num_prefix_tokens, config.grid_hw
-            value = resample_pos_embed(
-                value, source=grid_hw, target=wanted, num_prefix_tokens=prefix
-            )
+            prefix, grid = config.num_prefix_tokens, config.grid_hw
+            value = resample_pos_embed(value, source=grid_hw, target=grid, num_prefix_tokens=prefix)
         state[step.target].copy_(value)
         if not state[step.target].isfinite().all():
             not_finite += step.sources

@@ -120,8 +120,8 @@ def load_checkpoint(
     zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
     labels = metadata.labels if "head.weight" in sources else ()
     if len(labels) not in (0, config.num_classes):
-        found, expected = len(labels), config.num_classes
-        assumed["labels"] = f"none: {found} were given, the head has {expected} classes"
+        classes = config.num_classes
+        assumed["labels"] = f"none: {len(labels)} were given, the head has {classes} classes"
         labels = ()
     report = LoadReport(
         layout=chosen.name,
