@@ -96,6 +96,8 @@ def test_a_module_made_by_timm_brings_its_image_preparation():
     prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
     assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    net.default_cfg = {"input_size": (16000,)}  # of another kind of input
+    assert load(net).inputs[0].shape == ("batch_size", 3, 224, 224)
 
 
 class WrongSizeError(Exception):
@@ -168,8 +170,8 @@ REFUSED = [
     ({"source": None}, "nothing to export"),
     ({"source": "ti16", "batch": 0}, "batch size 0: must be at least 1"),
     ({"source": "ti16", "attention": "decompose"}, "did you mean 'decomposed'"),
-    ({"source": "ti16", "opset": 17}, "needs --opset 18 to 25, not 17"),
-    ({"source": "ti16", "opset": 20, "attention": "op"}, "needs --opset 23 to 25, not 20"),
+    ({"source": "ti16", "opset": 17}, "--opset 17: expected 18 to 25"),
+    ({"source": "ti16", "opset": 20, "attention": "op"}, "expected 23 to 25 with --attention op"),
     ({"source": "ti16", "overrides": SMALL, "labels": ["a"]}, "1 labels for a model of 1000"),
     ({"source": "ti16", "overrides": SMALL, "outputs": ["logit"]}, "did you mean 'logits'"),
     ({"source": "ti16", "overrides": SMALL, "preprocess": {"depth": 3}}, "cannot change depth"),

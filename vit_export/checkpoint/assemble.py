@@ -95,7 +95,7 @@ def _hint(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     }[bool(missing), bool(unexpected)]
 
 
-def conversion_notes(file: TensorFile, steps: Sequence[Rule]) -> list[str]:
+def changed(file: TensorFile, steps: Sequence[Rule]) -> list[str]:
     """What the steps do to the tensors of a file, other than to copy them."""
     counts: Counter[str] = Counter()
     for step in steps:

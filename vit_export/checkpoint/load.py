@@ -17,13 +17,7 @@ from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.architecture import WANTED, resolve
-from vit_export.checkpoint.assemble import (
-    blank_model,
-    check_shapes,
-    conversion_notes,
-    convert_shapes,
-    fill,
-)
+from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
@@ -140,7 +134,7 @@ def load_checkpoint(
         inferred=inferred,
         assumed={**assumed, **file.notes},
     )
-    changes = conversion_notes(file, steps)
+    changes = changed(file, steps)
     if resampled:
         grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
         changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")

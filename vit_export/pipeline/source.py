@@ -107,11 +107,12 @@ def load_source(
     if settings.dynamic_size:
         model = AnySizeVisionTransformer.of(model)
         image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
+    shape = (settings.batch or BATCH_DIM, config.in_chans, *image_hw)
     outputs = vit_outputs(model.set_attention(settings.attention), settings.outputs)
     kept = tuple(name for name in outputs.names if name in settings.outputs)
     return LoadedSource(
         model=outputs,
-        inputs=(_image_input(settings.batch, config.in_chans, *image_hw),),
+        inputs=(TensorSpec(PIXEL_VALUES, "float32", shape),),
         outputs=kept or outputs.names[:1],  # a model without a head has no logits
         variant=config.variant,
         config={k: list(v) if isinstance(v, tuple) else v for k, v in vars(config).items()},
@@ -161,14 +162,18 @@ def _load_module(
             f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "
             "be set, the size and channels of the images it takes"
         )
-    timm = _timm_config(module)
+    # what a module made by timm says of the images that it takes
+    described = (getattr(module, name, None) for name in ("pretrained_cfg", "default_cfg"))
+    configs = (config for config in described if isinstance(config, Mapping))
+    timm = next((config for config in configs if len(config.get("input_size") or ()) == 3), {})
     channels, height, width = timm.get("input_size", (3, 224, 224))
     channels = parse_field("in_chans", settings.overrides.get("in_chans", channels), 3)
     size = parse_field("img_size", settings.overrides.get("img_size", (height, width)), 224)
     image_hw = (size, size) if isinstance(size, int) else size
     preprocess = Preprocess.for_images(channels, image_hw)
     known = {name: timm[name] for name in PREPARATION if timm.get(name)}
-    images = _image_input(settings.batch, channels, *image_hw)
+    shape = (settings.batch or BATCH_DIM, channels, *image_hw)
+    images = TensorSpec(PIXEL_VALUES, "float32", shape)
     outputs = module_outputs(module.eval(), [example_input(images)])
     outputs.fixed_batch = settings.batch
     kind = type(module)
@@ -183,19 +188,6 @@ def _load_module(
         labels=tuple(settings.labels),
         activation=None,
     )
-
-
-def _timm_config(module: nn.Module) -> Mapping[str, Any]:
-    """Return the description of the images that a module made by timm carries."""
-    for name in ("pretrained_cfg", "default_cfg"):
-        described = getattr(module, name, None)
-        if isinstance(described, Mapping) and len(described.get("input_size") or ()) == 3:
-            return described
-    return {}
-
-
-def _image_input(batch: int | None, channels: int, *image_hw: int | str) -> TensorSpec:
-    return TensorSpec(PIXEL_VALUES, "float32", (batch or BATCH_DIM, channels, *image_hw))
 
 
 def build_module(spec: str, *, seed: int = 0) -> nn.Module:

@@ -97,11 +97,10 @@ def subsample(x: Tensor) -> Tensor:
 def _blocks(subsamples: Results, errors: Mapping[str, Mapping[str, float]]) -> Blocks | None:
     if not subsamples:
         return None
-    rows = list(subsamples.values())
     return Blocks(
         names=tuple(subsamples),
-        indices=np.stack([block_indices(int(tensor[0, -1])) for tensor in rows]),
-        values=np.stack([tensor[:, :-1].numpy() for tensor in rows]),
+        indices=np.stack([block_indices(int(tensor[0, -1])) for tensor in subsamples.values()]),
+        values=np.stack([tensor[:, :-1].numpy() for tensor in subsamples.values()]),
         **{field: np.array([e[name] for name in subsamples]) for field, e in errors.items()},
     )
 
