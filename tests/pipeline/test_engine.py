@@ -304,7 +304,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
         monkeypatch.setattr(module, "current_gpu", lambda ordinal=None: L4)
-        monkeypatch.setattr(module, "Device", FakeCuda().device)
+    FakeCuda().replace_cuda_core(monkeypatch)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     open_engine, opened, released = trt.TrtRunner.__init__, [], []
 
