@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, relative_source, sidecar_path
+from vit_export.artifact.engine_sidecar import (
+    Sidecar,
+    file_sha256,
+    is_engine,
+    relative_source,
+    sidecar_path,
+)
 from vit_export.errors import ArtifactError
 
 MakeSidecar = Callable[..., Sidecar]
@@ -21,6 +27,13 @@ def test_a_sidecar_comes_back_as_it_was_written(tmp_path: Path, make_sidecar: Ma
     make_sidecar().write(sidecar_path(engine))
     assert Sidecar.read(engine) == make_sidecar()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.engine.json"]
+
+
+@pytest.mark.parametrize("name", ["x.engine", "x.plan", "x.trt"])
+def test_an_engine_has_its_own_name_in_the_name_of_its_sidecar(name: str) -> None:
+    assert is_engine(name)
+    assert not is_engine(f"{name}.json")
+    assert sidecar_path(name).name == f"{name}.json"
 
 
 def test_an_engine_without_a_sidecar_says_what_is_missing(tmp_path: Path) -> None:

@@ -207,7 +207,9 @@ def test_replaced_files_are_restored_with_their_links(tmp_path, monkeypatch, lin
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(("own", "other"), [("b.onnx", "b.engine"), ("b.engine", "b.onnx")])
+@pytest.mark.parametrize(
+    ("own", "other"), [("b.onnx", "b.engine"), ("b.plan", "b.onnx"), ("b.trt", "b.engine")]
+)
 def test_a_shared_golden_file_is_not_replaced(tmp_path: Path, own: str, other: str) -> None:
     place, golden = tmp_path / "b.golden.npz", tmp_path / "source.golden.npz"
     golden.write_bytes(b"truth")

@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_threads_are_for_onnx_files_and_host_code_is_for_engines(tiny_export, tmp_path):
     """An option without effect on any candidate is an error."""
-    engine = tmp_path / "x.engine"
+    engine = tmp_path / "x.plan"
     engine.touch()
     found = plan([tiny_export.path, engine], threads=2, allow_host_code=True)
     asked = [(c.order["threads"], c.order["allow_host_code"]) for c in found]
@@ -78,5 +78,5 @@ def test_threads_are_for_onnx_files_and_host_code_is_for_engines(tiny_export, tm
     ]
     with pytest.raises(UsageError, match="--threads 2: engines compute on the GPU"):
         plan([engine], threads=2)
-    with pytest.raises(UsageError, match=r"--trust-host-code is for an \.engine file"):
+    with pytest.raises(UsageError, match=r"--trust-host-code is for engines"):
         plan([tiny_export.path], allow_host_code=True)

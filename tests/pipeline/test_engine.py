@@ -16,6 +16,7 @@ from fake_cuda import FakeCuda
 from vit_export.artifact.engine_sidecar import BatchRange, Gpu, Sidecar, file_sha256, sidecar_path
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.read import read_manifest
 from vit_export.cli.main import main
 from vit_export.engine import build
 from vit_export.engine.settings import EngineSettings
@@ -181,7 +182,7 @@ def test_an_engine_runs_on_its_own_backend_only(folder: Path) -> None:
 
 
 def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "two gpus.engine"
+    output = tmp_path / "two gpus.plan"
     words = [str(folder / "tiny.fp16.onnx"), *RTX, "--compute-capability", "12.0", "--batch", "4"]
     done = CliRunner().invoke(main, ["engine", *words, "-o", str(output), "--json"])
     assert done.exit_code == 0, done.output
@@ -193,6 +194,8 @@ def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_pa
         [output, sidecar_path(output), tmp_path / "two gpus.golden.npz"]
     )
     assert f"next: vit-export predict '{output}' PHOTO.jpg" in done.stderr
+    assert CliRunner().invoke(main, ["inspect", str(output)]).exit_code == 0
+    assert read_manifest(output).precision == "fp16"
 
 
 def test_inspect_shows_the_sidecar_without_a_gpu(folder: Path) -> None:
@@ -301,7 +304,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
         monkeypatch.setattr(module, "current_gpu", lambda ordinal=None: L4)
-        monkeypatch.setattr(module, "Device", FakeCuda().device)
+    FakeCuda().replace_cuda_core(monkeypatch)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     open_engine, opened, released = trt.TrtRunner.__init__, [], []
 

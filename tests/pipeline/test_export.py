@@ -132,7 +132,7 @@ def test_attention_can_be_one_operator_and_the_graph_unsimplified(exported):
     assert "Softmax" not in file.op_counts
     assert [stage.name for stage in result.manifest.certificate] == ["torch -> onnx"]
     assert validate(result.path, settings=ValidateSettings(provider="cpu")).passed
-    with pytest.raises(UsageError, match="needs --opset 23"):
+    with pytest.raises(UsageError, match="--opset 20: expected 23 to 25"):
         export("mnist", settings=ExportSettings(attention="op", opset=20))
 
 

@@ -10,12 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import FakeBuffer, FakeCuda
+from fake_cuda import FakeCuda
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, sidecar_path
-from vit_export.runtime.tensorrt import cuda as device
 from vit_export.runtime.tensorrt import runner as trt
-from vit_export.runtime.tensorrt import session
 from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import Plan
 from vit_export.runtime.tensorrt.runner import TrtRunner
@@ -62,11 +60,7 @@ def _floats(address: int, shape: tuple[int, ...]) -> np.ndarray:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The fake in place of `cuda-core`; checks that each test frees what it allocates."""
     fake = FakeCuda()
-    for module in (device, session, trt):
-        monkeypatch.setattr(module, "Device", fake.device)
-    monkeypatch.setattr(device, "Buffer", FakeBuffer)
-    monkeypatch.setattr(device, "DeviceMemoryResource", fake.pool)
-    monkeypatch.setattr(device, "LegacyPinnedMemoryResource", fake.pinned)
+    fake.replace_cuda_core(monkeypatch)
     gc.freeze()  # existing objects need no search
     yield fake
     gc.collect()

@@ -16,7 +16,9 @@ from vit_export.runtime import CudaOptions, engine_check, load, load_engine
 @pytest.mark.parametrize("options", [{"rebuild": True}, {"trusted": True}, {}])
 def test_load_engine_refuses_other_files(tiny_export, options):
     """The hint names `load`."""
-    with pytest.raises(UsageError, match=r"tiny\.onnx: not an \.engine file\nhint: .*load\(\)"):
+    with pytest.raises(
+        UsageError, match=r"tiny\.onnx: not the name of an engine \(.*\)\nhint: .*load\(\)"
+    ):
         load_engine(tiny_export.path, **options)
 
 
@@ -24,7 +26,7 @@ def test_load_engine_refuses_other_files(tiny_export, options):
 def test_load_refuses_options_of_onnx_files_for_an_engine(tmp_path, options):
     """An engine computes on its GPU, as it was built."""
     with pytest.raises(UsageError, match=rf"{next(iter(options))}=.* is for \.onnx files"):
-        load(tmp_path / "x.engine", **options)
+        load(tmp_path / "x.plan", **options)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,8 @@ def test_only_trusted_skips_the_golden_check(
     assert (received["trusted"], received["allow_host_code"]) == (trusted, allow_host_code)
 
 
-def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", [".engine", ".plan", ".trt"])
+def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeypatch, suffix):
     """Measured at first load, not rebuilt, without code of its own."""
     received: dict[str, Any] = {}
 
@@ -61,7 +64,7 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
 
     monkeypatch.setattr(engine_check, "open_engine", open_engine)
     with pytest.raises(ProviderError, match="enough"):
-        load(str(tmp_path / "x.engine"), provider="tensorrt")
+        load(str(tmp_path / f"x{suffix}"), provider="tensorrt")
     assert received == {
         "provider": "tensorrt", "device": None, "rebuild": False, "trusted": False,
         "allow_host_code": False,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import operator
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import tensorrt_rtx
+from cuda.bindings import driver
 from cuda.bindings import runtime as cudart
 from cuda.core import (
     Buffer,
@@ -210,18 +213,15 @@ def test_cuda_core_has_every_property() -> None:
     assert DeviceMemoryResourceOptions()
 
 
-def test_cuda_has_every_constant() -> None:
-    """Enums and flags that are read as attributes of the module."""
+@pytest.mark.parametrize("module", [cudart, driver], ids=["cudart", "driver"])
+def test_cuda_bindings_have_every_name(module: ModuleType) -> None:
+    """Functions and constants that are read as attributes of the module."""
+    prefix = module.__name__.rpartition(".")[2].replace("runtime", "cudart") + "."
     tree = ast.parse(
         (ROOT / "vit_export" / "runtime" / "tensorrt" / "cuda.py").read_text(encoding="utf-8")
     )
-    chains = [
-        ast.unparse(node).split(".")[1:]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("cudart.")
-    ]
-    assert len(chains) >= 5
+    names = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    chains = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    assert len(chains) >= 2
     for chain in chains:
-        value: Any = cudart
-        for name in chain:
-            value = getattr(value, name)
+        operator.attrgetter(chain)(module)

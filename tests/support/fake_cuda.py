@@ -8,8 +8,12 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from cuda.bindings.driver import CUresult
 from cuda.core import Buffer
 from cuda.core._utils.cuda_utils import CUDAError
+
+from vit_export.runtime.tensorrt import cuda, runner, session
 
 
 class OnGpu:
@@ -109,14 +113,35 @@ class FakeCuda:
         self.runs: list[int] = []
         self._of_thread = threading.local()
 
+    def replace_cuda_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Use this in the modules of the runtime."""
+        for module in (cuda, session, runner):
+            monkeypatch.setattr(module, "Device", self.device)
+        monkeypatch.setattr(cuda, "driver", self)
+        monkeypatch.setattr(cuda, "Buffer", FakeBuffer)
+        monkeypatch.setattr(cuda, "DeviceMemoryResource", self.pool)
+        monkeypatch.setattr(cuda, "LegacyPinnedMemoryResource", self.pinned)
+
+    @property
+    def context(self) -> int | None:
+        """The GPU that this thread has chosen; `None` in a new thread."""
+        return getattr(self._of_thread, "gpu", None)
+
     @property
     def current(self) -> int:
-        """The GPU of this thread; 0 in a new thread."""
-        return getattr(self._of_thread, "gpu", 0)
+        """The GPU that this thread uses; 0 in a new thread."""
+        return self.context or 0
 
     @current.setter
-    def current(self, ordinal: int) -> None:
+    def current(self, ordinal: int | None) -> None:
         self._of_thread.gpu = ordinal
+
+    def cuCtxGetCurrent(self) -> tuple[CUresult, int | None]:  # noqa: N802  (CUDA's name)
+        return CUresult.CUDA_SUCCESS, self.context
+
+    def cuCtxSetCurrent(self, context: int | None) -> tuple[CUresult]:  # noqa: N802
+        self.current = context
+        return (CUresult.CUDA_SUCCESS,)
 
     def track(self, kind: str, owner: object, handle: int = 0) -> int:
         """Count an object as allocated until it is deleted; return its handle."""

@@ -1,4 +1,4 @@
-"""The file `NAME.engine.json` beside a TensorRT engine `NAME.engine`."""
+"""The sidecar of a TensorRT engine: the file `NAME.engine.json` beside `NAME.engine`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vit_export.artifact.open_file import read_text
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.errors import ArtifactError
 
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _REBUILD = "build the engine again: vit-export engine MODEL.onnx"
 _Sizes = Annotated[tuple[int, ...], Meta(min_length=1)]
 
@@ -162,8 +163,13 @@ class Sidecar(Record, frozen=True, kw_only=True):
         return shlex.join(["vit-export", *self.rebuild_arguments(engine)])
 
 
+def is_engine(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a TensorRT engine, by its name."""
+    return Path(path).suffix in ENGINE_SUFFIXES
+
+
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
-    """Return the path of an engine's sidecar: `NAME.engine.json`."""
+    """Return the path of an engine's sidecar: `NAME.engine.json`, or `NAME.plan.json`."""
     path = Path(engine)
     return path.with_name(path.name + ".json")
 

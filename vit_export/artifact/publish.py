@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from vit_export.artifact.engine_sidecar import ENGINE_SUFFIXES
 from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -42,11 +43,13 @@ def check_writable(output: Path) -> None:
 def check_golden_not_shared(path: Path, golden: Path) -> None:
     """Check that a new artifact does not replace the golden file of another one.
 
-    `b.onnx` and `b.engine` are both measured with `b.golden.npz`, so `golden` must be equal to it.
+    `b.onnx`, `b.engine` and `b.plan` are all measured with `b.golden.npz`, so `golden` must be
+    equal to it.
     """
     place = golden_path(path)
-    other = path.with_suffix(".onnx" if path.suffix == ".engine" else ".engine")
-    if other.exists() and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
+    siblings = [path.with_suffix(suffix) for suffix in (".onnx", *ENGINE_SUFFIXES)]
+    other = next((file for file in siblings if file != path and file.exists()), None)
+    if other and place.is_file() and not filecmp.cmp(place, golden, shallow=False):
         raise OutputError(
             f"cannot write {path}: its golden file would replace {place.name}, which {other.name} "
             "is measured with, and the two files differ",

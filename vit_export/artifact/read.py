@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from vit_export.artifact.engine_sidecar import Sidecar
+from vit_export.artifact.engine_sidecar import Sidecar, is_engine
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.preprocess import Preprocess
@@ -13,8 +12,8 @@ from vit_export.errors import UsageError
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
-    """Return the manifest of an .onnx or .engine file; `None` for a file of another tool."""
-    if Path(path).suffix == ".engine":
+    """Return the manifest of an .onnx file or an engine; `None` for a file of another tool."""
+    if is_engine(path):
         return Sidecar.read(path).manifest
     return OnnxFile.read(path).manifest
 

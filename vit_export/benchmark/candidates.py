@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, UsageError, check_known
 
@@ -40,7 +41,7 @@ def plan(
     Torch runs on those providers that it has, or on `"auto"`. Engines take no `threads`.
     """
     paths = [Path(artifact) for artifact in artifacts]
-    engines = [path for path in paths if path.suffix == ".engine"]
+    engines = [path for path in paths if is_engine(path)]
     for what, values in (
         ("artifact", [os.path.realpath(path) for path in paths]),
         ("--provider", providers),
@@ -61,7 +62,7 @@ def plan(
         (layout is not None and weights is None, "--layout needs --weights FILE", ""),
         (threads is not None and on_gpu, f"--threads {threads}: engines compute on the GPU",
          "leave --threads out"),
-        (allow_host_code and not engines, "--trust-host-code is for an .engine file", ""),
+        (allow_host_code and not engines, "--trust-host-code is for engines", ""),
     ):  # fmt: skip
         if applies:
             raise UsageError(message, hint=hint)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import Golden
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Measured, references
@@ -40,7 +41,7 @@ def main() -> None:
 
 def load_artifact(path: str, provider: str, threads: int | None, allow_host_code: bool) -> Runnable:
     """Load an .onnx file or an engine."""
-    if Path(path).suffix != ".engine":
+    if not is_engine(path):
         return load(path, provider=provider, threads=threads).runner
     # trusted: the golden check is no part of loading an engine again, and `distance` is measured
     model = load_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)

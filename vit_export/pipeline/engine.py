@@ -11,7 +11,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_export.artifact.engine_sidecar import Sidecar, file_sha256, relative_source, sidecar_path
+from vit_export.artifact.engine_sidecar import (
+    ENGINE_SUFFIXES,
+    Sidecar,
+    file_sha256,
+    is_engine,
+    relative_source,
+    sidecar_path,
+)
 from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -36,9 +43,9 @@ class EngineResult:
     """A built engine.
 
     Attributes:
-        path: The `.engine` file.
+        path: The engine.
         golden: The golden file beside it.
-        sidecar: The content of `NAME.engine.json`.
+        sidecar: The content of its sidecar.
         comparison: The gate on the engine; `None` where it cannot run here.
         converted: Whether an fp32 artifact was converted before the build.
         warnings: TensorRT's warnings.
@@ -77,7 +84,8 @@ def build_engine(
 
     Args:
         source: An artifact of vit-export, in fp32 or in the precision of the settings.
-        output: File to write; by default `NAME.<precision>.engine` beside the source.
+        output: File to write, an `.engine`, `.plan` or `.trt`; by default
+            `NAME.<precision>.engine` beside the source.
         settings: How to build.
         progress: Called with the current step and its progress.
 
@@ -95,8 +103,8 @@ def build_engine(
     started = time.monotonic()
     file = OnnxFile.read(source)
     path = Path(output or default_output(file.path, settings.precision))
-    if path.suffix != ".engine":
-        raise UsageError(f"the output {path} must end in .engine")
+    if not is_engine(path):
+        raise UsageError(f"the output {path} must end in {', '.join(ENGINE_SUFFIXES)}")
     for written in (path, sidecar_path(path), golden_path(path)):
         check_writable(written)
     manifest = check_source(file)

@@ -66,7 +66,7 @@ class ExportSettings:
         oldest = OPSETS["op"] if self.attention == "op" else 18
         if self.opset is not None and not oldest <= self.opset <= 25:
             raise UsageError(
-                f"--attention {self.attention} needs --opset {oldest} to 25, not {self.opset}"
+                f"--opset {self.opset}: expected {oldest} to 25 with --attention {self.attention}"
             )
         if self.activation is not None:
             check_known("activation", self.activation, ACTIVATIONS)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -33,7 +34,7 @@ def validate(
         ```
 
     Args:
-        artifact: An `.onnx` or `.engine` file.
+        artifact: An `.onnx` file or an engine.
         settings: What to compare with, and on what to run.
         progress: Called with the current step and its progress.
 
@@ -44,16 +45,16 @@ def validate(
     """
     path = Path(artifact)
     provider, allow_host_code = settings.provider, settings.allow_host_code
-    is_engine = path.suffix == ".engine"
+    of_engine = is_engine(path)
     runner: Runner
     batches: Sequence[int] = BATCHES
-    if is_engine:
+    if of_engine:
         from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
         engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
         runner, batches = engine, engine.sidecar.gate_batches
     elif allow_host_code:
-        raise UsageError(f"{path}: --trust-host-code is for .engine files", hint="leave it out")
+        raise UsageError(f"{path}: --trust-host-code is for engines", hint="leave it out")
     else:
         runner = load(path, provider=provider).runner
     if settings.weights is not None:
@@ -70,7 +71,7 @@ def validate(
         batches=batches,
         trace=settings.trace,
     )
-    if is_engine or runner.manifest is None or not runner.manifest.graph_sha256:
+    if of_engine or runner.manifest is None or not runner.manifest.graph_sha256:
         return comparison
     stage = comparison.stage
     try:

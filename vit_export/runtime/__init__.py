@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_export.artifact.engine_sidecar import ENGINE_SUFFIXES, is_engine
 from vit_export.artifact.labels import Labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import (
@@ -79,10 +80,10 @@ def load(
     labels: Labels | None = None,
     threads: int | None = None,
 ) -> Model:
-    """Load an `.onnx` or `.engine` file.
+    """Load an `.onnx` file, or an engine (`.engine`, `.plan` or `.trt`).
 
     Args:
-        path: The artifact. For an `.engine` file, `load_engine` has more options.
+        path: The artifact. For an engine, `load_engine` has more options.
         provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
             that is really active. `Model.provider` names the one that was chosen.
         options: Options of an NVIDIA provider; their class names the provider too.
@@ -99,7 +100,7 @@ def load(
     """
     from vit_export.runtime.model import Model
 
-    if Path(path).suffix == ".engine":
+    if is_engine(path):
         for name, value in (("options", options), ("threads", threads)):
             if value is not None:
                 raise UsageError(
@@ -132,7 +133,7 @@ def load_engine(
     """Load a TensorRT engine that `build_engine` has written.
 
     Args:
-        path: The `.engine` file, with its sidecar.
+        path: The `.engine`, `.plan` or `.trt` file, with its sidecar.
         provider: `"auto"`, or the one that the engine was built for.
         device: Number of the GPU; by default the one that the calling thread uses.
         rebuild: Build the engine again from its .onnx file if TensorRT's version or the GPU differ.
@@ -147,13 +148,13 @@ def load_engine(
         EngineError: The engine cannot be rebuilt.
         GateError: It does not compute here what its torch model computes.
         ProviderError: TensorRT is not installed, or the engine cannot run here.
-        UsageError: Not an `.engine` file, or labels that cannot be read.
+        UsageError: Not the name of an engine, or labels that cannot be read.
     """
     from vit_export.runtime.model import Model
 
-    if Path(path).suffix != ".engine":
+    if not is_engine(path):
         raise UsageError(
-            f"{path}: not an .engine file",
+            f"{path}: not the name of an engine ({', '.join(ENGINE_SUFFIXES)})",
             hint="rebuild, trusted and allow_host_code (--trust-host-code) are for engines; load "
             "other files with load()",
         )

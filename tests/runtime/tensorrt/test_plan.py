@@ -14,7 +14,7 @@ from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sideca
 from vit_export.cli.main import main
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime import load_engine
-from vit_export.runtime.tensorrt import cuda, plan
+from vit_export.runtime.tensorrt import plan
 from vit_export.runtime.tensorrt import runner as trt
 from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import (
@@ -119,8 +119,7 @@ def portable(make_sidecar: MakeSidecar, tmp_path: Path, monkeypatch: pytest.Monk
     )  # fmt: skip
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     monkeypatch.setattr(trt, "current_gpu", lambda ordinal: L4)
-    for module in (cuda, trt):
-        monkeypatch.setattr(module, "Device", FakeCuda().device)
+    FakeCuda().replace_cuda_core(monkeypatch)
     path = tmp_path / "x.engine"
     path.write_bytes(b"abc")
     options = {"version_compatible": True}

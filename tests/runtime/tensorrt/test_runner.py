@@ -204,20 +204,20 @@ def test_a_failed_allocation_frees_the_others(trt_runner: TrtRunner, cuda: Any) 
 def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
     cuda: Any, trt_runner: TrtRunner
 ) -> None:
-    """A new thread starts with GPU 0; after a run each thread has its previous GPU."""
+    """A new thread starts with none; after a run each thread has its previous GPU, or none."""
     runner = TrtRunner(trt_runner.path, device=1)
     assert runner.ordinal == 1
     assert cuda.current == 0
     cuda.current = 1
     assert TrtRunner(trt_runner.path).ordinal == 1
-    after: list[int] = []
+    after: list[int | None] = []
 
     def work() -> None:
         runner.run({"pixel_values": X})
         result = runner.run_on_device({"pixel_values": OnGpu(X, gpu=1)})["logits"]
         assert result.__dlpack_device__() == (CUDA, 1)
         np.testing.assert_allclose(to_host(result), LOGITS, rtol=1e-5)
-        after.append(cuda.current)
+        after.append(cuda.context)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -225,7 +225,7 @@ def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
     cuda.current = 0
     runner.run({"pixel_values": X})
     assert cuda.runs == [1, 1, 1]
-    assert after == [0]
+    assert after == [None]
     assert cuda.current == 0
     assert {gpu for _, gpu in cuda.allocated.values()} == {1}
     runner.release()

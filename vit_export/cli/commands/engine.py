@@ -36,7 +36,9 @@ class _Options:
         is_flag=False,
         flag_value="",
     )
-    output: Path | None = option("Output", "By default NAME.<precision>.engine", "PATH")
+    output: Path | None = option(
+        "Output", ".engine, .plan or .trt; by default NAME.<precision>.engine", "PATH"
+    )
 
 
 @command(_Options)

@@ -21,7 +21,7 @@ def inspect(path: Path, as_json: bool) -> None:
 
     A ranges file, NAME.ranges.npz, holds activation ranges.
     """
-    from vit_export.artifact.engine_sidecar import Sidecar
+    from vit_export.artifact.engine_sidecar import Sidecar, is_engine
     from vit_export.artifact.golden import Golden
     from vit_export.artifact.onnx_reader import OnnxFile
     from vit_export.cli.report import files
@@ -38,7 +38,7 @@ def inspect(path: Path, as_json: bool) -> None:
         golden = Golden.read(path)
         data = {"path": path, "samples": golden.samples, "e32": golden.e32}
         text = files.golden_text(path, golden)
-    elif path.suffix == ".engine":
+    elif is_engine(path):
         sidecar = Sidecar.read(path)
         check_plan_file(path, sidecar)
         data, text = {"path": path, "sidecar": sidecar}, files.engine_file_text(path, sidecar)

@@ -1,7 +1,7 @@
 """GPUs, memory and copies for an engine, by NVIDIA's `cuda-core`.
 
-`cudart` only answers what `cuda-core` does not: how many GPUs CUDA sees, where there may be no
-driver, and whether the driver is too old for the installed CUDA packages.
+`cuda-bindings` does what `cuda-core` cannot: count GPUs where there may be no driver, tell a driver
+that is too old, and give a thread back the context, or none, that it had.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from cuda.bindings import driver
 from cuda.bindings import runtime as cudart
 from cuda.core import (
     Buffer,
@@ -44,8 +45,8 @@ def current_gpu(ordinal: int | None = None) -> Gpu | None:
     """Return a GPU, by default the one that this thread uses; `None` on a machine without one."""
     status, count = cudart.cudaGetDeviceCount()
     if status == cudart.cudaError_t.cudaErrorInsufficientDriver:  # also where there is no driver
-        if driver := handle_return(cudart.cudaDriverGetVersion()):
-            raise _too_old(driver, handle_return(cudart.cudaRuntimeGetVersion()))
+        if supported := handle_return(cudart.cudaDriverGetVersion()):
+            raise _too_old(supported, handle_return(cudart.cudaRuntimeGetVersion()))
         return None
     if status == cudart.cudaError_t.cudaErrorNoDevice or handle_return((status, count)) == 0:
         return None
@@ -59,12 +60,12 @@ def current_gpu(ordinal: int | None = None) -> Gpu | None:
     )
 
 
-def _too_old(driver: int, runtime: int) -> ProviderError:
-    major = driver // 1000
+def _too_old(supported: int, needed: int) -> ProviderError:
+    major = supported // 1000
     older = f", or install packages for CUDA {major}: pip install 'cuda-bindings<{major + 1}'"
     return ProviderError(
-        f"the NVIDIA driver here supports CUDA {_version_text(driver)} at most, and cuda-bindings "
-        f"needs CUDA {_version_text(runtime)}",
+        f"the NVIDIA driver here supports CUDA {_version_text(supported)} at most, and "
+        f"cuda-bindings needs CUDA {_version_text(needed)}",
         hint=f"update the driver{older if major >= OLDEST_CUDA else ''}; see: vit-export doctor",
     )
 
@@ -76,14 +77,15 @@ def _version_text(version: int) -> str:
 
 @contextlib.contextmanager
 def working_on(ordinal: int) -> Iterator[None]:
-    """Use a GPU in this thread inside the context, and the previous one afterwards."""
+    """Use a GPU in this thread inside the context, and what the thread used before afterwards."""
     with named_failures():
-        before = Device()
-        Device(ordinal).set_current()
+        device = Device(ordinal)
+        before = handle_return(driver.cuCtxGetCurrent())
+        device.set_current()
         try:
             yield
         finally:
-            before.set_current()
+            handle_return(driver.cuCtxSetCurrent(before))
 
 
 def device_memory(device: Device) -> Any:
