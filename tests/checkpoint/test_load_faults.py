@@ -122,8 +122,8 @@ HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32
 @pytest.mark.parametrize(
     ("processor", "reason"),
     [
-        ("{", r"invalid JSON"),
-        ("[1]", r"invalid JSON \(Expected `object"),
+        ("{", r"is no JSON object \(Expecting property"),
+        ("[1]", r"is no JSON object \(Expected `object"),
         ({**HALVES, "resample": None}, r"resample: expected `int`, got `null`"),
         ({**HALVES, "resample": 4}, r"resample: invalid enum value 4"),
         ({**HALVES, "image_mean": 0.5}, r"image_mean: expected `array`, got `float`"),
@@ -151,9 +151,10 @@ def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
     """A grey model beside the processor of an RGB one, or the other way round."""
     processor = {**HALVES, "image_mean": [0.5] * means, "image_std": [0.5] * means}
     folder = hf_folder(processor, num_channels=channels)
-    reason = f"no network: mean has {means} values for in_chans={channels}"
-    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json describe {reason}"):
+    reason = f"beside it has {means} values of image_mean, and the model has {channels} channels"
+    with pytest.raises(CheckpointError, match=rf": preprocessor_config\.json {reason}") as error:
         load_checkpoint(folder)
+    assert error.value.hint.startswith("give --mean and --std")
     loaded = load_checkpoint(folder, overrides={"mean": "0.5", "std": 0.25})
     assert (loaded.preprocess.mean, loaded.preprocess.std) == (
         (0.5,) * channels,

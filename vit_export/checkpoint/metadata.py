@@ -106,7 +106,7 @@ def _read(path: Path) -> _Json:
     try:
         return _Json(path, msgspec.convert(json.loads(text), dict[str, Any]))
     except (ValueError, msgspec.ValidationError) as error:
-        raise _Json(path, {}).error(f"invalid JSON ({error})") from error
+        raise _Json(path, {}).error(f"is no JSON object ({error})") from error
 
 
 def _hugging_face(config: _Json) -> Metadata:
