@@ -69,6 +69,10 @@ class ProviderError(VitExportError):
     """The requested execution provider cannot run the model, or would not run all of it."""
 
 
+class ProviderWarning(UserWarning):
+    """Something runs otherwise than one may expect: another provider, or without CUDA graphs."""
+
+
 class InputError(VitExportError):
     """A tensor given to a runner has the wrong name, dtype, shape or range."""
 

@@ -83,6 +83,7 @@ class ValidateSettings:
         layout: Naming scheme of the checkpoint's tensors; recognised by default.
         provider: Execution provider that runs the artifact.
         allow_host_code: Let a version-compatible engine run the host code in its plan.
+        runtime_cache: File of the kernels that TensorRT-RTX compiled on this machine.
         preprocess: How golden images are normalised, for an artifact without a manifest.
         trace: Measure every encoder block even when the gate passes.
 
@@ -96,6 +97,7 @@ class ValidateSettings:
     layout: str | None = None
     provider: str = "auto"
     allow_host_code: bool = False
+    runtime_cache: str | os.PathLike[str] | None = None
     preprocess: Preprocess | None = None
     trace: bool = False
 

@@ -44,17 +44,24 @@ def validate(
         UsageError: The provider is unknown, or an option is for engines only.
     """
     path = Path(artifact)
-    provider, allow_host_code = settings.provider, settings.allow_host_code
+    provider = settings.provider
     of_engine = is_engine(path)
     runner: Runner
     batches: Sequence[int] = BATCHES
     if of_engine:
         from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
-        engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
+        engine = open_engine(
+            path,
+            provider=provider,
+            trusted=True,
+            allow_host_code=settings.allow_host_code,
+            runtime_cache=settings.runtime_cache,
+        )
         runner, batches = engine, engine.sidecar.gate_batches
-    elif allow_host_code:
-        raise UsageError(f"{path}: --trust-host-code is for engines", hint="leave it out")
+    elif settings.allow_host_code or settings.runtime_cache is not None:
+        option = "--trust-host-code" if settings.allow_host_code else "--runtime-cache"
+        raise UsageError(f"{path}: {option} is for engines", hint="leave it out")
     else:
         runner = load(path, provider=provider).runner
     if settings.weights is not None:

@@ -7,11 +7,16 @@ import click
 
 from vit_export.cli.console import emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions
+from vit_export.cli.options import (
+    LabelsOption,
+    PreparationOptions,
+    ProviderOptions,
+    RuntimeCacheOption,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(LabelsOption, ProviderOptions, PreparationOptions):
+class _Options(LabelsOption, ProviderOptions, RuntimeCacheOption, PreparationOptions):
     top: int = option(
         "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
@@ -34,11 +39,13 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
 
     provider, labels = options.provider, options.class_names() or None
     preprocess = options.preprocess_of(artifact)
-    if options.trust_host_code:
-        model = load_engine(artifact, provider=provider, allow_host_code=True,
+    if options.trust_host_code or options.runtime_cache is not None:
+        model = load_engine(artifact, provider=provider, allow_host_code=options.trust_host_code,
+                            runtime_cache=options.runtime_cache,
                             preprocess=preprocess, labels=labels)  # fmt: skip
     else:
         model = load(artifact, provider=provider, preprocess=preprocess, labels=labels)
+    click.get_current_context().with_resource(model)  # closed in the end
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
