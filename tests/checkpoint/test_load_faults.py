@@ -122,8 +122,8 @@ HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32
 @pytest.mark.parametrize(
     ("processor", "reason"),
     [
-        ("{", r"invalid JSON"),
-        ("[1]", r"invalid JSON \(Expected `object"),
+        ("{", r"is no JSON object \(Expecting property"),
+        ("[1]", r"is no JSON object \(Expected `object"),
         ({**HALVES, "resample": None}, r"resample: expected `int`, got `null`"),
         ({**HALVES, "resample": 4}, r"resample: invalid enum value 4"),
         ({**HALVES, "image_mean": 0.5}, r"image_mean: expected `array`, got `float`"),
@@ -144,16 +144,22 @@ def test_a_wrong_preprocessor_config_is_named_with_its_field(
     assert error.value.hint.startswith("fix preprocessor_config.json, or remove it")
 
 
+@pytest.mark.parametrize(("channels", "means"), [(1, 3), (3, 1)])
 def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
-    hf_folder: Callable[..., Path],
+    channels: int, means: int, hf_folder: Callable[..., Path]
 ) -> None:
-    """A grey model beside the processor of an RGB one."""
-    folder = hf_folder(HALVES, num_channels=1)
-    reason = r"preprocessor_config\.json describe no network: mean has 3 values for in_chans=1"
-    with pytest.raises(CheckpointError, match=reason):
+    """A grey model beside the processor of an RGB one, or the other way round."""
+    processor = {**HALVES, "image_mean": [0.5] * means, "image_std": [0.5] * means}
+    folder = hf_folder(processor, num_channels=channels)
+    reason = f"beside it has {means} values of image_mean, and the model has {channels} channels"
+    with pytest.raises(CheckpointError, match=rf": preprocessor_config\.json {reason}") as error:
         load_checkpoint(folder)
+    assert error.value.hint.startswith("give --mean and --std")
     loaded = load_checkpoint(folder, overrides={"mean": "0.5", "std": 0.25})
-    assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.5,), (0.25,))
+    assert (loaded.preprocess.mean, loaded.preprocess.std) == (
+        (0.5,) * channels,
+        (0.25,) * channels,
+    )
 
 
 # pipes and devices

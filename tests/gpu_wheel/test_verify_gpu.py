@@ -47,7 +47,7 @@ def test_a_refusal_proves_nothing_where_the_provider_never_loads(only):
         ("refusal without a visible GPU: tensorrt", "linked with TensorRT 10 (libnvinfer.so.10)"),
         ("tensorrt parity edge fp32", "linked with TensorRT 10 (libnvinfer.so.10) and no TensorRT"),
         ("cuda parity edge bf16", "not installed: onnx"),
-        ("engine tensorrt b16 fp16", "not installed: tensorrt, cuda"),
+        ("engine tensorrt b16 fp16-io", "not installed: tensorrt, cuda"),
         ("cuda parity ti16 fp32", "not installed: torch, onnx, onnxscript, onnxsim, safetensors"),
     ],
 )

@@ -14,7 +14,7 @@ from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, pars
 
 # fields that tensors show beyond doubt, so that no other claim may contradict them
 DECIDED = ("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled")
-MATCHED_FIELDS = (*DECIDED, "representation_size", "img_size")  # by a variant
+MATCHED = (*DECIDED, "representation_size", "img_size")  # by a variant
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
@@ -147,6 +147,7 @@ def resolve(
     winners: dict[str, Claim] = {}
     for claim in claims:
         winners.setdefault(claim.field, claim)
+    _check_channels(winners, inferred.get("in_chans", 0), source=source)
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
     try:
@@ -242,9 +243,7 @@ def _agrees(claim: Claim, in_file: Mapping[str, Any]) -> bool:
     return bool(claim.value == value)
 
 
-def _matching(
-    inferred: Mapping[str, Any], names: Sequence[str] = MATCHED_FIELDS
-) -> ViTConfig | None:
+def _matching(inferred: Mapping[str, Any], names: Sequence[str] = MATCHED) -> ViTConfig | None:
     """The first variant whose fields of these names are the same."""
     for config in VARIANTS.values():
         if all(inferred.get(name) == getattr(config, name) for name in names):
@@ -268,6 +267,19 @@ def _heads(
         f"width {width}), and no file beside it states it",
         hint=f"give it with --set num_heads=N (one of {fits})",
     )
+
+
+def _check_channels(winners: Mapping[str, Claim], channels: int, *, source: str) -> None:
+    """Raise CheckpointError where a JSON file has not one mean and std for each channel."""
+    for claim in (winners[name] for name in ("mean", "std") if name in winners):
+        if claim.source in (CONFIG, PROCESSOR) and len(claim.value) != channels > 0:
+            field = f"image_{claim.field}" if claim.source == PROCESSOR else claim.field
+            raise CheckpointError(
+                f"cannot load {source}: {claim.source} beside it has {len(claim.value)} values of "
+                f"{field}, and the model has {channels} channels",
+                hint="give --mean and --std, one number for each channel, or correct "
+                f"{claim.source}",
+            )
 
 
 def _assumptions(

@@ -115,16 +115,15 @@ def fill(
     file's position embedding was trained for.
     """
     config, not_finite = model.config, list[str]()
-    state = model.state_dict()
-    state = {n: torch.zeros_like(t, device="cpu") if t.is_meta else t for n, t in state.items()}
+    state, filled = model.state_dict(), {step.target for step in steps}
+    empty = {n: t for n, t in state.items() if t.is_meta and n not in filled}
+    state |= {name: torch.zeros(tensor.shape) for name, tensor in empty.items()}
     for step in steps:
         value = step.conversion.apply(*(file.read(name) for name in step.sources))
         if step.target == "pos_embed":
-            prefix, wanted = config.num_prefix_tokens, config.grid_hw
-            value = resample_pos_embed(
-                value, source=grid_hw, target=wanted, num_prefix_tokens=prefix
-            )
-        state[step.target].copy_(value)
+            prefix, grid = config.num_prefix_tokens, config.grid_hw
+            value = resample_pos_embed(value, source=grid_hw, target=grid, num_prefix_tokens=prefix)
+        state[step.target] = torch.empty(value.shape, dtype=torch.float32).copy_(value)
         if not state[step.target].isfinite().all():
             not_finite += step.sources
     if not_finite:

@@ -90,9 +90,8 @@ def load_checkpoint(
     beside = read_metadata(file.path.parent, layout=chosen.name)
     own, metadata = read_config(file) or (None, beside)
     converted, failed = convert_shapes(file, binding)
-    weights = [s for s in binding.steps if s.target.endswith(".attn.qkv.weight")]
-    kernels = (file.tensors[step.sources[0]] for step in weights)
-    heads = next((k.shape[1] for k in kernels if k.ndim == 3), None)  # (D, h, d), as in JAX
+    qkv = [file.tensors[s.sources[0]] for s in binding.steps if s.target.endswith("qkv.weight")]
+    heads = next((t.shape[1] for t in qkv if t.ndim == 3), None)  # (D, h, d), as in JAX
     if "pos_embed" in converted:
         _check_positions({*converted, *failed}, own, overrides, source=path)
     trained, inferred, assumed = resolve(
@@ -120,8 +119,8 @@ def load_checkpoint(
     zero = [n for n, tensor in model.state_dict().items() if tensor.is_meta and n not in sources]
     labels = metadata.labels if "head.weight" in sources else ()
     if len(labels) not in (0, config.num_classes):
-        found, expected = len(labels), config.num_classes
-        assumed["labels"] = f"none: {found} were given, the head has {expected} classes"
+        classes = config.num_classes
+        assumed["labels"] = f"none: {len(labels)} were given, the head has {classes} classes"
         labels = ()
     report = LoadReport(
         layout=chosen.name,

@@ -95,9 +95,8 @@ class _Json:
     def check_supported(self, name: str, value: Any, supported: Iterable[str]) -> None:
         """Raise CheckpointError where `VisionTransformer` lacks the choice in a field."""
         if value not in supported:
-            choices = ", ".join(supported)
             raise CheckpointError(
-                f"{self.path}: {name} {value!r} is not supported; supported: {choices}",
+                f"{self.path}: {name} {value!r} is not supported; expected {', '.join(supported)}",
                 hint=MODULE_HINT,
             )
 
@@ -107,7 +106,7 @@ def _read(path: Path) -> _Json:
     try:
         return _Json(path, msgspec.convert(json.loads(text), dict[str, Any]))
     except (ValueError, msgspec.ValidationError) as error:
-        raise _Json(path, {}).error(f"invalid JSON ({error})") from error
+        raise _Json(path, {}).error(f"is no JSON object ({error})") from error
 
 
 def _hugging_face(config: _Json) -> Metadata:
@@ -165,9 +164,10 @@ def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any
     if scale <= 0:
         raise processor.error("rescale_factor: expected a positive number")
     scale = 1.0 if abs(scale - 1) < 1e-9 else scale
-    mean, std = [0.0] * channels, [1.0] * channels
     if processor.get("do_normalize", bool | None, True):
         mean, std = (processor.get(name, list[float]) for name in ("image_mean", "image_std"))
+    else:
+        mean, std = [0.0] * channels, [1.0] * channels
     size = crop = processor.size("size") or 224
     if processor.get("do_center_crop", bool | None):
         crop = processor.size("crop_size") or size

@@ -120,9 +120,13 @@ def check_libraries(_: Facts) -> Findings:
     answer = probes.run_probe(probes.probe_libraries, *linked) if linked else {}
     if "missing" not in answer:
         return  # a wheel without CUDA, or one that cannot be imported, see `check_onnxruntime`
+    conflict = nvidia.tensorrt_conflict()
     for name in linked:
         usable = name not in answer["missing"]
-        yield Fact("library", name, "found" if usable else "missing", usable=usable)
+        value = "found" if usable else "missing"
+        if conflict and not usable and name.startswith("libnvinfer"):
+            value = ": ".join(conflict)
+        yield Fact("library", name, value, usable=usable)
 
 
 def check_onnxruntime(facts: Facts) -> Findings:
