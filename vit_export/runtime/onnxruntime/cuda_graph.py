@@ -32,6 +32,10 @@ class _Recorded:
     inputs: dict[str, Any]
     outputs: dict[str, Any]
 
+    @property
+    def run_options(self) -> Any:
+        return _run_options(self.graph)
+
     def results(self) -> Outputs:
         return {name: value.numpy().copy() for name, value in self.outputs.items()}
 
@@ -62,7 +66,7 @@ class RecordedRuns:
         self._recorded[key] = recorded
         for name, array in feeds.items():
             recorded.inputs[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(recorded.binding, _run_options(recorded.graph))
+        self._session.run_with_iobinding(recorded.binding, recorded.run_options)
         return recorded.results()
 
     def _free_graph(self) -> int:

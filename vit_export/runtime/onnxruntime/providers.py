@@ -109,14 +109,16 @@ def _check_libraries(provider: str) -> None:
         ort.preload_dlls()
     if provider == "tensorrt":
         load_tensorrt()
-    library = ""
     try:
         for library in provider_libraries(PROVIDERS[provider].ort_name):
             ctypes.CDLL(library)
     except OSError as error:
-        conflict = tensorrt_conflict() if library.startswith("libnv") else None
-        reason, remedy = conflict or (str(error), "vit-export doctor")
-        raise ProviderError(f"provider {provider!r} cannot start: {reason}", hint=remedy) from error
+        conflict = tensorrt_conflict() if provider == "tensorrt" else None
+        reason, remedy = conflict or ("", "vit-export doctor")
+        raise ProviderError(
+            f"provider {provider!r} cannot start: {error}{'; ' * bool(reason)}{reason}",
+            hint=remedy,
+        ) from error
 
 
 @functools.cache
