@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,13 +381,13 @@ def test_an_engine_is_built_and_measured_on_the_gpu_of_its_settings_or_of_the_ca
     device: int | None,
 ) -> None:
     """TensorRT-RTX builds, on fake GPUs, of which the second is used."""
-    used: dict[str, int] = {}
+    used: set[tuple[str, int]] = set()
 
     def progress(stage: str, done: int = 0, total: int = 0) -> None:
-        used["build" if total else "others"] = cuda.current
+        used.add((threading.current_thread().name.partition("_")[0], cuda.current))
 
     def gate() -> Comparison:
-        used["gate"] = cuda.current
+        used.add(("gate", cuda.current))
         return measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reasons=())
 
     on_an_l4(gate)
@@ -397,7 +398,7 @@ def test_an_engine_is_built_and_measured_on_the_gpu_of_its_settings_or_of_the_ca
         settings=settings(device=device, compute_capabilities=()),
         progress=progress,
     )
-    assert used == {"build": 1, "others": 1, "gate": 1}
+    assert used == {("MainThread", 1), ("build", 1), ("gate", 1)}
     assert made.sidecar.device == 1
     assert "--device" not in made.sidecar.rebuild
     assert cuda.context == (1 if device is None else 0)
