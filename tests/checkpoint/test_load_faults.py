@@ -164,7 +164,7 @@ def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
 
 def test_only_files_that_are_there_are_named_as_the_cause(hf_folder: Callable[..., Path]) -> None:
     """Without preprocessor_config.json it cannot be at fault."""
-    reason = "its tensors and config.json and your settings describe no network: embed_dim 32 is not"
+    reason = "its tensors and config.json and your settings describe no network: embed_dim"
     with pytest.raises(ConfigError, match=reason):
         load_checkpoint(hf_folder(), overrides={"num_heads": 5})
 
