@@ -56,7 +56,7 @@ def plan(
     on_gpu = not against and engines == paths
     for applies, message, hint in (
         (not providers, "--provider: expected at least one", "e.g. --provider cpu,cuda"),
-        (auto_twice, "--provider auto is one of the others, which would be timed twice",
+        (auto_twice, "--provider auto chooses one of the others, which would be timed twice",
          "leave auto out, or give it alone"),
         (weights is not None and not against, "--weights is for torch", "add --against torch"),
         (layout is not None and weights is None, "--layout needs --weights FILE", ""),
