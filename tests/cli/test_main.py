@@ -176,7 +176,7 @@ WRONG = [
     (2, ["onnx", "--variant", "b16", "--set", "num_head=2"], "did you mean 'num_heads'"),
     (2, ["onnx", "--variant", "mnist", "--set", "depth"], "expected field=value"),
     (2, ["onnx", "--variant", "mnist", "--batch", "many"], "dynamic"),
-    (2, ["onnx", "--variant", "mnist", "--opset", "7"], "--opset 18 to 25, not 7"),
+    (2, ["onnx", "--variant", "mnist", "--opset", "7"], "--opset 7: expected 18 to 25"),
     (2, ["onnx", "--variant", "mnist", "--seed", "-1"], "--seed -1: expected a number from 0"),
     (2, ["onnx", "--variant", "mnist", "--outputs", "logit"], "did you mean 'logits'"),
     (2, ["onnx"], "--variant NAME"),

@@ -1,8 +1,11 @@
 """Options that several commands share, and the settings they stand for."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.console import attributes
@@ -48,8 +51,30 @@ class CheckpointOptions:
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str = option("Run", "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
+    provider: str = option(
+        "Run",
+        "auto, cpu, cuda, tensorrt, tensorrt-rtx, openvino, coreml, directml, qnn, xnnpack or "
+        "migraphx; of several, the first that is active.",
+        "NAME,...",
+        default="auto",
+    )
+    device: int | None = option("Run", "Number of the GPU, from 0.", "N", type=click.IntRange(0))
     trust_host_code: bool = option("Run", "Let a version-compatible engine run its own code.")
+
+    def providers(self, *artifacts: str) -> list[str]:
+        """Return the requested providers; in ONNX Runtime's TensorRT, disable TF32.
+
+        For this process, its children, and their whole life: NVIDIA's libraries read the variable
+        when they are loaded.
+        """
+        names = comma_separated(self.provider)
+        if any(name.startswith("tensorrt") for name in names) and any(
+            artifact.endswith(".onnx") for artifact in artifacts
+        ):
+            from vit_export.runtime.onnxruntime.options import TF32_VARIABLE
+
+            os.environ.setdefault(TF32_VARIABLE, "0")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +167,11 @@ class LabelsOption:
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def one_or_list(names: list[str]) -> str | list[str]:
+    """Return a single name by itself."""
+    return names[0] if len(names) == 1 else names
 
 
 def comma_separated(text: str) -> list[str]:
