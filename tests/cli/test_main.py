@@ -175,6 +175,8 @@ WRONG = [
     (2, ["onnx", "--variant", "b16", "--img-size", "225"], "not a multiple of patch_size"),
     (2, ["onnx", "--variant", "b16", "--set", "num_head=2"], "did you mean 'num_heads'"),
     (2, ["onnx", "--variant", "mnist", "--set", "depth"], "expected field=value"),
+    (2, ["onnx", "--variant", "mnist", "--set", "depth=1", "--set", "depth=2"], "--set depth is"),
+    (2, ["onnx", "--variant", "mnist", "--img-size", "28", "--set", "img_size=56"], "and with an"),
     (2, ["onnx", "--variant", "mnist", "--batch", "many"], "dynamic"),
     (2, ["onnx", "--variant", "mnist", "--opset", "7"], "--opset 7: expected 18 to 25"),
     (2, ["onnx", "--variant", "mnist", "--seed", "-1"], "--seed -1: expected a number from 0"),

@@ -41,8 +41,10 @@ class CheckpointOptions:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
             if name in IDENTITY:
                 raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
-            if name in fields or name in own:
-                raise UsageError(f"{name} is given twice, with --set or an option of its own")
+            if name in fields:
+                raise UsageError(f"--set {name} is given twice")
+            if name in own:
+                raise UsageError(f"{name} is given twice: with --set and with an option of its own")
             fields[name] = value
         return fields | own
 
@@ -79,7 +81,7 @@ class ProviderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images are prepared."""
+    """How images are prepared; `None` where an option was not given."""
 
     mean: str | None = option(
         "Image preparation",
@@ -106,7 +108,7 @@ class PreparationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """How to convert to a narrower precision."""
+    """How to convert to a narrower precision; `None` where an option was not given."""
 
     precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
@@ -142,9 +144,13 @@ class PrecisionOptions:
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
+            calibration=self.calibration,
             method=self.calibration_method,
+            percentile=self.percentile,
+            smooth=self.smooth,
             images=images,
-            **attributes(self, "calibration percentile smooth max_drop budget"),
+            max_drop=self.max_drop,
+            budget=self.budget,
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 
