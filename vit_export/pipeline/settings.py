@@ -81,7 +81,8 @@ class ValidateSettings:
         weights: Checkpoint to compute the float64 reference from again, with torch, instead of
             reading a golden file.
         layout: Naming scheme of the checkpoint's tensors; recognised by default.
-        provider: Execution provider that runs the artifact.
+        provider: Execution provider that runs the artifact, or several to try in their order.
+        device: Number of the GPU, as CUDA counts them.
         allow_host_code: Let a version-compatible engine run the host code in its plan.
         runtime_cache: File of the kernels that TensorRT-RTX compiled on this machine.
         preprocess: How golden images are normalised, for an artifact without a manifest.
@@ -95,7 +96,8 @@ class ValidateSettings:
     golden: str | os.PathLike[str] | None = None
     weights: str | os.PathLike[str] | None = None
     layout: str | None = None
-    provider: str = "auto"
+    provider: str | Sequence[str] = "auto"
+    device: int | None = None
     allow_host_code: bool = False
     runtime_cache: str | os.PathLike[str] | None = None
     preprocess: Preprocess | None = None

@@ -54,6 +54,7 @@ def validate(
         engine = open_engine(
             path,
             provider=provider,
+            device=settings.device,
             trusted=True,
             allow_host_code=settings.allow_host_code,
             runtime_cache=settings.runtime_cache,
@@ -63,7 +64,7 @@ def validate(
         option = "--trust-host-code" if settings.allow_host_code else "--runtime-cache"
         raise UsageError(f"{path}: {option} is for engines", hint="leave it out")
     else:
-        runner = load(path, provider=provider).runner
+        runner = load(path, provider=provider, device=settings.device).runner
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:

@@ -6,6 +6,7 @@ and the TensorRT version. Another GPU or version measures again.
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cuda.core import Device
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
-from vit_export.errors import EngineError, GateError
+from vit_export.errors import EngineError, GateError, UsageError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -26,6 +27,7 @@ _passed_in_this_process: set[Check] = set()
 def open_engine(
     path: Path,
     *,
+    provider: str | Sequence[str] = "auto",
     device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
@@ -35,6 +37,13 @@ def open_engine(
 
     Arguments and errors are those of `vit_export.runtime.load_engine`.
     """
+    names = [provider] if isinstance(provider, str) else list(provider)
+    if len(names) != 1:
+        raise UsageError(
+            f"{path}: provider={names}: an engine runs on the one that it was built for",
+            hint="leave the provider out",
+        )
+    options["provider"] = names[0]
     try:
         runner = TrtRunner(path, device=device, **options)
     except IncompatibleEngineError:

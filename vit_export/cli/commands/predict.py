@@ -12,6 +12,7 @@ from vit_export.cli.options import (
     PreparationOptions,
     ProviderOptions,
     RuntimeCacheOption,
+    one_or_list,
 )
 
 
@@ -37,14 +38,17 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    provider, labels = options.provider, options.class_names() or None
-    preprocess = options.preprocess_of(artifact)
+    given: dict[str, Any] = {
+        "device": options.device,
+        "preprocess": options.preprocess_of(artifact),
+        "labels": options.class_names() or None,
+    }
     if options.trust_host_code or options.runtime_cache is not None:
-        model = load_engine(artifact, provider=provider, allow_host_code=options.trust_host_code,
-                            runtime_cache=options.runtime_cache,
-                            preprocess=preprocess, labels=labels)  # fmt: skip
+        given["allow_host_code"] = options.trust_host_code
+        given["runtime_cache"] = options.runtime_cache
+        model = load_engine(artifact, provider=options.provider, **given)
     else:
-        model = load(artifact, provider=provider, preprocess=preprocess, labels=labels)
+        model = load(artifact, provider=one_or_list(options.providers(artifact)), **given)
     click.get_current_context().with_resource(model)  # closed in the end
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
@@ -58,8 +62,10 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         else:
             rows.append(row | {"top": result})
             lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
-    lines.append(f"provider: {model.provider}")
-    lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
+    beside = f" ({count} nodes on shapes run on the CPU)" if (count := model.nodes_on_cpu) else ""
+    lines.append(f"provider: {model.provider}{beside}")
+    if options.provider != "auto":  # whose rejections are warnings
+        lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(
         as_json,
         {"predictions": rows},
