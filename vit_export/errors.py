@@ -69,6 +69,10 @@ class ProviderError(VitExportError):
     """The requested execution provider cannot run the model, or would not run all of it."""
 
 
+class ProviderWarning(UserWarning):
+    """`provider="auto"` rejected a provider that the installed onnxruntime should have."""
+
+
 class InputError(VitExportError):
     """A tensor given to a runner has the wrong name, dtype, shape or range."""
 

@@ -168,6 +168,9 @@ def _replayed(runner: Any) -> int:
         }
         for name, value in own.items():
             binding.bind_ortvalue_output(name, value)
-        runner._session.run_with_iobinding(binding, graph.run_options)
+        # by the thread that has recorded the graph: another would record one of its own
+        runner._recorded._thread.submit(
+            runner._session.run_with_iobinding, binding, graph.run_options
+        ).result()
         count += all(np.isnan(value.numpy()).all() for value in own.values())
     return count

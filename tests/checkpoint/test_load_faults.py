@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import save_file
 
 from vit_export.checkpoint.load import load_checkpoint
-from vit_export.errors import CheckpointError
+from vit_export.errors import CheckpointError, ConfigError
 
 HEADS = {"num_heads": 4}
 SIZES = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 4, "num_classes": 3}
@@ -160,6 +160,13 @@ def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
         (0.5,) * channels,
         (0.25,) * channels,
     )
+
+
+def test_only_files_that_are_there_are_named_as_the_cause(hf_folder: Callable[..., Path]) -> None:
+    """Without preprocessor_config.json it cannot be at fault."""
+    reason = "its tensors and config.json and your settings describe no network: embed_dim"
+    with pytest.raises(ConfigError, match=reason):
+        load_checkpoint(hf_folder(), overrides={"num_heads": 5})
 
 
 # pipes and devices

@@ -39,13 +39,19 @@ def main() -> None:
     serve(load_artifact)
 
 
-def load_artifact(path: str, provider: str, threads: int | None, allow_host_code: bool) -> Runnable:
+def load_artifact(
+    path: str, provider: str, threads: int | None, device: int | None, allow_host_code: bool
+) -> Runnable:
     """Load an .onnx file or an engine."""
     if not is_engine(path):
-        return load(path, provider=provider, threads=threads).runner
-    # trusted: the golden check is no part of loading an engine again, and `distance` is measured
-    model = load_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-    return model.runner
+        return load(path, provider=provider, device=device, threads=threads).runner
+    return load_engine(
+        path,
+        provider=provider,
+        device=device,
+        trusted=True,  # the golden check is no part of loading again, and `distance` is measured
+        allow_host_code=allow_host_code,
+    ).runner
 
 
 def serve(load_candidate: Callable[..., Runnable]) -> None:

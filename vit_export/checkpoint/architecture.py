@@ -153,7 +153,8 @@ def resolve(
     try:
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
-        origins = ["its tensors", *metadata.fields, *(["your settings"] if settings else [])]
+        files = [name for name, fields in metadata.fields.items() if fields]
+        origins = ["its tensors", *files, *(["your settings"] if settings else [])]
         raise (ConfigError if settings else CheckpointError)(
             f"cannot load {source}: {' and '.join(origins)} describe no network: {error}",
             hint="correct the wrong value there, or set it, e.g. with --set num_heads=N or --mean",

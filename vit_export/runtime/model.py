@@ -69,7 +69,7 @@ class Model:
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Providers that `provider="auto"` tried and rejected, with the reason."""
+        """Providers that were tried before the one that runs the model, with the reason."""
         return getattr(self.runner, "rejected", {})
 
     def __repr__(self) -> str:
