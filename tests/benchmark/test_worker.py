@@ -89,6 +89,14 @@ def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
     ]  # fmt: skip
 
 
+def test_providers_that_auto_rejected_are_notes():
+    """The warning itself would stay in the child's log."""
+    model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
+    assert Stopwatch(lambda: model).load(batch=1)["notes"] == []
+    model.rejected = {"cuda": "no GPU"}
+    assert Stopwatch(lambda: model).load(batch=1)["notes"] == ["not cuda: no GPU"]
+
+
 def test_the_first_run_of_a_turn_is_not_counted():
     """Other candidates have filled the caches before it."""
     model = Recorded((TensorSpec("x", "float32", ("n", 2)),))

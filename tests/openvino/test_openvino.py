@@ -111,7 +111,7 @@ def test_shape_arithmetic_on_the_cpu_is_accepted_and_counted(make_model):
     )  # fmt: skip
     model = load(path, provider="openvino")
     x = np.random.default_rng(1).standard_normal((3, 4, 8)).astype(np.float32)
-    assert 0 < model.runner.nodes_on_cpu < 8
+    assert 0 < model.nodes_on_cpu < 8
     expected = load(path, provider="cpu").run(x)
     np.testing.assert_allclose(model.run(x), expected, atol=1e-5)
 

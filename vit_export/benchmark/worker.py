@@ -75,7 +75,12 @@ class Stopwatch:
         self._run(self._runner.inputs[0].fixed_batch or batch)
         if self._runner.manifest is not None:
             self._precision = self._runner.manifest.precision
-        return {"provider": self._runner.provider, "precision": self._precision}
+        rejected = getattr(self._runner, "rejected", {})
+        return {
+            "provider": self._runner.provider,
+            "precision": self._precision,
+            "notes": [f"not {name}: {reason}" for name, reason in rejected.items()],
+        }
 
     def time(self, batch: int, seconds: float, min_runs: int = 1) -> Answer:
         """Time the runs of some seconds; return the seconds of each, and the memory so far.

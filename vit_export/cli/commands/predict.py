@@ -58,7 +58,8 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         else:
             rows.append(row | {"top": result})
             lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
-    lines.append(f"provider: {model.provider}")
+    beside = f" ({count} nodes on shapes run on the CPU)" if (count := model.nodes_on_cpu) else ""
+    lines.append(f"provider: {model.provider}{beside}")
     if options.provider != "auto":  # whose rejections are warnings
         lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(
