@@ -22,6 +22,7 @@ from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.read import read_manifest
 from vit_export.cli.main import main
+from vit_export.cli.report.results import engine_text
 from vit_export.engine import build, proof
 from vit_export.engine.settings import EngineSettings
 from vit_export.errors import (
@@ -199,7 +200,7 @@ def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_pa
     )
     assert re.search(
         r"two gpus\.plan  [\d.]+ \w+  [\d.]+ s  tensorrt-rtx [\d.]+ for 8\.9, 12\.0  "
-        r"layers \d+ HALF  not measured  built for .* no GPU",
+        r"layers \d+ HALF  not measured: built for .* no GPU",
         done.stderr,
     )
     assert f"next: vit-export predict '{output}' PHOTO.jpg" in done.stderr
@@ -408,7 +409,9 @@ def test_an_inspector_that_shows_no_types_leads_to_a_warning(
     folder: Path, tmp_path: Path, on_an_l4: Callable[[Callable[[], Any]], None]
 ) -> None:
     """Not to an error: no GPU has shown yet what it shows of such an engine."""
-    found = measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reasons=())
+    error = {"max_abs": 0.001, "tolerance": 0.002}
+    unmeasured = Sidecar.read(folder / "tiny.fp16.engine")
+    found = measured(unmeasured, passed=True, reasons=(), reason="", **error)
     on_an_l4(lambda: found)
     engine = tmp_path / "x.engine"
     made = build_engine(
@@ -418,6 +421,10 @@ def test_an_inspector_that_shows_no_types_leads_to_a_warning(
     assert "inspector shows no fp16 in the engine: no types at all" in warning
     written = Sidecar.read(engine).proof
     assert (written["engine"], written["warnings"]) == ("not shown", [warning])
+    text = engine_text(made)
+    assert f"warning: {warning}\n{engine}  " in text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{engine}  ")]
+    assert line.endswith(" HALF  passed  max|y - y64| 0.001 (tolerance 0.002)")
 
 
 def test_a_plan_that_is_larger_than_expected_leads_to_a_warning(

@@ -142,5 +142,6 @@ def product_counts(sidecar: Sidecar) -> str:
 def engine_verdict(sidecar: Sidecar) -> str:
     """Return whether an engine passed its gate and its error, or why it was not measured."""
     stage = sidecar.measured
-    error = error_text(stage, sidecar.manifest.precision) if stage.max_abs is not None else ""
-    return "  ".join(filter(None, [VERDICT[stage.passed], error, stage.reason]))
+    reason = f": {stage.reason}" if stage.reason else ""
+    error = stage.max_abs is not None and error_text(stage, sidecar.manifest.precision)
+    return f"{VERDICT[stage.passed]}{reason}{f'  {error}' if error else ''}"
