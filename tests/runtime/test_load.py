@@ -71,6 +71,13 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
     }  # fmt: skip
 
 
+def test_an_engine_takes_no_list_of_providers(tmp_path):
+    """It runs on the one that it was built for."""
+    pytest.importorskip("cuda.core")
+    with pytest.raises(UsageError, match=r"an engine runs on the one that it was built for"):
+        load(tmp_path / "x.plan", provider=["tensorrt", "cuda"])
+
+
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
     [("x.onnx", "onnxruntime", "cpu"), ("x.engine", "cuda", "tensorrt")],
