@@ -16,6 +16,7 @@ import pytest
 from fake_cuda import SCRATCH, FakeCuda
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.runtime import engine_check
 from vit_export.runtime.tensorrt import runner as trt
 from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import Plan
@@ -135,12 +136,13 @@ def make_engine(
     )
     gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
     monkeypatch.setattr(trt, "current_gpu", lambda ordinal: gpu)
-    monkeypatch.setattr(
-        trt,
-        "load_backend",
-        lambda name: Backend(name=name, trt=enums, version="11.4.0.106",
-                             logger=SimpleNamespace(collectors=[])),
-    )  # fmt: skip
+    for module in (trt, engine_check):
+        monkeypatch.setattr(
+            module,
+            "load_backend",
+            lambda name: Backend(name=name, trt=enums, version="11.4.0.106",
+                                 logger=SimpleNamespace(collectors=[])),
+        )  # fmt: skip
     monkeypatch.setattr(Plan, "_check_signature", lambda self, path: None)
 
     def make(**fields: Any) -> Path:
