@@ -67,7 +67,7 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
         load(str(tmp_path / f"x{suffix}"), provider="tensorrt")
     assert received == {
         "provider": "tensorrt", "device": None, "rebuild": False, "trusted": False,
-        "allow_host_code": False,
+        "allow_host_code": False, "runtime_cache": None,
     }  # fmt: skip
 
 
