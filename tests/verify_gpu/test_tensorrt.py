@@ -69,7 +69,7 @@ def test_an_engine_is_reported_with_what_the_inspector_shows_and_with_every_warn
     """They are warnings until a GPU has confirmed them, so the report must have them."""
     from gpu_checks import tensorrt
 
-    stage = {"passed": True, "max_abs": 0.1, "tolerance": 0.2}
+    stage = {"passed": True, "reason": "", "max_abs": 0.1, "tolerance": 0.2}
     proof = {"network": {"HALF": 14}, "engine": "not shown", "warnings": ["no formats are shown"]}
     answers = {
         "engine": {"passed": True, "seconds": 1.0, "size_bytes": 5, "sidecar": {"proof": proof}},
