@@ -113,7 +113,9 @@ def test_a_version_without_dlpack_is_an_error_that_names_the_version(monkeypatch
     """As in onnxruntime 1.24.1; arrays still run."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     monkeypatch.delattr(onnxruntime.OrtValue, "from_dlpack")
-    with pytest.raises(ProviderError, match=r"1\.26 or newer, .*\nhint: .*'onnxruntime>=1\.26'"):
+    with pytest.raises(
+        ProviderError, match=r"1\.26 or newer, .*\nhint: .*'onnxruntime>=1\.26'; or pass a numpy"
+    ):
         runner.run({"pixel_values": torch.from_numpy(X)})
     assert runner.run({"pixel_values": X})["logits"].shape == (2, 10)
 

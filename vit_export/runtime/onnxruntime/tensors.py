@@ -33,7 +33,10 @@ def ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.OrtV
             "memory or an NVIDIA GPU",
             hint="pass `x.cpu()`",
         )
-    check_version(ort.OrtValue, "from_dlpack", "1.26", f"input {spec.name!r} as a tensor")
+    check_version(
+        ort.OrtValue, "from_dlpack", "1.26", f"input {spec.name!r} as a tensor",
+        instead="pass a numpy array, `x.cpu().numpy()`",
+    )  # fmt: skip
     try:
         tensor = ort.OrtValue.from_dlpack(written(value))
     except (BufferError, RuntimeError) as error:
