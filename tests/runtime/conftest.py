@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +92,6 @@ class FakeContext:
         self._cuda.batches.append(self._shape[0])
         self._kernels.batches.add(self._shape[0])
         with self._cuda.running():
-            time.sleep(self._cuda.run_s)
             compute()
         return True
 
