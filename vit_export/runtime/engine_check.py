@@ -37,10 +37,10 @@ def open_engine(
 
     Arguments and errors are those of `vit_export.runtime.load_engine`.
     """
-    names = [provider] if isinstance(provider, str) else list(provider)
-    if len(names) != 1:
+    names = [provider] if isinstance(provider, str) else provider
+    if not isinstance(names, list | tuple) or len(names) != 1:
         raise UsageError(
-            f"{path}: provider={names}: an engine runs on the one that it was built for",
+            f"{path}: provider={names!r}: an engine runs on the one that it was built for",
             hint="leave the provider out",
         )
     options["provider"] = names[0]

@@ -65,7 +65,7 @@ class RecordedRuns:
                 return recorded.results()
         self._recorded[key] = recorded
         for name, array in feeds.items():
-            recorded.inputs[name].update_inplace(np.ascontiguousarray(array))
+            recorded.inputs[name].update_inplace(np.asarray(array, order="C"))
         self._session.run_with_iobinding(recorded.binding, recorded.run_options)
         return recorded.results()
 
