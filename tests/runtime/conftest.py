@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import pytest
 from fake_cuda import SCRATCH, FakeCuda
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.runtime import engine_check
 from vit_export.runtime.tensorrt import runner as trt
 from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import Plan
@@ -92,7 +92,6 @@ class FakeContext:
         self._cuda.batches.append(self._shape[0])
         self._kernels.batches.add(self._shape[0])
         with self._cuda.running():
-            time.sleep(self._cuda.run_s)
             compute()
         return True
 
@@ -135,12 +134,13 @@ def make_engine(
     )
     gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
     monkeypatch.setattr(trt, "current_gpu", lambda ordinal: gpu)
-    monkeypatch.setattr(
-        trt,
-        "load_backend",
-        lambda name: Backend(name=name, trt=enums, version="11.4.0.106",
-                             logger=SimpleNamespace(collectors=[])),
-    )  # fmt: skip
+    for module in (trt, engine_check):
+        monkeypatch.setattr(
+            module,
+            "load_backend",
+            lambda name: Backend(name=name, trt=enums, version="11.4.0.106",
+                                 logger=SimpleNamespace(collectors=[])),
+        )  # fmt: skip
     monkeypatch.setattr(Plan, "_check_signature", lambda self, path: None)
 
     def make(**fields: Any) -> Path:

@@ -141,7 +141,6 @@ def test_an_engine_is_rebuilt_on_the_gpu_that_it_is_loaded_on(
 
     monkeypatch.setattr(engine_check, "run_module", run_module)
     monkeypatch.setattr(engine_check, "find_source", lambda path, sidecar: None)
-    monkeypatch.setattr(engine_check, "load_backend", lambda _: SimpleNamespace(version=VERSION))
     cuda.current = current
     runner = open_engine(engine, device=device, rebuild=True, trusted=True)
     assert runner.ordinal == (current if device is None else device)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -154,8 +155,8 @@ class FakeCuda:
         allocations_left: How many more allocations succeed.
         runs: The GPU of every run of the engine.
         batches: Their batch sizes.
-        run_s: How long a run takes, in seconds.
         most_at_once: How many ran at the same time, at most.
+        enough_at_once: How many that must be before any of them ends.
         captures: Streams that capture: handle -> the captured run; `None` after a failure.
         capture_fails: Where captures fail: "begin", "run", "end", "complete", or nowhere.
     """
@@ -168,9 +169,9 @@ class FakeCuda:
         self.allocations_left = 1000
         self.runs: list[int] = []
         self.batches: list[int] = []
-        self.run_s = 0.0
         self._at_once = self.most_at_once = 0
-        self._lock = threading.Lock()
+        self.enough_at_once = 1
+        self._change = threading.Condition()
         self._of_thread = threading.local()
 
     def replace_cuda_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,12 +211,15 @@ class FakeCuda:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Count a run while it lasts."""
-        with self._lock:
+        """Count a run while it lasts; it lasts until enough have run at once."""
+        with self._change:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.most_at_once >= self.enough_at_once, timeout=60)
+        time.sleep(0.002 * (self.enough_at_once > 1))  # so that one more would be seen
         yield
-        with self._lock:
+        with self._change:
             self._at_once -= 1
 
     def nbytes(self, kind: str) -> int:

@@ -175,7 +175,7 @@ def test_forty_threads_do_not_hold_forty_copies(trt_runner: TrtRunner, cuda: Any
     """`MAX_RUNS` of them run at once, each with memory of its own; the others wait."""
     trt_runner.run({"pixel_values": X})
     of_one_run = cuda.nbytes("buffer"), cuda.nbytes("pinned")
-    cuda.run_s = 0.002
+    cuda.enough_at_once = MAX_RUNS
     results: dict[int, np.ndarray] = {}
 
     def work(number: int) -> None:

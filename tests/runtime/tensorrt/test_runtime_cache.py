@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from vit_export.artifact.engine_sidecar import Check, Gpu
+from vit_export.cli.main import main
 from vit_export.errors import OutputError, ProviderWarning, UsageError
 from vit_export.runtime import load_engine
 
+L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", driver="13.0")
 X = np.zeros((8, 3, 32, 32), np.float32)
 
 
@@ -92,3 +97,26 @@ def test_a_cache_in_a_missing_folder_or_for_tensorrt_is_an_error(
             load_engine(rtx, trusted=True, runtime_cache=path)
     with pytest.raises(UsageError, match=r"runtime_cache=.* is for engines of tensorrt-rtx"):
         load_engine(make_engine(), trusted=True, runtime_cache=tmp_path / "kernels")
+
+
+def test_predict_keeps_kernels_in_the_file_that_is_named(
+    make_engine: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    check = Check(gpu=L4, plan_sha256=hashlib.sha256(b"abc").hexdigest(), version="11.4.0.106")
+    engine, file = make_engine(backend="tensorrt-rtx", checks=(check,)), tmp_path / "kernels"
+    preparation = ["--mean", "0.5", "--std", "0.5", "--crop-pct", "1", "--interpolation", "bicubic"]
+    words = ["predict", str(engine), str(photographs[0]), "--runtime-cache", str(file)]
+    answer = CliRunner().invoke(main, [*words, *preparation])
+    assert answer.exit_code == 0, answer.output
+    assert file.read_bytes() == b"kernels \1"
+
+
+@pytest.mark.parametrize("command", ["predict", "validate"])
+def test_a_runtime_cache_is_for_engines_only(
+    tiny_export: Any, photographs: list[Path], command: str
+) -> None:
+    words = [command, str(tiny_export.path), *([str(photographs[0])] * (command == "predict"))]
+    answer = CliRunner().invoke(main, [*words, "--runtime-cache", "kernels"])
+    assert answer.exit_code == 2
+    assert "--runtime-cache" in answer.stderr
+    assert "for engines" in answer.stderr

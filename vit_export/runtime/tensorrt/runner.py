@@ -147,7 +147,8 @@ class TrtRunner:
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             with self._session() as session:
-                return session.to_host(self._run_on_device(session, feeds, {}))
+                results = self._run_on_device(session, feeds, {})
+                return session.to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
         check_feeds(self.inputs, feeds)
         chunks = split(len(feeds[self.inputs[0].name]), self._ranges)
         with self._session() as session:

@@ -34,14 +34,16 @@ class RuntimeCache:
             ) from error
         runtime_config = engine.create_runtime_config()
         self.kernels = runtime_config.create_runtime_cache()
-        self._writes = not self._saved or self.kernels.deserialize(self._saved)
-        if not self._writes:
-            warnings.warn(
-                f"{path}: neither used nor replaced: it is the runtime cache of another "
-                "TensorRT-RTX, GPU or driver, or none at all; delete it, or name another file",
-                ProviderWarning,
-                stacklevel=2,
+        self._writes = True
+        if self._saved and not self.kernels.deserialize(self._saved):
+            self._stop(
+                "neither used nor replaced: it is the runtime cache of another TensorRT-RTX, GPU "
+                "or driver, or none at all; delete it, or name another file"
             )
+
+    def _stop(self, problem: str) -> None:
+        self._writes = False
+        warnings.warn(f"{self._path}: {problem}", ProviderWarning, stacklevel=3)
 
     def save_after(self, shapes: object) -> None:
         """Write the file after the first run of shapes, for which kernels may be new."""
@@ -52,8 +54,8 @@ class RuntimeCache:
     def save(self) -> None:
         """Write the file if there are new kernels; a reader sees a whole file."""
         with self._lock:
-            kernels = bytes(memoryview(self.kernels.serialize())) if self._writes else self._saved
-            if kernels == self._saved:
+            kernels = bytes(memoryview(self.kernels.serialize()))
+            if not self._writes or kernels == self._saved:
                 return
             part = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.part")
             try:
@@ -61,11 +63,6 @@ class RuntimeCache:
                 os.replace(part, self._path)
                 self._saved = kernels
             except OSError as error:
-                self._writes = False
-                warnings.warn(
-                    f"{self._path}: the runtime cache cannot be written: {error.strerror or error}",
-                    ProviderWarning,
-                    stacklevel=2,
-                )
+                self._stop(f"the runtime cache cannot be written: {error.strerror or error}")
             finally:
                 part.unlink(missing_ok=True)

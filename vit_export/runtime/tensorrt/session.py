@@ -134,14 +134,10 @@ class Session:
             tensors.append((spec.name, address, shape))
             results[spec.name] = address, chunk.rows
         self._enqueue(tuple(tensors), chunk.profile)
-        return self._to_host(results)
+        return self.to_host(results)
 
-    def to_host(self, results: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Copy what `run_on_device` returned to arrays."""
-        return self._to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
-
-    def _to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
-        """Copy rows of outputs: their address and number."""
+    def to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
+        """Copy outputs to arrays, given their address and number of rows."""
         hosts = {}
         for spec in self._outputs:
             address, rows = outputs[spec.name]
