@@ -359,9 +359,8 @@ def check_tf32(provider: str, precision: str) -> None:
     """Raise ProviderError where float32 products would use TF32 without anybody's request.
 
     ONNX Runtime's TensorRT providers build with TF32 and have no option against it
-    (microsoft/onnxruntime, issue 26029). NVIDIA's variable works where it is set before CUDA is
-    used: TensorRT reads it then, TensorRT-RTX 1.7 at every build. TF32 matters little to narrower
-    precisions.
+    (microsoft/onnxruntime, issue 26029). TensorRT reads NVIDIA's variable when CUDA is first used,
+    TensorRT-RTX 1.7 at every build.
     """
     if provider.startswith("tensorrt") and precision == "fp32" and TF32_VARIABLE not in os.environ:
         raise ProviderError(

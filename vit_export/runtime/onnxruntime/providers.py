@@ -40,11 +40,9 @@ installed_wheels = functools.cache(onnxruntime_wheels)  # reads the metadata of 
 
 
 def worth_trying(provider: str) -> bool:
-    """Whether the installed wheel should have the provider; one for CPUs has no CUDA.
-
-    A wheel for CPUs may have overwritten the files of the one for GPUs.
-    """
-    return built_in(provider) or bool(version_of("onnxruntime-gpu"))
+    """Whether the installed wheel should have the provider; one for CPUs has no CUDA."""
+    overwritten = bool(version_of("onnxruntime-gpu"))  # by the files of the wheel for CPUs
+    return built_in(provider) or overwritten
 
 
 def built_in(provider: str) -> bool:
@@ -101,10 +99,7 @@ def check_wheel_usable(provider: str) -> None:
 
 
 def _check_libraries(provider: str) -> None:
-    """Load NVIDIA's libraries from their wheels, and raise ProviderError where one is missing.
-
-    ONNX Runtime would log the failure, which no option of a session silences, and fall back.
-    """
+    """Load NVIDIA's libraries, since ONNX Runtime only logs a failure, and falls back."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         ort.preload_dlls()
     if provider == "tensorrt":
@@ -114,10 +109,11 @@ def _check_libraries(provider: str) -> None:
             ctypes.CDLL(library)
     except OSError as error:
         conflict = tensorrt_conflict() if provider == "tensorrt" else None
-        reason, remedy = conflict or ("", "vit-export doctor")
+        reason, remedy = (
+            (f"; {conflict[0]}", conflict[1]) if conflict else ("", "vit-export doctor")
+        )
         raise ProviderError(
-            f"provider {provider!r} cannot start: {error}{'; ' * bool(reason)}{reason}",
-            hint=remedy,
+            f"provider {provider!r} cannot start: {error}{reason}", hint=remedy
         ) from error
 
 

@@ -146,16 +146,13 @@ class OrtRunner:
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
         with self._named_failures():
             if self._records_graphs:
-                return self._recorded_runs().run(feeds)
+                session = self._session
+                with self._lock:
+                    recorded = self._recorded or RecordedRuns(session, self._names, self._device)
+                    self._recorded = recorded
+                return recorded.run(feeds)
             results = self._session.run(self._names, dict(feeds))
             return dict(zip(self._names, results, strict=True))
-
-    def _recorded_runs(self) -> RecordedRuns:
-        session = self._session
-        with self._lock:
-            if self._recorded is None:
-                self._recorded = RecordedRuns(session, self._names, self._device)
-            return self._recorded
 
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
         """Compute every output in the memory of the provider's device, from the feeds of `run`.

@@ -135,11 +135,7 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
 
 
 def check_placement(session: ort.InferenceSession, provider: str, file: OnnxFile) -> int:
-    """Return how many nodes run on the CPU instead of the provider: computations on shapes only.
-
-    Raises:
-        ProviderError: ONNX Runtime fell back to another provider, for all or for other nodes.
-    """
+    """Return how many nodes, computations on shapes, run on the CPU; refuse others there."""
     wanted = PROVIDERS[provider].ort_name
     if session.get_providers()[0] != wanted:
         raise ProviderError(
@@ -174,10 +170,7 @@ def check_placement(session: ort.InferenceSession, provider: str, file: OnnxFile
 
 
 def shape_nodes(file: OnnxFile) -> frozenset[tuple[str, str]]:
-    """Return (name, operator) of the nodes that compute from shapes and small constants alone.
-
-    Constants are integers or single numbers. A name that another node has too is left out.
-    """
+    """Return (name, operator) of the nodes that compute from shapes and small constants alone."""
     known = {""} | {  # an optional input that is not given has the name ""
         tensor.name
         for tensor in file.initializers
@@ -195,4 +188,4 @@ def shape_nodes(file: OnnxFile) -> frozenset[tuple[str, str]]:
             on_shapes.add((node.name, node.op_type))
         else:
             others.add((node.name, node.op_type))
-    return frozenset(on_shapes - others)
+    return frozenset(on_shapes - others)  # not what another node is called too
