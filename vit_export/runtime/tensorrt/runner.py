@@ -50,11 +50,14 @@ class TrtRunner:
         self.path = Path(path)
         self.sidecar = Sidecar.read(path)
         plan = read_plan_file(self.path, self.sidecar)
-        names = [provider] if isinstance(provider, str) else list(provider)
-        if names not in (["auto"], [self.sidecar.backend]):
+        name = (
+            provider[0] if isinstance(provider, list | tuple) and len(provider) == 1 else provider
+        )
+        if name not in ("auto", self.sidecar.backend):
             raise ProviderError(
-                f"{self.path.name}: only {self.sidecar.backend} runs this engine",
-                hint=f"leave out --provider {','.join(names)}",
+                f"{self.path.name}: only {self.sidecar.backend} runs this engine, and provider is "
+                f"{provider!r}",
+                hint="leave the provider out",
             )
         if runtime_cache is not None and self.sidecar.backend != "tensorrt-rtx":
             raise UsageError(
