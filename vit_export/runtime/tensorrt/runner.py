@@ -50,10 +50,8 @@ class TrtRunner:
         self.path = Path(path)
         self.sidecar = Sidecar.read(path)
         plan = read_plan_file(self.path, self.sidecar)
-        name = (
-            provider[0] if isinstance(provider, list | tuple) and len(provider) == 1 else provider
-        )
-        if name not in ("auto", self.sidecar.backend):
+        names = list(provider) if isinstance(provider, list | tuple) else [provider]
+        if names not in (["auto"], [self.sidecar.backend]):
             raise ProviderError(
                 f"{self.path.name}: only {self.sidecar.backend} runs this engine, and provider is "
                 f"{provider!r}",
