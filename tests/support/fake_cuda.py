@@ -35,9 +35,9 @@ class OnGpu:
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.gpu
 
-    def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
+    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> object:
         self.waiting.append(stream)
-        return self.tensor.__dlpack__()
+        return self.tensor.__dlpack__(**options)
 
 
 def on_host(view: Any) -> np.ndarray:
@@ -52,6 +52,7 @@ class FakeBuffer(Buffer):
     is_host_accessible = is_managed = False
     is_device_accessible = True
     gpu = 0
+    freed_on: object = None  # None: the stream that it was allocated on
 
     @property
     def device_id(self) -> int:
@@ -60,6 +61,9 @@ class FakeBuffer(Buffer):
     @staticmethod
     def from_handle(address: int, nbytes: int) -> FakeBuffer:
         return FakeBuffer._init(address, nbytes)
+
+    def set_deallocation_stream(self, stream: object) -> None:
+        self.freed_on = stream
 
     def copy_from(self, source: Buffer, *, stream: FakeStream) -> None:
         assert self.size == source.size
@@ -178,6 +182,7 @@ class FakeCuda:
         """Use this in the modules of the runtime."""
         for module in (cuda, session, runner, engine_check):
             monkeypatch.setattr(module, "Device", self.device)
+        monkeypatch.setattr("cuda.core.Device", self.device)
         monkeypatch.setattr(cuda, "driver", self)
         monkeypatch.setattr(cuda, "Buffer", FakeBuffer)
         monkeypatch.setattr(cuda, "DeviceMemoryResource", self.pool)
