@@ -63,7 +63,9 @@ def test_a_profile_names_every_dimension(file, options, prefix):
 
 
 @pytest.mark.parametrize("options", ENGINES)
-@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2)])
+@pytest.mark.parametrize(
+    "profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2), 8, "1:8:32", (1, "8", 32)]
+)
 def test_a_profile_out_of_order_is_refused(options, profile):
     """At once, not when an engine is built."""
     with pytest.raises(UsageError, match=r"expected the batch sizes \(min, opt, max\)"):

@@ -110,8 +110,11 @@ class EngineOptions(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.profile is not None and not (
-            len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
+        sizes = self.profile
+        if sizes is not None and not (
+            isinstance(sizes, list | tuple)
+            and [*map(type, sizes)] == [int] * 3
+            and 1 <= sizes[0] <= sizes[1] <= sizes[2]
         ):
             raise UsageError(
                 f"profile={self.profile}: expected the batch sizes (min, opt, max), rising from 1"

@@ -57,10 +57,11 @@ class OrtRunner:
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
-        session_options = {} if session_options is None else session_options
-        set_session_options(ort.SessionOptions(), session_options)
-        if threads is not None and "intra_op_num_threads" in session_options:
+        given = {} if session_options is None else session_options
+        set_session_options(ort.SessionOptions(), given)
+        if threads is not None and "intra_op_num_threads" in given:
             raise UsageError("threads and intra_op_num_threads: expected only one")
+        given = {**given, **({"intra_op_num_threads": threads} if threads else {})}
         candidates = options_of(provider_names(provider, options, device), options, device)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
@@ -71,12 +72,9 @@ class OrtRunner:
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
         requests = [
-            SessionRequest(
-                file=self.file, provider=name, options=own, exposed=tuple(expose),
-                threads=threads, session_options=dict(session_options),
-            )
+            SessionRequest(self.file, name, own, exposed=tuple(expose), session_options=given)
             for name, own in candidates.items()
-        ]  # fmt: skip
+        ]
         request, session, self.nodes_on_cpu = self._open(requests)
         self._open_session: ort.InferenceSession | None = session
         self.provider, self.options = request.provider, request.options
@@ -134,7 +132,6 @@ class OrtRunner:
             options=self._request.options,
             session_options=self._request.session_options,
             expose=names,
-            threads=self._request.threads,
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

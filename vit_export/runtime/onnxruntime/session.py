@@ -37,21 +37,19 @@ HAS_WEIGHTS_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
 FATAL_ONLY = 4  # ONNX Runtime's logging severity
 MAPPED_FROM_BYTES = 1 << 28  # size of weights from which the CPU reads them in the file
 SHAPE_SOURCES = ("Shape", "Size", "Constant")
-SHAPE_OPERATORS = frozenset(
-    {
-        *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
-        *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
-        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-        *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
-        *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
-        *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
-        *("Unsqueeze", "Where"),
-    }
-)
+SHAPE_OPERATORS = {
+    *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
+    *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
+    *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
+    *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
+    *("Unsqueeze", "Where"),
+}
 SCALAR_BYTES = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SessionRequest:
     """What a session is created for; the arguments of `OrtRunner`, checked."""
 
@@ -59,7 +57,6 @@ class SessionRequest:
     provider: str
     options: ProviderOptions
     exposed: tuple[str, ...] = ()
-    threads: int | None = None
     session_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -107,8 +104,6 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     file, provider, options = request.file, request.provider, request.options
     session_options = ort.SessionOptions()
     session_options.log_severity_level = FATAL_ONLY
-    if request.threads is not None:
-        session_options.intra_op_num_threads = request.threads
     set_session_options(session_options, request.session_options)
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
@@ -129,7 +124,6 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     devices = plugin_devices(provider)
     if options.gpu >= len(devices):
         raise UsageError(f"device={options.gpu}: the plugin finds {len(devices)} devices")
-    settings.pop("device_id", None)  # the device itself is given
     session_options.add_provider_for_devices([devices[options.gpu]], settings)
     return ort.InferenceSession(model, session_options, enable_fallback=0)
 
