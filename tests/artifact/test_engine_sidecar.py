@@ -18,6 +18,7 @@ from vit_export.artifact.engine_sidecar import (
     sidecar_path,
 )
 from vit_export.errors import ArtifactError
+from vit_export.runtime import load_engine
 
 MakeSidecar = Callable[..., Sidecar]
 
@@ -36,7 +37,14 @@ def test_an_engine_has_its_own_name_in_the_name_of_its_sidecar(name: str) -> Non
     assert sidecar_path(name).name == f"{name}.json"
 
 
+def test_an_engine_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    for read in (Sidecar.read, load_engine):
+        with pytest.raises(ArtifactError, match=r"none.engine: no such engine$"):
+            read(tmp_path / "none.engine")
+
+
 def test_an_engine_without_a_sidecar_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.engine").touch()
     with pytest.raises(
         ArtifactError, match=r"x.engine.json is not beside it\nhint: .*vit-export engine"
     ):

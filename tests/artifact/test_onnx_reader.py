@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from safetensors.torch import save_file
 
 from vit_export.artifact.manifest import METADATA_KEY, TensorSpec
@@ -259,9 +261,35 @@ def test_a_file_that_is_not_there_and_a_folder_are_refused(tmp_path):
         OnnxFile.read(tmp_path)
 
 
-def test_a_file_of_another_kind_is_refused(photographs):
-    with pytest.raises(ArtifactError, match="not an ONNX file"):
-        OnnxFile.read(photographs[0])
+def test_an_image_is_recognised(photographs, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    for path in (photographs[0], tmp_path / "x.png"):
+        with pytest.raises(ArtifactError, match="is an image, not an ONNX file"):
+            OnnxFile.read(path)
+
+
+def test_a_golden_file_is_recognised_and_the_artifact_beside_it_named(tiny_export, tmp_path):
+    path = tmp_path / "m.golden.npz"
+    shutil.copy(tiny_export.golden, path)
+    with pytest.raises(ArtifactError, match=r"is a golden file, .*\nhint: .*/m\.onnx$"):
+        OnnxFile.read(path)
+    (tmp_path / "m.engine").touch()
+    with pytest.raises(ArtifactError, match=r"\nhint: give the artifact: .*/m\.engine$"):
+        OnnxFile.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.engine", "is an engine already"),
+        ("x.engine.json", r"is an engine's sidecar, .*\nhint: give the engine: .*/x\.engine$"),
+        ("x.plan.json", r"is an engine's sidecar, .*\nhint: give the engine: .*/x\.plan$"),
+    ],
+)
+def test_an_engine_and_its_sidecar_are_recognised_by_name(tmp_path, name, words):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ArtifactError, match=words):
+        OnnxFile.read(tmp_path / name)
 
 
 def test_a_checkpoint_is_recognised_and_the_export_command_suggested(tmp_path):
@@ -272,7 +300,7 @@ def test_a_checkpoint_is_recognised_and_the_export_command_suggested(tmp_path):
     for name, kind in (("zip.pth", "zip archive"), ("pickle.pth", "pickle"),
                        ("w.safetensors", "safetensors")):  # fmt: skip
         path = tmp_path / name
-        told = rf"but a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
+        told = rf"is a checkpoint \(a? ?{kind}.*\nhint: .*vit-export onnx --weights {path}"
         with pytest.raises(ArtifactError, match=told):
             OnnxFile.read(path)
 

@@ -223,6 +223,26 @@ def test_a_file_that_is_no_onnx_file_is_named_as_such(content, tmp_path):
         assert re.search("not an ONNX file|empty|is a checkpoint", result.stderr)
 
 
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_rejected_providers_of_a_list_are_notes_and_in_json(tiny_export, photographs, command):
+    images = photographs[:1] if command == "predict" else []
+    result = call(command, tiny_export.path, *images, "--provider", "cuda,cpu", "--json")
+    assert result.exit_code == 0, result.output
+    (note,) = (line for line in result.stderr.splitlines() if line.startswith("note: "))
+    (reason,) = last_json(result)["rejected"].values()
+    assert note == f"note: tiny.onnx runs on 'cpu': {reason}"
+    assert reason.startswith("provider 'cuda': ")
+
+
+def test_a_users_module_that_exits_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "exiting.py").write_text("def f(): raise SystemExit(0)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    result = call("onnx", "--module", "exiting:f", "--json")
+    assert result.exit_code == 1
+    assert last_json(result) == {"error": "--module exiting:f: the factory failed: SystemExit: 0"}
+
+
 def test_bad_images_are_named(tiny_export, tmp_path):
     """A file that is missing, empty, no image or too large; a folder without images."""
     empty, text, huge = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "huge.png"

@@ -12,6 +12,7 @@ from PIL import Image
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.cli.report.results import quantize_text
 from vit_export.errors import ArtifactError, GateError, OutputError, UsageError
 from vit_export.gate.validate import compare
 from vit_export.graph.half.convert import to_half
@@ -114,6 +115,9 @@ def test_bf16_without_a_gpu_has_neither_passed_nor_failed(tiny_export, tmp_path)
     assert last.passed is None
     assert "no bfloat16 kernels" in last.reason
     assert OnnxFile.read(made.path).manifest.passed is None
+    assert quantize_text(made).endswith(f"validate {made.path} --trace    (on a GPU)")
+    with pytest.raises(ArtifactError, match=r"\nhint: .*no kernels for bfloat16"):
+        load(made.path, provider="cpu")
 
 
 def test_a_massive_activation_makes_recipe_all_fail(massive_product, tmp_path):

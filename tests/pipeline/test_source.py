@@ -107,7 +107,7 @@ class WrongSizeError(Exception):
 class Particular(Net):
     """A module that takes images of one size, as every timm ViT does."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__()
         self.error = error
 
@@ -124,6 +124,7 @@ class Particular(Net):
         (AssertionError(), "AssertionError in .*test_source.py, line .*raise self.error"),
         (WrongSizeError("24 px only"), "WrongSizeError: 24 px only"),
         (SystemError("deep inside"), "SystemError: deep inside"),
+        (SystemExit("no images"), "SystemExit: no images"),
     ],
 )
 def test_a_module_that_fails_on_its_images_is_one_sentence_and_a_hint(error, words):
@@ -208,6 +209,7 @@ def small(): return nn.Linear(2, 3)
 ready = nn.Linear(2, 2)
 number = 3
 def wrong(): return "text"
+def leaves(): raise SystemExit(0)
 """
 
 
@@ -226,6 +228,14 @@ def test_a_factory_of_the_current_folder_is_called(factories):
     first, second = build_module("their_models:small"), build_module("their_models:small")
     assert torch.equal(first.weight, second.weight)
     assert build_module("their_models:ready").out_features == 2
+
+
+def test_a_factory_or_import_that_exits_is_an_error(factories, tmp_path):
+    with pytest.raises(ExportError, match="the factory failed: SystemExit: 0"):
+        build_module("their_models:leaves")
+    (tmp_path / "exits.py").write_text("raise SystemExit")
+    with pytest.raises(ExportError, match=r"import exits: SystemExit in .*exits\.py, line 1"):
+        build_module("exits:f")
 
 
 @pytest.mark.parametrize(

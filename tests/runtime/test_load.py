@@ -82,15 +82,16 @@ def test_an_engine_runs_on_the_provider_that_it_was_built_for(engine_path):
     ("name", "module", "extra"),
     [("x.onnx", "onnxruntime", "cpu"), ("x.engine", "cuda", "tensorrt")],
 )
-def test_a_missing_backend_is_named_with_its_install_command(name, module, extra):
-    """Before the file is opened; in a process of its own, where the module is blocked."""
+def test_a_missing_backend_is_named_with_its_install_command(tmp_path, name, module, extra):
+    """Before the file is read; in a process of its own, where the module is blocked."""
+    (tmp_path / name).touch()
     script = f"""
 import sys
 sys.modules[{module!r}] = None
 from vit_export.errors import ProviderError
 from vit_export.runtime import load
 try:
-    load({name!r})
+    load({str(tmp_path / name)!r})
 except ProviderError as error:
     print(error)
 """

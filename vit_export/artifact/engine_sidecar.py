@@ -15,9 +15,9 @@ from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import mapped
 from vit_export.artifact.open_file import read_text, replace_file
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
+from vit_export.artifact.vocabulary import ENGINE_SUFFIXES
 from vit_export.errors import ArtifactError
 
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _REBUILD = "build the engine again: vit-export engine MODEL.onnx"
 _Sizes = Annotated[tuple[int, ...], Meta(min_length=1)]
 
@@ -138,6 +138,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
         """Read the sidecar of an engine."""
         path = sidecar_path(engine)
         if not path.exists():
+            if not Path(engine).exists():
+                raise ArtifactError(f"{engine}: no such engine")
             raise ArtifactError(
                 f"{engine}: its sidecar {path.name} is not beside it",
                 hint=f"copy {path.name} into the same folder, or {_REBUILD}",

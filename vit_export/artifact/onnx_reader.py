@@ -14,6 +14,7 @@ from pathlib import Path
 from vit_export.artifact import onnx_wire as wire
 from vit_export.artifact.manifest import METADATA_KEY, Manifest, TensorSpec
 from vit_export.artifact.open_file import open_file
+from vit_export.artifact.vocabulary import ENGINE_SUFFIXES
 from vit_export.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 24
@@ -49,11 +50,9 @@ class OnnxFile:
             try:
                 return _parse_model(path, buffer)
             except (ValueError, KeyError, IndexError) as error:
-                if kind := _checkpoint_kind(buffer):
-                    raise ArtifactError(
-                        f"{path}: not an ONNX file but a checkpoint ({kind})",
-                        hint=f"export it first: vit-export onnx --weights {path}",
-                    ) from error
+                if kind := _other_kind(path, buffer):
+                    what, hint = kind
+                    raise ArtifactError(f"{path}: {what}, not an ONNX file", hint=hint) from error
                 raise ArtifactError(
                     f"{path}: not an ONNX file, or a truncated one ({error}; {len(buffer)} bytes)",
                     hint=COPY_AGAIN,
@@ -207,14 +206,31 @@ def mapped(path: Path) -> Iterator[memoryview]:
         yield view
 
 
-def _checkpoint_kind(buffer: memoryview) -> str:
-    """Return the format of a checkpoint by its first bytes; empty for any other file."""
-    start = bytes(buffer[:9])
+def _other_kind(path: Path, buffer: memoryview) -> tuple[str, str] | None:
+    """Return what a file is that is no ONNX file, and a hint; `None` where it is unknown."""
+    start, suffixes = bytes(buffer[:9]), (".onnx", *ENGINE_SUFFIXES)
+    if path.suffix in ENGINE_SUFFIXES:
+        return "is an engine already", "give the .onnx file that it was built from"
+    if path.name.endswith(tuple(f"{suffix}.json" for suffix in ENGINE_SUFFIXES)):
+        return "is an engine's sidecar", f"give the engine: {path.with_suffix('')}"
+    if path.name.endswith(".golden.npz"):
+        stem = str(path).removesuffix(".golden.npz")
+        beside = [stem + suffix for suffix in suffixes if os.path.isfile(stem + suffix)]
+        return "is a golden file", f"give the artifact: {' or '.join(beside) or stem + '.onnx'}"
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        return "is an image", "give the artifact first, then images"
+    if kind := _checkpoint_kind(start, len(buffer)):
+        return f"is a checkpoint ({kind})", f"export it first: vit-export onnx --weights {path}"
+    return None
+
+
+def _checkpoint_kind(start: bytes, size: int) -> str:
+    """Return the format of a checkpoint by its first 9 bytes; empty for any other file."""
     if start.startswith(b"PK\x03\x04"):
         return "a zip archive, as torch.save writes it"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a pickle"
-    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= len(buffer) - 8:
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
     return ""
 

@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from vit_export.artifact.engine_sidecar import ENGINE_SUFFIXES
 from vit_export.artifact.golden import golden_path
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack, stamp
+from vit_export.artifact.vocabulary import ENGINE_SUFFIXES
 from vit_export.errors import ArtifactError, OutputError, UsageError, VitExportError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

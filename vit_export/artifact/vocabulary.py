@@ -8,6 +8,8 @@ LOGITS = "logits"
 FEATURES = "features"  # the input of the head; a tensor of that name is in every exported variant
 TOKENS = "tokens"
 
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
 HALF_PRECISIONS = ("fp16", "bf16")
 INT8_PRECISIONS = ("int8", "int8-static")  # ranges of activations: computed in each run, or fixed
 PRECISIONS = ("fp32", *HALF_PRECISIONS, *INT8_PRECISIONS)

@@ -25,7 +25,7 @@ EXTRA_OF = {  # the extra that installs a missing package
 NOTHING_LEFT = "nothing was left behind"
 
 
-class Terminated(SystemExit):
+class Terminated(BaseException):  # as KeyboardInterrupt: `except Exception` does not catch it
     """Raised on SIGTERM, so that temporary files are removed; its text says what remains."""
 
 
@@ -106,6 +106,14 @@ def _notes() -> Iterator[None]:
         warnings.showwarning = note  # type: ignore[assignment]  # `rest` stands for the others
         warnings.simplefilter("once", ProviderWarning)
         yield
+
+
+def note_rejected(
+    artifact: str, providers: Sequence[str], used: str, rejected: Mapping[str, str]
+) -> None:
+    """Print a note per rejected provider of a list; `load` has warned of those of "auto"."""
+    for reason in rejected.values() if providers != ["auto"] else ():
+        click.echo(f"note: {Path(artifact).name} runs on {used!r}: {reason}", err=True)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ Needs numpy only, so that a device can run it with the golden file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Comparison:
 
     stage: Stage  # the line for the certificate
     blocks: tuple[BlockError, ...] = ()  # of a failed gate, or where a trace was asked for
+    rejected: Mapping[str, str] = field(default_factory=dict)  # as `Model.rejected`
 
     @property
     def passed(self) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import (
-    ENGINE_SUFFIXES,
     Sidecar,
     file_sha256,
     is_engine,
@@ -24,7 +23,7 @@ from vit_export.artifact.golden import Golden, find_golden, golden_path
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
-from vit_export.artifact.vocabulary import HALF_PRECISIONS
+from vit_export.artifact.vocabulary import ENGINE_SUFFIXES, HALF_PRECISIONS
 from vit_export.engine.build import build_plan, cache_key, locked
 from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine, inspector_warning, shown_types

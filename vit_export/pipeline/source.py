@@ -17,7 +17,7 @@ from vit_export.artifact.manifest import TensorSpec, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
-from vit_export.errors import UsageError, nearest, with_article
+from vit_export.errors import ExportError, UsageError, nearest, with_article
 from vit_export.graph.export import example_input
 from vit_export.images.folder import user_pictures
 from vit_export.images.prepare import normalize
@@ -215,8 +215,9 @@ def build_module(spec: str, *, seed: int = 0) -> nn.Module:
         if callable(made) and not isinstance(made, nn.Module):
             torch.manual_seed(seed)
             made = made()
-    except Exception as error:  # whatever the user's code raises
-        raise UsageError(f"--module {spec}: {problem}: {describe_error(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        kind = UsageError if isinstance(error, ImportError) else ExportError
+        raise kind(f"--module {spec}: {problem}: {describe_error(error)}") from error
     finally:
         # The module's forward can still import files of this folder, but later imports of
         # libraries do not find a file such as `json.py` in it.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import is_engine
@@ -48,6 +48,7 @@ def validate(
     of_engine = is_engine(path)
     runner: Runner
     batches: Sequence[int] = BATCHES
+    rejected: Mapping[str, str] = {}
     if of_engine:
         from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
@@ -64,7 +65,8 @@ def validate(
         option = "--trust-host-code" if settings.allow_host_code else "--runtime-cache"
         raise UsageError(f"{path}: {option} is for engines", hint="leave it out")
     else:
-        runner = load(path, provider=provider, device=settings.device).runner
+        model = load(path, provider=provider, device=settings.device)
+        runner, rejected = model.runner, model.rejected
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:
@@ -79,6 +81,7 @@ def validate(
         batches=batches,
         trace=settings.trace,
     )
+    comparison = dataclasses.replace(comparison, rejected=rejected)
     if of_engine or runner.manifest is None or not runner.manifest.graph_sha256:
         return comparison
     stage = comparison.stage

@@ -91,7 +91,7 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     try:
         with torch.no_grad(), _tapped(module, taps) as tapped:
             result = module(*inputs)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ExportError(
             f"{name} fails on inputs of shape {shapes}: {describe_error(error)}",
@@ -110,7 +110,7 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     )
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the kind of an error and its message, or where it was raised if it has none."""
     kind, message = type(error).__name__, str(error)
     if message:

@@ -19,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_export.artifact.engine_sidecar import ENGINE_SUFFIXES, is_engine
+from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.labels import Labels
+from vit_export.artifact.open_file import open_file
 from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.vocabulary import ENGINE_SUFFIXES
 from vit_export.errors import (
     ArtifactError,
     DataError,
@@ -102,7 +104,8 @@ def load(
         preprocess: How images are prepared; by default as in the file's manifest.
         labels: Class names: a list, a mapping from class number to name, or the path of a file
             as `--labels` takes it; by default those of the manifest.
-        threads: CPU threads of one run of an `.onnx` file; by default the backend's choice.
+        threads: CPU threads of one run of an `.onnx` file, at most 256; by default the backend's
+            choice.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.
@@ -195,6 +198,7 @@ def load_engine(
     try:
         from vit_export.runtime.engine_check import open_engine
     except ModuleNotFoundError as error:
+        open_file(path, what="engine").close()  # one that does not exist needs no package
         raise ProviderError(
             f"cannot run {Path(path).name}: {error.name} is not installed",
             hint="pip install 'vit-export[tensorrt]' (or 'vit-export[tensorrt-rtx]')",

@@ -113,6 +113,13 @@ def test_load_warns_of_a_provider_that_auto_rejected(tiny_export, monkeypatch, r
         load(tiny_export.path, provider=["auto"])
 
 
+@pytest.mark.parametrize("threads", [0, 257, 10**6, True])
+def test_threads_are_from_1_to_256(tiny_export, threads):
+    """ONNX Runtime would start them all."""
+    with pytest.raises(UsageError, match="expected a whole number from 1 to 256, or None"):
+        load(tiny_export.path, threads=threads)
+
+
 def test_a_list_is_tried_in_its_order(tiny_export):
     """The first that is active; the reasons of those before it are kept."""
     model = load(tiny_export.path, provider=["openvino", "cuda", "cpu"])

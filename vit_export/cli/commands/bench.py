@@ -24,7 +24,7 @@ class _Options(ProviderOptions):
     provider: str = option(
         "Run", "Time on each: cpu, cuda, tensorrt, ..., or auto.", "NAME,...", default="auto"
     )
-    threads: int | None = option("Run", "CPU threads of one run.", type=click.IntRange(1))
+    threads: int | None = option("Run", "CPU threads of one run.", type=click.IntRange(1, 256))
     batch: str = option("Timing", "Images in one run.", "N,...", default="1")
     rounds: int = option("Timing", "Turns of each candidate.", default=10, type=click.IntRange(1))
     min_time: float = option(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from vit_export.cli.console import emit
+from vit_export.cli.console import emit, note_rejected
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import LabelsOption, PreparationOptions, RunOptions
 
@@ -48,6 +48,7 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         model = load(artifact, provider=provider, device=options.device,
                      preprocess=preprocess, labels=labels)  # fmt: skip
     click.get_current_context().with_resource(model)  # closed in the end
+    note_rejected(artifact, provider, model.provider, model.rejected)
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -62,11 +63,9 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
             lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
     beside = f" ({count} nodes on shapes run on the CPU)" if (count := model.nodes_on_cpu) else ""
     lines.append(f"provider: {model.provider}{beside}")
-    if options.provider != "auto":  # whose rejections are warnings
-        lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(
         as_json,
-        {"predictions": rows},
+        {"rejected": model.rejected, "predictions": rows},
         "\n".join(lines),
         failures=[error.message for error in unreadable],
         hint="; ".join(dict.fromkeys(error.hint for error in unreadable if error.hint)),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import ProgressBar, emit
+from vit_export.cli.console import ProgressBar, emit, note_rejected
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import PreparationOptions, RunOptions
 
@@ -35,11 +35,12 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
     picture = options.plot
     if picture is not None:
         check_picture(picture)
+    providers = options.providers(artifact)
     settings = ValidateSettings(
         allow_host_code=options.trust_host_code,
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
-        provider=options.providers(artifact),
+        provider=providers,
         golden=options.golden,
         weights=options.weights,
         layout=options.layout,
@@ -48,6 +49,7 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
     )
     with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)
+    note_rejected(artifact, providers, result.stage.provider, result.rejected)
     failures, text, drawn = [], comparison_text(result), None
     if not result.passed:
         failures.append(f"{artifact} does not compute what its torch model computes")
@@ -62,5 +64,5 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         else:
             click.echo(problem, err=True)
     data = {"artifact": artifact, "passed": result.passed, "hop": result.stage,
-            "blocks": result.blocks, "picture": drawn}  # fmt: skip
+            "rejected": result.rejected, "blocks": result.blocks, "picture": drawn}  # fmt: skip
     emit(as_json, data, text, failures=failures)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # they import torch or onnx
     from vit_export.training.run import FinetuneResult
 
 BAR_WIDTH = 30  # characters
+_ON_A_GPU = "    (on a GPU)"  # the CPU has no kernels for bfloat16
 
 
 def export_text(result: ExportResult) -> str:
@@ -36,9 +37,11 @@ def export_text(result: ExportResult) -> str:
     lines += [f"note: {note}" for note in result.notes]
     before, after = result.nodes
     remark = "" if before == after else f"{before} nodes simplified to {after}"
-    commands = [f"validate {quoted}    (on any machine: needs numpy and onnxruntime only)"]
+    bf16 = manifest.precision == "bf16"
+    where = _ON_A_GPU if bf16 else "    (on any machine: needs numpy and onnxruntime only)"
+    commands = [f"validate {quoted}{where}"]
     if any(s.name == LOGITS and len(s.shape) == 2 for s in manifest.outputs):
-        commands.insert(0, f"predict {quoted} PHOTO.jpg")
+        commands.insert(0, f"predict {quoted} PHOTO.jpg{where if bf16 else ''}")
     return "\n".join([*lines, _closing_line(result, remark), *_next_lines(*commands)])
 
 
@@ -72,7 +75,9 @@ def quantize_text(result: QuantizeResult, picture: Path | None = None) -> str:
     if picture is not None:
         lines.append(f"picture: {picture}")
     lines.append(_closing_line(result, f"{result.size_bytes / result.source_bytes:.3f} of fp32"))
-    return "\n".join([*lines, *_next_lines(f"validate {shlex.quote(str(result.path))} --trace")])
+    where = _ON_A_GPU if manifest.precision == "bf16" else ""
+    command = f"validate {shlex.quote(str(result.path))} --trace{where}"
+    return "\n".join([*lines, *_next_lines(command)])
 
 
 def engine_text(result: EngineResult) -> str:

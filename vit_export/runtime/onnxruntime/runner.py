@@ -36,6 +36,8 @@ from vit_export.runtime.onnxruntime.providers import BACKEND_ERRORS, first_line,
 from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
 from vit_export.runtime.onnxruntime.tensors import ort_value
 
+MAX_THREADS = 256  # ONNX Runtime starts them all, and a million of them never end starting
+
 
 class OrtRunner:
     """Runs one ONNX file in one session of ONNX Runtime; threads may share it.
@@ -55,8 +57,10 @@ class OrtRunner:
         expose: Collection[str] = (),
         threads: int | None = None,
     ) -> None:
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise UsageError(
+                f"threads={threads!r}: expected a whole number from 1 to {MAX_THREADS}, or None"
+            )
         given = {} if session_options is None else session_options
         set_session_options(ort.SessionOptions(), given)
         if threads is not None and "intra_op_num_threads" in given:

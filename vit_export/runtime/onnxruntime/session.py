@@ -89,9 +89,14 @@ def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int
         session = _new_session(request)
     except BACKEND_ERRORS as error:
         if provider == "cpu":
+            bf16 = any(tensor.dtype == "bfloat16" for tensor in request.file.initializers)
             raise ArtifactError(
                 f"{request.file.path}: ONNX Runtime {ort.__version__} cannot load it: "
-                f"{first_line(error)}"
+                f"{first_line(error)}",
+                hint="ONNX Runtime's CPU provider has no kernels for bfloat16; run it on a GPU, "
+                "e.g. with --provider cuda"
+                if bf16
+                else "",
             ) from error
         raise ProviderError(
             f"provider {provider!r} cannot run {name}: {first_line(error)}{cause(provider)}",
