@@ -17,6 +17,7 @@ from vit_export.errors import ExportError
 from vit_export.graph.builder import clear_origin
 from vit_export.graph.io import save_graph
 from vit_export.graph.names import name_after_modules
+from vit_export.graph.repeat import repeat_block, shortened
 from vit_export.reference.outputs import Outputs
 
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
@@ -45,7 +46,7 @@ def export_module(
         for spec in inputs
     )
     try:
-        with _silenced(), torch.no_grad():
+        with _silenced(), torch.no_grad(), shortened(model) as repeated:
             program = torch.onnx.export(
                 model,
                 tuple(example_input(spec, example_sizes) for spec in inputs),
@@ -66,6 +67,8 @@ def export_module(
                 raise _export_error(model.module, reason, FIXED_SIZE_HINT)
     name_after_modules(exported, keep={*names, *model.all_names})
     clear_origin(exported)
+    if repeated:
+        repeat_block(exported.graph, repeated[:-1], repeated[-1])
     save_graph(exported, path)
     for value in exported.graph.initializers.values():
         value.const_value = None  # the exporter's rewrite rules keep their last graph alive
