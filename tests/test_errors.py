@@ -12,7 +12,9 @@ from vit_export.errors import UsageError, VitExportError, check_known, nearest, 
 TREE = [
     member
     for member in vars(errors).values()
-    if isinstance(member, type) and issubclass(member, Exception)
+    if isinstance(member, type)
+    and issubclass(member, Exception)
+    and not issubclass(member, Warning)
 ]
 
 

@@ -5,7 +5,12 @@ from collections.abc import Collection, Iterable
 
 
 class VitExportError(Exception):
-    """Base of every error that this package raises on purpose; `hint` says what to do."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        message: What was done, what was found, and what was expected.
+        hint: What to do about it; may be empty. `str(error)` ends with it, on its own line.
+    """
 
     exit_code = 1  # exit status of a command that fails with this error
 
@@ -62,6 +67,10 @@ class GateError(VitExportError):
 
 class ProviderError(VitExportError):
     """The requested execution provider cannot run the model, or would not run all of it."""
+
+
+class ProviderWarning(UserWarning):
+    """`provider="auto"` rejected a provider that the installed onnxruntime should have."""
 
 
 class InputError(VitExportError):

@@ -17,7 +17,7 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
 
     from vit_export.artifact.onnx_reader import OnnxFile
     from vit_export.runtime.onnxruntime.options import DEFAULTS
-    from vit_export.runtime.onnxruntime.providers import PROVIDERS
+    from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
 
     settings = {}
     if chosen := DEFAULTS.get(provider):
@@ -25,7 +25,7 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(destination)
     options.log_severity_level = 3  # no warning that the dump is for this machine only
-    name = PROVIDERS[provider]
+    name = PROVIDERS[provider].ort_name
     session = ort.InferenceSession(str(artifact), options, providers=[(name, settings)])
     active = session.get_providers()[0]
     expect(active == name, f"the dumped graph is that of {active}, expected {name}")

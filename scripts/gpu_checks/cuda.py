@@ -16,8 +16,9 @@ from gpu_checks.needs import PROVIDER_NEEDS, need, need_kernels_for
 from gpu_checks.outcome import FailedError, NotRunError, expect
 
 DEVICE = "cuda"
+LATE_SIZE, LATE_PRODUCTS = 8192, 20  # matrices whose products take some tenths of a second
 GRAPH_SIZES = (1, 2, 8)  # of the batches that are recorded
-NO_KERNEL = "have no kernel on"  # part of the error for a provider that lacks operators
+NO_KERNEL = "ONNX Runtime placed"  # part of the error for a provider that lacks operators
 LOAD = """
 import json, sys
 from vit_export.errors import ProviderError
@@ -110,6 +111,34 @@ def io_binding(folder: Path) -> dict[str, Any]:
     return {"copies": copies, "max_abs": difference}
 
 
+def late_tensor(folder: Path, provider: str) -> dict[str, Any]:
+    """Check that a run waits for a tensor that another stream is still writing."""
+    PROVIDER_NEEDS[provider]()
+    need("torch")
+    import numpy as np
+    import torch
+
+    if not torch.cuda.is_available():
+        raise NotRunError("the installed torch has no CUDA")
+    from vit_export.runtime import load
+
+    runner = load(EDGE, provider=provider).runner
+    x = torch.randn(4, 3, 32, 32, device=DEVICE)
+    expected = runner.run({"pixel_values": x.cpu().numpy()})["logits"]
+    busy, late = torch.randn(LATE_SIZE, LATE_SIZE, device=DEVICE), torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(LATE_PRODUCTS):
+            busy = busy @ busy
+        late.copy_(x)
+        still_writing = not torch.cuda.current_stream().query()
+        found = runner.run({"pixel_values": late})["logits"]
+    expect(still_writing, "the tensor was written before the run, so the run proves nothing")
+    difference = float(np.abs(found - expected).max())
+    expect(difference <= 1e-5, f"the run did not wait for its input: {difference:.3g}")
+    return {"max_abs": difference}
+
+
 def cuda_graph(folder: Path, variant: str) -> dict[str, Any]:
     """Check that CUDA graphs are recorded and replayed, with the results of plain runs."""
     PROVIDER_NEEDS["cuda"]()
@@ -168,6 +197,9 @@ def _replayed(runner: Any) -> int:
         }
         for name, value in own.items():
             binding.bind_ortvalue_output(name, value)
-        runner._session.run_with_iobinding(binding, graph.run_options)
+        # by the thread that has recorded the graph: another would record one of its own
+        runner._recorded._thread.submit(
+            runner._session.run_with_iobinding, binding, graph.run_options
+        ).result()
         count += all(np.isnan(value.numpy()).all() for value in own.values())
     return count

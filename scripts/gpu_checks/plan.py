@@ -49,6 +49,14 @@ def _small() -> Iterator[Check]:
     """Return the checks of the smallest artifact."""
     yield from (_parity("cuda", "edge", precision) for precision in FLOATS)
     yield Check("cuda IO binding without copies", cuda.io_binding, runs_artifact=True)
+    for provider in ("cuda", "tensorrt"):
+        yield Check(
+            f"{provider} late tensor",
+            cuda.late_tensor,
+            (provider,),
+            timeout_s=SMALL_BUILD_S,
+            runs_artifact=True,
+        )
     yield Check("cuda graph edge", cuda.cuda_graph, ("edge",), runs_artifact=True)
     yield Check("tensorrt engine cache", tensorrt.engine_cache, timeout_s=240, runs_artifact=True)
     for provider in BACKENDS:

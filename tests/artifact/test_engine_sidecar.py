@@ -68,7 +68,9 @@ def test_a_sidecar_without_a_field_is_one_error(
     ("place", "value"),
     [
         (("options",), None), (("options",), []), (("proof",), None),
-        (("proof", "network"), [1]), (("source",), None), (("source_sha256",), None),
+        (("proof", "network"), [1]),
+        (("proof", "warnings"), "x"), (("device",), "0"), (("source",), None),
+        (("source_sha256",), None),
         (("backend",), []), (("version",), 5), (("plan_bytes",), "5"),
         (("compute_capabilities",), "8.9"), (("compute_capabilities",), [8.9]),
         (("rebuild",), "abc"), (("profiles",), [{}]), (("profiles",), [5]),

@@ -66,6 +66,15 @@ def test_a_missing_file_is_named(tmp_path, name):
         plan([tmp_path / name])
 
 
+def test_a_device_is_given_to_every_candidate_but_the_cpu(tiny_export):
+    """Which numbers none; torch is a candidate too."""
+    found = plan([tiny_export.path], providers=["cpu", "cuda"], against=["torch"], device=1)
+    assert [(c.name, c.provider, c.order["device"]) for c in found] == [
+        ("tiny.onnx", "cpu", None), ("tiny.onnx", "cuda", 1),
+        ("torch", "cpu", None), ("torch", "cuda", 1),
+    ]  # fmt: skip
+
+
 def test_threads_are_for_onnx_files_and_host_code_is_for_engines(tiny_export, tmp_path):
     """An option without effect on any candidate is an error."""
     engine = tmp_path / "x.plan"

@@ -79,14 +79,22 @@ def test_an_engine_is_loaded_without_its_golden_check(monkeypatch):
 
     for function in ("load", "load_engine"):
         monkeypatch.setattr(f"vit_export.benchmark.worker.{function}", record(function))
-    onnx = {"path": "x.onnx", "provider": "auto", "threads": 2, "allow_host_code": False}
-    engine = {"path": "x.engine", "provider": "auto", "threads": None, "allow_host_code": True}
+    both = {"provider": "auto", "device": 1}
+    onnx = {"path": "x.onnx", **both, "threads": 2, "allow_host_code": False}
+    engine = {"path": "x.engine", **both, "threads": None, "allow_host_code": True}
     assert load_artifact(**onnx) is load_artifact(**engine) is model
     assert calls == [
-        ("load", "x.onnx", {"provider": "auto", "threads": 2}),
-        ("load_engine", "x.engine",
-         {"provider": "auto", "trusted": True, "allow_host_code": True}),
+        ("load", "x.onnx", {**both, "threads": 2}),
+        ("load_engine", "x.engine", {**both, "trusted": True, "allow_host_code": True}),
     ]  # fmt: skip
+
+
+def test_providers_that_auto_rejected_are_notes():
+    """The warning itself would stay in the child's log."""
+    model = Recorded((TensorSpec("x", "float32", ("n", 2)),))
+    assert Stopwatch(lambda: model).load(batch=1)["notes"] == []
+    model.rejected = {"cuda": "no GPU"}
+    assert Stopwatch(lambda: model).load(batch=1)["notes"] == ["not cuda: no GPU"]
 
 
 def test_the_first_run_of_a_turn_is_not_counted():

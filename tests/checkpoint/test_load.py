@@ -102,7 +102,13 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
         save_checkpoint(tiny(), tmp_path / "gone" / "x.safetensors")
 
 
-@pytest.mark.parametrize("text", ["nonsense", "{}", '{"config": {"variant": "x", "new": 1}}', "3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("nonsense", "{}", "3", '{"config": {}}', '{"config": {"variant": "x", "new": 1}}'),
+        '{"config": {"variant": "x", "global_pool": null}}',
+    ],
+)
 def test_a_config_of_another_version_is_refused(text: str, tmp_path: Path) -> None:
     """The metadata have vit-export's key, but its content cannot be read."""
     path = tmp_path / "x.safetensors"

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import save_file
 
 from vit_export.checkpoint.load import load_checkpoint
-from vit_export.errors import CheckpointError
+from vit_export.errors import CheckpointError, ConfigError
 
 HEADS = {"num_heads": 4}
 SIZES = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 4, "num_classes": 3}
@@ -122,8 +122,8 @@ HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32
 @pytest.mark.parametrize(
     ("processor", "reason"),
     [
-        ("{", r"invalid JSON"),
-        ("[1]", r"invalid JSON \(Expected `object"),
+        ("{", r"is no JSON object \(Expecting property"),
+        ("[1]", r"is no JSON object \(Expected `object"),
         ({**HALVES, "resample": None}, r"resample: expected `int`, got `null`"),
         ({**HALVES, "resample": 4}, r"resample: invalid enum value 4"),
         ({**HALVES, "image_mean": 0.5}, r"image_mean: expected `array`, got `float`"),
@@ -151,14 +151,22 @@ def test_means_of_other_channels_are_an_error_unless_the_user_sets_them(
     """A grey model beside the processor of an RGB one, or the other way round."""
     processor = {**HALVES, "image_mean": [0.5] * means, "image_std": [0.5] * means}
     folder = hf_folder(processor, num_channels=channels)
-    reason = f"no network: mean has {means} values for in_chans={channels}"
-    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json describe {reason}"):
+    reason = f"beside it has {means} values of image_mean, and the model has {channels} channels"
+    with pytest.raises(CheckpointError, match=rf": preprocessor_config\.json {reason}") as error:
         load_checkpoint(folder)
+    assert error.value.hint.startswith("give --mean and --std")
     loaded = load_checkpoint(folder, overrides={"mean": "0.5", "std": 0.25})
     assert (loaded.preprocess.mean, loaded.preprocess.std) == (
         (0.5,) * channels,
         (0.25,) * channels,
     )
+
+
+def test_only_files_that_are_there_are_named_as_the_cause(hf_folder: Callable[..., Path]) -> None:
+    """Without preprocessor_config.json it cannot be at fault."""
+    reason = "its tensors and config.json and your settings describe no network: embed_dim"
+    with pytest.raises(ConfigError, match=reason):
+        load_checkpoint(hf_folder(), overrides={"num_heads": 5})
 
 
 # pipes and devices

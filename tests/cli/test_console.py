@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,20 @@ from click.testing import CliRunner
 
 from vit_export.cli.console import Commands, ProgressBar, emit, to_json, what_remains
 from vit_export.cli.main import main
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, ProviderWarning
 
 
 @click.group(cls=Commands)
 def group() -> None:
     """Some commands."""
+
+
+@group.command()
+def warned() -> None:
+    """Warns twice of the same provider, and of something else."""
+    for _ in range(2):
+        warnings.warn("m.onnx runs on 'cpu': no GPU", ProviderWarning, stacklevel=2)
+    warnings.warn("something else", UserWarning, stacklevel=2)
 
 
 @group.command()
@@ -71,6 +80,13 @@ def coloured() -> None:
 @click.option("--json", is_flag=True)
 def narrowed(**_: object) -> None:
     """Has options that click thinks similar."""
+
+
+def test_a_provider_warning_is_a_note_once(capfd):
+    """Other warnings stay as Python prints them."""
+    with pytest.warns(UserWarning, match="something else"), pytest.raises(SystemExit):
+        group.main(["warned"])
+    assert capfd.readouterr().err == "note: m.onnx runs on 'cpu': no GPU\n"
 
 
 def test_a_mistyped_option_is_answered_with_the_nearest():

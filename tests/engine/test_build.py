@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 import pytest
+from fake_cuda import FakeCuda
 
 from vit_export.artifact.engine_sidecar import BatchRange, Gpu
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -314,6 +315,15 @@ def test_an_error_of_a_build_is_raised_in_the_waiting_thread() -> None:
 
     with pytest.raises(EngineError, match="no"):
         interruptible(fail, threading.Event())
+
+
+def test_the_thread_of_a_build_uses_the_gpu_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA gives a new thread GPU 0; the GPUs are fakes."""
+    cuda = FakeCuda()
+    cuda.replace_cuda_core(monkeypatch)
+    assert interruptible(lambda: cuda.current, threading.Event()) == 0
+    assert interruptible(lambda: cuda.current, threading.Event(), device=1) == 1
+    assert cuda.context is None
 
 
 def test_without_a_gpu_the_target_must_be_named(rtx: Backend) -> None:

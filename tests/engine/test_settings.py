@@ -100,9 +100,12 @@ def test_unknown_and_ignored_settings_are_refused(fields: dict[str, Any], compla
         EngineSettings(**fields)
 
 
-def test_the_command_reads_the_arguments_of_a_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reads_the_arguments_of_a_rebuild_and_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """GPU and timing cache belong to the machine of the build."""
     settings = EngineSettings(
+        device=1,
         precision="bf16",
         batches=(BatchRange(1, 1, 1), BatchRange(2, 8, 16)),
         compute_capabilities=("8.9",),
@@ -122,5 +125,10 @@ def test_the_command_reads_the_arguments_of_a_rebuild(monkeypatch: pytest.Monkey
         raise UsageError("enough")
 
     monkeypatch.setattr(engine, "build_engine", build_engine)
-    CliRunner().invoke(main, ["engine", "x.onnx", *settings.arguments()])
-    assert received == [dataclasses.replace(settings, compute_capabilities=(), timing_cache=None)]
+    elsewhere = dataclasses.replace(
+        settings, device=None, compute_capabilities=(), timing_cache=None
+    )
+    for device in (None, 3):  # as a rebuild names the GPU that loads the engine
+        words = [] if device is None else ["--device", str(device)]
+        CliRunner().invoke(main, ["engine", "x.onnx", *settings.arguments(), *words])
+        assert received.pop() == dataclasses.replace(elsewhere, device=device)

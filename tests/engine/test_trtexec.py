@@ -58,12 +58,12 @@ def test_every_setting_has_its_option() -> None:
     words = command(
         "11.4", precision="fp32", workspace_mib=2048, timing_cache=Path("t.cache"), builder_level=5,
         version_compatible=True, hardware_compatibility="ampere-plus", weight_streaming=True,
-        refit=True, strip=True, attention_nodes=12,
+        refit=True, strip=True, attention_nodes=12, device=1,
     )  # fmt: skip
     for word in ("--memPoolSize=workspace:2048", "--timingCacheFile=t.cache",
                  "--builderOptimizationLevel=5", "--versionCompatible",
                  "--hardwareCompatibilityLevel=ampere+", "--allowWeightStreaming", "--refit",
-                 "--stripWeights", "--decomposableAttentions=*"):  # fmt: skip
+                 "--stripWeights", "--decomposableAttentions=*", "--device=1"):  # fmt: skip
         assert word in words
     assert "--decomposableAttentions" not in command("11.4", attention_nodes=12)
     assert "--decomposableAttentions=*" in command("11.4", precision="int8", attention_nodes=12)

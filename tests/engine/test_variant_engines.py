@@ -1,4 +1,4 @@
-"""FP16 engines of common architectures for four kinds of GPU."""
+"""Engines of common architectures for four kinds of GPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import BuiltPlan, build_plan
 from vit_export.engine.settings import EngineSettings
+from vit_export.errors import EngineError
 from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half
+from vit_export.graph.int8.static import to_int8_static
 from vit_export.graph.simplify import simplify
 from vit_export.pipeline.source import load_source
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -43,7 +45,7 @@ def fp32_graph(variant: str, folder: Path) -> tuple[Path, Manifest]:
 
 
 def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> BuiltPlan:
-    """Build for all targets at once, with a dynamic batch size."""
+    """Build for all targets at once, with a dynamic batch size; check what the size shows."""
     settings = EngineSettings(
         backend="tensorrt-rtx",
         precision=precision,
@@ -52,7 +54,10 @@ def build(source: Path, manifest: Manifest, precision: str, plan: Path) -> Built
     )
     manifest = manifest.replace(precision=precision)
     rtx, file = load_backend("tensorrt-rtx"), OnnxFile.read(source)
-    return build_plan(rtx, file, manifest, plan, settings)
+    built = build_plan(rtx, file, manifest, plan, settings)
+    assert built.size_fits, built.size_note
+    assert built.warnings == ()
+    return built
 
 
 def fused_attentions(plan: Path) -> int:
@@ -63,8 +68,10 @@ def fused_attentions(plan: Path) -> int:
 @pytest.mark.slow  # four minutes together, of which h14 takes a third
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path: Path) -> None:
-    """The build itself checks its size."""
+    """An fp32 graph builds none."""
     fp32, manifest = fp32_graph(variant, tmp_path)
+    with pytest.raises(EngineError, match=r"--precision fp16, but .* \d+ FLOAT"):
+        build(fp32, manifest, "fp16", tmp_path / "x.engine")
     half, plan = tmp_path / "fp16.onnx", tmp_path / "x.engine"
     to_half(fp32, half)
     fp32.with_name("exported.onnx.data").unlink()
@@ -73,6 +80,22 @@ def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path
     assert set(built.product_types) == {"HALF"}
     assert built.compute_capabilities == TARGETS
     assert fused_attentions(plan) == get_variant(variant).depth
+
+
+@pytest.mark.slow  # two minutes together
+@pytest.mark.parametrize("variant", ["mnist", "s16", "b16"])
+def test_bf16_and_int8_engines_are_accepted(variant: str, tmp_path: Path) -> None:
+    """In bf16 the patch embedding stays in fp32, in int8 that and the attentions."""
+    fp32, manifest = fp32_graph(variant, tmp_path)
+    half, int8, plan = tmp_path / "bf16.onnx", tmp_path / "int8.onnx", tmp_path / "x.engine"
+    narrow = manifest.replace(conversion=to_half(fp32, half, precision="bf16"))
+    types = build(half, narrow, "bf16", plan).product_types
+    assert types == {"FLOAT": 1, "BF16": types["BF16"]}
+    values = {name for node in OnnxFile.read(fp32).nodes for name in node.inputs}
+    conversion = to_int8_static(fp32, int8, thresholds=dict.fromkeys(values, 4.0))
+    types = build(int8, manifest.replace(conversion=conversion), "int8", plan).product_types
+    assert types["INT8"] == conversion.narrowed
+    assert types["FLOAT"] == 2 * get_variant(variant).depth + 1
 
 
 @pytest.mark.slow  # a quarter of a minute

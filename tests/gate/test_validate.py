@@ -290,6 +290,20 @@ def test_a_golden_file_without_features_does_not_pass_a_named_variant(tiny_expor
     assert "lacks the features" in comparison.stage.reason
 
 
+def test_a_block_without_a_baseline_does_not_pass(tiny_export):
+    """Where there are no features, the last block is gated in their place."""
+    golden = Golden.read(tiny_export.golden)
+    golden = dataclasses.replace(
+        golden,
+        outputs={"logits": golden.outputs["logits"]},
+        blocks=dataclasses.replace(golden.blocks, e32=np.zeros(0)),
+    )
+    comparison = compare(OrtRunner(tiny_export.path, provider="cpu"), golden)
+    assert "blocks.2: the golden file gives torch float32 an error of inf" in (
+        comparison.stage.reason
+    )
+
+
 def test_blocks_come_before_the_tokens_they_make(two_outputs):
     assert Golden.read(two_outputs.golden).blocks.names == (
         "blocks.0", "blocks.1", "blocks.2", "tokens"

@@ -119,6 +119,7 @@ def python():
             packages: Path | None = None) -> Any:  # fmt: skip
         environment = dict(os.environ)
         environment.pop("LD_LIBRARY_PATH", None)
+        environment["NVIDIA_TF32_OVERRIDE"] = "0"  # the artifacts are fp32
         if libraries is not None:
             environment["LD_LIBRARY_PATH"] = str(libraries)
         if packages is not None:

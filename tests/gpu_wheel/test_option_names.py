@@ -48,7 +48,7 @@ def test_the_parsers_refuse_values_that_they_cannot_read(add):
     "options",
     [
         CudaOptions(),
-        CudaOptions(device_id=1, tf32=True, cuda_graph=True, memory_limit_bytes=2**33),
+        CudaOptions(device=1, tf32=True, cuda_graph=True, memory_limit_bytes=2**33),
     ],
 )
 def test_cuda_accepts_every_option(add, artifact, options):
@@ -59,7 +59,7 @@ def test_cuda_accepts_every_option(add, artifact, options):
 @pytest.mark.parametrize("dump", [False, True])
 def test_tensorrt_accepts_every_option(add, artifact, tmp_path, dump):
     more = {"ep_context": tmp_path / "c.onnx"} if dump else {"engine_cache": tmp_path}
-    options = TensorrtOptions(device_id=1, profile=(1, 2, 8), **more)
+    options = TensorrtOptions(device=1, profile=(1, 2, 8), **more)
     settings = options.provider_options(OnnxFile.read(artifact), "1")
     assert len(settings) == (7 if dump else 8)
     assert add("TensorrtExecutionProvider", settings) == "accepted"

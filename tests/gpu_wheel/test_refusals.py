@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from vit_export.artifact.golden import Golden
-from vit_export.errors import ProviderError
+from vit_export.errors import ProviderError, ProviderWarning
 from vit_export.gate.validate import compare
 from vit_export.host.nvidia import load_tensorrt
 from vit_export.runtime import load
@@ -57,8 +57,9 @@ def test_cuda_is_refused_with_the_library_that_is_missing(artifact, options, cap
     """Nothing is printed."""
     with pytest.raises(ProviderError) as caught:
         load(artifact, provider="cuda", options=options)
-    assert "provider 'cuda' was requested, but ONNX Runtime fell back to CPU" in str(caught.value)
-    assert "(libcublasLt.so.13: cannot open shared object file" in str(caught.value)
+    assert "provider 'cuda' cannot start: libcublasLt.so.13: cannot open shared" in str(
+        caught.value
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -68,7 +69,7 @@ def test_tensorrt_is_refused_with_the_major_version_that_it_needs(artifact, opti
     with pytest.raises(ProviderError) as caught:
         load(artifact, provider="tensorrt", options=options)
     message = str(caught.value)
-    assert "provider 'tensorrt' cannot run edge.onnx: Please install TensorRT libraries" in message
+    assert "provider 'tensorrt' cannot start: libcublas.so.13: cannot open shared" in message
     assert (
         "linked with TensorRT 10 (libnvinfer.so.10) and no TensorRT wheel is installed" in message
     )
@@ -93,7 +94,7 @@ def test_the_rtx_plugin_is_refused_with_the_library_that_is_missing(artifact, py
 def test_the_rtx_plugin_is_refused_where_it_finds_no_gpu(artifact, python, empty_driver):
     """Loaded and registered with a driver that has no device."""
     message = python(REFUSED, artifact, "tensorrt-rtx", libraries=empty_driver)
-    assert "the plugin finds no GPU that it supports" in message
+    assert "the plugin finds no device that it supports" in message
 
 
 def test_the_rtx_plugin_is_refused_with_the_error_of_cuda(artifact, python, empty_libraries):
@@ -110,7 +111,8 @@ def test_both_wheels_are_refused_by_every_nvidia_provider(artifact, python, whee
 
 
 def test_auto_runs_on_the_cpu_and_keeps_the_reason(artifact, capfd):
-    vit = load(artifact)
+    with pytest.warns(ProviderWarning, match=r"edge\.onnx runs on 'cpu': provider 'cuda' cannot"):
+        vit = load(artifact)
     assert vit.provider == "cpu"
     assert "libcublasLt.so.13: cannot open" in vit.runner.rejected["cuda"]
     assert capfd.readouterr() == ("", "")
@@ -138,13 +140,28 @@ def test_a_command_ends_with_the_reason_and_status_1(artifact, tmp_path, command
     assert "Traceback" not in done.stderr
 
 
-def test_predict_prints_the_providers_that_auto_rejected(artifact, tmp_path):
+@pytest.mark.parametrize("command", ["predict", "validate"])
+def test_a_command_notes_once_the_provider_that_auto_rejected(artifact, tmp_path, command):
     from PIL import Image
 
     Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
-    done = run("predict", artifact, tmp_path / "x.png")
+    done = run(command, artifact, *([tmp_path / "x.png"] if command == "predict" else []))
     assert done.returncode == 0, done.stderr
-    assert "provider: cpu\nnot cuda: provider 'cuda' was requested" in done.stdout
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1, done.stderr
+    assert notes[0].startswith("note: edge.onnx runs on 'cpu': provider 'cuda' cannot start")
+
+
+def test_no_load_changes_the_level_of_onnxruntimes_log(artifact, python):
+    """A process that logs everything still does, after a provider was refused and another ran."""
+    code = (
+        "import json, sys, onnxruntime, warnings\n"
+        "from vit_export.runtime import load\n"
+        "onnxruntime.set_default_logger_severity = lambda level: sys.exit('was changed')\n"
+        "warnings.simplefilter('ignore')\n"
+        "print(json.dumps(load(sys.argv[1]).provider))"
+    )
+    assert python(code, artifact) == "cpu"
 
 
 def test_doctor_finds_no_fault_without_a_gpu_and_names_what_the_wheel_needs():

@@ -28,7 +28,7 @@ def only(tmp_path):
 def test_parity_fails_on_a_provider_that_does_not_start(only):
     outcome = only("cuda parity edge fp32")
     assert outcome["status"] == "FAILED"
-    assert "provider 'cuda' was requested, but ONNX Runtime fell back" in outcome["why"]
+    assert "provider 'cuda' cannot start: libcublasLt" in outcome["why"]
     assert "libcublasLt.so.13" in outcome["why"]
 
 

@@ -12,8 +12,9 @@ import torch
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack
+from vit_export.artifact.vocabulary import OPSETS
 from vit_export.gate.distance import cosine
-from vit_export.graph.export import ATTENTION_OPSET, DEFAULT_OPSET, export_module
+from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half
 from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.int8.select import Int8Conversion
@@ -46,7 +47,7 @@ def test_every_kind_of_model_is_exported_and_converted_whole(
         loaded.model,
         tmp_path / "exported.onnx",
         loaded.inputs,
-        opset=settings.opset or (ATTENTION_OPSET if attention_op else DEFAULT_OPSET),
+        opset=settings.opset or OPSETS[settings.attention],
     ).path
     file = OnnxFile.read(raw)
     assert file.inputs == loaded.inputs  # a fixed batch is fixed

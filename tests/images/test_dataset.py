@@ -184,6 +184,16 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
 
 
+def test_a_closed_pipe_of_the_progress_is_not_blamed_on_the_disk(pets: Path) -> None:
+    """As of `vit-export finetune ... 2>&1 | head`."""
+
+    def closed(stage: str, done: int = 0, total: int = 0) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        read_folder(pets, PREPROCESS, ("cat", "dog"), closed)
+
+
 def test_a_full_disk_is_an_error_with_the_space_needed() -> None:
     """A limit on the size of files stands for a full disk."""
     images = [np.zeros((64, 64, 1), np.uint8)] * 4

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,8 @@ from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.read import read_manifest
 from vit_export.cli.main import main
-from vit_export.engine import build
+from vit_export.cli.report.results import engine_text
+from vit_export.engine import build, proof
 from vit_export.engine.settings import EngineSettings
 from vit_export.errors import (
     ArtifactError,
@@ -193,6 +198,11 @@ def test_the_command_builds_for_two_gpus_and_ends_with_json(folder: Path, tmp_pa
     assert sorted(map(Path, data["files"])) == sorted(
         [output, sidecar_path(output), tmp_path / "two gpus.golden.npz"]
     )
+    assert re.search(
+        r"two gpus\.plan  [\d.]+ \w+  [\d.]+ s  tensorrt-rtx [\d.]+ for 8\.9, 12\.0  "
+        r"layers \d+ HALF  not measured: built for .* no GPU",
+        done.stderr,
+    )
     assert f"next: vit-export predict '{output}' PHOTO.jpg" in done.stderr
     assert CliRunner().invoke(main, ["inspect", str(output)]).exit_code == 0
     assert read_manifest(output).precision == "fp16"
@@ -295,8 +305,18 @@ class _Trt:
 
 
 @pytest.fixture
-def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """An L4 with a fake TensorRT runtime; checks that every opened engine is released.
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """Two fake GPUs."""
+    fake = FakeCuda()
+    fake.replace_cuda_core(monkeypatch)
+    return fake
+
+
+@pytest.fixture
+def on_an_l4(
+    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda
+) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Two L4 with a fake TensorRT runtime; checks that every opened engine is released.
 
     Returns:
         A function that sets a replacement for the gate.
@@ -304,7 +324,6 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     backend = dataclasses.replace(load_backend("tensorrt-rtx"), trt=_Trt())
     for module in (device, trt):
         monkeypatch.setattr(module, "current_gpu", lambda ordinal=None: L4)
-    FakeCuda().replace_cuda_core(monkeypatch)
     monkeypatch.setattr(trt, "load_backend", lambda name: backend)
     open_engine, opened, released = trt.TrtRunner.__init__, [], []
 
@@ -315,7 +334,7 @@ def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
     monkeypatch.setattr(trt.TrtRunner, "__init__", opening)
     monkeypatch.setattr(trt.TrtRunner, "release", lambda runner: released.append(runner))
     monkeypatch.setattr(plan.Plan, "_check_signature", lambda self, path: None)
-    monkeypatch.setattr(engine_pipeline, "inspect_engine", lambda *_: {"Half": 1})
+    monkeypatch.setattr(engine_pipeline, "inspect_engine", lambda *_: "")
     yield lambda gate: monkeypatch.setattr(engine_check, "compare", lambda *_, **__: gate())
     assert opened
     assert released == opened
@@ -354,6 +373,111 @@ def test_a_stripped_engine_is_measured_with_the_weights_of_its_source(
     assert made.sidecar.source_path(engine).samefile(folder / "tiny.fp16.onnx")
 
 
+@pytest.mark.parametrize("device", [1, None])
+def test_an_engine_is_built_and_measured_on_the_gpu_of_its_settings_or_of_the_caller(
+    folder: Path,
+    tmp_path: Path,
+    cuda: FakeCuda,
+    on_an_l4: Callable[[Callable[[], Any]], None],
+    device: int | None,
+) -> None:
+    """TensorRT-RTX builds, on fake GPUs, of which the second is used."""
+    used: set[tuple[str, int]] = set()
+
+    def progress(stage: str, done: int = 0, total: int = 0) -> None:
+        used.add((threading.current_thread().name.partition("_")[0], cuda.current))
+
+    def gate() -> Comparison:
+        used.add(("gate", cuda.current))
+        return measured(Sidecar.read(folder / "tiny.fp16.engine"), passed=True, reasons=())
+
+    on_an_l4(gate)
+    cuda.current = 1 if device is None else 0
+    made = build_engine(
+        folder / "tiny.fp16.onnx",
+        tmp_path / "x.engine",
+        settings=settings(device=device, compute_capabilities=()),
+        progress=progress,
+    )
+    assert used == {("MainThread", 1), ("build", 1), ("gate", 1)}
+    assert made.sidecar.device == 1
+    assert "--device" not in made.sidecar.rebuild
+    assert cuda.context == (1 if device is None else 0)
+
+
+def test_an_inspector_that_shows_no_types_leads_to_a_warning(
+    folder: Path, tmp_path: Path, on_an_l4: Callable[[Callable[[], Any]], None]
+) -> None:
+    """Not to an error: no GPU has shown yet what it shows of such an engine."""
+    error = {"max_abs": 0.001, "tolerance": 0.002}
+    unmeasured = Sidecar.read(folder / "tiny.fp16.engine")
+    found = measured(unmeasured, passed=True, reasons=(), reason="", **error)
+    on_an_l4(lambda: found)
+    engine = tmp_path / "x.engine"
+    made = build_engine(
+        folder / "tiny.fp16.onnx", engine, settings=settings(compute_capabilities=())
+    )
+    (warning,) = made.warnings
+    assert "inspector shows no fp16 in the engine: no types at all" in warning
+    written = Sidecar.read(engine).proof
+    assert (written["engine"], written["warnings"]) == ("not shown", [warning])
+    text = engine_text(made)
+    assert f"warning: {warning}\n{engine}  " in text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{engine}  ")]
+    assert line.endswith(" HALF  passed  max|y - y64| 0.001 (tolerance 0.002)")
+
+
+def test_a_plan_that_is_larger_than_expected_leads_to_a_warning(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit was measured on engines of TensorRT-RTX only."""
+    monkeypatch.setattr(proof, "CODE_BYTES", 0)
+    engine = tmp_path / "x.engine"
+    words = ["engine", str(folder / "tiny.fp16.onnx"), *RTX, "-o", str(engine)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    (warning,) = Sidecar.read(engine).proof["warnings"]
+    assert "it may be an fp32 engine" in warning
+    assert f"warning: {warning}" in done.output
+    shown = CliRunner().invoke(main, ["inspect", str(engine)])
+    assert warning in " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2, 3])
+def test_a_build_that_is_killed_while_it_moves_its_files_leaves_a_pair_or_a_clear_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    """Old and new engine are whole, or a load says how to build again."""
+    for name in ("x.engine", "x.engine.json"):
+        shutil.copy(folder / name.replace("x", "tiny.fp16"), tmp_path / name)
+    (tmp_path / "x.golden.npz").write_bytes(b"that of the old engine")
+    old = Sidecar.read(tmp_path / "x.engine")
+    replace, moved = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).parent == tmp_path:
+            if len(moved) == finished:
+                raise KeyboardInterrupt  # also where `publish` restores the old files
+            moved.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt) if finished < 3 else contextlib.nullcontext():
+        build_engine(
+            folder / "tiny.fp16.onnx",
+            tmp_path / "x.engine",
+            settings=settings(batches=(BatchRange(1, 1, 2),)),
+        )
+    assert moved == ["x.engine.json", "x.golden.npz", "x.engine"][:finished]
+    sidecar = Sidecar.read(tmp_path / "x.engine")
+    if finished in (0, 3):
+        plan.check_plan_file(tmp_path / "x.engine", sidecar)
+        assert (sidecar == old) == (finished == 0)
+    else:
+        with pytest.raises(ArtifactError, match=r"x\.engine: .*\nhint: .*vit-export engine .*onnx"):
+            plan.check_plan_file(tmp_path / "x.engine", sidecar)
+
+
 def test_an_engine_that_fails_its_gate_is_released_and_not_written(
     folder: Path, tmp_path: Path, on_an_l4: Callable[[Callable[[], Any]], None]
 ) -> None:
@@ -377,6 +501,7 @@ def test_an_engine_that_fails_its_gate_is_released_and_not_written(
         ({"refit": True}, "there is none here"),
         ({"precision": "bf16", "compute_capabilities": ("7.5",)}, "7.5 has no bfloat16"),
         ({"compute_capabilities": ("9.0",)}, "compiles for"),
+        ({"device": 1}, "device 1: there is no NVIDIA GPU here"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_conversion(

@@ -114,6 +114,9 @@ def test_another_file_is_no_file_of_ranges(tmp_path):
     (tmp_path / "text.npz").write_text("text")
     np.savez(tmp_path / "other.npz", images=1)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    for name in ("text.npz", "other.npz", "one.npy"):
+    Ranges({"x": counted(np.ones((2, 1), np.float32))}, images=2).write(tmp_path / "whole.npz")
+    arrays = dict(np.load(tmp_path / "whole.npz"))
+    np.savez(tmp_path / "finer.npz", **arrays | {"counts": np.zeros((1, 2 * BINS), np.int64)})
+    for name in ("text.npz", "other.npz", "one.npy", "finer.npz"):
         with pytest.raises(ArtifactError, match="not a file of activation ranges"):
             Ranges.read(tmp_path / name)

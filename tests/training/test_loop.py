@@ -339,6 +339,17 @@ def test_a_file_that_cannot_be_written_is_named(run: Train, tmp_path: Path) -> N
         run(epochs=1)
 
 
+def test_a_closed_pipe_of_the_progress_is_not_blamed_on_the_disk(run: Train) -> None:
+    """As of `vit-export finetune ... 2>&1 | head`."""
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    for callback in ("progress", "epoch_done"):
+        with pytest.raises(BrokenPipeError):
+            run(epochs=1, **{callback: closed})
+
+
 def test_a_batch_that_does_not_fit_in_memory_is_an_error_with_a_smaller_one(run: Train) -> None:
     """Torch itself fails: its allocator is asked for more than any machine has."""
     model = tiny()

@@ -70,6 +70,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
         version: Version of the backend; no other runs the engine, unless it is version compatible.
         compute_capabilities: GPUs that it was compiled for.
         gpu: GPU that it was built on; `None` where there was none.
+        device: Number of that GPU on the machine that built the engine.
         profiles: Optimization profiles; empty for an engine of fixed shapes.
         plan_sha256: Hash of the engine file.
         plan_bytes: Size of the engine file.
@@ -78,7 +79,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
         timing_cache_key: Identifies the backend and GPU of a timing cache; empty for a backend
             that has none.
         options: Build options other than the defaults.
-        proof: Types counted in the network and in the engine.
+        proof: Types of the network and of the engine, what the plan's size shows, and warnings.
         rebuild: Arguments of `vit-export engine SOURCE` that build the engine again.
         checks: Golden checks that were passed after the build.
     """
@@ -88,6 +89,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
     version: str
     compute_capabilities: tuple[str, ...]
     gpu: Gpu | None = None
+    device: int | None = None
     profiles: tuple[Profile, ...]
     plan_sha256: str
     plan_bytes: int
@@ -105,6 +107,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
             raise ValueError("the manifest has no inputs, or an empty certificate")
         if not isinstance(self.proof.get("network", {}), Mapping):
             raise ValueError("proof.network is no object")
+        if not isinstance(self.proof.get("warnings", []), list):
+            raise ValueError("proof.warnings is no list")
 
     @property
     def measured(self) -> Stage:

@@ -174,7 +174,8 @@ def _check_arrays(arrays: Arrays) -> None:
             if not (fits and array.dtype.name.startswith(tuple(dtypes.split()))):
                 expected = ", ".join(str(sizes.get(d, d)) for d in dimensions.split())
                 raise ValueError(
-                    f"{name} is {array.dtype} {array.shape}, expected {dtypes} ({expected})"
+                    f"{name} is {array.dtype} {array.shape}, expected "
+                    f"{' or '.join(dtypes.split())} ({expected})"
                 )
             sizes |= dict(zip(letters, shape, strict=True))
             if form.endswith(BASELINES):

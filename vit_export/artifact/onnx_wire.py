@@ -130,6 +130,7 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,12 @@ def graph_fields(buffer: memoryview) -> Iterator[Field]:
 
 
 def parse_node(node: Field) -> Node:
-    """Return a NodeProto without its attributes: input 1, output 2, op_type 4, domain 7."""
+    """Return a NodeProto without attributes: input 1, output 2, name 3, op_type 4, domain 7."""
     parts = by_number(node.fields())
-    op_type, domain, inputs, outputs = ([f.text for f in parts[n]] for n in (4, 7, 1, 2))
-    return Node("".join(op_type), "".join(domain), tuple(inputs), tuple(outputs))
+    name, op_type, domain, inputs, outputs = ([f.text for f in parts[n]] for n in (3, 4, 7, 1, 2))
+    return Node(
+        "".join(op_type), "".join(domain), tuple(inputs), tuple(outputs), name="".join(name)
+    )
 
 
 def parse_initializer(tensor: Field) -> Initializer:

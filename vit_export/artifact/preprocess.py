@@ -36,6 +36,9 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
         crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
             whatever the aspect, before the crop.
+
+    Raises:
+        ConfigError: On construction, when no image can be prepared by these values.
     """
 
     size: tuple[int, int]

@@ -19,7 +19,10 @@ class Record(Struct, frozen=True):
 
     def replace(self: R, **changes: Any) -> R:
         """Return a copy with some fields changed."""
-        return msgspec.structs.replace(self, **changes)
+        # `msgspec.structs.replace` of older versions does not call `__post_init__`
+        return type(self)(
+            **{name: getattr(self, name) for name in self.__struct_fields__} | changes
+        )
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return JSON text: compact on one line, or indented for people."""

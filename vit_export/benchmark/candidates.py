@@ -34,11 +34,13 @@ def plan(
     weights: str | None = None,
     layout: str | None = None,
     threads: int | None = None,
+    device: int | None = None,
     allow_host_code: bool = False,
 ) -> list[Candidate]:
     """Return every artifact on every provider, then torch with the weights of the first artifact.
 
-    Torch runs on those providers that it has, or on `"auto"`. Engines take no `threads`.
+    Torch runs on those providers that it has, or on `"auto"`. Engines take no `threads`, and the
+    CPU takes no `device`.
     """
     paths = [Path(artifact) for artifact in artifacts]
     engines = [path for path in paths if is_engine(path)]
@@ -56,7 +58,7 @@ def plan(
     on_gpu = not against and engines == paths
     for applies, message, hint in (
         (not providers, "--provider: expected at least one", "e.g. --provider cpu,cuda"),
-        (auto_twice, "--provider auto is one of the others, which would be timed twice",
+        (auto_twice, "--provider auto chooses one of the others, which would be timed twice",
          "leave auto out, or give it alone"),
         (weights is not None and not against, "--weights is for torch", "add --against torch"),
         (layout is not None and weights is None, "--layout needs --weights FILE", ""),
@@ -75,6 +77,7 @@ def plan(
             order={
                 "path": str(path),
                 "threads": None if path in engines else threads,
+                "device": None if provider == "cpu" else device,
                 "allow_host_code": allow_host_code and path in engines,
             },
             file_bytes=_file_bytes(path),
@@ -90,6 +93,7 @@ def plan(
             order={
                 "path": str(paths[0]),
                 "threads": threads,
+                "device": None if provider == "cpu" else device,
                 "weights": weights,
                 "layout": layout,
                 "compiled": AGAINST[name],

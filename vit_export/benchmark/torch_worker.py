@@ -42,6 +42,7 @@ class TorchRunner:
         provider: str = "auto",
         compiled: bool = False,
         threads: int | None = None,
+        device: int | None = None,
     ) -> None:
         self.path = Path(path)
         manifest = read_manifest(path)
@@ -57,6 +58,7 @@ class TorchRunner:
             )
         auto = "cuda" if has_gpu else "cpu"
         self.provider = auto if provider == "auto" else provider
+        self._device = torch.device(self.provider, device or 0)
         self.manifest: Manifest | None = manifest.replace(precision="fp32")
         # float32 for an artifact that takes float16 too
         self.inputs = tuple(TensorSpec(s.name, "float32", s.shape) for s in manifest.inputs)
@@ -64,7 +66,7 @@ class TorchRunner:
             torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
         model = _torch_model(self.path.name, manifest, weights, layout)
-        model.set_attention("op").to(self.provider)
+        model.set_attention("op").to(self._device)
         self._forward: Callable[[Tensor], Tensor] = model
         if compiled:
             self._forward = torch.compile(model, dynamic=False)
@@ -75,7 +77,7 @@ class TorchRunner:
         (images,) = feeds.values()
         try:
             with torch.inference_mode():
-                output = self._forward(torch.from_numpy(images).to(self.provider)).cpu()
+                output = self._forward(torch.from_numpy(images).to(self._device)).cpu()
         except RuntimeError as error:  # the base class of the compiler's errors
             first_line = next(filter(str.strip, str(error).splitlines()), "no message")
             raise ProviderError(

@@ -39,13 +39,19 @@ def main() -> None:
     serve(load_artifact)
 
 
-def load_artifact(path: str, provider: str, threads: int | None, allow_host_code: bool) -> Runnable:
+def load_artifact(
+    path: str, provider: str, threads: int | None, device: int | None, allow_host_code: bool
+) -> Runnable:
     """Load an .onnx file or an engine."""
     if not is_engine(path):
-        return load(path, provider=provider, threads=threads).runner
-    # trusted: the golden check is no part of loading an engine again, and `distance` is measured
-    model = load_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
-    return model.runner
+        return load(path, provider=provider, device=device, threads=threads).runner
+    return load_engine(
+        path,
+        provider=provider,
+        device=device,
+        trusted=True,  # the golden check is no part of loading again, and `distance` is measured
+        allow_host_code=allow_host_code,
+    ).runner
 
 
 def serve(load_candidate: Callable[..., Runnable]) -> None:
@@ -69,7 +75,12 @@ class Stopwatch:
         self._run(self._runner.inputs[0].fixed_batch or batch)
         if self._runner.manifest is not None:
             self._precision = self._runner.manifest.precision
-        return {"provider": self._runner.provider, "precision": self._precision}
+        rejected = getattr(self._runner, "rejected", {})
+        return {
+            "provider": self._runner.provider,
+            "precision": self._precision,
+            "notes": [f"not {name}: {reason}" for name, reason in rejected.items()],
+        }
 
     def time(self, batch: int, seconds: float, min_runs: int = 1) -> Answer:
         """Time the runs of some seconds; return the seconds of each, and the memory so far.

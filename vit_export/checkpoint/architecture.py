@@ -147,17 +147,14 @@ def resolve(
     winners: dict[str, Claim] = {}
     for claim in claims:
         winners.setdefault(claim.field, claim)
+    _check_channels(winners, inferred.get("in_chans", 0), source=source)
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
     try:
-        channels = inferred.get("in_chans", 0)
-        for claim in (winners[name] for name in ("mean", "std") if name in winners):
-            if claim.source in metadata.fields and len(claim.value) != channels > 0:
-                found = len(claim.value)
-                raise ConfigError(f"{claim.field} has {found} values for in_chans={channels}")
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
-        origins = ["its tensors", *metadata.fields, *(["your settings"] if settings else [])]
+        files = [name for name, fields in metadata.fields.items() if fields]
+        origins = ["its tensors", *files, *(["your settings"] if settings else [])]
         raise (ConfigError if settings else CheckpointError)(
             f"cannot load {source}: {' and '.join(origins)} describe no network: {error}",
             hint="correct the wrong value there, or set it, e.g. with --set num_heads=N or --mean",
@@ -271,6 +268,19 @@ def _heads(
         f"width {width}), and no file beside it states it",
         hint=f"give it with --set num_heads=N (one of {fits})",
     )
+
+
+def _check_channels(winners: Mapping[str, Claim], channels: int, *, source: str) -> None:
+    """Raise CheckpointError where a JSON file has not one mean and std for each channel."""
+    for claim in (winners[name] for name in ("mean", "std") if name in winners):
+        if claim.source in (CONFIG, PROCESSOR) and len(claim.value) != channels > 0:
+            field = f"image_{claim.field}" if claim.source == PROCESSOR else claim.field
+            raise CheckpointError(
+                f"cannot load {source}: {claim.source} beside it has {len(claim.value)} values of "
+                f"{field}, and the model has {channels} channels",
+                hint="give --mean and --std, one number for each channel, or correct "
+                f"{claim.source}",
+            )
 
 
 def _assumptions(

@@ -6,7 +6,7 @@ Everything that does not fit is listed in one error.
 
 import os
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,8 @@ def load_checkpoint(
         classes = config.num_classes
         assumed["labels"] = f"none: {len(labels)} were given, the head has {classes} classes"
         labels = ()
+    preprocess = msgspec.structs.replace(Preprocess.of(config), crop_mode=metadata.crop_mode)
+    fill(model, file, steps, old_grid)
     report = LoadReport(
         layout=chosen.name,
         source=location.name,
@@ -133,16 +135,6 @@ def load_checkpoint(
         inferred=inferred,
         assumed={**assumed, **file.notes},
     )
-    changes = changed(file, steps)
-    if resampled:
-        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
-        changes.insert(0, f"pos_embed resampled: {grids} patches, bicubic with antialias")
-    if zero:
-        changes.append(f"re-initialised to zero: {', '.join(zero)}")
-    if unused:
-        changes.append(f"unused: {', '.join(unused)}")
-    preprocess = msgspec.structs.replace(Preprocess.of(config), crop_mode=metadata.crop_mode)
-    fill(model, file, steps, old_grid)
     return Loaded(
         model=model,
         config=config,
@@ -154,9 +146,20 @@ def load_checkpoint(
             source=report.source,
             layout=report.layout,
             sha256=report.sha256,
-            changes=tuple(changes),
+            changes=(*_changes(report, old_grid, grid), *changed(file, steps)),
         ),
     )
+
+
+def _changes(report: LoadReport, old_grid: tuple[int, int], grid: tuple[int, int]) -> Iterator[str]:
+    """What differs from the file, besides converted tensors, for the manifest."""
+    if report.resampled:
+        grids = " -> ".join(f"{rows}x{columns}" for rows, columns in (old_grid, grid))
+        yield f"pos_embed resampled: {grids} patches, bicubic with antialias"
+    if report.reinitialised:
+        yield f"re-initialised to zero: {', '.join(report.reinitialised)}"
+    if report.unused:
+        yield f"unused: {', '.join(report.unused)}"
 
 
 def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
@@ -224,7 +227,7 @@ def _check_positions(
 def _choose_head(
     config: ViTConfig, overrides: Mapping[str, Any], reset_head: bool, source: str
 ) -> tuple[ViTConfig, set[str]]:
-    """The config wanted, and the names in our model that are not taken from the file."""
+    """The config wanted, and the names in the model that are not taken from the file."""
     target = config.replace({name: overrides[name] for name in WANTED if name in overrides})
     there, wanted = config.num_classes, target.num_classes
     if reset_head and wanted:

@@ -106,7 +106,7 @@ def _read(path: Path) -> _Json:
     try:
         return _Json(path, msgspec.convert(json.loads(text), dict[str, Any]))
     except (ValueError, msgspec.ValidationError) as error:
-        raise _Json(path, {}).error(f"invalid JSON ({error})") from error
+        raise _Json(path, {}).error(f"is no JSON object ({error})") from error
 
 
 def _hugging_face(config: _Json) -> Metadata:
@@ -157,7 +157,7 @@ def _labels(config: _Json) -> tuple[str, ...]:
 def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
     """Crop mode and config fields of a preprocessor_config.json.
 
-    It computes (rescale_factor * x - mean) / std of x in [0, 255]; ours starts from x / 255.
+    It computes (rescale_factor * x - mean) / std of x in [0, 255], `Preprocess` of x / 255.
     """
     factor = processor.get("rescale_factor", float, 1 / 255)
     scale = factor * 255 if processor.get("do_rescale", bool | None, True) else 255.0

@@ -53,14 +53,11 @@ def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
         return None
     try:
         about = msgspec.json.decode(text, type=_About)
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in about.config.items()
-        }
-        return ViTConfig(**fields), Metadata(crop_mode=about.crop_mode, labels=about.labels)
-    except (msgspec.DecodeError, TypeError, ConfigError) as error:
+        config = ViTConfig(variant=about.config["variant"]).replace(about.config)
+    except (msgspec.DecodeError, KeyError, ConfigError) as error:
         raise CheckpointError(
             f"{file.path}: the config in its metadata key {METADATA_KEY!r} cannot be read "
-            f"({error!r}); a newer vit-export may have written it",
+            f"({error}); a newer vit-export may have written it",
             hint="pip install -U vit-export",
         ) from error
+    return config, Metadata(crop_mode=about.crop_mode, labels=about.labels)

@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
 
-from vit_export.errors import OutputError, VitExportError, nearest
+from vit_export.errors import OutputError, ProviderWarning, VitExportError, nearest
 
 EXTRA_OF = {  # the extra that installs a missing package
     **dict.fromkeys(("onnxruntime", "PIL"), "cpu"),
@@ -47,7 +48,7 @@ class Commands(click.Group):
         if os.environ.get("NO_COLOR"):  # https://no-color.org
             kwargs["color"] = False
         try:
-            with _terminating():
+            with _terminating(), _notes():
                 status = super().main(argv, **kwargs)
         except VitExportError as error:
             fail(error.message, error.exit_code, as_json, hint=error.hint)
@@ -88,6 +89,23 @@ def _terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Print a ProviderWarning as a note, once."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, ProviderWarning):
+                click.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = note  # type: ignore[assignment]  # `rest` stands for the others
+        warnings.simplefilter("once", ProviderWarning)
+        yield
 
 
 @contextlib.contextmanager

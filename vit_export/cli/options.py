@@ -1,8 +1,11 @@
 """Options that several commands share, and the settings they stand for."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from vit_export.artifact.vocabulary import PRECISIONS
 from vit_export.cli.console import attributes
@@ -38,8 +41,10 @@ class CheckpointOptions:
                 raise UsageError(f"--set {pair}: expected field=value, e.g. --set num_heads=8")
             if name in IDENTITY:
                 raise UsageError(f"--set {name}: this field names the variant, and cannot be set")
-            if name in fields or name in own:
-                raise UsageError(f"{name} is given twice, with --set or an option of its own")
+            if name in fields:
+                raise UsageError(f"--set {name} is given twice")
+            if name in own:
+                raise UsageError(f"{name} is given twice: with --set and with an option of its own")
             fields[name] = value
         return fields | own
 
@@ -48,13 +53,35 @@ class CheckpointOptions:
 class ProviderOptions:
     """What runs an artifact."""
 
-    provider: str = option("Run", "auto, cpu, cuda, tensorrt or tensorrt-rtx.", default="auto")
+    provider: str = option(
+        "Run",
+        "auto, cpu, cuda, tensorrt, tensorrt-rtx, openvino, coreml, directml, qnn, xnnpack or "
+        "migraphx; of several, the first that is active.",
+        "NAME,...",
+        default="auto",
+    )
+    device: int | None = option("Run", "Number of the GPU, from 0.", "N", type=click.IntRange(0))
     trust_host_code: bool = option("Run", "Let a version-compatible engine run its own code.")
+
+    def providers(self, *artifacts: str) -> list[str]:
+        """Return the requested providers; in ONNX Runtime's TensorRT, disable TF32.
+
+        For this process, its children, and their whole life: NVIDIA's libraries read the variable
+        when they are loaded.
+        """
+        names = comma_separated(self.provider)
+        if any(name.startswith("tensorrt") for name in names) and any(
+            artifact.endswith(".onnx") for artifact in artifacts
+        ):
+            from vit_export.runtime.onnxruntime.options import TF32_VARIABLE
+
+            os.environ.setdefault(TF32_VARIABLE, "0")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
-    """How images are prepared."""
+    """How images are prepared; `None` where an option was not given."""
 
     mean: str | None = option(
         "Image preparation",
@@ -81,7 +108,7 @@ class PreparationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """How to convert to a narrower precision."""
+    """How to convert to a narrower precision; `None` where an option was not given."""
 
     precision: str = option("Precision", choices=PRECISIONS[1:], required=True)
     fp16_recipe: str | None = option(
@@ -117,9 +144,13 @@ class PrecisionOptions:
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
+            calibration=self.calibration,
             method=self.calibration_method,
+            percentile=self.percentile,
+            smooth=self.smooth,
             images=images,
-            **attributes(self, "calibration percentile smooth max_drop budget"),
+            max_drop=self.max_drop,
+            budget=self.budget,
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 
@@ -142,6 +173,11 @@ class LabelsOption:
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def one_or_list(names: list[str]) -> str | list[str]:
+    """Return a single name by itself."""
+    return names[0] if len(names) == 1 else names
 
 
 def comma_separated(text: str) -> list[str]:

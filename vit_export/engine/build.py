@@ -11,7 +11,7 @@ from vit_export.artifact.engine_sidecar import Gpu, Profile
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.network import Network, allow_plain_attention, check_signature, parse
-from vit_export.engine.proof import check_network, check_plan_size, product_types, weight_bytes
+from vit_export.engine.proof import check_network, plan_size, product_types, weight_bytes
 from vit_export.engine.settings import (
     HARDWARE_COMPATIBILITY,
     SWITCHES,
@@ -37,6 +37,7 @@ class BuiltPlan:
     compute_capabilities: tuple[str, ...]  # GPUs that it was compiled for
     product_types: dict[str, int]  # number of matrix products of the network, by type
     size_note: str  # what the size of the plan shows about its precision
+    size_fits: bool  # whether that is the precision of the settings
     warnings: tuple[str, ...]  # TensorRT's
 
 
@@ -48,11 +49,12 @@ def build_plan(
     settings: EngineSettings,
     *,
     gpu: Gpu | None = None,
+    device: int | None = None,
     progress: Progress = silent,
 ) -> BuiltPlan:
     """Build an engine of a file in the precision of the settings, and write its plan.
 
-    `gpu` is that of this machine, `None` without one.
+    `gpu` is the one that this thread uses, and `device` its number; `None` without one.
     """
     name, version = file.path.name, f"{backend.name} {backend.version}"
     targets = targets_of(backend, settings, gpu)
@@ -82,7 +84,9 @@ def build_plan(
         cancelled = threading.Event()
         config.progress_monitor = build_monitor = monitor(backend, progress, cancelled)
         plan = interruptible(
-            lambda: network.builder.build_serialized_network(network.definition, config), cancelled
+            lambda: network.builder.build_serialized_network(network.definition, config),
+            cancelled,
+            device=device,
         )
         if build_monitor.failure is not None:
             raise build_monitor.failure
@@ -100,12 +104,14 @@ def build_plan(
     progress("build the engine", 100, 100)  # TensorRT does not report its last step
     destination.write_bytes(memoryview(plan))
     kernels = sum(types.values()) * max(len(profiles), 1)
+    size_note, size_fits = plan_size(plan.nbytes, weight_bytes(file), settings, kernels=kernels)
     return BuiltPlan(
         plan_bytes=plan.nbytes,
         profiles=profiles,
         compute_capabilities=targets,
         product_types=types,
-        size_note=check_plan_size(plan.nbytes, weight_bytes(file), settings, kernels=kernels),
+        size_note=size_note,
+        size_fits=size_fits,
         warnings=tuple(dict.fromkeys(messages.warnings)),
     )
 
@@ -197,8 +203,12 @@ def monitor(backend: Backend, progress: Progress, cancelled: threading.Event) ->
     return Monitor()
 
 
-def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
+def interruptible(
+    build: Callable[[], Any], cancelled: threading.Event, *, device: int | None = None
+) -> Any:
     """Run a build in another thread, so that this thread receives Ctrl-C.
+
+    A new thread uses GPU 0, so that one changes to the GPU of this number; `None` without one.
 
     Python handles signals between bytecodes of the main thread, and a build is one call. On an
     interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
@@ -207,10 +217,19 @@ def interruptible(build: Callable[[], Any], cancelled: threading.Event) -> Any:
     with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
         pool.submit(int).result()  # the pool waits for no thread whose start was interrupted
         try:
-            future = pool.submit(build)
+            future = pool.submit(_on_gpu, device, build)
             while not futures.wait([future], timeout=POLL_S).done:
                 pass
         except BaseException:  # leaving the pool waits until TensorRT has stopped
             cancelled.set()
             raise
     return future.result()
+
+
+def _on_gpu(device: int | None, build: Callable[[], Any]) -> Any:
+    if device is None:
+        return build()
+    from vit_export.runtime.tensorrt.cuda import working_on  # needs cuda-core
+
+    with working_on(device):
+        return build()

@@ -1,15 +1,18 @@
-"""Checks that an engine has the precision of its settings.
+"""Evidence that an engine has the precision of its settings.
 
 TensorRT 11 builds an FP32 engine where the old FP16 builder flag is set, with one warning and exit
-status 0. So the types of the network are counted before the build, the size of the plan is checked
-after it, and on a GPU TensorRT's inspector lists the types of the engine.
+status 0. So the types of the strongly typed network are counted before the build, and a wrong count
+is an error. The size of the plan, and the types that TensorRT's inspector shows on a GPU, lead to
+warnings only: what they look like has not been confirmed on a GPU yet.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_export.artifact.engine_sidecar import Profile
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.network import Network
 from vit_export.engine.settings import EngineSettings
@@ -17,7 +20,12 @@ from vit_export.errors import EngineError
 from vit_export.runtime.tensorrt.backend import Backend
 
 COMPUTE_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
-INSPECTOR_WORDS = {"fp16": ("fp16", "half"), "bf16": ("bf16", "bfloat16"), "int8": ("int8",)}
+INSPECTOR_WORDS = {  # in the names of types, and of kernels
+    "fp16": r"half|(?<!b)fp?16",
+    "bf16": r"bf(p|loat)?16",
+    "int8": r"(?<!u)int8|i8",
+}
+NOT_SHOWN = "N/A"  # how "N/A due to dynamic shapes" starts, TensorRT's words in place of a type
 CODE_BYTES = 1 << 18  # limit of the kernels of one product in one profile (measured: 90 kB)
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "ATTENTION_INPUT")
@@ -83,59 +91,91 @@ def weight_bytes(file: OnnxFile) -> tuple[int, int]:
     )
 
 
-def check_plan_size(
+def plan_size(
     plan_bytes: int, weights: tuple[int, int], settings: EngineSettings, *, kernels: int
-) -> str:
-    """Check the size of a plan, and return what it shows.
+) -> tuple[str, bool]:
+    """Return what the size of a plan shows, and whether it fits the precision of the settings.
 
     A plan in float32 contains at least its weights in float32. `weights` are those of
-    `weight_bytes`; each product has kernels of its own in each profile.
+    `weight_bytes`; each product has kernels of its own in each profile. The limit of their code was
+    measured on plans of TensorRT-RTX.
     """
     precision, (stored, fp32) = settings.precision, weights
     code = CODE_BYTES * kernels
     if settings.strip:
-        return "the plan contains no weights, so its size shows nothing"
+        return "the plan contains no weights, so its size shows nothing", True
     if precision == "fp32":
         if plan_bytes < stored:
-            raise EngineError(
-                f"--precision fp32, but the plan ({plan_bytes} bytes) is smaller than its "
-                f"weights in float32 ({stored} bytes)"
-            )
-        return f"{plan_bytes} bytes, weights {stored}"
+            return f"{plan_bytes} bytes, smaller than its weights in fp32 ({stored})", False
+        return f"{plan_bytes} bytes, weights {stored}", True
     if settings.version_compatible:  # the runtime may be as large as the weights
-        return f"{plan_bytes} bytes with a lean runtime in it, so its size shows nothing"
+        return f"{plan_bytes} bytes with a lean runtime in it, so its size shows nothing", True
     if plan_bytes > stored + code:
-        raise EngineError(
-            f"--precision {precision}, but the plan ({plan_bytes} bytes) is larger than its "
-            f"weights in {precision} ({stored} bytes) and {code} bytes of code: it may be an fp32 "
-            f"engine (weights {fp32} bytes)"
-        )
+        return (
+            f"{plan_bytes} bytes, larger than its weights in {precision} ({stored}) and {code} "
+            f"bytes of code: it may be an fp32 engine (weights {fp32})"
+        ), False
     if plan_bytes >= fp32:
-        return f"{plan_bytes} bytes: mostly code, since the weights are few ({fp32} in fp32)"
-    return f"{plan_bytes} bytes, less than the weights alone in fp32 ({fp32})"
+        return f"{plan_bytes} bytes: mostly code, since the weights are few ({fp32} in fp32)", True
+    return f"{plan_bytes} bytes, less than the weights alone in fp32 ({fp32})", True
 
 
-def inspect_engine(backend: Backend, engine: Any, precision: str) -> dict[str, int]:
-    """Check the precision of an engine; return how many outputs of its layers have each type.
+def inspect_engine(backend: Backend, engine: Any, profiles: Sequence[Profile]) -> str:
+    """Return the layers of an engine as TensorRT's inspector shows them, on this thread's GPU.
 
-    TensorRT's inspector needs a GPU, and an engine that was built with detailed verbosity. It
-    returns JSON: `{"Layers": [{"Outputs": [{"Format/Datatype": ...}]}]}`.
+    Types that depend on shapes are shown for the shapes of an execution context, here `opt` of the
+    first profile (IEngineInspector::setExecutionContext in NvInferRuntime.h).
     """
-    inspector = engine.create_engine_inspector()
-    text = inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON)
-    layers = [layer for layer in json.loads(text).get("Layers", ()) if isinstance(layer, dict)]
-    outputs = [output for layer in layers for output in layer.get("Outputs", ())]
-    types = Counter(str(o["Format/Datatype"]) for o in outputs if o.get("Format/Datatype"))
-    if not types:
-        raise EngineError(
-            "TensorRT's inspector lists no types, so the engine's precision cannot be checked"
-        )
-    words = INSPECTOR_WORDS.get(precision)
-    if words and not any(word in name.lower() for name in types for word in words):
-        raise EngineError(
-            f"--precision {precision}, but the engine's layers write {_counts(types)}"
-        )
-    return dict(types)
+    from cuda.core import Device
+
+    inspector, context = engine.create_engine_inspector(), engine.create_execution_context()
+    if context is not None:
+        stream = Device().create_stream()
+        context.set_optimization_profile_async(0, int(stream.handle))
+        stream.sync()
+        for name, shapes in profiles[0].items() if profiles else ():
+            context.set_input_shape(name, shapes.opt)
+        inspector.execution_context = context
+    return str(inspector.get_engine_information(backend.trt.LayerInformationFormat.JSON))
+
+
+def shown_types(information: str) -> dict[str, dict[str, int]]:
+    """Count the types of inputs, outputs and weights, and the kernels, in an inspector's JSON.
+
+    Its form is documented in
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-tools.html. What
+    is not shown, or has another form, is not counted.
+    """
+    try:
+        layers = list(json.loads(information, strict=False)["Layers"])
+    except (ValueError, KeyError, TypeError):
+        layers = []
+    counts: dict[str, Counter[str]] = {}
+    for layer in layers:
+        if not isinstance(layer, dict):
+            continue  # a name without details
+        for kind, found, key in (
+            ("inputs", layer.get("Inputs"), "Format/Datatype"),
+            ("outputs", layer.get("Outputs"), "Format/Datatype"),
+            ("weights", layer.get("Weights"), "Type"),
+            ("tactics", layer, "TacticName"),
+        ):
+            entries = found if isinstance(found, list) else [found]
+            texts = [str(entry.get(key) or "") for entry in entries if isinstance(entry, dict)]
+            shown = [text for text in texts if text and not text.startswith(NOT_SHOWN)]
+            counts.setdefault(kind, Counter()).update(shown)
+    return {kind: dict(texts) for kind, texts in counts.items() if texts}
+
+
+def inspector_warning(shown: Mapping[str, Mapping[str, int]], precision: str) -> str:
+    """Return why `shown_types` do not confirm a precision; `""` where they do, and for fp32."""
+    if precision == "fp32":
+        return ""
+    word = re.compile(INSPECTOR_WORDS[precision], re.IGNORECASE)
+    if any(word.search(text) for texts in shown.values() for text in texts):
+        return ""
+    listed = "; ".join(f"{kind} {_counts(texts)}" for kind, texts in shown.items())
+    return f"TensorRT's inspector shows no {precision} in the engine: {listed or 'no types at all'}"
 
 
 def _counts(types: Mapping[str, int]) -> str:

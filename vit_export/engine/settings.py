@@ -46,6 +46,8 @@ class EngineSettings:
         precision: `"fp16"`, `"bf16"`, `"fp32"` or `"int8"`.
         batches: Batch sizes (min, opt, max), one entry per optimization profile; 1:8:32 by
             default.
+        device: Number of the GPU that builds and measures, as CUDA counts them; by default the one
+            that the calling thread uses.
         compute_capabilities: GPUs to compile for, e.g. `("8.9",)`; by default the one here.
         workspace_mib: Scratch memory limit of a layer, MiB; TensorRT's own default otherwise.
         timing_cache: File with timings of earlier builds.
@@ -63,6 +65,7 @@ class EngineSettings:
     backend: str = "tensorrt"
     precision: str = "fp16"
     batches: tuple[BatchRange, ...] = ()
+    device: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
     timing_cache: Path | None = None
@@ -111,8 +114,8 @@ class EngineSettings:
         return values
 
     def arguments(self) -> tuple[str, ...]:
-        """Return command line arguments for the same build on the GPU of another machine."""
-        machine = dataclasses.replace(self, compute_capabilities=(), timing_cache=None)
+        """Return command line arguments for the same build on another GPU or machine."""
+        machine = dataclasses.replace(self, device=None, compute_capabilities=(), timing_cache=None)
         words: list[str] = []
         for name, value in machine.changed().items():
             option = "--batch" if name == "batches" else "--" + name.replace("_", "-")

@@ -68,6 +68,7 @@ def trtexec_command(
             words.append(f"--{end}Shapes={','.join(shapes)}")
     _, level = HARDWARE_COMPATIBILITY[settings.hardware_compatibility]
     options = {
+        "--device=": settings.device,
         "--memPoolSize=workspace:": settings.workspace_mib,
         "--timingCacheFile=": settings.timing_cache,
         "--builderOptimizationLevel=": settings.builder_level,

@@ -76,7 +76,8 @@ def read_images(
 
     They have labels in a CSV with a `label` column, and where every image is in a folder named
     like one of the artifact's classes (`labels`): below the given folder, or below the first folder
-    of a pattern such as `"photos/*/*.jpg"`.
+    of a pattern such as `"photos/*/*.jpg"`. DataError where there are no images, or a folder has
+    the name of two classes.
     """
     path = Path(source)
     if path.suffix.lower() == ".csv":

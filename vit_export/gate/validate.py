@@ -54,8 +54,16 @@ def compare(
 
     Rows that are identical, permuted or alone must not differ by more than the tolerance. Manifest
     and image preparation are the artifact's own by default. `stage` is the name of the line in the
+<<<<<<< HEAD
     certificate; `batches` rise, and are run where the batch size is dynamic, with `one_batch` only
     the first of them and once; `trace` measures the encoder blocks even when the gate passes.
+=======
+    certificate; `batches` rise, and are run where the batch size is dynamic; `trace` measures the
+    encoder blocks even when the gate passes.
+
+    Raises:
+        ArtifactError: Golden file and artifact do not belong together.
+>>>>>>> main
     """
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)
@@ -184,7 +192,7 @@ def _run_all(
 def _failures(measured: Mapping[str, Measured], tolerances: Tolerances) -> Iterator[str]:
     for name, result in measured.items():
         reference = result.reference
-        own = reference.own or 0.0
+        own = np.inf if reference.own is None else reference.own
         if not np.isfinite(reference.values).all():
             yield f"{name}: torch's own result is not finite, so there is nothing to compare with"
             continue
@@ -195,7 +203,7 @@ def _failures(measured: Mapping[str, Measured], tolerances: Tolerances) -> Itera
             )
         for batch, distance in result.by_batch.items():
             if reference.tolerance is not None and not distance <= reference.tolerance:
-                compared = f" ({tolerances.torch_name}: {own:.3g})" if own else ""
+                compared = f" ({tolerances.torch_name}: {own:.3g})" if reference.own else ""
                 yield (
                     f"{name} at batch {batch}: max|y - y64| = {distance:.3g}, allowed "
                     f"{reference.tolerance:.3g}{compared}"

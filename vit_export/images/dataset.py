@@ -160,6 +160,8 @@ def spool(
                 progress("decoding images", done, count)
             file.flush()
             pixels = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, *shape))
+    except BrokenPipeError:
+        raise  # of the terminal or pipe that shows the progress
     except OSError as error:
         raise OutputError(
             f"cannot write the decoded images, {count * size / 1e9:.1f} GB, to "

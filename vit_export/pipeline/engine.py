@@ -4,6 +4,7 @@ Modules that need onnx or cuda-bindings are imported in the functions that use t
 that has the precision already is built without onnx.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from vit_export.artifact.publish import check_golden_not_shared, check_writable,
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import build_plan
 from vit_export.engine.network import check_source
-from vit_export.engine.proof import inspect_engine
+from vit_export.engine.proof import inspect_engine, inspector_warning, shown_types
 from vit_export.engine.settings import EngineSettings, profiles_of
 from vit_export.engine.targets import targets_of
 from vit_export.engine.timing_cache import cache_key, locked
@@ -48,7 +49,7 @@ class EngineResult:
         sidecar: The content of its sidecar.
         comparison: The gate on the engine; `None` where it cannot run here.
         converted: Whether an fp32 artifact was converted before the build.
-        warnings: TensorRT's warnings.
+        warnings: Doubts about the precision of the engine, and TensorRT's warnings.
         seconds: Duration.
     """
 
@@ -98,7 +99,7 @@ def build_engine(
         ProviderError: TensorRT is not installed.
         OutputError: The output cannot be written.
     """
-    from vit_export.runtime.tensorrt.cuda import current_gpu
+    from vit_export.runtime.tensorrt.cuda import current_gpu, working_on
 
     started = time.monotonic()
     file = OnnxFile.read(source)
@@ -111,7 +112,9 @@ def build_engine(
     golden = find_golden(file.path)
     samples = Golden.read(golden).samples
     check_golden_not_shared(path, golden)
-    backend, gpu = load_backend(settings.backend), current_gpu()
+    backend, gpu = load_backend(settings.backend), current_gpu(settings.device)
+    if gpu is None and settings.device is not None:
+        raise UsageError(f"device {settings.device}: there is no NVIDIA GPU here (or no driver)")
     convert = must_convert(manifest, settings, file.path)
     # The conversion takes minutes: find every other error before it.
     targets_of(backend, settings, gpu)
@@ -120,7 +123,9 @@ def build_engine(
         with locked(settings.timing_cache):
             pass
     source_sha256 = file.check_certified()
-    with staging(path) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(staging(path))
+        device = None if gpu is None else stack.enter_context(working_on(settings.device))
         graph = file
         if convert:
             from vit_export.pipeline.quantize import quantize
@@ -133,7 +138,9 @@ def build_engine(
             graph = OnnxFile.read(converted)
             manifest = check_source(graph)
         plan = folder / path.name
-        built = build_plan(backend, graph, manifest, plan, settings, gpu=gpu, progress=progress)
+        built = build_plan(
+            backend, graph, manifest, plan, settings, gpu=gpu, device=device, progress=progress
+        )
         targets = ", ".join(built.compute_capabilities)
         here = "there is no GPU where it was built" if gpu is None else f"it was built on {gpu}"
         reason = f"built for compute capability {targets}, and {here}; measured at its first load"
@@ -153,6 +160,7 @@ def build_engine(
             version=backend.version,
             compute_capabilities=built.compute_capabilities,
             gpu=gpu,
+            device=device,
             profiles=built.profiles,
             plan_sha256=file_sha256(plan),
             plan_bytes=built.plan_bytes,
@@ -160,7 +168,11 @@ def build_engine(
             source_sha256=source_sha256,
             timing_cache_key=cache_key(backend, gpu),
             options=settings.changed(),
-            proof={"network": built.product_types, "plan": built.size_note},
+            proof={
+                "network": built.product_types,
+                "plan": built.size_note,
+                "warnings": [] if built.size_fits else [f"the plan has {built.size_note}"],
+            },
             rebuild=settings.arguments(),
         )
         shutil.copyfile(golden, golden_path(plan))
@@ -169,14 +181,19 @@ def build_engine(
             progress("measure the engine")
             sidecar, comparison = _measured(plan, sidecar, file.path)
         sidecar.write(sidecar_path(plan))
-        publish([golden_path(plan), sidecar_path(plan), plan], path.parent)
+        # The sidecar first: if the process is killed between two files, an old plan and a new
+        # sidecar have different hashes, and `load` says how to build the engine again.
+        publish([sidecar_path(plan), golden_path(plan), plan], path.parent)
     return EngineResult(
         path=path,
         golden=golden_path(path),
         sidecar=sidecar,
         comparison=comparison,
         converted=convert,
-        warnings=built.warnings,
+        warnings=(
+            *sidecar.proof["warnings"],
+            *(f"TensorRT: {warning}" for warning in built.warnings),
+        ),
         seconds=time.monotonic() - started,
     )
 
@@ -214,7 +231,7 @@ def _quantize_command(source: Path, precision: str, *others: str) -> str:
 
 
 def _measured(plan: Path, sidecar: Sidecar, source: Path) -> tuple[Sidecar, Comparison]:
-    """Check the precision of a built engine on this GPU, run its gate, and certify both."""
+    """Inspect a built engine on the GPU of this thread, run its gate, and certify both."""
     from vit_export.runtime.engine_check import measure
     from vit_export.runtime.tensorrt.runner import TrtRunner
 
@@ -222,15 +239,21 @@ def _measured(plan: Path, sidecar: Sidecar, source: Path) -> tuple[Sidecar, Comp
     sidecar.replace(source=relative_source(plan.parent, source)).write(sidecar_path(plan))
     runner = TrtRunner(plan, allow_host_code=True)
     try:
-        precision = str(sidecar.options["precision"])
-        types = inspect_engine(load_backend(sidecar.backend), runner.engine, precision)
+        backend = load_backend(sidecar.backend)
+        shown = shown_types(inspect_engine(backend, runner.engine, sidecar.profiles))
         comparison = measure(runner)
     finally:
         runner.release()
     comparison.raise_for_failure()
     certificate = (*sidecar.manifest.certificate[:-1], comparison.stage)
     manifest = sidecar.manifest.replace(certificate=certificate)
-    return sidecar.replace(manifest=manifest, proof={**sidecar.proof, "engine": types}), comparison
+    doubt = inspector_warning(shown, str(sidecar.options["precision"]))
+    proof = {
+        **sidecar.proof,
+        "engine": shown or "not shown",
+        "warnings": [*sidecar.proof["warnings"], *([doubt] if doubt else [])],
+    }
+    return sidecar.replace(manifest=manifest, proof=proof), comparison
 
 
 def trtexec_commands(

@@ -81,7 +81,8 @@ class ValidateSettings:
         weights: Checkpoint to compute the float64 reference from again, with torch, instead of
             reading a golden file.
         layout: Naming scheme of the checkpoint's tensors; recognised by default.
-        provider: Execution provider that runs the artifact.
+        provider: Execution provider that runs the artifact, or several to try in their order.
+        device: Number of the GPU, as CUDA counts them.
         allow_host_code: Let a version-compatible engine run the host code in its plan.
         preprocess: How golden images are normalised, for an artifact without a manifest.
         trace: Measure every encoder block even when the gate passes.
@@ -94,7 +95,8 @@ class ValidateSettings:
     golden: str | os.PathLike[str] | None = None
     weights: str | os.PathLike[str] | None = None
     layout: str | None = None
-    provider: str = "auto"
+    provider: str | Sequence[str] = "auto"
+    device: int | None = None
     allow_host_code: bool = False
     preprocess: Preprocess | None = None
     trace: bool = False

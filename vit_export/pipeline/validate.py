@@ -51,12 +51,18 @@ def validate(
     if of_engine:
         from vit_export.runtime.engine_check import open_engine  # needs cuda-bindings
 
-        engine = open_engine(path, provider=provider, trusted=True, allow_host_code=allow_host_code)
+        engine = open_engine(
+            path,
+            provider=provider,
+            device=settings.device,
+            trusted=True,
+            allow_host_code=allow_host_code,
+        )
         runner, batches = engine, engine.sidecar.gate_batches
     elif allow_host_code:
         raise UsageError(f"{path}: --trust-host-code is for engines", hint="leave it out")
     else:
-        runner = load(path, provider=provider).runner
+        runner = load(path, provider=provider, device=settings.device).runner
     if settings.weights is not None:
         golden = _recorded_from(settings, runner.manifest, path, progress)
     else:

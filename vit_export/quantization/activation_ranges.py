@@ -137,7 +137,9 @@ class Ranges:
         arrays = read_arrays(path, what="file of activation ranges", hint=hint)
         try:
             names, limits = arrays["names"].tolist(), arrays["limits"].tolist()
-            exponents, counts = arrays["exponents"].tolist(), arrays["counts"].reshape(-1, BINS)
+            exponents, counts = arrays["exponents"].tolist(), arrays["counts"]
+            if counts.shape != (len(names), BINS):
+                raise ValueError(f"{len(names)} names, counts {counts.shape}")
             tensors = {}
             for i, (name, (low, high)) in enumerate(zip(names, limits, strict=True)):
                 channels = arrays[f"channels.{i}"]

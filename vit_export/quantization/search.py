@@ -116,9 +116,7 @@ def _shortest_prefix(
 
     if not passes(len(order)):
         return []
-    counts = range(len(order) - 1, -1, -1)  # falling, so that those which pass come first
-    fewer = bisect_left(counts, True, key=lambda count: not passes(count))
-    return order[: len(order) - fewer]
+    return order[: bisect_left(range(len(order)), True, key=passes)]
 
 
 def _without_needless(kept: Sequence[str], measure: Measure) -> frozenset[str]:

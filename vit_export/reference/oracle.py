@@ -34,10 +34,14 @@ def record(
 ) -> Golden:
     """Run a module in float64, float32, float16 and bfloat16 on the golden inputs.
 
-    `inputs` (S, ...) stand in the order of the module's arguments; `images` (S, H, W, C) are those
-    that they were made from. Where float16 or bfloat16 gives infinite values or NaN, their error is
-    infinite; in float64 and float32 that is a GateError, as are results that change from call to
-    call or are too inexact. Float16 and bfloat16 run on every second sample.
+    `inputs` (S, ...) stand in the order of the module's arguments; `images`, uint8 (S, H, W, C),
+    are those that they were made from. Where float16 or bfloat16 gives infinite values or NaN,
+    their error is infinite; both run on every second sample.
+
+    Raises:
+        GateError: float64 or float32 gives them, results change from call to call, or float32 is
+            too inexact.
+        ExportError: The module is not in float32, or fails in float64.
     """
     tensors = [torch.from_numpy(array) for array in inputs.values()]
     exact = _run(model, [to_float64(x) for x in tensors], progress, "float64", in_float64)
@@ -67,13 +71,15 @@ def record(
         name = str(dtype).removeprefix("torch.")
         results = _run(model, rounded, progress, name, partial(in_half, dtype=dtype))
         errors[baseline] = _errors(results, outputs, blocks, step=2)
-    of_outputs: Any = {b: {name: e[name] for name in outputs} for b, e in errors.items()}
+    of_outputs = {b: {name: e[name] for name in outputs} for b, e in errors.items()}
     return Golden(
         images=images,
         inputs={} if images is not None else dict(inputs),
         outputs={name: y64.numpy() for name, y64 in outputs.items()},
+        e32=of_outputs["e32"],
+        e16=of_outputs["e16"],
+        ebf16=of_outputs["ebf16"],
         blocks=_blocks(blocks, errors),
-        **of_outputs,
     )
 
 

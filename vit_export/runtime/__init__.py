@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,13 @@ from vit_export.errors import (
     ImageError,
     InputError,
     ProviderError,
+    ProviderWarning,
     UsageError,
     VitExportError,
 )
 from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
-    ProviderOptions,
+    GivenOptions,
     TensorrtOptions,
     TensorrtRtxOptions,
 )
@@ -54,6 +57,7 @@ __all__ = [
     "Prediction",
     "Preprocess",
     "ProviderError",
+    "ProviderWarning",
     "TensorrtOptions",
     "TensorrtRtxOptions",
     "UsageError",
@@ -74,8 +78,10 @@ if not TYPE_CHECKING:
 def load(
     path: str | os.PathLike[str],
     *,
-    provider: str = "auto",
-    options: ProviderOptions | None = None,
+    provider: str | Sequence[str] = "auto",
+    device: int | None = None,
+    options: GivenOptions | None = None,
+    session_options: Mapping[str, Any] | None = None,
     preprocess: Preprocess | None = None,
     labels: Labels | None = None,
     threads: int | None = None,
@@ -84,9 +90,15 @@ def load(
 
     Args:
         path: The artifact. For an engine, `load_engine` has more options.
-        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, or `"auto"` for the best one
-            that is really active. `Model.provider` names the one that was chosen.
-        options: Options of an NVIDIA provider; their class names the provider too.
+        provider: `"cpu"`, `"cuda"`, `"tensorrt"`, `"tensorrt-rtx"`, `"openvino"`, `"coreml"`,
+            `"directml"`, `"qnn"`, `"xnnpack"`, `"migraphx"`, or `"auto"` for the best of cuda and
+            cpu that is really active. A list is tried in its order. `Model.provider` names the one
+            that was chosen, `Model.rejected` says why not those before it.
+        device: Number of the GPU, as CUDA counts them; by default that of the options, or 0.
+        options: Options of an NVIDIA provider, whose class names the provider too; or a mapping
+            of options in ONNX Runtime's spelling, for the provider that is named.
+        session_options: Attributes of `onnxruntime.SessionOptions` by name; a name with a dot,
+            e.g. `"session.intra_op.allow_spinning"`, is an entry of the session's configuration.
         preprocess: How images are prepared; by default as in the file's manifest.
         labels: Class names: a list, a mapping from class number to name, or the path of a file
             as `--labels` takes it; by default those of the manifest.
@@ -97,17 +109,23 @@ def load(
         ProviderError: The backend is not installed, or the requested provider is not active.
         UsageError: An argument does not fit the file or the others, or labels cannot be read.
         GateError, EngineError: As `load_engine`.
+
+    Warns:
+        ProviderWarning: `"auto"` rejected a provider that the installed onnxruntime should have.
     """
     from vit_export.runtime.model import Model
 
     if is_engine(path):
-        for name, value in (("options", options), ("threads", threads)):
+        given = {"options": options, "session_options": session_options, "threads": threads}
+        for name, value in given.items():
             if value is not None:
                 raise UsageError(
                     f"{path}: {name}={value} is for .onnx files",
                     hint="leave it out; an engine's options are fixed when it is built",
                 )
-        return load_engine(path, provider=provider, preprocess=preprocess, labels=labels)
+        return load_engine(
+            path, provider=provider, device=device, preprocess=preprocess, labels=labels
+        )
     try:
         from vit_export.runtime.onnxruntime.runner import OrtRunner
     except ModuleNotFoundError as error:
@@ -115,14 +133,21 @@ def load(
             f"cannot run {Path(path).name}: {error.name} is not installed",
             hint="pip install 'vit-export[cpu]' (or 'vit-export[gpu]' with an NVIDIA GPU)",
         ) from error
-    runner = OrtRunner(path, provider=provider, options=options, threads=threads)
+    runner = OrtRunner(
+        path, provider=provider, device=device, options=options, session_options=session_options,
+        threads=threads,
+    )  # fmt: skip
+    if provider == "auto":
+        for reason in runner.rejected.values():
+            message = f"{Path(path).name} runs on {runner.provider!r}: {reason}"
+            warnings.warn(message, ProviderWarning, stacklevel=2)
     return Model(runner, preprocess=preprocess, labels=labels)
 
 
 def load_engine(
     path: str | os.PathLike[str],
     *,
-    provider: str = "auto",
+    provider: str | Sequence[str] = "auto",
     device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,

@@ -6,12 +6,13 @@ and the TensorRT version. Another GPU or version measures again.
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
-from vit_export.errors import EngineError, GateError
+from vit_export.errors import EngineError, GateError, UsageError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -22,12 +23,24 @@ _passed_in_this_process: set[Check] = set()
 
 
 def open_engine(
-    path: Path, *, rebuild: bool = False, trusted: bool = False, **options: Any
+    path: Path,
+    *,
+    provider: str | Sequence[str] = "auto",
+    rebuild: bool = False,
+    trusted: bool = False,
+    **options: Any,
 ) -> TrtRunner:
     """Load an engine with options of `TrtRunner`, and measure it where that has not been done.
 
     Arguments and errors are those of `vit_export.runtime.load_engine`.
     """
+    names = [provider] if isinstance(provider, str) else list(provider)
+    if len(names) != 1:
+        raise UsageError(
+            f"{path}: provider={names}: an engine runs on the one that it was built for",
+            hint="leave the provider out",
+        )
+    options["provider"] = names[0]
     try:
         runner = TrtRunner(path, **options)
     except IncompatibleEngineError:

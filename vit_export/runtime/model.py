@@ -69,8 +69,13 @@ class Model:
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Providers that `provider="auto"` tried and rejected, with the reason."""
+        """Providers that were tried before the one that runs the model, with the reason."""
         return getattr(self.runner, "rejected", {})
+
+    @property
+    def nodes_on_cpu(self) -> int:
+        """Number of nodes, computations on shapes, that run on the CPU beside the provider."""
+        return getattr(self.runner, "nodes_on_cpu", 0)
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs))

@@ -62,6 +62,8 @@ def train(
             run.save_epoch()
             epoch_done(run.history[-1])
         run.finish()
+    except BrokenPipeError:
+        raise  # of the terminal or pipe that shows the progress
     except OSError as error:
         raise OutputError(
             f"cannot write the files of the training to {files.checkpoint.parent}: {error}",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from vit_export.runtime.onnxruntime import cuda_graph
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 
 X = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
@@ -69,12 +71,79 @@ def test_results_are_not_overwritten_by_the_next_run(runs):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_every_graph_has_a_number_of_its_own(runs):
+class Watched:
+    """A session that notes the threads, the graphs of its runs, and those that were released."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, *, releases: bool = True) -> None:
+        self.session, self.io_binding = session, session.io_binding
+        self.threads: set[int] = set()
+        self.graphs: list[int] = []
+        self.released: list[int] = []
+        if releases:
+            self.release_captured_graph = self.release
+
+    def run_with_iobinding(self, binding: object, options: onnxruntime.RunOptions) -> None:
+        """Run, and note the thread and the graph."""
+        self.threads.add(threading.get_ident())
+        self.graphs.append(int(options.get_run_config_entry("gpu_graph_id")))
+        self.session.run_with_iobinding(binding, options)
+
+    def release(self, graph: int) -> None:
+        """Note the graph, and the thread as well."""
+        self.threads.add(threading.get_ident())
+        self.released.append(graph)
+
+
+def test_every_graph_has_a_number_of_its_own(session):
     """Otherwise ONNX Runtime would replay the graph of another batch size."""
-    for size in (1, 2, 3):
+    watched = Watched(session)
+    runs = RecordedRuns(watched, ["logits"], ("cpu", 0))
+    for size in (1, 2, 3, 2):
         runs.run({"pixel_values": X[:size]})
-    numbers = [r.run_options.get_run_config_entry("gpu_graph_id") for r in runs._recorded.values()]
-    assert numbers == ["0", "1", "2"]
+    assert watched.graphs == [-1, 0, -1, 1, -1, 2, 1]  # the first run of a size is not recorded
+
+
+def test_the_least_recently_used_graph_is_released_at_the_limit(session, monkeypatch):
+    """A server meets any number of batch sizes, and each graph keeps buffers on the GPU."""
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 2)
+    watched = Watched(session)
+    runs = RecordedRuns(watched, ["logits"], ("cpu", 0))
+    for size in (1, 2, 1, 3, 4):
+        runs.run({"pixel_values": X[:size]})
+    assert watched.released == [1, 0]
+    assert watched.graphs == [-1, 0, -1, 1, 0, -1, 1, -1, 0]
+    assert len(runs._recorded) == 2
+
+
+def test_a_version_that_cannot_release_graphs_records_no_more(session, monkeypatch):
+    """Further sizes run without a recording, and compute the same."""
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 1)
+    watched = Watched(session, releases=False)
+    runs = RecordedRuns(watched, ["logits"], ("cpu", 0))
+    for size in (1, 2, 2, 1):
+        (expected,) = session.run(["logits"], {"pixel_values": X[:size]})
+        np.testing.assert_array_equal(runs.run({"pixel_values": X[:size]})["logits"], expected)
+    assert watched.graphs == [-1, 0, -1, -1, 0]
+
+
+def test_the_real_session_releases_a_graph(session, monkeypatch):
+    """On the CPU there is none to release, and no error."""
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 1)
+    runs = RecordedRuns(session, ["logits"], ("cpu", 0))
+    for size in (1, 2, 1):
+        (expected,) = session.run(["logits"], {"pixel_values": X[:size]})
+        np.testing.assert_array_equal(runs.run({"pixel_values": X[:size]})["logits"], expected)
+
+
+def test_one_thread_does_every_run(session, monkeypatch):
+    """ONNX Runtime keeps graphs by thread: every thread would record again."""
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 1)
+    watched = Watched(session)
+    runs = RecordedRuns(watched, ["logits"], ("cpu", 0))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: runs.run({"pixel_values": X[: 1 + i % 2]}), range(12)))
+    assert len(watched.threads) == 1
+    assert threading.get_ident() not in watched.threads
 
 
 def test_an_input_that_is_not_contiguous_is_copied_correctly(session, runs):

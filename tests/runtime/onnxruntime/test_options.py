@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 import msgspec
+import onnxruntime
 import pytest
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import InputError, OutputError, UsageError
 from vit_export.runtime.onnxruntime.options import (
     CudaOptions,
+    RawOptions,
     TensorrtOptions,
     TensorrtRtxOptions,
     check_profile,
-    resolve,
+    options_of,
+    set_session_options,
     without_context_file,
 )
 
@@ -42,7 +45,7 @@ def test_tf32_is_off_by_default(file):
 
 def test_cuda_options_have_onnxruntimes_names(file):
     """Only those that were given."""
-    options = CudaOptions(device_id=1, cuda_graph=True, memory_limit_bytes=2**30)
+    options = CudaOptions(device=1, cuda_graph=True, memory_limit_bytes=2**30)
     assert options.provider_options(file, "1") == {
         "device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1", "gpu_mem_limit": "1073741824",
     }  # fmt: skip
@@ -141,9 +144,8 @@ def test_a_cache_and_a_context_file_exclude_each_other():
 @pytest.mark.parametrize("options", ENGINES)
 def test_another_session_writes_no_context_file_again(options):
     """All other options stay."""
-    asked = options(device_id=1, profile=(1, 2, 3), ep_context="m.onnx")
-    assert without_context_file(asked) == options(device_id=1, profile=(1, 2, 3))
-    assert without_context_file(None) is None
+    asked = options(device=1, profile=(1, 2, 3), ep_context="m.onnx")
+    assert without_context_file(asked) == options(device=1, profile=(1, 2, 3))
     assert without_context_file(CudaOptions(tf32=True)) == CudaOptions(tf32=True)
 
 
@@ -156,27 +158,99 @@ def test_a_batch_outside_the_profile_is_refused(size):
     check_profile(None, {"x": (size, 3)})
 
 
-def test_options_name_their_provider():
-    """`auto` becomes that provider; any other provider is an error."""
-    options = TensorrtRtxOptions()
-    assert resolve("auto", options) == resolve("tensorrt-rtx", options) == ("tensorrt-rtx", options)
-    assert resolve("cuda", None) == ("cuda", CudaOptions())
-    assert resolve("cpu", None) == ("cpu", None)
+def test_options_belong_to_their_provider():
+    """The other providers of a list keep their defaults; any other provider is an error."""
+    options = TensorrtRtxOptions(profile=(1, 2, 3))
+    assert options_of(["tensorrt-rtx"], options, None) == {"tensorrt-rtx": options}
+    assert options_of(["tensorrt-rtx", "cuda"], options, None)["cuda"] == CudaOptions()
+    assert options_of(["cpu"], None, None)["cpu"].provider_options(None, "1") == {}
     with pytest.raises(UsageError, match="TensorrtRtxOptions is for provider 'tensorrt-rtx'"):
-        resolve("tensorrt", options)
+        options_of(["tensorrt"], options, None)
+
+
+def test_a_mapping_gives_options_in_onnxruntimes_spelling(file):
+    """Beside the defaults of this package: without TF32, on the GPU that was given."""
+    options = options_of(["cuda"], {"gpu_mem_limit": 2**30}, 1)["cuda"]
+    assert options.provider_options(file, "1") == {
+        "device_id": "1", "use_tf32": "0", "gpu_mem_limit": "1073741824",
+    }  # fmt: skip
+    changed = options_of(["cuda"], {"use_tf32": "1", "device_id": 2}, None)["cuda"]
+    assert changed.provider_options(file, "1") == {"device_id": "2", "use_tf32": "1"}
+    assert changed.gpu == 2
+    openvino = options_of(["openvino"], {"device_type": "GPU.1"}, None)["openvino"]
+    assert openvino.provider_options(file, "1") == {"device_type": "GPU.1"}
+
+
+def test_a_mapping_needs_one_provider():
+    """Two providers spell their options differently."""
+    with pytest.raises(
+        UsageError, match=r"raw options are those of one provider, not of cuda, cpu"
+    ):
+        options_of(["cuda", "cpu"], {"use_tf32": "0"}, None)
+
+
+@pytest.mark.parametrize("name", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+def test_raw_options_cannot_record_graphs(name):
+    """A replay would read the buffers of an earlier run."""
+    with pytest.raises(UsageError, match=r"options=CudaOptions\(cuda_graph=True\)"):
+        RawOptions(provider="cuda", entries={name: "True"})
+    RawOptions(provider="cuda", entries={name: "0"})
+
+
+def test_a_device_is_that_of_every_provider_that_numbers_them(file):
+    """The CPU of a list has none."""
+    chosen = options_of(["tensorrt", "directml", "cpu"], None, 3)
+    assert {name: options.device for name, options in chosen.items()} == {
+        "tensorrt": 3, "directml": 3, "cpu": None,
+    }  # fmt: skip
+    assert chosen["directml"].provider_options(file, "1") == {"device_id": "3"}
+    assert options_of(["cuda"], CudaOptions(device=3), 3)["cuda"].gpu == 3
+
+
+def test_two_different_devices_are_refused():
+    """In the argument and in the options."""
+    with pytest.raises(UsageError, match="device=1, and 2 in the options"):
+        options_of(["cuda"], CudaOptions(device=2), 1)
+    with pytest.raises(UsageError, match="device=1, and 2 in the options"):
+        options_of(["cuda"], {"device_id": "2"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("provider", "hint"), [("cpu", "leave it out"), ("openvino", 'OpenVINO names .*"GPU.1"')]
+)
+def test_a_device_needs_a_provider_that_numbers_them(provider, hint):
+    """Otherwise it would be ignored."""
+    with pytest.raises(UsageError, match=f"does not number its devices\nhint: {hint}"):
+        options_of([provider], None, 0)
+
+
+def test_session_options_are_attributes_or_entries():
+    """A mistyped attribute offers the nearest."""
+    options = onnxruntime.SessionOptions()
+    set_session_options(
+        options, {"intra_op_num_threads": 2, "session.intra_op.allow_spinning": "0"}
+    )
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(UsageError, match="did you mean 'intra_op_num_threads'"):
+        set_session_options(options, {"intra_op_threads": 2})
+    with pytest.raises(UsageError, match="unknown session option 'add_initializer'"):
+        set_session_options(options, {"add_initializer": 2})
+    with pytest.raises(UsageError, match="expected another type than str"):
+        set_session_options(options, {"intra_op_num_threads": "2"})
 
 
 def test_a_memory_limit_is_at_least_one_byte():
     """Zero could mean no limit."""
-    with pytest.raises(UsageError, match="expected 1 or more"):
+    with pytest.raises(UsageError, match="expected a whole number, 1 or more"):
         CudaOptions(memory_limit_bytes=0)
 
 
 @pytest.mark.parametrize("options", [CudaOptions, *ENGINES])
 def test_gpus_are_counted_from_zero(options):
     """-1 would be the last of a list."""
-    with pytest.raises(UsageError, match="device_id=-1: expected 0 or more"):
-        options(device_id=-1)
+    with pytest.raises(UsageError, match="device=-1: expected a whole number, 0 or more"):
+        options(device=-1)
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/below"])

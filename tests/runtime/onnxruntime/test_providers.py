@@ -1,15 +1,12 @@
-"""Checks of the provider that really runs a session, and of the installed wheel."""
+"""Checks of the installed wheel, before a session is created."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 
 from vit_export.errors import ProviderError
 from vit_export.runtime.onnxruntime import providers
 from vit_export.runtime.onnxruntime.providers import (
-    check_no_fallback,
     check_wheel_usable,
     first_line,
     worth_trying,
@@ -20,58 +17,48 @@ from vit_export.runtime.onnxruntime.providers import (
 def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch, other):
     """The hint removes both and installs one."""
     monkeypatch.setattr(providers, "installed_wheels", lambda: ("onnxruntime", other))
-    assert worth_trying("cuda")
     with pytest.raises(ProviderError) as caught:
         check_wheel_usable("cuda")
     assert f"onnxruntime and {other} are both installed and overwrite" in str(caught.value)
     assert f"hint: keep one: pip uninstall -y onnxruntime {other} && pip" in str(caught.value)
 
 
-def session_of(assignment: dict[str, list[tuple[str, str]]], active: str) -> SimpleNamespace:
-    """A session that reports these nodes by provider."""
-    parts = [
-        SimpleNamespace(
-            ep_name=name,
-            get_nodes=lambda nodes=nodes: [
-                SimpleNamespace(name=node, op_type=op) for node, op in nodes
-            ],
-        )
-        for name, nodes in assignment.items()
-    ]
-    return SimpleNamespace(
-        get_providers=lambda: [active, "CPUExecutionProvider"],
-        get_provider_graph_assignment_info=lambda: parts,
-    )
+@pytest.mark.parametrize(
+    ("provider", "install"),
+    [
+        ("cuda", r"pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("tensorrt", r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("openvino", "pip install 'onnxruntime-openvino'"),
+        ("directml", "pip install 'onnxruntime-directml'"),
+        ("migraphx", "pip install 'onnxruntime-migraphx'"),
+        ("coreml", "the wheels of onnxruntime for macOS contain it"),
+        ("xnnpack", "build onnxruntime with --use_xnnpack"),
+    ],
+)
+def test_a_provider_that_the_wheel_lacks_is_refused_with_what_installs_it(provider, install):
+    """By name, before the file is opened in a session."""
+    with pytest.raises(ProviderError, match=f"built without .*\nhint: .*{install}$"):
+        check_wheel_usable(provider)
 
 
-def test_nodes_that_would_run_on_the_cpu_are_named():
-    """But for Shape and Size, whose results are in host memory."""
-    session = session_of(
-        {
-            "CUDAExecutionProvider": [("a", "MatMul")],
-            "CPUExecutionProvider": [("b", "Shape"), *((f"n{i}", "Gelu") for i in range(7))],
-        },
-        "CUDAExecutionProvider",
-    )
-    with pytest.raises(ProviderError, match=r"m\.onnx: 7 of its nodes.*n0 \(Gelu\), .*n4.*\.\.\."):
-        check_no_fallback(session, "cuda", "m.onnx")
+@pytest.mark.parametrize(
+    ("provider", "wheel"),
+    [("qnn", "onnxruntime-qnn"), ("tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx")],
+)
+def test_a_missing_plugin_is_named_with_its_wheel(provider, wheel):
+    """It is added to the plain onnxruntime, which stays."""
+    with pytest.raises(
+        ProviderError, match=rf"plugin .* is not installed\nhint: pip install {wheel}$"
+    ):
+        check_wheel_usable(provider)
 
 
-def test_a_session_whose_nodes_all_run_on_the_provider_passes():
-    """Shape may run on the CPU."""
-    assignment = {
-        "CUDAExecutionProvider": [("a", "MatMul")], "CPUExecutionProvider": [("b", "Shape")],
-    }  # fmt: skip
-    check_no_fallback(session_of(assignment, "CUDAExecutionProvider"), "cuda", "m.onnx")
-
-
-def test_nodes_on_another_gpu_provider_are_an_error_too():
-    """TensorRT that leaves nodes to CUDA is not the requested provider."""
-    assignment = {
-        "TensorrtExecutionProvider": [("a", "MatMul")], "CUDAExecutionProvider": [("b", "Gelu")],
-    }  # fmt: skip
-    with pytest.raises(ProviderError, match=r"1 of its nodes have no kernel on 'tensorrt'.*Gelu"):
-        check_no_fallback(session_of(assignment, "TensorrtExecutionProvider"), "tensorrt", "m.onnx")
+def test_the_metadata_of_all_packages_is_not_read_for_the_cpu(monkeypatch):
+    """It takes 0.2 s; only a GPU wheel, or an error, is worth it."""
+    monkeypatch.setattr(providers, "installed_wheels", lambda: pytest.fail("was read"))
+    assert not worth_trying("cuda")
+    monkeypatch.setattr(providers, "version_of", lambda name: "1.31.1")
+    assert worth_trying("cuda")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack
-from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError
+from vit_export.errors import ArtifactError, InputError, ProviderError, ProviderWarning, UsageError
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions
 from vit_export.runtime.onnxruntime.providers import installed_wheels
@@ -97,6 +97,63 @@ def test_auto_does_not_try_what_the_wheel_lacks(tiny_export):
     """With a wheel for CPUs, nothing is rejected."""
     runner = OrtRunner(tiny_export.path)
     assert (runner.provider, runner.rejected) == ("cpu", {})
+
+
+def test_load_warns_of_a_provider_that_auto_rejected(tiny_export, monkeypatch, recwarn):
+    """Where the user calls it; a provider that the wheel lacks is no news."""
+    load(tiny_export.path)
+    assert not recwarn
+    pretend_cuda(monkeypatch)
+    load(tiny_export.path)
+    (warning,) = (each for each in recwarn if each.category is ProviderWarning)
+    assert str(warning.message).startswith("tiny.onnx runs on 'cpu': provider 'cuda'")
+    assert warning.filename == __file__
+
+
+def test_a_list_is_tried_in_its_order(tiny_export):
+    """The first that is active; the reasons of those before it are kept."""
+    model = load(tiny_export.path, provider=["openvino", "cuda", "cpu"])
+    assert model.provider == "cpu"
+    assert list(model.rejected) == ["openvino", "cuda"]
+    assert "onnxruntime 1" in model.rejected["openvino"]
+    assert load(tiny_export.path, provider=["cpu", "cuda"]).rejected == {}
+
+
+def test_a_list_of_which_none_is_active_is_an_error_with_every_reason(tiny_export):
+    """And every way out."""
+    with pytest.raises(ProviderError) as caught:
+        load(tiny_export.path, provider=("openvino", "qnn"))
+    message = str(caught.value)
+    assert "no provider of openvino, qnn can run tiny.onnx: provider 'openvino'" in message
+    assert "'onnxruntime-openvino'; pip install onnxruntime-qnn" in message
+
+
+@pytest.mark.parametrize("provider", [[], ["cpu", "cpu"], ["cuda", "auto"]])
+def test_a_list_names_different_providers(tiny_export, provider):
+    """Auto is a list of its own."""
+    with pytest.raises(UsageError, match="expected one provider, or a list of different ones"):
+        load(tiny_export.path, provider=provider)
+
+
+def test_auto_with_a_device_does_not_use_the_cpu(tiny_export):
+    """A GPU was requested by its number."""
+    with pytest.raises(ProviderError, match=r"'cuda': .*built without CUDAExecutionProvider"):
+        load(tiny_export.path, device=1)
+    assert load(tiny_export.path, provider=["cuda", "cpu"], device=1).provider == "cpu"
+
+
+def test_session_options_reach_the_session(tiny_export):
+    """Of the model, and of its second session with inner tensors."""
+    given = {"intra_op_num_threads": 1, "session.intra_op.allow_spinning": "0"}
+    runner = OrtRunner(tiny_export.path, provider="cpu", session_options=given)
+    for one in (runner, runner.expose(["features"])):
+        options = one._session.get_session_options()
+        assert options.intra_op_num_threads == 1
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(UsageError, match="threads and intra_op_num_threads: expected only one"):
+        OrtRunner(tiny_export.path, provider="cpu", threads=2, session_options=given)
+    with pytest.raises(UsageError, match="did you mean 'intra_op_num_threads'"):
+        load(tiny_export.path, session_options={"intra_op_num_thread": 1})
 
 
 def test_a_real_session_reports_the_provider_of_each_node(runner):

@@ -35,7 +35,8 @@ def provider(monkeypatch, tiny_export) -> dict[str, Any]:
 
     monkeypatch.setattr(session, "check_wheel_usable", lambda name: None)
     monkeypatch.setattr(session, "_new_session", new_session)
-    monkeypatch.setattr(session, "check_no_fallback", refuse)
+    monkeypatch.setattr(session, "check_placement", refuse)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # the artifact is fp32
     return session_made
 
 
@@ -81,7 +82,7 @@ def test_a_refused_session_leaves_no_context_file(provider, request_for_context,
             create_session(request_for_context)
         assert list(tmp_path.iterdir()) == []
     provider["refusal"] = None
-    assert create_session(request_for_context) is provider
+    assert create_session(request_for_context).session is provider
     assert [path.name for path in tmp_path.iterdir()] == ["c.onnx"]
     file = OnnxFile.read(tmp_path / "c.onnx")
     assert file.manifest == request_for_context.file.manifest

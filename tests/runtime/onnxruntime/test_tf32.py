@@ -1,4 +1,4 @@
-"""TF32 is disabled by NVIDIA's variable for providers that have no option against it."""
+"""Providers without an option against TF32 need NVIDIA's variable, which the user sets."""
 
 from __future__ import annotations
 
@@ -7,83 +7,68 @@ from pathlib import Path
 
 import pytest
 
+from vit_export.cli.options import ProviderOptions
 from vit_export.errors import ProviderError
 from vit_export.runtime import load
-from vit_export.runtime.onnxruntime import options, session
-from vit_export.runtime.onnxruntime.options import TF32_VARIABLE, cuda_is_loaded, disable_tf32
+from vit_export.runtime.onnxruntime import session
+from vit_export.runtime.onnxruntime.options import TF32_VARIABLE, check_tf32
 from vit_export.runtime.tensorrt.backend import load_backend
 
 EDGE = Path(__file__).parents[2] / "edge" / "data" / "edge.onnx"
-DRIVER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65\n"
-OTHER_LINE = "7f00-7f01 r-xp 00000000 08:01 12 /venv/nvidia/cu13/lib/libcudart.so.13\n"
 
 
 @pytest.fixture(autouse=True)
-def _no_variable_and_no_cuda(monkeypatch, tmp_path):
-    """The variable is not set, before and after a test, and CUDA is not loaded."""
-    monkeypatch.setenv(TF32_VARIABLE, "")
-    monkeypatch.delenv(TF32_VARIABLE)
-    maps(monkeypatch, tmp_path, OTHER_LINE)
-
-
-def maps(monkeypatch, tmp_path, lines: str) -> None:
-    """Pretend that the process has loaded these files."""
-    (tmp_path / "maps").write_text(lines)
-    monkeypatch.setattr(options, "MAPPED_FILES", tmp_path / "maps")
+def _no_variable(monkeypatch):
+    """The variable is not set, before and after a test."""
+    monkeypatch.delenv(TF32_VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize("provider", ["tensorrt", "tensorrt-rtx"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_tf32_is_disabled_before_cuda_is_used(provider, precision):
-    """Also for the fp32 layers of an fp16 artifact."""
-    disable_tf32(provider, precision)
-    assert os.environ[TF32_VARIABLE] == "0"
-
-
-@pytest.mark.parametrize("provider", ["cpu", "cuda"])
-def test_a_provider_with_an_option_does_not_change_the_environment(provider):
-    """The variable would count for the whole process."""
-    disable_tf32(provider, "fp32")
+def test_an_fp32_artifact_is_refused_where_it_would_use_tf32(provider):
+    """The user sets the variable: an import or a load does not change the environment."""
+    with pytest.raises(ProviderError, match="hint: set NVIDIA_TF32_OVERRIDE=0 before the process"):
+        check_tf32(provider, "fp32")
+    check_tf32(provider, "fp16")
     assert TF32_VARIABLE not in os.environ
 
 
-def test_after_cuda_is_used_an_fp32_artifact_is_refused(monkeypatch, tmp_path):
-    """The variable would be too late; it matters little to narrower artifacts."""
-    maps(monkeypatch, tmp_path, OTHER_LINE + DRIVER_LINE)
-    disable_tf32("tensorrt", "fp16")
-    with pytest.raises(ProviderError, match="start the process with NVIDIA_TF32_OVERRIDE=0"):
-        disable_tf32("tensorrt", "fp32")
-    assert TF32_VARIABLE not in os.environ
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "openvino"])
+def test_other_providers_need_no_variable(provider):
+    """CUDA has an option against TF32."""
+    check_tf32(provider, "fp32")
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
-def test_a_variable_that_the_user_has_set_stays(monkeypatch, tmp_path, value):
-    """With 1 the user wants TF32."""
-    maps(monkeypatch, tmp_path, DRIVER_LINE)
+def test_a_variable_that_the_user_has_set_decides(monkeypatch, value):
+    """With 1 the user wants TF32, and the gate measures it."""
     monkeypatch.setenv(TF32_VARIABLE, value)
-    disable_tf32("tensorrt", "fp32")
+    check_tf32("tensorrt", "fp32")
     assert os.environ[TF32_VARIABLE] == value
 
 
-def test_cuda_is_in_use_where_the_driver_is_loaded(monkeypatch, tmp_path):
-    """Other libraries of CUDA may be loaded unused."""
-    assert not cuda_is_loaded()
-    maps(monkeypatch, tmp_path, DRIVER_LINE)
-    assert cuda_is_loaded()
-    monkeypatch.setattr(options, "MAPPED_FILES", tmp_path / "none")
-    assert not cuda_is_loaded()
-
-
 @pytest.mark.parametrize("provider", ["tensorrt", "tensorrt-rtx"])
-def test_load_disables_tf32_before_it_loads_a_library(provider, monkeypatch):
-    """The step after it loads CUDA and TensorRT."""
-
-    def next_step(provider: str) -> None:
-        raise ProviderError(f"{provider}: TF32 {os.environ.get(TF32_VARIABLE)}")
-
-    monkeypatch.setattr(session, "check_wheel_usable", next_step)
-    with pytest.raises(ProviderError, match=f"{provider}: TF32 0"):
+def test_load_checks_tf32_before_it_creates_a_session(provider, monkeypatch):
+    """And leaves the environment as it is."""
+    monkeypatch.setattr(session, "check_wheel_usable", lambda name: None)
+    with pytest.raises(ProviderError, match=f"provider '{provider}' would compute .* in TF32"):
         load(EDGE, provider=provider)
+    assert TF32_VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("provider", "value"), [("tensorrt", "0"), ("cuda,tensorrt-rtx", "0"), ("cuda", None)]
+)
+def test_the_command_line_sets_the_variable_for_its_own_process(provider, value, monkeypatch):
+    """Before anything loads CUDA; what the user has set stays."""
+    options = ProviderOptions(provider=provider, device=None, trust_host_code=False)
+    assert options.providers("x.engine") == provider.split(",")
+    assert TF32_VARIABLE not in os.environ
+    monkeypatch.setenv(TF32_VARIABLE, "1")
+    options.providers("x.onnx")
+    assert os.environ[TF32_VARIABLE] == "1"
+    monkeypatch.delenv(TF32_VARIABLE)
+    options.providers("x.onnx")
+    assert os.environ.get(TF32_VARIABLE) == value
 
 
 def plan(tf32_flag: bool) -> bytes:

@@ -7,9 +7,9 @@ import torch
 
 from vit_export.checkpoint.layouts.rules import JOIN_QKV, Conversion, Layout, Rule, rename
 
-# DeiTForImageClassification reads the class token alone; ours averages two heads
+# DeiTForImageClassification reads the class token alone; `vit.py` averages two heads
 DOUBLE = Conversion(
-    "doubled: this model reads its class token only, ours is the mean of two heads",
+    "doubled: this model reads its class token only, vit-export's is the mean of two heads",
     lambda tensor: 2 * tensor,
 )
 ZERO_SECOND_HEAD = Conversion(

@@ -1,4 +1,4 @@
-"""Rules that turn the tensor names and shapes of a library into ours, and their application.
+"""Rules that turn the tensor names and shapes of a library into those of `vit.py`.
 
 Names in rules are templates: `{n}` stands for the number of a block, `{p}` for `weight` or `bias`.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conversion:
-    """Function from the tensors of a file to one of ours.
+    """Function from the tensors of a file to one of `vit.py`.
 
     Conversions also run on meta tensors, so that shapes are checked before any data is read.
     """

@@ -1,4 +1,4 @@
-"""Tensor names of timm 1.0, which are ours too."""
+"""Tensor names of timm 1.0, which `vit.py` has too."""
 
 import torch
 
@@ -57,7 +57,7 @@ TIMM = Layout(
         r"\.mlp\.(norm|ffn_ln)\.": "a norm inside the MLP",
         r"\.mlp\.(w12|w1|w2|w3|fc1_g|fc1_x)\.": "a gated (SwiGLU) MLP",
         r"^attn_pool\.": "attention pooling",
-        r"^fc_norm\.": "a norm after average pooling (ours stands before the pooling)",
+        r"^fc_norm\.": "a norm after average pooling (vit-export's stands before the pooling)",
         r"(relative_position|rel_pos|rope)": "relative or rotary positions",
         r"^(patch_embed\.backbone|stem)\.": "a convolutional stem",
     },

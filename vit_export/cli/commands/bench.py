@@ -21,7 +21,9 @@ class _Options(ProviderOptions):
     )
     weights: str | None = option("Source", "The checkpoint, for --against.", "FILE")
     layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
-    provider: str = option("Run", "cpu, cuda, tensorrt, or auto.", "NAME,...", default="auto")
+    provider: str = option(
+        "Run", "Time on each: cpu, cuda, tensorrt, ..., or auto.", "NAME,...", default="auto"
+    )
     threads: int | None = option("Run", "CPU threads of one run.", type=click.IntRange(1))
     batch: str = option("Timing", "Images in one run.", "N,...", default="1")
     rounds: int = option("Timing", "Turns of each candidate.", default=10, type=click.IntRange(1))
@@ -54,7 +56,8 @@ def bench(artifacts: tuple[str, ...], options: _Options, as_json: bool) -> None:
         check_picture(picture)
     candidates = plan(
         artifacts,
-        providers=comma_separated(options.provider),
+        providers=options.providers(*artifacts),
+        device=options.device,
         against=comma_separated(options.against),
         weights=options.weights,
         layout=options.layout,

@@ -19,6 +19,7 @@ class _Options:
     compute_capability: tuple[str, ...] = option(
         "Target", "e.g. 8.9; several with tensorrt-rtx. By default this machine's GPU.", "X.Y"
     )
+    device: int | None = option("Target", "Number of the GPU that builds and measures; else 0.")
     hardware_compatibility: str = option(
         "Target", "none, ampere-plus or same-compute-capability.", default="none"
     )
@@ -55,6 +56,7 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     output = options.output
     settings = EngineSettings(
         batches=tuple(parse_range(text) for text in options.batch),
+        device=options.device,
         compute_capabilities=options.compute_capability,
         backend=options.backend,
         precision=options.precision,

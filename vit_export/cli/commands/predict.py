@@ -7,7 +7,12 @@ import click
 
 from vit_export.cli.console import emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import LabelsOption, PreparationOptions, ProviderOptions
+from vit_export.cli.options import (
+    LabelsOption,
+    PreparationOptions,
+    ProviderOptions,
+    one_or_list,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +37,15 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    provider, labels = options.provider, options.class_names() or None
-    preprocess = options.preprocess_of(artifact)
+    given: dict[str, Any] = {
+        "device": options.device,
+        "preprocess": options.preprocess_of(artifact),
+        "labels": options.class_names() or None,
+    }
     if options.trust_host_code:
-        model = load_engine(artifact, provider=provider, allow_host_code=True,
-                            preprocess=preprocess, labels=labels)  # fmt: skip
+        model = load_engine(artifact, provider=options.provider, allow_host_code=True, **given)
     else:
-        model = load(artifact, provider=provider, preprocess=preprocess, labels=labels)
+        model = load(artifact, provider=one_or_list(options.providers(artifact)), **given)
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -51,8 +58,10 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         else:
             rows.append(row | {"top": result})
             lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
-    lines.append(f"provider: {model.provider}")
-    lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
+    beside = f" ({count} nodes on shapes run on the CPU)" if (count := model.nodes_on_cpu) else ""
+    lines.append(f"provider: {model.provider}{beside}")
+    if options.provider != "auto":  # whose rejections are warnings
+        lines += [f"not {name}: {reason}" for name, reason in model.rejected.items()]
     emit(
         as_json,
         {"predictions": rows},

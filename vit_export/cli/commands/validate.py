@@ -7,7 +7,7 @@ import click
 
 from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import PreparationOptions, ProviderOptions
+from vit_export.cli.options import PreparationOptions, ProviderOptions, one_or_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         golden=options.golden,
         weights=options.weights,
         layout=options.layout,
-        provider=options.provider,
+        provider=one_or_list(options.providers(artifact)),
+        device=options.device,
     )
     with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)

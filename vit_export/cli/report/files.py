@@ -7,7 +7,7 @@ from vit_export.artifact.engine_sidecar import Profile, Sidecar
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.cli.report.gates import VERDICT, certificate_text
+from vit_export.cli.report.gates import VERDICT, certificate_text, error_text
 from vit_export.cli.report.tables import pairs, size, table
 from vit_export.quantization.activation_ranges import Ranges
 from vit_export.variants import ViTConfig
@@ -105,13 +105,15 @@ def engine_file_text(path: Path, sidecar: Sidecar) -> str:
         ("engine of", f"{sidecar.backend} {sidecar.version}"),
         ("runs on", f"compute capability {', '.join(sidecar.compute_capabilities)}"),
         ("built on", str(sidecar.gpu) if sidecar.gpu is not None else "a machine without a GPU"),
+        *([("device", str(sidecar.device))] if sidecar.device is not None else []),
         *(("input", str(spec)) for spec in manifest.inputs),
         *(("output", str(spec)) for spec in manifest.outputs),
         *(("profile", _profile_text(profile)) for profile in sidecar.profiles),
         ("built from", f"{sidecar.source} ({sidecar.source_sha256[:12]})"),
         ("options", ", ".join(f"{name} {value}" for name, value in sidecar.options.items())),
-        ("products", product_counts(sidecar)),
+        ("layers", product_counts(sidecar)),
         ("plan", str(sidecar.proof.get("plan", ""))),
+        *(("warning", str(warning)) for warning in sidecar.proof.get("warnings", ())),
         ("variant", f"{manifest.variant}, {manifest.precision}"),
         ("weights of", manifest.weights.source),
         ("rebuild", sidecar.rebuild_command(path)),
@@ -138,6 +140,8 @@ def product_counts(sidecar: Sidecar) -> str:
 
 
 def engine_verdict(sidecar: Sidecar) -> str:
-    """Return whether an engine passed its gate, or why it was not measured."""
+    """Return whether an engine passed its gate and its error, or why it was not measured."""
     stage = sidecar.measured
-    return f"{VERDICT[stage.passed]}{f': {stage.reason}' if stage.reason else ''}"
+    reason = f": {stage.reason}" if stage.reason else ""
+    error = stage.max_abs is not None and error_text(stage, sidecar.manifest.precision)
+    return f"{VERDICT[stage.passed]}{reason}{f'  {error}' if error else ''}"

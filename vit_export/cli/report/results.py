@@ -82,10 +82,10 @@ def engine_text(result: EngineResult) -> str:
     return "\n".join([
         certificate_text(sidecar.manifest.certificate),
         "",
-        *(f"TensorRT warns: {warning}" for warning in result.warnings),
+        *(f"warning: {warning}" for warning in result.warnings),
         f"{path}  {size(sidecar.plan_bytes)}  {result.seconds:.1f} s  {sidecar.backend} "
         f"{sidecar.version} for {', '.join(sidecar.compute_capabilities)}  "
-        f"{product_counts(sidecar)} products  gate {engine_verdict(sidecar)}",
+        f"layers {product_counts(sidecar)}  {engine_verdict(sidecar)}",
         *_next_lines(f"predict {quoted} PHOTO.jpg", f"validate {quoted}    (on the device)"),
     ])  # fmt: skip
 

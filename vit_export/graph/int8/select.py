@@ -23,6 +23,10 @@ class Int8Conversion:
     """A float32 graph while products with a constant matrix are replaced by INT8 ones.
 
     `planned` are the nodes that INT8 can convert; `narrowed` those whose layer is not in `keep`.
+
+    Raises:
+        ArtifactError: The source is damaged or was converted already, has no such node, or a weight
+            to convert is not finite.
     """
 
     def __init__(self, source: Path, keep: Collection[str] = ()) -> None:

@@ -1,12 +1,15 @@
 """Record a run as a CUDA graph, once for each batch size, and replay it from fixed buffers.
 
 Each batch size has its own buffers, and its own graph under the run option `gpu_graph_id` (ONNX
-Runtime, "CUDA Execution Provider", CUDA graphs). On the CPU nothing is recorded, and the same code
-runs the model from the same buffers, which is how it is tested without a GPU.
+Runtime, "CUDA Execution Provider", CUDA graphs). ONNX Runtime keeps graphs by thread
+(`PerThreadContext` in its cuda_execution_provider.cc), so one thread does all runs of a session:
+the threads of a server would otherwise record every batch size again, each for itself. On the CPU
+nothing is recorded, and the same code runs the model from the same buffers, which is how it is
+tested without a GPU.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +18,26 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 NOT_RECORDED = -1  # graph number of a run that is neither recorded nor replayed
+MAX_GRAPHS = 16  # each keeps its buffers on the GPU
+Feeds = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class _Recorded:
     """The buffers of one batch size, and the number of its graph."""
 
+    graph: int
     binding: Any
     inputs: dict[str, Any]
     outputs: dict[str, Any]
-    run_options: Any
+
+    @property
+    def run_options(self) -> Any:
+        return _run_options(self.graph)
+
+    def results(self) -> Outputs:
+        return {name: value.numpy().copy() for name, value in self.outputs.items()}
 
 
 class RecordedRuns:
@@ -34,22 +47,42 @@ class RecordedRuns:
         self, session: ort.InferenceSession, outputs: Sequence[str], device: tuple[str, int]
     ) -> None:
         self._session, self._outputs, self._device = session, tuple(outputs), device
+        # the least recently used first
         self._recorded: dict[tuple[tuple[str, tuple[int, ...]], ...], _Recorded] = {}
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuda-graph")
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Feeds) -> Outputs:
         """Copy checked inputs to the buffers, replay the graph or record it, copy the outputs."""
-        key = tuple(sorted((name, array.shape) for name, array in feeds.items()))
-        with self._lock:
-            if key not in self._recorded:
-                self._recorded[key] = self._prepare(feeds)
-            recorded = self._recorded[key]
-            for name, array in feeds.items():
-                recorded.inputs[name].update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(recorded.binding, recorded.run_options)
-            return {name: value.numpy().copy() for name, value in recorded.outputs.items()}
+        return self._thread.submit(self._run, feeds).result()
 
-    def _prepare(self, feeds: Mapping[str, NDArray[Any]]) -> _Recorded:
+    def _run(self, feeds: Feeds) -> Outputs:
+        key = tuple(sorted((name, array.shape) for name, array in feeds.items()))
+        recorded = self._recorded.pop(key, None)
+        if recorded is None:
+            graph = self._free_graph()
+            recorded = self._prepare(feeds, graph)
+            if graph == NOT_RECORDED:
+                return recorded.results()
+        self._recorded[key] = recorded
+        for name, array in feeds.items():
+            recorded.inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(recorded.binding, recorded.run_options)
+        return recorded.results()
+
+    def _free_graph(self) -> int:
+        """Return the number for a new graph, at the limit that of the least recently used.
+
+        A version of ONNX Runtime that cannot release a graph records no more.
+        """
+        if len(self._recorded) == MAX_GRAPHS:
+            if not hasattr(self._session, "release_captured_graph"):
+                return NOT_RECORDED
+            oldest = self._recorded.pop(next(iter(self._recorded)))
+            self._session.release_captured_graph(oldest.graph)
+        in_use = {recorded.graph for recorded in self._recorded.values()}
+        return next(number for number in range(MAX_GRAPHS) if number not in in_use)
+
+    def _prepare(self, feeds: Feeds, graph: int) -> _Recorded:
         """Run once without recording; its outputs are the buffers of all later runs."""
         # copied: in host memory an OrtValue shares the array's memory, and later runs write to it
         inputs = {
@@ -66,7 +99,7 @@ class RecordedRuns:
         binding.clear_binding_outputs()
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
-        return _Recorded(binding, inputs, outputs, _run_options(len(self._recorded)))
+        return _Recorded(graph, binding, inputs, outputs)
 
 
 def _run_options(graph_id: int) -> Any:

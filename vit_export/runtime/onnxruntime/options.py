@@ -1,33 +1,41 @@
-"""Options of NVIDIA's execution providers, and how ONNX Runtime spells them.
+"""Options of execution providers, and how ONNX Runtime spells them.
 
-The providers of onnxruntime-gpu 1.31 accept these names and refuse unknown ones (checked by
-`tests/gpu_wheel`); those of TensorRT-RTX are from the header in the plugin's wheel.
+NVIDIA's providers have classes of options, of which onnxruntime-gpu 1.31 accepts the names and
+refuses unknown ones (checked by `tests/gpu_wheel`); those of TensorRT-RTX are from the header in
+the plugin's wheel. Any provider takes a mapping of options in ONNX Runtime's own spelling.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import InputError, OutputError, ProviderError, UsageError
+from vit_export.errors import InputError, OutputError, ProviderError, UsageError, check_known
+from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
 
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"  # "0": no NVIDIA library uses TF32
-MAPPED_FILES = Path("/proc/self/maps")  # on Linux, the libraries that this process has loaded
+RECORDING = ("enable_cuda_graph", "trt_cuda_graph_enable")  # options that record CUDA graphs
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    device_id: int = 0
+    device: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("device_id", 0), ("memory_limit_bytes", 1)):
-            if (value := getattr(self, name, None)) is not None and value < least:
-                raise UsageError(f"{name}={value}: expected {least} or more")
+        for name, least in (("device", 0), ("memory_limit_bytes", 1)):
+            value = getattr(self, name, None)
+            if value is not None and (type(value) is not int or value < least):
+                raise UsageError(f"{name}={value}: expected a whole number, {least} or more")
+
+    @property
+    def gpu(self) -> int:
+        """The number of the GPU; the first, 0, where none was given."""
+        return self.device or 0
 
     def session_entries(self) -> dict[str, str]:  # of the session's configuration
         return {}
@@ -38,7 +46,7 @@ class CudaOptions(_Options):
     """Options of `provider="cuda"`.
 
     Attributes:
-        device_id: Number of the GPU, as CUDA counts them.
+        device: Number of the GPU, as CUDA counts them; by default 0.
         tf32: Compute float32 products with 10 of 23 bits of the mantissa, which is faster. It is
             ONNX Runtime's own default.
         cuda_graph: Record the kernels of a run once per batch size and replay them. `run` then
@@ -52,7 +60,7 @@ class CudaOptions(_Options):
     memory_limit_bytes: int | None = None
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        options = {"device_id": str(self.device_id), "use_tf32": str(int(self.tf32))}
+        options = {"device_id": str(self.gpu), "use_tf32": str(int(self.tf32))}
         if self.cuda_graph:
             options["enable_cuda_graph"] = "1"
         if self.memory_limit_bytes is not None:
@@ -114,11 +122,11 @@ class TensorrtOptions(EngineOptions):
     """Options of `provider="tensorrt"`, TensorRT inside ONNX Runtime.
 
     There is no option for the precision: the provider builds a strongly typed network, so an FP16
-    file gives an FP16 engine. There is none against TF32 either: a load sets the environment
-    variable NVIDIA_TF32_OVERRIDE to 0 in this process, unless it is set already.
+    file gives an FP16 engine. There is none against TF32 either: the environment variable
+    NVIDIA_TF32_OVERRIDE has to be set for an fp32 file, to 0, or to 1 to allow TF32.
 
     Attributes:
-        device_id: Number of the GPU, as CUDA counts them.
+        device: Number of the GPU, as CUDA counts them; by default 0.
         profile: Batch sizes (min, opt, max) of the engine, which is built at load. Without it an
             engine is built at the first run, and again when the batch size leaves its range.
         ep_context: File to write: an `.onnx` that contains the engine, and the manifest. The same
@@ -139,7 +147,7 @@ class TensorrtOptions(EngineOptions):
             )
 
     def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
-        options = {"device_id": str(self.device_id), **self.profile_options("trt", file)}
+        options = {"device_id": str(self.gpu), **self.profile_options("trt", file)}
         if self.engine_cache is not None:
             name = f"{file.path.stem}-{file.graph_sha256()[:16]}-ort{version}"
             if os.environ.get(TF32_VARIABLE) != "0":
@@ -163,7 +171,7 @@ class TensorrtRtxOptions(EngineOptions):
     """Options of `provider="tensorrt-rtx"`, the plugin for GeForce RTX and RTX PRO cards.
 
     Attributes:
-        device_id: Number of the GPU among those that the plugin supports, in its order.
+        device: Number of the GPU among those that the plugin supports, in its order.
         profile: Batch sizes (min, opt, max); without it the plugin infers the ranges.
         ep_context: File to write, as for `TensorrtOptions`.
         runtime_cache: Folder for kernels that the plugin compiles at first use.
@@ -189,8 +197,39 @@ class TensorrtRtxOptions(EngineOptions):
         }
 
 
-ProviderOptions = CudaOptions | TensorrtOptions | TensorrtRtxOptions
-DEFAULTS: dict[str, ProviderOptions] = {
+@dataclass(frozen=True, kw_only=True)
+class RawOptions(_Options):
+    """Options of any provider in ONNX Runtime's own spelling.
+
+    Attributes:
+        provider: The provider.
+        device: Number of its GPU.
+        entries: Options beside those that the classes above set.
+    """
+
+    provider: str
+    entries: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in RECORDING:
+            if self.entries.get(name, "0").lower() not in ("0", "false"):
+                raise UsageError(
+                    f"options={{{name!r}: ...}}: a recorded CUDA graph reads and writes fixed "
+                    "buffers, which only CudaOptions prepares",
+                    hint="options=CudaOptions(cuda_graph=True)",
+                )
+
+    def provider_options(self, file: OnnxFile, version: str) -> dict[str, str]:
+        options = {} if self.device is None else {"device_id": str(self.device)}
+        if typed := DEFAULTS.get(self.provider):
+            options = replace(typed, device=self.device).provider_options(file, version)
+        return {**options, **self.entries}
+
+
+ProviderOptions = CudaOptions | TensorrtOptions | TensorrtRtxOptions | RawOptions
+GivenOptions = ProviderOptions | Mapping[str, Any]
+DEFAULTS: dict[str, CudaOptions | TensorrtOptions | TensorrtRtxOptions] = {
     kind.provider: kind() for kind in (CudaOptions, TensorrtOptions, TensorrtRtxOptions)
 }
 
@@ -205,16 +244,69 @@ def _make_folder(option: str, folder: Path) -> str:
     return str(folder)
 
 
-def resolve(provider: str, options: ProviderOptions | None) -> tuple[str, ProviderOptions | None]:
-    """Return the provider that options belong to, or the default options of a provider."""
-    if options is None:
-        return provider, DEFAULTS.get(provider)  # "cpu" and "auto" have none
-    if provider not in ("auto", options.provider):
+def options_of(
+    providers: Sequence[str], options: GivenOptions | None, device: int | None
+) -> dict[str, ProviderOptions]:
+    """Return the options of every provider to try, in their order; `"cpu"` gets empty ones.
+
+    Args:
+        providers: Names of providers.
+        options: Options of one of them, or a mapping of raw options for the only one.
+        device: Number of the GPU for those that number their devices.
+    """
+    numbered = [name for name in providers if PROVIDERS[name].numbered]
+    given = options
+    if isinstance(given, Mapping):
+        if len(providers) != 1:
+            raise UsageError(
+                f"options={dict(given)}: raw options are those of one provider, not of "
+                f"{', '.join(providers)}",
+                hint='name it, e.g. load(path, provider="openvino", options={...})',
+            )
+        entries = {str(name): str(value) for name, value in given.items()}
+        own = entries.pop("device_id", None) if numbered else None
+        number = None if own is None else int(own) if own.isdecimal() else -1
+        given = RawOptions(provider=providers[0], device=number, entries=entries)
+    elif given is not None and given.provider not in providers:
         raise UsageError(
-            f"{type(options).__name__} is for provider {options.provider!r}, but the provider is "
-            f"{provider!r}"
+            f"{type(given).__name__} is for provider {given.provider!r}, but the provider is "
+            f"{', '.join(map(repr, providers))}"
         )
-    return options.provider, options
+    chosen: dict[str, ProviderOptions] = {}
+    for name in providers:
+        own_options: ProviderOptions = DEFAULTS.get(name) or RawOptions(provider=name, entries={})
+        if given is not None and given.provider == name:
+            own_options = given
+        if device is not None and name in numbered:
+            if own_options.device not in (None, device):
+                raise UsageError(f"device={device}, and {own_options.device} in the options")
+            own_options = replace(own_options, device=device)
+        chosen[name] = own_options
+    if device is not None and not numbered:
+        raise UsageError(
+            f"device={device}: provider {providers[0]!r} does not number its devices",
+            hint='OpenVINO names them: options={"device_type": "GPU.1"}'
+            if "openvino" in providers
+            else "leave it out, or use the provider of a GPU",
+        )
+    return chosen
+
+
+def set_session_options(target: Any, given: Mapping[str, Any]) -> None:
+    """Set attributes of `onnxruntime.SessionOptions`, and as text what has a dot in its name."""
+    known = [name for name, member in vars(type(target)).items() if isinstance(member, property)]
+    for name, value in given.items():
+        if "." in name:
+            target.add_session_config_entry(name, str(value))
+            continue
+        check_known("session option", name, known)
+        try:
+            setattr(target, name, value)
+        except TypeError as error:
+            raise UsageError(
+                f"session_options: {name}={value!r}: expected another type than "
+                f"{type(value).__name__}"
+            ) from error
 
 
 def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -227,32 +319,23 @@ def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) 
             )
 
 
-def without_context_file(options: ProviderOptions | None) -> ProviderOptions | None:
+def without_context_file(options: ProviderOptions) -> ProviderOptions:
     """Return the options for another session of the same model, which writes no context file."""
     return replace(options, ep_context=None) if isinstance(options, EngineOptions) else options
 
 
-def disable_tf32(provider: str, precision: str) -> None:
-    """Set NVIDIA_TF32_OVERRIDE=0 in this process for a provider that has no option against TF32.
+def check_tf32(provider: str, precision: str) -> None:
+    """Raise ProviderError where float32 products would use TF32 without anybody's request.
 
-    ONNX Runtime's TensorRT providers build with TF32 otherwise (microsoft/onnxruntime, issue
-    26029). TensorRT-RTX 1.7 reads the variable at every build. TensorRT reads it when CUDA is
-    first used, so afterwards it is too late: an error for fp32; TF32 matters little to narrower
-    precisions. With 1 the user wants TF32, and the gate measures it.
+    ONNX Runtime's TensorRT providers build with TF32 and have no option against it
+    (microsoft/onnxruntime, issue 26029). NVIDIA's variable works where it is set before CUDA is
+    used: TensorRT reads it then, TensorRT-RTX 1.7 at every build. TF32 matters little to narrower
+    precisions.
     """
-    if provider not in ("tensorrt", "tensorrt-rtx") or TF32_VARIABLE in os.environ:
-        return
-    if not cuda_is_loaded():
-        os.environ[TF32_VARIABLE] = "0"
-    elif precision == "fp32":
+    if provider.startswith("tensorrt") and precision == "fp32" and TF32_VARIABLE not in os.environ:
         raise ProviderError(
-            f"provider {provider!r} would compute float32 products in TF32 (10 of 23 bits): "
-            f"{TF32_VARIABLE}=0 must be set before CUDA is used, and this process has used it",
-            hint=f"start the process with {TF32_VARIABLE}=0, or with {TF32_VARIABLE}=1 to allow "
-            "TF32",
+            f"provider {provider!r} would compute float32 products in TF32 (10 of 23 bits), "
+            f"because {TF32_VARIABLE} is not set",
+            hint=f"set {TF32_VARIABLE}=0 before the process starts (or in os.environ before "
+            "anything uses CUDA), or 1 to allow TF32",
         )
-
-
-def cuda_is_loaded() -> bool:
-    """Whether this process has loaded NVIDIA's driver library; False where that is unknown."""
-    return MAPPED_FILES.is_file() and "libcuda.so" in MAPPED_FILES.read_text(errors="replace")

@@ -1,17 +1,17 @@
-"""ONNX Runtime's execution providers: which are usable, which really run, and why one fails.
+"""ONNX Runtime's execution providers: what installs each, which can start, and why one cannot.
 
-TensorRT-RTX is a plugin in a wheel of its own, for either wheel of ONNX Runtime from 1.24 on.
-Importing it loads its libraries, so that happens only when the provider is requested.
+A plugin is a wheel that adds its provider to the plain onnxruntime, from 1.24 on. Importing it
+loads its libraries, so that happens only when the provider is requested.
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
 import io
 import re
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import onnxruntime as ort
@@ -19,31 +19,20 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from vit_export.errors import ProviderError
 from vit_export.host.nvidia import (
-    RTX_INSTALL,
-    RTX_PLUGIN,
     load_tensorrt,
     onnxruntime_wheels,
+    provider_libraries,
     tensorrt_conflict,
+    version_of,
 )
 from vit_export.host.probes import probe_provider, run_probe
+from vit_export.runtime.onnxruntime.provider_table import BUILDS, PROVIDERS
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
-}
-PLUGINS = ("tensorrt-rtx",)  # providers that are not part of a wheel of ONNX Runtime
-AUTO = ("cuda", "cpu")  # best first; TensorRT builds an engine for minutes, so it is left out
-ON_DEVICE = ("cuda", "tensorrt")  # a run's tensors are on the GPU, with others in host memory
-MAY_RUN_ON_CPU = frozenset({"Shape", "Size"})  # their results are always in host memory
-GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
-FATAL_ONLY = 4  # ONNX Runtime's logging severity
 RTX_GPUS = "compute capability 8.6, 8.9, or 12.0 and newer"  # tensorrt_rtx_provider_options.h
 _registering = threading.Lock()
 _SOURCE_LINE = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
@@ -51,70 +40,94 @@ installed_wheels = functools.cache(onnxruntime_wheels)  # reads the metadata of 
 
 
 def worth_trying(provider: str) -> bool:
-    """Whether the installed wheel should have the provider; one for CPUs has no CUDA."""
-    return PROVIDERS[provider] in ort.get_available_providers() or len(installed_wheels()) > 1
+    """Whether the installed wheel should have the provider; one for CPUs has no CUDA.
+
+    A wheel for CPUs may have overwritten the files of the one for GPUs.
+    """
+    return built_in(provider) or bool(version_of("onnxruntime-gpu"))
+
+
+def built_in(provider: str) -> bool:
+    """Whether the installed onnxruntime was compiled with the provider."""
+    return PROVIDERS[provider].ort_name in ort.get_available_providers()
+
+
+def uses_plugin(provider: str) -> bool:
+    """Whether the provider comes from the wheel of its plugin."""
+    return bool(PROVIDERS[provider].plugin) and not built_in(provider)
+
+
+def check_version(owner: object, attribute: str, since: str, purpose: str) -> None:
+    """Raise ProviderError if the installed onnxruntime lacks an attribute that came later."""
+    if not hasattr(owner, attribute):
+        raise ProviderError(
+            f"{purpose} needs onnxruntime {since} or newer, and {ort.__version__} is installed",
+            hint=f"pip install --upgrade '{(installed_wheels() or ('onnxruntime',))[0]}>={since}'",
+        )
 
 
 def check_wheel_usable(provider: str) -> None:
-    """Raise ProviderError if the installed onnxruntime cannot have the provider."""
-    wheels, available = installed_wheels(), ort.get_available_providers()
-    install = f"pip uninstall -y {' '.join(wheels)} && {GPU_INSTALL}" if wheels else GPU_INSTALL
+    """Raise ProviderError if the installed onnxruntime cannot start the provider."""
+    wheels, kind = installed_wheels(), PROVIDERS[provider]
+    needs_wheel = not kind.plugin
+    install = f"pip install '{kind.wheel}'" if kind.wheel else ""
     if len(wheels) > 1:
+        keep = f"pip install '{kind.wheel if needs_wheel and kind.wheel else 'onnxruntime'}'"
         raise ProviderError(
             f"provider {provider!r}: {' and '.join(wheels)} are both installed and overwrite each "
             "other",
-            hint=f"keep one: {install}",
+            hint=f"keep one: pip uninstall -y {' '.join(wheels)} && {keep}",
         )
-    if provider in PLUGINS:
+    check_version(
+        ort.InferenceSession, "get_provider_graph_assignment_info", "1.24.1",
+        f"provider {provider!r}: the check that it runs every node",
+    )  # fmt: skip
+    if uses_plugin(provider):
+        if importlib.util.find_spec(kind.plugin) is None:
+            raise ProviderError(
+                f"provider {provider!r}: its plugin for ONNX Runtime is not installed",
+                hint=install.replace("'", ""),
+            )
         return
-    if PROVIDERS[provider] not in available:
+    if not built_in(provider):
+        uninstall = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
-            f"without {PROVIDERS[provider]} (it has: {', '.join(available)})",
-            hint=f"install the GPU build: {install}",
+            f"without {kind.ort_name} (it has: {', '.join(ort.get_available_providers())})",
+            hint=BUILDS.get(provider) or f"install the wheel with it: {uninstall}{install}",
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is missing; `cause` reports it
-        ort.preload_dlls()  # the CUDA libraries of wheels
+    if kind.memory == "cuda":
+        _check_libraries(provider)
+
+
+def _check_libraries(provider: str) -> None:
+    """Load NVIDIA's libraries from their wheels, and raise ProviderError where one is missing.
+
+    ONNX Runtime would log the failure, which no option of a session silences, and fall back.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+        ort.preload_dlls()
     if provider == "tensorrt":
         load_tensorrt()
-
-
-def check_no_fallback(session: ort.InferenceSession, provider: str, name: str) -> None:
-    """Raise ProviderError unless the session runs every node on the provider."""
-    wanted = PROVIDERS[provider]
-    if session.get_providers()[0] != wanted:
+    try:
+        for library in provider_libraries(PROVIDERS[provider].ort_name):
+            ctypes.CDLL(library)
+    except OSError as error:
+        conflict = tensorrt_conflict() if provider == "tensorrt" else None
+        reason, remedy = conflict or ("", "vit-export doctor")
         raise ProviderError(
-            f"provider {provider!r} was requested, but ONNX Runtime fell back to "
-            f"{session.get_providers()[0]}{cause(provider)}",
-            hint="`vit-export doctor` shows what is missing; --provider cpu runs on the CPU",
-        )
-    if provider == "cpu":
-        return
-    strays = [
-        f"{node.name} ({node.op_type})"
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != wanted
-        for node in part.get_nodes()
-        if node.op_type not in MAY_RUN_ON_CPU
-    ]
-    if strays:
-        shown = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
-        raise ProviderError(
-            f"{name}: {len(strays)} of its nodes have no kernel on {provider!r} and would run "
-            f"on the CPU: {shown}",
-            hint="export it again with another --opset or --attention, or use --provider cpu",
-        )
+            f"provider {provider!r} cannot start: {error}{'; ' * bool(reason)}{reason}",
+            hint=remedy,
+        ) from error
 
 
 @functools.cache
 def cause(provider: str) -> str:
     """Return why a provider does not start, in parentheses; empty where that is unknown."""
-    if provider in PLUGINS:
+    if uses_plugin(provider):
         return ""
-    error = run_probe(probe_provider, PROVIDERS[provider]).get("error", "")
-    conflict = tensorrt_conflict() if provider == "tensorrt" else None
-    text = "; ".join(filter(None, (error, ": ".join(conflict or ()))))
-    return f" ({text})" if text else ""
+    error = run_probe(probe_provider, PROVIDERS[provider].ort_name).get("error", "")
+    return f" ({error})" if error else ""
 
 
 def first_line(error: BaseException) -> str:
@@ -123,53 +136,33 @@ def first_line(error: BaseException) -> str:
     return _SOURCE_LINE.sub("", lines[0].split("] : ")[-1]).strip()
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what ONNX Runtime prints and logs when it falls back; an error follows."""
-    ort.set_default_logger_severity(FATAL_ONLY)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        ort.set_default_logger_severity(2)  # warnings: ONNX Runtime's own default
-
-
-def rtx_devices() -> list[Any]:
-    """Return the GPUs (`OrtEpDevice`) of the TensorRT-RTX plugin; at least one."""
-    if not hasattr(ort, "register_execution_provider_library"):
-        raise ProviderError(
-            f"provider 'tensorrt-rtx': onnxruntime {ort.__version__} supports no plugins",
-            hint="pip install --upgrade 'onnxruntime>=1.24'",
-        )
-    if importlib.util.find_spec(RTX_PLUGIN) is None:
-        raise ProviderError(
-            "provider 'tensorrt-rtx': its plugin for ONNX Runtime is not installed",
-            hint=RTX_INSTALL,
-        )
+def plugin_devices(provider: str) -> list[Any]:
+    """Return the devices (`OrtEpDevice`) of a plugin, which `check_wheel_usable` has found."""
     with _registering:
-        devices = _registered_devices() or _register_rtx()
+        devices = _registered_devices(provider) or _register(provider)
     if not devices:
+        supported = f" ({RTX_GPUS})" if provider == "tensorrt-rtx" else ""
         raise ProviderError(
-            f"provider 'tensorrt-rtx': the plugin finds no GPU that it supports ({RTX_GPUS})",
+            f"provider {provider!r}: the plugin finds no device that it supports{supported}",
             hint="vit-export doctor",
         )
     return devices
 
 
-def _registered_devices() -> list[Any]:
-    return [gpu for gpu in ort.get_ep_devices() if gpu.ep_name == PROVIDERS["tensorrt-rtx"]]
+def _registered_devices(provider: str) -> list[Any]:
+    return [each for each in ort.get_ep_devices() if each.ep_name == PROVIDERS[provider].ort_name]
 
 
-def _register_rtx() -> list[Any]:
-    library = importlib.import_module(RTX_PLUGIN).get_library_path()
+def _register(provider: str) -> list[Any]:
+    library = importlib.import_module(PROVIDERS[provider].plugin).get_library_path()
     try:
-        ort.register_execution_provider_library(PROVIDERS["tensorrt-rtx"], library)
+        ort.register_execution_provider_library(PROVIDERS[provider].ort_name, library)
     except BACKEND_ERRORS as error:
         if "already registered" not in str(error):
             reason = first_line(error).rpartition("with error: ")[2]
+            needs = "; it needs an NVIDIA driver for CUDA 13" * (provider == "tensorrt-rtx")
             raise ProviderError(
-                f"provider 'tensorrt-rtx': its plugin cannot be loaded ({reason}); it needs an "
-                "NVIDIA driver for CUDA 13",
+                f"provider {provider!r}: its plugin cannot be loaded ({reason}){needs}",
                 hint="vit-export doctor",
             ) from error
-    return _registered_devices()
+    return _registered_devices(provider)

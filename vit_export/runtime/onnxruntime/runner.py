@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,35 +16,23 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import (
-    ArtifactError,
-    InputError,
-    ProviderError,
-    UsageError,
-    check_known,
-    with_article,
-)
+from vit_export.errors import ArtifactError, ProviderError, UsageError, check_known
 from vit_export.host.memory import trim_memory
-from vit_export.runtime.checks import check_array, check_feeds, check_names, check_sizes
+from vit_export.runtime.checks import check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 from vit_export.runtime.onnxruntime.options import (
-    DEFAULTS,
     CudaOptions,
     EngineOptions,
-    ProviderOptions,
+    GivenOptions,
     check_profile,
-    resolve,
+    options_of,
+    set_session_options,
     without_context_file,
 )
-from vit_export.runtime.onnxruntime.providers import (
-    AUTO,
-    BACKEND_ERRORS,
-    ON_DEVICE,
-    PROVIDERS,
-    first_line,
-    worth_trying,
-)
-from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
+from vit_export.runtime.onnxruntime.provider_table import AUTO, PROVIDERS
+from vit_export.runtime.onnxruntime.providers import BACKEND_ERRORS, first_line, worth_trying
+from vit_export.runtime.onnxruntime.session import CheckedSession, SessionRequest, create_session
+from vit_export.runtime.onnxruntime.tensors import ort_value
 
 
 class OrtRunner:
@@ -58,34 +46,44 @@ class OrtRunner:
         self,
         path: str | os.PathLike[str],
         *,
-        provider: str = "auto",
-        options: ProviderOptions | None = None,
+        provider: str | Sequence[str] = "auto",
+        device: int | None = None,
+        options: GivenOptions | None = None,
+        session_options: Mapping[str, Any] | None = None,
         expose: Collection[str] = (),
         threads: int | None = None,
     ) -> None:
-        check_known("provider", provider, ("auto", *PROVIDERS))
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
-        provider, options = resolve(provider, options)
+        given = dict(session_options or {})
+        set_session_options(ort.SessionOptions(), given)
+        if threads is not None and "intra_op_num_threads" in given:
+            raise UsageError("threads and intra_op_num_threads: expected only one")
+        names = provider_names(provider, options, device)
+        candidates = options_of(names, options, device)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
         self.file.check_external_data()
         self.manifest = self.file.manifest
         self._patch_size = self.manifest.config.get("patch_size", 1) if self.manifest else 1
-        self.rejected: dict[str, str] = {}  # providers that `"auto"` tried, with the reason
+        self.rejected: dict[str, str] = {}  # providers that were tried before, with the reason
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
-        request = SessionRequest(
-            file=self.file, provider=provider, options=options, exposed=tuple(expose),
-            threads=threads,
+        self._request, opened = self._open(
+            SessionRequest(
+                file=self.file, provider=name, options=own, exposed=tuple(expose),
+                threads=threads, session_options=given,
+            )
+            for name, own in candidates.items()
         )  # fmt: skip
-        self._request, session = self._open(request)
+        session = opened.session
         self._open_session: ort.InferenceSession | None = session
+        self.nodes_on_cpu = opened.on_cpu  # computations on shapes, of another provider's session
         self.provider, self.options = self._request.provider, self._request.options
         self._request = replace(self._request, options=without_context_file(self.options))
-        self._device = ("cpu", 0)
-        if self.options is not None and self.provider in ON_DEVICE:
-            self._device = ("cuda", self.options.device_id)
+        memory = PROVIDERS[self.provider].memory
+        self._on_gpu = memory != "cpu"
+        self._device = (memory, self.options.gpu if self._on_gpu else 0)
         self._records_graphs = isinstance(self.options, CudaOptions) and self.options.cuda_graph
         self.profile = self.options.profile if isinstance(self.options, EngineOptions) else None
         self.inputs = self.file.inputs
@@ -93,24 +91,28 @@ class OrtRunner:
         self._names = [value.name for value in session.get_outputs()]
         self.outputs = tuple(known.get(name, TensorSpec(name, "", ())) for name in self._names)
 
-    def _open(self, request: SessionRequest) -> tuple[SessionRequest, ort.InferenceSession]:
-        """Create a session; for `"auto"`, of the best provider that really runs the model."""
-        if request.provider == "auto":
-            *candidates, last = AUTO
-            for provider in filter(worth_trying, candidates):
-                candidate = replace(request, provider=provider, options=DEFAULTS[provider])
-                try:
-                    return candidate, create_session(candidate)
-                except ProviderError as error:
-                    self.rejected[provider] = error.message
-            request = replace(request, provider=last)
-        return request, create_session(request)
+    def _open(self, requests: Iterator[SessionRequest]) -> tuple[SessionRequest, CheckedSession]:
+        """Create a session of the first provider that really runs the model."""
+        failures: list[ProviderError] = []
+        for request in requests:
+            opened = _try_session(request)
+            if isinstance(opened, CheckedSession):
+                return request, opened
+            failures.append(opened)
+            self.rejected[request.provider] = opened.message
+        if len(failures) == 1:
+            raise failures[0]
+        reasons = "; ".join(self.rejected.values())
+        raise ProviderError(
+            f"no provider of {', '.join(self.rejected)} can run {self.path.name}: {reasons}",
+            hint="; ".join(dict.fromkeys(error.hint for error in failures)),
+        )
 
     @property
     def _session(self) -> ort.InferenceSession:
         with self._lock:
             if self._open_session is None:
-                self._open_session = create_session(self._request)
+                self._open_session = create_session(self._request).session
             return self._open_session
 
     def release(self) -> None:
@@ -128,6 +130,7 @@ class OrtRunner:
             self.path,
             provider=self.provider,
             options=self._request.options,
+            session_options=self._request.session_options,
             expose=names,
             threads=self._request.threads,
         )
@@ -135,7 +138,7 @@ class OrtRunner:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied."""
         from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
-        if not self._records_graphs and (self.provider in ON_DEVICE or not from_host):
+        if not self._records_graphs and (self._on_gpu or not from_host):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
         check_feeds(self.inputs, feeds, patch_size=self._patch_size)
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
@@ -164,7 +167,7 @@ class OrtRunner:
                 hint="give `run` numpy arrays, or load the model without cuda_graph",
             )
         check_names(self.inputs, feeds)
-        values = {s.name: _ort_value(s, feeds[s.name], self._device) for s in self.inputs}
+        values = {s.name: ort_value(s, feeds[s.name], self._device) for s in self.inputs}
         shapes = {name: value.shape() for name, value in values.items()}
         check_sizes(self.inputs, shapes, patch_size=self._patch_size)
         check_profile(self.profile, shapes)
@@ -189,24 +192,29 @@ class OrtRunner:
             ) from error
 
 
-def _ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.OrtValue:
-    if isinstance(value, np.ndarray):
-        check_array(spec, value)
-        return ort.OrtValue.ortvalue_from_numpy(value, *device)
-    if not hasattr(value, "__dlpack__"):
-        raise InputError(
-            f"input {spec.name!r} is {with_article(type(value).__name__)}; expected a numpy array "
-            f"or a tensor that supports DLPack ({spec})"
-        )
+def _try_session(request: SessionRequest) -> CheckedSession | ProviderError:
     try:
-        tensor = ort.OrtValue.from_dlpack(value)
-    except (BufferError, RuntimeError) as error:
-        raise InputError(
-            f"input {spec.name!r} cannot be used without a copy ({first_line(error)})",
-            hint="pass `x.detach().contiguous()`",
-        ) from error
-    dtype = tensor.data_type().removeprefix("tensor(").removesuffix(")")
-    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-    if dtype != spec.dtype or not spec.fits(tensor.shape()):
-        raise InputError(f"input {spec.name!r} is {dtype} {tuple(tensor.shape())}, expected {spec}")
-    return tensor
+        return create_session(request)
+    except ProviderError as error:
+        return error
+
+
+def provider_names(
+    provider: str | Sequence[str], options: GivenOptions | None, device: int | None
+) -> list[str]:
+    """Return the providers to try, best first; those of `"auto"` that this machine should have."""
+    names = [provider] if isinstance(provider, str) else list(provider)
+    for name in names:
+        check_known("provider", name, ("auto", *PROVIDERS))
+    if not names or len(set(names)) < len(names) or ("auto" in names and len(names) > 1):
+        raise UsageError(
+            f"provider={names}: expected one provider, or a list of different ones without auto"
+        )
+    if names != ["auto"]:
+        return names
+    if options is not None and not isinstance(options, Mapping):
+        return [options.provider]
+    *candidates, last = AUTO
+    if device is not None:  # a GPU was requested, and the CPU is none
+        return candidates
+    return [*filter(worth_trying, candidates), last]

@@ -1,8 +1,9 @@
 """Create an ONNX Runtime session on exactly the requested provider, or raise an error."""
 
-import contextlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
@@ -10,22 +11,26 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
-from vit_export.runtime.onnxruntime.options import EngineOptions, ProviderOptions, disable_tf32
+from vit_export.runtime.onnxruntime.options import (
+    EngineOptions,
+    ProviderOptions,
+    check_tf32,
+    set_session_options,
+)
+from vit_export.runtime.onnxruntime.placement import check_placement
+from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
 from vit_export.runtime.onnxruntime.providers import (
     BACKEND_ERRORS,
-    FATAL_ONLY,
-    PLUGINS,
-    PROVIDERS,
     cause,
-    check_no_fallback,
     check_wheel_usable,
     first_line,
-    quiet,
-    rtx_devices,
+    plugin_devices,
+    uses_plugin,
 )
 
 # ONNX Runtime 1.20 has no option for the folder in which a model in memory has its weights
 HAS_WEIGHTS_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
+FATAL_ONLY = 4  # ONNX Runtime's logging severity
 MAPPED_FROM_BYTES = 1 << 28  # size of weights from which the CPU reads them in the file
 
 
@@ -35,17 +40,31 @@ class SessionRequest:
 
     file: OnnxFile
     provider: str
-    options: ProviderOptions | None = None
+    options: ProviderOptions
     exposed: tuple[str, ...] = ()
     threads: int | None = None
+    session_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def create_session(request: SessionRequest) -> ort.InferenceSession:
+@dataclass(frozen=True)
+class CheckedSession:
+    """A session of the requested provider.
+
+    Attributes:
+        session: The session.
+        on_cpu: Number of nodes, computations on shapes, that run on the CPU instead.
+    """
+
+    session: ort.InferenceSession
+    on_cpu: int
+
+
+def create_session(request: SessionRequest) -> CheckedSession:
     """Create a session, and check that the requested provider runs every node."""
     file, options = request.file, request.options
-    disable_tf32(request.provider, file.manifest.precision if file.manifest else "fp32")
     if request.provider != "cpu":
         check_wheel_usable(request.provider)
+    check_tf32(request.provider, file.manifest.precision if file.manifest else "fp32")
     if not isinstance(options, EngineOptions) or options.ep_context is None:
         return _checked_session(request)
     path = Path(options.ep_context)
@@ -63,11 +82,10 @@ def create_session(request: SessionRequest) -> ort.InferenceSession:
     return session
 
 
-def _checked_session(request: SessionRequest) -> ort.InferenceSession:
+def _checked_session(request: SessionRequest) -> CheckedSession:
     name, provider = request.file.path.name, request.provider
     try:
-        with contextlib.nullcontext() if provider == "cpu" else quiet():
-            session = _new_session(request)
+        session = _new_session(request)
     except BACKEND_ERRORS as error:
         if provider == "cpu":
             raise ArtifactError(
@@ -78,8 +96,7 @@ def _checked_session(request: SessionRequest) -> ort.InferenceSession:
             f"provider {provider!r} cannot run {name}: {first_line(error)}{cause(provider)}",
             hint="vit-export doctor",
         ) from error
-    check_no_fallback(session, provider, name)
-    return session
+    return CheckedSession(session, check_placement(session, provider, request.file))
 
 
 def _new_session(request: SessionRequest) -> ort.InferenceSession:
@@ -88,6 +105,7 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     session_options.log_severity_level = FATAL_ONLY
     if request.threads is not None:
         session_options.intra_op_num_threads = request.threads
+    set_session_options(session_options, request.session_options)
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
     mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES
@@ -98,16 +116,15 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
         model = file.expose(request.exposed)
     elif request.exposed:
         model = file.expose(request.exposed, inline=True)
-    settings = options.provider_options(file, ort.__version__) if options else {}
-    entries |= options.session_entries() if options else {}
-    for name, value in entries.items():
+    for name, value in (entries | options.session_entries()).items():
         session_options.add_session_config_entry(name, value)
-    if provider not in PLUGINS:
-        providers = [(PROVIDERS[provider], settings)]
+    settings = options.provider_options(file, ort.__version__)
+    if not uses_plugin(provider):
+        providers = [(PROVIDERS[provider].ort_name, settings)]
         return ort.InferenceSession(model, session_options, providers=providers, enable_fallback=0)
-    devices = rtx_devices()
-    index = options.device_id if options else 0
-    if index >= len(devices):
-        raise UsageError(f"device_id={index}: the plugin finds {len(devices)} GPUs")
-    session_options.add_provider_for_devices([devices[index]], settings)
+    devices = plugin_devices(provider)
+    if options.gpu >= len(devices):
+        raise UsageError(f"device={options.gpu}: the plugin finds {len(devices)} devices")
+    settings.pop("device_id", None)  # the device itself is given
+    session_options.add_provider_for_devices([devices[options.gpu]], settings)
     return ort.InferenceSession(model, session_options, enable_fallback=0)

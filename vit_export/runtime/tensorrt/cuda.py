@@ -76,14 +76,17 @@ def _version_text(version: int) -> str:
 
 
 @contextlib.contextmanager
-def working_on(ordinal: int) -> Iterator[None]:
-    """Use a GPU in this thread inside the context, and what the thread used before afterwards."""
+def working_on(ordinal: int | None) -> Iterator[int]:
+    """Use a GPU in this thread inside the context, and what the thread used before afterwards.
+
+    Yields its number; `None` stands for the GPU that this thread uses already.
+    """
     with named_failures():
         device = Device(ordinal)
         before = handle_return(driver.cuCtxGetCurrent())
         device.set_current()
         try:
-            yield
+            yield device.device_id
         finally:
             handle_return(driver.cuCtxSetCurrent(before))
 
