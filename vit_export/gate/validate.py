@@ -54,16 +54,11 @@ def compare(
 
     Rows that are identical, permuted or alone must not differ by more than the tolerance. Manifest
     and image preparation are the artifact's own by default. `stage` is the name of the line in the
-<<<<<<< HEAD
     certificate; `batches` rise, and are run where the batch size is dynamic, with `one_batch` only
     the first of them and once; `trace` measures the encoder blocks even when the gate passes.
-=======
-    certificate; `batches` rise, and are run where the batch size is dynamic; `trace` measures the
-    encoder blocks even when the gate passes.
 
     Raises:
         ArtifactError: Golden file and artifact do not belong together.
->>>>>>> main
     """
     manifest = manifest or runner.manifest
     preprocess = preprocess or (manifest.preprocess if manifest else None)

@@ -1,81 +1,51 @@
-"""Trace three blocks of a Vision Transformer, and add the others as copies of the second.
+"""Write the blocks of a Vision Transformer as copies of one that was traced.
 
-torch's exporter takes time in proportion to the nodes, and all blocks but the first and the last
-have the same ones. The second is traced with random weights, so that the exporter cannot merge a
-constant of it with an equal one elsewhere; the copies get the real weights.
+torch's exporter takes time in proportion to the nodes, and all blocks between the first and the
+last have the same ones.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
-from torch import nn
+from numpy.typing import NDArray
 
-from vit_export.graph.builder import lazy_tensor
-from vit_export.model.vit import VisionTransformer
-from vit_export.reference.outputs import Outputs
+from vit_export.graph.builder import constant_of, lazy_tensor
 
 BEFORE, TRACED = "blocks.0", "blocks.1"  # the second is repeated
+Weights = Mapping[str, NDArray[np.float32]]  # of a block, by the names they have in it
 
 
-@contextmanager
-def shortened(model: Outputs) -> Iterator[list[nn.Module]]:
-    """Shorten a model to its first, second and last block while it is traced.
+def repeat_block(graph: ir.Graph, traced: Weights, blocks: Sequence[Weights]) -> None:
+    """Give the traced block the first weights of `blocks`, and add a copy of it for all others.
 
-    Yields all blocks between the first and the last, then the one that is traced in their place.
-    The list is empty, and the model whole, where it is of another class or these blocks differ.
+    `traced` are the weights that it was traced with. Nodes, values and weights of a copy are named
+    after its block, and stand where torch's exporter would have put them.
     """
-    module, taps = model.module, model.taps
-    whole = module.blocks if isinstance(module, VisionTransformer) else nn.ModuleList()
-    first, *middle, last = whole if len(whole) > 3 else (None, None)
-    if len({str(block) for block in middle}) != 1:
-        yield []
-        return
-    traced = copy.deepcopy(middle[0])
-    for parameter in traced.parameters():
-        nn.init.uniform_(parameter)
-    kept = {BEFORE: first, TRACED: traced, taps[-1]: last}
-    blocks = nn.Sequential()
-    for name, block in kept.items():
-        blocks.add_module(name.removeprefix("blocks."), block)
-    module.blocks, model.taps = blocks, tuple(kept)
-    try:
-        yield [*middle, traced]
-    finally:
-        module.blocks, model.taps = whole, taps
-
-
-def repeat_block(graph: ir.Graph, blocks: Sequence[nn.Module], traced: nn.Module) -> None:
-    """Give the traced block the weights of the first of `blocks`; add a copy for each of the rest.
-
-    Nodes, values and weights of a copy are named after its block.
-    """
-    nodes = [node for node in graph if (node.name or "").startswith((f"{TRACED}.", f"{TRACED}/"))]
+    inside = (f"{TRACED}.", f"{TRACED}/")
+    nodes = [node for node in graph if (node.name or "").startswith(inside)]
     outputs = {value.name: value for value in graph.outputs}
     previous, place = outputs[TRACED], graph.outputs.index(outputs[TRACED])
     readers = [(use.node, use.idx) for use in previous.uses() if use.node not in nodes]
-    random = {name: p.detach().numpy() for name, p in traced.named_parameters(prefix=TRACED)}
-    weights = [value for name, value in graph.initializers.items() if name in random]
+    weights = {graph.initializers[f"{TRACED}.{name}"]: name for name in traced}
     transposed = {
-        value: not np.array_equal(value.const_value.numpy(), random[value.name])
-        for value in weights
+        value: not np.array_equal(constant_of(value).numpy(), traced[name])
+        for value, name in weights.items()
     }
 
-    def fill(value: ir.Value, source: ir.Value, block: nn.Module) -> None:
-        weight = block.get_parameter(source.name.removeprefix(f"{TRACED}.")).detach().numpy()
+    def fill(value: ir.Value, source: ir.Value, block: Weights) -> None:
+        weight = block[weights[source]]
         data = weight.T if transposed[source] else weight
         value.const_value = lazy_tensor(
-            value.name, ir.DataType.FLOAT, data.shape, lambda: np.ascontiguousarray(data)
+            value.name or "", ir.DataType.FLOAT, data.shape, lambda: np.ascontiguousarray(data)
         )
 
     for value in weights:
         fill(value, value, blocks[0])
-    end, added = nodes[-1], list[dict[ir.Value, ir.Value]]()
+    end, added = nodes[-1], list[dict[ir.Value | None, ir.Value]]()
     for number, block in enumerate(blocks[1:], start=2):
-        copies = {outputs[BEFORE]: previous}
+        copies: dict[ir.Value | None, ir.Value] = {outputs[BEFORE]: previous}
         for source in (*weights, *(value for node in nodes for value in node.outputs)):
             name = (source.name or "").replace(TRACED, f"blocks.{number}", 1)
             copies[source] = ir.Value(name=name, type=source.type, shape=source.shape)
@@ -98,13 +68,11 @@ def repeat_block(graph: ir.Graph, blocks: Sequence[nn.Module], traced: nn.Module
         graph.outputs.insert(place + number - 1, previous)
     for node, index in readers:
         node.replace_input_with(index, previous)
-    # in the order of the exporter: block after block
     constants = list(graph.initializers.values())
     graph.initializers.clear()
-    for repeated, run in groupby(constants, key=lambda value: value in transposed):
+    for repeated, run in groupby(constants, key=lambda value: value in weights):
         sources = list(run)
         for value in sources:
             graph.register_initializer(value)
         for value in (copies[source] for copies in added if repeated for source in sources):
             graph.register_initializer(value)
-

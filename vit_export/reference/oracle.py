@@ -83,9 +83,7 @@ def record(
     )
 
 
-def _errors(
-    results: Results, outputs: Results, blocks: Results, step: int = 1
-) -> dict[str, float]:
+def _errors(results: Results, outputs: Results, blocks: Results, step: int = 1) -> dict[str, float]:
     """Largest distance of every result from the reference; infinite where one is not finite.
 
     The results are those of every `step`-th sample.
@@ -161,5 +159,12 @@ def _run(
         ) from error
     finally:
         model.keep_tap = None
+    for name, y in zip(model.all_names, parts[0], strict=True):
+        if y.shape[:1] != (size,):
+            raise GateError(
+                f"the torch model gives {name!r} of shape {tuple(y.shape)} for {size} images: it "
+                "fixes its batch size",
+                hint="export it at that size with --batch N",
+            )
     results = (torch.cat(pieces)[:samples] for pieces in zip(*parts, strict=True))
     return dict(zip(model.all_names, results, strict=True))
