@@ -70,7 +70,7 @@ class ProviderError(VitExportError):
 
 
 class ProviderWarning(UserWarning):
-    """`provider="auto"` rejected a provider that the installed onnxruntime should have."""
+    """Something runs otherwise than one may expect: another provider, or without CUDA graphs."""
 
 
 class InputError(VitExportError):

@@ -21,7 +21,7 @@ class Runnable(Protocol):
     provider: str  # what really runs it
     inputs: tuple[TensorSpec, ...]
     manifest: Manifest | None  # None in a file of another tool
-    # smallest, usual and largest size of a dynamic batch; None where `run` takes any
+    # smallest, usual and largest size of a dynamic batch; None where all are alike
     profile: tuple[int, int, int] | None
 
     def run(self, feeds: Mapping[str, Any]) -> Outputs:

@@ -96,9 +96,12 @@ def engine(folder: Path, backend: str, variant: str, precision: str) -> dict[str
         raise FailedError(f"the engine was not measured: {answer.get('reason')}")
     stage = command("validate", path)["hop"]
     expect(stage["passed"] is True, f"the gate did not pass: {stage['reason']}")
+    proof = answer["sidecar"]["proof"]
     return {
         "build_s": answer["seconds"], "size_bytes": answer["size_bytes"],
         "max_abs": stage["max_abs"], "tolerance": stage["tolerance"],
+        "network": proof["network"], "inspector": proof["engine"],
+        "warnings": "; ".join(proof["warnings"]) or "none",
     }  # fmt: skip
 
 

@@ -471,11 +471,11 @@ def test_a_build_that_is_killed_while_it_moves_its_files_leaves_a_pair_or_a_clea
     assert moved == ["x.engine.json", "x.golden.npz", "x.engine"][:finished]
     sidecar = Sidecar.read(tmp_path / "x.engine")
     if finished in (0, 3):
-        plan.check_plan_file(tmp_path / "x.engine", sidecar)
+        plan.read_plan_file(tmp_path / "x.engine", sidecar)
         assert (sidecar == old) == (finished == 0)
     else:
         with pytest.raises(ArtifactError, match=r"x\.engine: .*\nhint: .*vit-export engine .*onnx"):
-            plan.check_plan_file(tmp_path / "x.engine", sidecar)
+            plan.read_plan_file(tmp_path / "x.engine", sidecar)
 
 
 def test_an_engine_that_fails_its_gate_is_released_and_not_written(

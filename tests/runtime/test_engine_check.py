@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fake_cuda import FakeCuda
 
 from vit_export.artifact.engine_sidecar import Check, Gpu, Sidecar, sidecar_path
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -103,7 +104,7 @@ def test_a_failed_rebuild_has_the_reason_of_the_build(
     sha256 = OnnxFile.read(source).graph_sha256()
     make_sidecar(source_sha256=sha256).write(sidecar_path(engine))
     with pytest.raises(EngineError, match=r"cannot be rebuilt: .*my model.golden.npz"):
-        rebuild_engine(engine)
+        rebuild_engine(engine, 0)
 
 
 def test_an_engine_is_not_rebuilt_as_another_model(
@@ -113,10 +114,39 @@ def test_an_engine_is_not_rebuilt_as_another_model(
     engine = tmp_path / "x.engine"
     make_sidecar().write(sidecar_path(engine))
     with pytest.raises(ArtifactError, match=r"built from is missing .*my model.onnx"):
-        rebuild_engine(engine)
+        rebuild_engine(engine, 0)
     shutil.copy(tiny_export.path, tmp_path / "my model.onnx")
     with pytest.raises(ArtifactError, match=r"is not the file that x.engine was built from"):
-        rebuild_engine(engine)
+        rebuild_engine(engine, 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "current", "flag"), [(1, 0, True), (None, 1, True), (0, 1, False)]
+)
+def test_an_engine_is_rebuilt_on_the_gpu_that_it_is_loaded_on(
+    make_engine: Callable[..., Path],
+    cuda: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    device: int | None,
+    current: int,
+    flag: bool,
+) -> None:
+    """By default the GPU of the calling thread; the child process would take GPU 0."""
+    engine, words = make_engine(version="10.0"), []
+
+    def run_module(*arguments: str) -> SimpleNamespace:
+        words.extend(arguments)
+        make_engine()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(engine_check, "run_module", run_module)
+    monkeypatch.setattr(engine_check, "find_source", lambda path, sidecar: None)
+    cuda.current = current
+    runner = open_engine(engine, device=device, rebuild=True, trusted=True)
+    assert runner.ordinal == (current if device is None else device)
+    assert words[-2:] == (["--device", "1"] if flag else ["-o", str(engine)])
+    assert cuda.current == current
+    runner.release()
 
 
 @pytest.mark.parametrize("passed", [None, False])

@@ -67,8 +67,15 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
         load(str(tmp_path / f"x{suffix}"), provider="tensorrt")
     assert received == {
         "provider": "tensorrt", "device": None, "rebuild": False, "trusted": False,
-        "allow_host_code": False,
+        "allow_host_code": False, "runtime_cache": None,
     }  # fmt: skip
+
+
+def test_an_engine_takes_no_list_of_providers(tmp_path):
+    """It runs on the one that it was built for."""
+    pytest.importorskip("cuda.core")
+    with pytest.raises(UsageError, match=r"an engine runs on the one that it was built for"):
+        load(tmp_path / "x.plan", provider=["tensorrt", "cuda"])
 
 
 @pytest.mark.parametrize(

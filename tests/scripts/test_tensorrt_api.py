@@ -37,7 +37,7 @@ FILES = [
     *sorted((ROOT / "vit_export" / "engine").glob("*.py")),
     *(
         ROOT / "vit_export" / "runtime" / "tensorrt" / f"{name}.py"
-        for name in ("backend", "plan", "runner", "session")
+        for name in ("backend", "plan", "runner", "runtime_cache", "session")
     ),
 ]
 # What an object is called in these files -> its class; "" is the module.
@@ -49,15 +49,15 @@ OWNERS = {
     "engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
     "runtime": "Runtime", "inspector": "EngineInspector", "cache": "ITimingCache",
     "refitter": "Refitter", "tensor": "ITensor", "e": "ParserError", "attention": "IAttention",
-    "severity": "ILogger",
+    "severity": "ILogger", "runtime_config": "IRuntimeConfig", "kernels": "IRuntimeCache",
 }  # fmt: skip
 OURS = {  # attributes of objects of ours that bear one of those names
-    "plan": {"backend", "engine", "inputs", "outputs", "sidecar", "_check_signature"},
-    "tensor": {"nbytes"}, "config": {"cuda_graph_strategy"},
+    "plan": {"backend", "engine", "inputs", "memory", "outputs", "runtime_cache", "sidecar"},
+    "tensor": {"nbytes"},
     "layer": {"get", "attention"}, "parser": {"refit_from_file"},
 }  # fmt: skip
 ELSEWHERE = {  # of which class those are that the names above hide
-    "IRuntimeConfig": {"cuda_graph_strategy"}, "IAttentionOutputLayer": {"attention"},
+    "IAttentionOutputLayer": {"attention"},
     "OnnxParserRefitter": {"refit_from_file"}, "IHostMemory": {"nbytes"},
 }  # fmt: skip
 RTX_ONLY = {  # behind `is_rtx`
@@ -65,7 +65,8 @@ RTX_ONLY = {  # behind `is_rtx`
     "CudaGraphStrategy": {"WHOLE_GRAPH_CAPTURE"},
     "IBuilderConfig": {"num_compute_capabilities", "set_compute_capability"},
     "ICudaEngine": {"create_runtime_config"},
-    "IRuntimeConfig": {"cuda_graph_strategy"},
+    "IRuntimeConfig": {"create_runtime_cache", "cuda_graph_strategy", "set_runtime_cache"},
+    "IRuntimeCache": {"deserialize", "serialize"},
 }
 SINCE = {  # behind `hasattr`, or refused by name in an older version
     ("", "IAttentionOutputLayer"): (10, 14),
@@ -125,7 +126,7 @@ def test_names_are_found_in_code() -> None:
         ("IExecutionContext", "execute_async_v3"),
         ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ("IBuilderConfig", "progress_monitor"),
-        ("ICudaEngine", "device_memory_size_v2"),
+        ("IExecutionContext", "update_device_memory_size_for_shapes"),
     } <= touched()
     assert len(touched()) > 80
 

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from cuda.bindings import driver
 from cuda.bindings.driver import CUresult
 from cuda.core import Buffer
 from cuda.core._utils.cuda_utils import CUDAError
 
+from vit_export.runtime import engine_check
 from vit_export.runtime.tensorrt import cuda, runner, session
+
+SCRATCH = 1000  # bytes of scratch memory that the fake engine needs per image
 
 
 class OnGpu:
-    """A tensor of numpy or torch that claims to be on a GPU."""
+    """A tensor of numpy or torch that claims to be on a GPU, and keeps which stream is to wait."""
 
     def __init__(self, tensor: Any, gpu: int = 0) -> None:
         self.tensor, self.gpu = tensor, gpu
+        self.waiting: list[int | None] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.gpu
 
-    def __dlpack__(self, **_: object) -> object:
+    def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
+        self.waiting.append(stream)
         return self.tensor.__dlpack__()
+
+
+def on_host(view: Any) -> np.ndarray:
+    """Read a result (StridedMemoryView) that claims to be on a GPU."""
+    memory = (ctypes.c_char * (math.prod(view.shape) * view.dtype.itemsize)).from_address(view.ptr)
+    return np.frombuffer(memory, view.dtype).reshape(view.shape)
 
 
 class FakeBuffer(Buffer):
@@ -64,22 +80,53 @@ class FakeStream:
 
     def sync(self) -> None:
         assert self.handle in self._cuda.allocated
+        assert self.handle not in self._cuda.captures, "cudaErrorStreamCaptureUnsupported"
 
-    def create_graph_builder(self) -> SimpleNamespace:
-        builder = SimpleNamespace(complete=lambda: FakeGraph(self._cuda))
-        builder.begin_building = lambda mode: builder
-        builder.end_building = lambda: builder
-        return builder
+    def create_graph_builder(self) -> FakeGraphBuilder:
+        return FakeGraphBuilder(self._cuda, self.handle)
+
+
+class FakeGraphBuilder:
+    """Captures one run; fails as the source of `GraphBuilder` says, where the test wants it to."""
+
+    def __init__(self, cuda: FakeCuda, stream: int) -> None:
+        self._cuda, self._stream = cuda, stream
+
+    def begin_building(self, mode: str) -> FakeGraphBuilder:
+        assert mode == "thread_local"
+        if self._cuda.capture_fails == "begin":
+            raise CUDAError("CUDA_ERROR_ILLEGAL_STATE: begin")
+        self._cuda.captures[self._stream] = lambda: None
+        return self
+
+    def end_building(self) -> FakeGraphBuilder:
+        if self._cuda.capture_fails == "end":
+            self._cuda.captures[self._stream] = None
+        if self._cuda.captures[self._stream] is None:  # it still captures
+            raise RuntimeError("Build process must now be ended.")
+        self._captured = self._cuda.captures.pop(self._stream)
+        return self
+
+    def complete(self) -> FakeGraph:
+        if self._cuda.capture_fails == "complete":
+            raise CUDAError("CUDA_ERROR_OUT_OF_MEMORY: complete")
+        return FakeGraph(self._cuda, self._captured)
+
+    def close(self) -> None:
+        if self._cuda.captures.pop(self._stream, self._stream) is None:
+            raise CUDAError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
 
 
 class FakeGraph:
-    """A graph that replays nothing."""
+    """Replays a captured run."""
 
-    def __init__(self, cuda: FakeCuda) -> None:
+    def __init__(self, cuda: FakeCuda, captured: Callable[[], None]) -> None:
+        self._captured = captured
         cuda.track("graph", self)
 
     def launch(self, stream: FakeStream) -> None:
         stream.sync()
+        self._captured()
 
 
 class FakeDevice:
@@ -103,19 +150,32 @@ class FakeCuda:
 
     Attributes:
         allocated: Everything that was not freed: handle -> (kind, GPU).
+        sizes: Bytes of each buffer: handle -> bytes.
         allocations_left: How many more allocations succeed.
         runs: The GPU of every run of the engine.
+        batches: Their batch sizes.
+        run_s: How long a run takes, in seconds.
+        most_at_once: How many ran at the same time, at most.
+        captures: Streams that capture: handle -> the captured run; `None` after a failure.
+        capture_fails: Where captures fail: "begin", "run", "end", "complete", or nowhere.
     """
 
     def __init__(self) -> None:
         self.allocated: dict[int, tuple[str, int]] = {}
+        self.sizes: dict[int, int] = {}
+        self.captures: dict[int, Callable[[], None] | None] = {}
+        self.capture_fails = ""
         self.allocations_left = 1000
         self.runs: list[int] = []
+        self.batches: list[int] = []
+        self.run_s = 0.0
+        self._at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
         self._of_thread = threading.local()
 
     def replace_cuda_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Use this in the modules of the runtime."""
-        for module in (cuda, session, runner):
+        for module in (cuda, session, runner, engine_check):
             monkeypatch.setattr(module, "Device", self.device)
         monkeypatch.setattr(cuda, "driver", self)
         monkeypatch.setattr(cuda, "Buffer", FakeBuffer)
@@ -143,6 +203,29 @@ class FakeCuda:
         self.current = context
         return (CUresult.CUDA_SUCCESS,)
 
+    CUmemPool_attribute, cuuint64_t = driver.CUmemPool_attribute, driver.cuuint64_t
+
+    def cuMemPoolSetAttribute(self, *_: object) -> tuple[CUresult]:  # noqa: N802
+        return (CUresult.CUDA_SUCCESS,)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Count a run while it lasts."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        yield
+        with self._lock:
+            self._at_once -= 1
+
+    def nbytes(self, kind: str) -> int:
+        """Bytes in all buffers of a kind."""
+        return sum(
+            size
+            for handle, size in self.sizes.items()
+            if self.allocated.get(handle, ("",))[0] == kind
+        )
+
     def track(self, kind: str, owner: object, handle: int = 0) -> int:
         """Count an object as allocated until it is deleted; return its handle."""
         if self.allocations_left == 0:
@@ -161,14 +244,15 @@ class FakeCuda:
         memory = ctypes.create_string_buffer(nbytes)
         buffer = kind._init(ctypes.addressof(memory), nbytes, owner=memory)
         buffer.gpu = self.current
-        self.track(name, buffer, int(buffer.handle))
+        self.sizes[self.track(name, buffer, int(buffer.handle))] = nbytes
         return buffer
 
     def pool(self, device: FakeDevice, options: object) -> SimpleNamespace:
         """As `DeviceMemoryResource`."""
         assert self.current == device.device_id
         return SimpleNamespace(
-            allocate=lambda size, *, stream: self._allocate(FakeBuffer, "buffer", size)
+            handle=None,
+            allocate=lambda size, *, stream: self._allocate(FakeBuffer, "buffer", size),
         )
 
     def pinned(self) -> SimpleNamespace:

@@ -61,3 +61,23 @@ def test_an_engine_cache_that_does_not_work_is_found(engines, tmp_path, fault, w
     engines.add(fault)
     with pytest.raises(FailedError, match=why):
         tensorrt.engine_cache(tmp_path)
+
+
+def test_an_engine_is_reported_with_what_the_inspector_shows_and_with_every_warning(
+    monkeypatch, tmp_path
+):
+    """They are warnings until a GPU has confirmed them, so the report must have them."""
+    from gpu_checks import tensorrt
+
+    stage = {"passed": True, "reason": "", "max_abs": 0.1, "tolerance": 0.2}
+    proof = {"network": {"HALF": 14}, "engine": "not shown", "warnings": ["no formats are shown"]}
+    answers = {
+        "engine": {"passed": True, "seconds": 1.0, "size_bytes": 5, "sidecar": {"proof": proof}},
+        "validate": {"hop": stage},
+    }
+    monkeypatch.setitem(tensorrt.BACKEND_NEEDS, "tensorrt", lambda: None)
+    monkeypatch.setattr(tensorrt, "command", lambda name, *_: answers[name])
+    measured = tensorrt.engine(tmp_path, "tensorrt", "edge", "fp16")
+    assert measured["network"] == {"HALF": 14}
+    assert measured["inspector"] == "not shown"
+    assert measured["warnings"] == "no formats are shown"

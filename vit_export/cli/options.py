@@ -80,6 +80,15 @@ class ProviderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuntimeCacheOption:
+    """Where an engine's compiled kernels are kept."""
+
+    runtime_cache: Path | None = option(
+        "Run", "Kernels that TensorRT-RTX compiled here, read and written back.", "FILE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
     """How images are prepared; `None` where an option was not given."""
 

@@ -84,6 +84,7 @@ class ValidateSettings:
         provider: Execution provider that runs the artifact, or several to try in their order.
         device: Number of the GPU, as CUDA counts them.
         allow_host_code: Let a version-compatible engine run the host code in its plan.
+        runtime_cache: File of the kernels that TensorRT-RTX compiled on this machine.
         preprocess: How golden images are normalised, for an artifact without a manifest.
         trace: Measure every encoder block even when the gate passes.
 
@@ -98,6 +99,7 @@ class ValidateSettings:
     provider: str | Sequence[str] = "auto"
     device: int | None = None
     allow_host_code: bool = False
+    runtime_cache: str | os.PathLike[str] | None = None
     preprocess: Preprocess | None = None
     trace: bool = False
 

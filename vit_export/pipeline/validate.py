@@ -44,7 +44,7 @@ def validate(
         UsageError: The provider is unknown, or an option is for engines only.
     """
     path = Path(artifact)
-    provider, allow_host_code = settings.provider, settings.allow_host_code
+    provider = settings.provider
     of_engine = is_engine(path)
     runner: Runner
     batches: Sequence[int] = BATCHES
@@ -56,11 +56,13 @@ def validate(
             provider=provider,
             device=settings.device,
             trusted=True,
-            allow_host_code=allow_host_code,
+            allow_host_code=settings.allow_host_code,
+            runtime_cache=settings.runtime_cache,
         )
         runner, batches = engine, engine.sidecar.gate_batches
-    elif allow_host_code:
-        raise UsageError(f"{path}: --trust-host-code is for engines", hint="leave it out")
+    elif settings.allow_host_code or settings.runtime_cache is not None:
+        option = "--trust-host-code" if settings.allow_host_code else "--runtime-cache"
+        raise UsageError(f"{path}: {option} is for engines", hint="leave it out")
     else:
         runner = load(path, provider=provider, device=settings.device).runner
     if settings.weights is not None:

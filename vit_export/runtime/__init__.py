@@ -152,6 +152,7 @@ def load_engine(
     rebuild: bool = False,
     trusted: bool = False,
     allow_host_code: bool = False,
+    runtime_cache: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
     labels: Labels | None = None,
 ) -> Model:
@@ -165,6 +166,9 @@ def load_engine(
         trusted: Skip the golden check at first load.
         allow_host_code: Let a version-compatible engine run the code it contains, on the CPU and
             with the rights of this process.
+        runtime_cache: File in which TensorRT-RTX keeps the kernels that it compiles on this
+            machine, so that later loads need not. It is written after the first run of each batch
+            size, and when the model is closed; processes may share it.
         preprocess: As for `load`.
         labels: As for `load`.
 
@@ -172,16 +176,21 @@ def load_engine(
         ArtifactError: The engine, its sidecar or its golden file is missing or damaged.
         EngineError: The engine cannot be rebuilt.
         GateError: It does not compute here what its torch model computes.
+        OutputError: The runtime cache cannot be read, or its folder is missing.
         ProviderError: TensorRT is not installed, or the engine cannot run here.
-        UsageError: Not the name of an engine, or labels that cannot be read.
+        UsageError: Not the name of an engine, labels that cannot be read, or a runtime cache for an
+            engine of TensorRT.
+
+    Warns:
+        ProviderWarning: CUDA graphs or the runtime cache cannot be used.
     """
     from vit_export.runtime.model import Model
 
     if not is_engine(path):
         raise UsageError(
             f"{path}: not the name of an engine ({', '.join(ENGINE_SUFFIXES)})",
-            hint="rebuild, trusted and allow_host_code (--trust-host-code) are for engines; load "
-            "other files with load()",
+            hint="rebuild, trusted, allow_host_code (--trust-host-code) and runtime_cache "
+            "(--runtime-cache) are for engines; load other files with load()",
         )
     try:
         from vit_export.runtime.engine_check import open_engine
@@ -197,5 +206,6 @@ def load_engine(
         rebuild=rebuild,
         trusted=trusted,
         allow_host_code=allow_host_code,
+        runtime_cache=runtime_cache,
     )
     return Model(runner, preprocess=preprocess, labels=labels)

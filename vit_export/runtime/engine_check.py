@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cuda.core import Device
+
 from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
 from vit_export.errors import EngineError, GateError, UsageError
@@ -26,6 +28,7 @@ def open_engine(
     path: Path,
     *,
     provider: str | Sequence[str] = "auto",
+    device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
     **options: Any,
@@ -42,12 +45,12 @@ def open_engine(
         )
     options["provider"] = names[0]
     try:
-        runner = TrtRunner(path, **options)
+        runner = TrtRunner(path, device=device, **options)
     except IncompatibleEngineError:
         if not rebuild:
             raise
-        rebuild_engine(path)
-        runner = TrtRunner(path, **options)
+        rebuild_engine(path, Device(device).device_id)
+        runner = TrtRunner(path, device=device, **options)
     version = load_backend(runner.provider).version
     check = Check(gpu=runner.gpu, plan_sha256=runner.sidecar.plan_sha256, version=version)
     try:
@@ -60,11 +63,12 @@ def open_engine(
     return runner
 
 
-def rebuild_engine(path: Path) -> None:
-    """Build an engine again for this GPU, in a process that imports what a device does without."""
+def rebuild_engine(path: Path, device: int) -> None:
+    """Build an engine again on a GPU, in a process that imports what a device does without."""
     sidecar = Sidecar.read(path)
     find_source(path, sidecar)
-    build = run_module("vit_export.cli.main", *sidecar.rebuild_arguments(path))
+    on_device = ("--device", str(device)) if device else ()
+    build = run_module("vit_export.cli.main", *sidecar.rebuild_arguments(path), *on_device)
     if build.returncode:
         _, _, error = build.stderr.strip().rpartition("Error: ")
         reason, _, hint = error.partition("\nhint: ")

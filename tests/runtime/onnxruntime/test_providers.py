@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 
 from vit_export.errors import ProviderError
@@ -51,6 +52,18 @@ def test_a_missing_plugin_is_named_with_its_wheel(provider, wheel):
         ProviderError, match=rf"plugin .* is not installed\nhint: pip install {wheel}$"
     ):
         check_wheel_usable(provider)
+
+
+def test_a_version_that_does_not_report_nodes_is_refused(monkeypatch):
+    """Unless another wheel is needed anyway, which the message then names."""
+    name = "get_provider_graph_assignment_info"
+    (base,) = (each for each in onnxruntime.InferenceSession.__mro__ if name in vars(each))
+    monkeypatch.delattr(base, name)
+    with pytest.raises(ProviderError, match="without CUDAExecutionProvider"):
+        check_wheel_usable("cuda")
+    monkeypatch.setattr(providers, "built_in", lambda provider: True)
+    with pytest.raises(ProviderError, match=r"1\.24\.1 or newer, .*\nhint: .*'onnxruntime>=1\.24"):
+        check_wheel_usable("openvino")
 
 
 def test_the_metadata_of_all_packages_is_not_read_for_the_cpu(monkeypatch):

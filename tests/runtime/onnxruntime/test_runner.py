@@ -135,6 +135,12 @@ def test_a_list_names_different_providers(tiny_export, provider):
         load(tiny_export.path, provider=provider)
 
 
+def test_raw_options_need_a_named_provider(tiny_export):
+    """Auto could give them to the CPU."""
+    with pytest.raises(UsageError, match="provider 'auto' may be another\nhint: name it"):
+        load(tiny_export.path, options={"use_tf32": "1"})
+
+
 def test_auto_with_a_device_does_not_use_the_cpu(tiny_export):
     """A GPU was requested by its number."""
     with pytest.raises(ProviderError, match=r"'cuda': .*built without CUDAExecutionProvider"):

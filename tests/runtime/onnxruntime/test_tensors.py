@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from vit_export.errors import ProviderError
+from vit_export.errors import InputError, ProviderError
 from vit_export.runtime.onnxruntime import tensors
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 from vit_export.runtime.onnxruntime.tensors import written
@@ -82,6 +82,14 @@ def test_a_tensor_in_host_memory_needs_no_stream(calls):
     assert calls == [("producer", {})]
 
 
+def test_a_tensor_on_another_kind_of_device_is_refused(calls, tiny_export):
+    """AMD's, 10 in DLPack: nobody would wait for it."""
+    runner = OrtRunner(tiny_export.path, provider="cpu")
+    with pytest.raises(InputError, match=r"DLPack's type 10; .*\nhint: pass `x\.cpu\(\)`"):
+        runner.run({"pixel_values": Producer(10, 0, calls)})
+    assert calls == []
+
+
 def test_a_wait_that_fails_is_an_error_and_gives_the_context_back(driver, calls):
     """Never a run on values that may not be there."""
     driver.codes["cuStreamSynchronize"] = 700
@@ -105,7 +113,9 @@ def test_a_version_without_dlpack_is_an_error_that_names_the_version(monkeypatch
     """As in onnxruntime 1.24.1; arrays still run."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     monkeypatch.delattr(onnxruntime.OrtValue, "from_dlpack")
-    with pytest.raises(ProviderError, match=r"1\.26 or newer, .*\nhint: .*'onnxruntime>=1\.26'"):
+    with pytest.raises(
+        ProviderError, match=r"1\.26 or newer, .*\nhint: .*'onnxruntime>=1\.26'; or pass a numpy"
+    ):
         runner.run({"pixel_values": torch.from_numpy(X)})
     assert runner.run({"pixel_values": X})["logits"].shape == (2, 10)
 

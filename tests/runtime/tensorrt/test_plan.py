@@ -20,8 +20,8 @@ from vit_export.runtime.tensorrt.backend import Backend
 from vit_export.runtime.tensorrt.plan import (
     IncompatibleEngineError,
     check_compatible,
-    check_plan_file,
     incompatibility,
+    read_plan_file,
 )
 
 MakeSidecar = Callable[..., Sidecar]
@@ -92,21 +92,21 @@ def test_a_missing_cut_or_exchanged_engine_file_is_refused(
 ) -> None:
     path = tmp_path / "x.engine"
     with pytest.raises(ArtifactError, match="but no such engine"):
-        check_plan_file(path, make_sidecar())
+        read_plan_file(path, make_sidecar())
     path.write_bytes(b"ab")
     with pytest.raises(ArtifactError, match=r"has 2 bytes, and its sidecar .* engine of 3"):
-        check_plan_file(path, make_sidecar())
+        read_plan_file(path, make_sidecar())
     path.write_bytes(b"abc")
     with pytest.raises(ArtifactError, match="sha256 differs"):
-        check_plan_file(path, make_sidecar())
-    check_plan_file(path, make_sidecar(plan_sha256=file_sha256(path)))
+        read_plan_file(path, make_sidecar())
+    assert read_plan_file(path, make_sidecar(plan_sha256=file_sha256(path))) == b"abc"
 
-    def forbidden(path: Path) -> str:
+    def forbidden(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(plan, "file_sha256", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
     with pytest.raises(ArtifactError, match=r"x\.engine: cannot be read \(Permission denied\)"):
-        check_plan_file(path, make_sidecar())
+        read_plan_file(path, make_sidecar())
 
 
 @pytest.fixture
@@ -170,7 +170,8 @@ def test_tensors_and_profiles_of_an_engine_are_those_of_its_sidecar(
     )
     enums = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT=1))
     backend = Backend(name="tensorrt", trt=enums, version=VERSION, logger=None)
-    loaded = plan.Plan(backend=backend, runtime=None, engine=engine, sidecar=make_sidecar())
+    loaded = plan.Plan(backend=backend, runtime=None, engine=engine, sidecar=make_sidecar(),
+                       memory=None)  # fmt: skip
     if same:
         loaded._check_signature(Path("x.engine"))
     else:

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from cuda.core.utils import StridedMemoryView
-from fake_cuda import FakeBuffer, OnGpu
+from fake_cuda import SCRATCH, FakeBuffer, OnGpu, on_host
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.errors import InputError, ProviderError
 from vit_export.runtime.tensorrt import runner
-from vit_export.runtime.tensorrt.cuda import to_host
-from vit_export.runtime.tensorrt.runner import CUDA, TrtRunner
+from vit_export.runtime.tensorrt.runner import CUDA, MAX_RUNS, TrtRunner
 from vit_export.runtime.tensorrt.session import MAX_GRAPHS, Chunk, split
 
 X = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
@@ -36,7 +35,7 @@ def test_arrays_and_tensors_on_the_gpu_give_the_same(trt_runner: TrtRunner) -> N
     many = trt_runner.run({"pixel_values": np.concatenate([X] * 5)})["logits"]
     np.testing.assert_allclose(many, np.concatenate([LOGITS] * 5), rtol=1e-5)
     found = trt_runner.run_on_device({"pixel_values": OnGpu(X)})["logits"]
-    np.testing.assert_allclose(to_host(found), LOGITS, rtol=1e-5)
+    np.testing.assert_allclose(on_host(found), LOGITS, rtol=1e-5)
 
 
 def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
@@ -151,19 +150,94 @@ def test_a_released_runner_frees_its_memory_and_loads_again(
 
 
 def test_the_least_recently_used_graph_is_dropped(trt_runner: TrtRunner, cuda: Any) -> None:
+    many = np.concatenate([X, X])
+    trt_runner.run({"pixel_values": many})
     for batch in range(1, MAX_GRAPHS + 1):
         for _ in range(2):
             trt_runner.run({"pixel_values": X[:batch]})
-    trt_runner.run({"pixel_values": np.concatenate([X, X])})
+    trt_runner.run({"pixel_values": many})
     kinds = [kind for kind, _ in cuda.allocated.values()]
     assert kinds.count("graph") == MAX_GRAPHS - 1
 
 
-def test_a_thread_that_ended_has_freed_its_memory(trt_runner: TrtRunner, cuda: Any) -> None:
-    for _ in range(50):
+def test_threads_after_each_other_use_one_context(trt_runner: TrtRunner, cuda: Any) -> None:
+    trt_runner.run({"pixel_values": X})
+    in_use = sorted(cuda.sizes.values())
+    for _ in range(20):
         thread = threading.Thread(target=trt_runner.run, args=({"pixel_values": X},))
         thread.start()
         thread.join()
+    assert [kind for kind, _ in cuda.allocated.values()].count("stream") == 1
+    assert sorted(cuda.sizes[handle] for handle in cuda.allocated if handle in cuda.sizes) == in_use
+
+
+def test_forty_threads_do_not_hold_forty_copies(trt_runner: TrtRunner, cuda: Any) -> None:
+    """`MAX_RUNS` of them run at once, each with memory of its own; the others wait."""
+    trt_runner.run({"pixel_values": X})
+    of_one_run = cuda.nbytes("buffer"), cuda.nbytes("pinned")
+    cuda.run_s = 0.002
+    results: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        for _ in range(3):
+            results[number] = trt_runner.run({"pixel_values": X + number})["logits"]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cuda.most_at_once == MAX_RUNS
+    assert cuda.nbytes("buffer") == MAX_RUNS * of_one_run[0]
+    assert cuda.nbytes("pinned") == MAX_RUNS * of_one_run[1]
+    for number, logits in results.items():
+        np.testing.assert_allclose(logits, LOGITS + number * X[0].size, rtol=1e-3)
+
+
+def test_memory_has_the_size_of_the_batches_that_were_run(trt_runner: TrtRunner, cuda: Any) -> None:
+    """Not of the largest batch of the profile, 32; a larger batch replaces the buffers."""
+    of_one_image = 4 * (X[0].size + 10)
+    for batch in (2, 1, 8, 4):
+        for _ in range(3):
+            logits = trt_runner.run({"pixel_values": X[:batch]})["logits"]
+            np.testing.assert_allclose(logits, LOGITS[:batch], rtol=1e-5)
+        largest = 2 if batch < 4 else 8
+        assert cuda.nbytes("buffer") == largest * (of_one_image + SCRATCH)
+        assert cuda.nbytes("pinned") == largest * of_one_image
+
+
+def test_a_run_waits_for_the_streams_that_write_its_tensors(
+    trt_runner: TrtRunner, cuda: Any
+) -> None:
+    """Their library gets the stream of the run, by DLPack: with and without results on the host."""
+    x, out = OnGpu(X), OnGpu(logits())
+    trt_runner.run_on_device({"pixel_values": x}, out={"logits": out})
+    trt_runner.run({"pixel_values": x})
+    ((stream, _),) = (item for item in cuda.allocated.items() if item[1][0] == "stream")
+    assert x.waiting == [stream, stream]
+    assert out.waiting == [stream]
+
+
+def test_cuda_tensors_come_back_through_the_reused_pinned_memory(
+    trt_runner: TrtRunner, cuda: Any
+) -> None:
+    for _ in range(3):
+        found = trt_runner.run({"pixel_values": OnGpu(X)})["logits"]
+        np.testing.assert_allclose(found, LOGITS, rtol=1e-5)
+        assert cuda.nbytes("pinned") == LOGITS.nbytes
+
+
+def test_a_wrong_tensor_keeps_the_context_and_a_failed_run_does_not(
+    trt_runner: TrtRunner, cuda: Any
+) -> None:
+    trt_runner.run({"pixel_values": X})
+    before = dict(cuda.allocated)
+    with pytest.raises(InputError):
+        trt_runner.run_on_device({"pixel_values": OnGpu(X[0])})
+    assert cuda.allocated == before
+    cuda.allocations_left = 0
+    with pytest.raises(ProviderError):
+        trt_runner.run({"pixel_values": np.concatenate([X, X])})
     assert cuda.allocated == {}
 
 
@@ -216,7 +290,7 @@ def test_every_thread_uses_the_gpu_that_the_engine_was_loaded_on(
         runner.run({"pixel_values": X})
         result = runner.run_on_device({"pixel_values": OnGpu(X, gpu=1)})["logits"]
         assert result.__dlpack_device__() == (CUDA, 1)
-        np.testing.assert_allclose(to_host(result), LOGITS, rtol=1e-5)
+        np.testing.assert_allclose(on_host(result), LOGITS, rtol=1e-5)
         after.append(cuda.context)
 
     thread = threading.Thread(target=work)

@@ -26,7 +26,7 @@ def inspect(path: Path, as_json: bool) -> None:
     from vit_export.artifact.onnx_reader import OnnxFile
     from vit_export.cli.report import files
     from vit_export.quantization.activation_ranges import Ranges
-    from vit_export.runtime.tensorrt.plan import check_plan_file
+    from vit_export.runtime.tensorrt.plan import read_plan_file
 
     data: dict[str, Any]
     if path.name.endswith(".ranges.npz"):
@@ -40,7 +40,7 @@ def inspect(path: Path, as_json: bool) -> None:
         text = files.golden_text(path, golden)
     elif is_engine(path):
         sidecar = Sidecar.read(path)
-        check_plan_file(path, sidecar)
+        read_plan_file(path, sidecar)
         data, text = {"path": path, "sidecar": sidecar}, files.engine_file_text(path, sidecar)
     else:
         file = OnnxFile.read(path)

@@ -11,12 +11,13 @@ from vit_export.cli.options import (
     LabelsOption,
     PreparationOptions,
     ProviderOptions,
+    RuntimeCacheOption,
     one_or_list,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(LabelsOption, ProviderOptions, PreparationOptions):
+class _Options(LabelsOption, ProviderOptions, RuntimeCacheOption, PreparationOptions):
     top: int = option(
         "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
@@ -42,10 +43,13 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         "preprocess": options.preprocess_of(artifact),
         "labels": options.class_names() or None,
     }
-    if options.trust_host_code:
-        model = load_engine(artifact, provider=options.provider, allow_host_code=True, **given)
+    if options.trust_host_code or options.runtime_cache is not None:
+        given["allow_host_code"] = options.trust_host_code
+        given["runtime_cache"] = options.runtime_cache
+        model = load_engine(artifact, provider=options.provider, **given)
     else:
         model = load(artifact, provider=one_or_list(options.providers(artifact)), **given)
+    click.get_current_context().with_resource(model)  # closed in the end
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []

@@ -7,11 +7,16 @@ import click
 
 from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import PreparationOptions, ProviderOptions, one_or_list
+from vit_export.cli.options import (
+    PreparationOptions,
+    ProviderOptions,
+    RuntimeCacheOption,
+    one_or_list,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(ProviderOptions, PreparationOptions):
+class _Options(ProviderOptions, RuntimeCacheOption, PreparationOptions):
     golden: str | None = option("Source", "By default NAME.golden.npz beside the artifact.", "FILE")
     weights: str | None = option("Source", "Compute the reference again from it.", "CHECKPOINT")
     layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
@@ -37,6 +42,7 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         check_picture(picture)
     settings = ValidateSettings(
         allow_host_code=options.trust_host_code,
+        runtime_cache=options.runtime_cache,
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
         golden=options.golden,

@@ -57,12 +57,15 @@ def uses_plugin(provider: str) -> bool:
     return bool(PROVIDERS[provider].plugin) and not built_in(provider)
 
 
-def check_version(owner: object, attribute: str, since: str, purpose: str) -> None:
+def check_version(
+    owner: object, attribute: str, since: str, purpose: str, *, instead: str = ""
+) -> None:
     """Raise ProviderError if the installed onnxruntime lacks an attribute that came later."""
     if not hasattr(owner, attribute):
         raise ProviderError(
             f"{purpose} needs onnxruntime {since} or newer, and {ort.__version__} is installed",
-            hint=f"pip install --upgrade '{(installed_wheels() or ('onnxruntime',))[0]}>={since}'",
+            hint=f"pip install --upgrade '{(installed_wheels() or ('onnxruntime',))[0]}>={since}'"
+            + f"; or {instead}" * bool(instead),
         )
 
 
@@ -78,24 +81,23 @@ def check_wheel_usable(provider: str) -> None:
             "other",
             hint=f"keep one: pip uninstall -y {' '.join(wheels)} && {keep}",
         )
-    check_version(
-        ort.InferenceSession, "get_provider_graph_assignment_info", "1.24.1",
-        f"provider {provider!r}: the check that it runs every node",
-    )  # fmt: skip
     if uses_plugin(provider):
         if importlib.util.find_spec(kind.plugin) is None:
             raise ProviderError(
                 f"provider {provider!r}: its plugin for ONNX Runtime is not installed",
                 hint=install.replace("'", ""),
             )
-        return
-    if not built_in(provider):
+    elif not built_in(provider):
         uninstall = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
             f"without {kind.ort_name} (it has: {', '.join(ort.get_available_providers())})",
             hint=BUILDS.get(provider) or f"install the wheel with it: {uninstall}{install}",
         )
+    check_version(
+        ort.InferenceSession, "get_provider_graph_assignment_info", "1.24.1",
+        f"provider {provider!r}: the check that it runs every node",
+    )  # fmt: skip
     if kind.memory == "cuda":
         _check_libraries(provider)
 

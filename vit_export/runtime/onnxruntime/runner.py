@@ -212,7 +212,13 @@ def provider_names(
         )
     if names != ["auto"]:
         return names
-    if options is not None and not isinstance(options, Mapping):
+    if isinstance(options, Mapping):
+        raise UsageError(
+            f"options={dict(options)}: raw options are those of one provider, and provider 'auto' "
+            "may be another",
+            hint='name it, e.g. load(path, provider="cuda", options={...})',
+        )
+    if options is not None:
         return [options.provider]
     *candidates, last = AUTO
     if device is not None:  # a GPU was requested, and the CPU is none

@@ -12,7 +12,8 @@ from vit_export.host.probes import DRIVER_LIBRARY
 from vit_export.runtime.checks import check_array
 from vit_export.runtime.onnxruntime.providers import check_version, first_line
 
-CUDA, CUDA_MANAGED = 2, 13  # DLDeviceType in dlpack.h
+# DLDeviceType in dlpack.h
+CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 LEGACY_STREAM = 1  # CUDA's legacy default stream, as DLPack and cuda.h number it
 
 
@@ -26,7 +27,16 @@ def ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.OrtV
             f"input {spec.name!r} is {with_article(type(value).__name__)}; expected a numpy array "
             f"or a tensor that supports DLPack ({spec})"
         )
-    check_version(ort.OrtValue, "from_dlpack", "1.26", f"input {spec.name!r} as a tensor")
+    if (kind := value.__dlpack_device__()[0]) not in (CPU, CUDA, CUDA_HOST, CUDA_MANAGED):
+        raise InputError(
+            f"input {spec.name!r} lies on a device of DLPack's type {int(kind)}; expected host "
+            "memory or an NVIDIA GPU",
+            hint="pass `x.cpu()`",
+        )
+    check_version(
+        ort.OrtValue, "from_dlpack", "1.26", f"input {spec.name!r} as a tensor",
+        instead="pass a numpy array, `x.cpu().numpy()`",
+    )  # fmt: skip
     try:
         tensor = ort.OrtValue.from_dlpack(written(value))
     except (BufferError, RuntimeError) as error:

@@ -6,6 +6,7 @@ TensorRT reports errors through its logger, and keeps the first logger of a proc
 import contextlib
 import functools
 import importlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,13 @@ DTYPES = {  # names of TensorRT's DataType -> numpy's
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(eq=False)  # two threads may have collected the same
 class Messages:
     """Errors and warnings that TensorRT logged, one line each."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    thread: int = field(default_factory=threading.get_ident)  # that calls TensorRT
 
     def reason(self) -> str:
         """Return the first three errors on one line; later ones mostly follow from them."""
@@ -51,7 +53,7 @@ class Backend:
 
     @contextlib.contextmanager
     def collect_messages(self) -> Iterator[Messages]:
-        """Collect what TensorRT logs inside the context."""
+        """Collect what TensorRT logs inside the context, in this thread or in one of its own."""
         messages = Messages()
         self.logger.collectors.append(messages)
         try:
@@ -100,14 +102,20 @@ def _logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
 
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Adds every error and warning to the current collectors."""
+        """Adds errors and warnings to the collectors of the thread that logs.
+
+        A thread of TensorRT's own has none, and may work for any of the callers: all of them get
+        what it logs.
+        """
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.collectors: list[Messages] = []
 
         def log(self, level: Any, message: str) -> None:
-            for messages in self.collectors:
+            collectors = tuple(self.collectors)
+            own = [c for c in collectors if c.thread == threading.get_ident()]
+            for messages in own or collectors:
                 if level in (severity.INTERNAL_ERROR, severity.ERROR):
                     messages.errors.append(message)
                 elif level == severity.WARNING:

@@ -1,7 +1,8 @@
 """GPUs, memory and copies for an engine, by NVIDIA's `cuda-core`.
 
 `cuda-bindings` does what `cuda-core` cannot: count GPUs where there may be no driver, tell a driver
-that is too old, and give a thread back the context, or none, that it had.
+that is too old, give a thread back the context, or none, that it had, and set how much freed memory
+a new pool keeps (`DeviceMemoryResource.attributes.release_threshold` is read-only).
 """
 
 import contextlib
@@ -91,11 +92,21 @@ def working_on(ordinal: int | None) -> Iterator[int]:
             handle_return(driver.cuCtxSetCurrent(before))
 
 
-def device_memory(device: Device) -> Any:
-    """Return an allocator of memory on a GPU, which gives freed memory back to the driver."""
-    if device.properties.memory_pools_supported:  # that of `memory_resource` keeps freed memory
-        return DeviceMemoryResource(device, DeviceMemoryResourceOptions())
-    return device.memory_resource
+def device_memory() -> Any:
+    """Return a stream-ordered pool of memory on the current GPU.
+
+    It keeps freed memory for the next allocation; it gives all of it back to the driver when the
+    pool and the memory from it are deleted.
+    """
+    device = Device()
+    if not device.properties.memory_pools_supported:
+        return device.memory_resource
+    pool = DeviceMemoryResource(device, DeviceMemoryResourceOptions())
+    threshold = driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+    handle_return(
+        driver.cuMemPoolSetAttribute(pool.handle, threshold, driver.cuuint64_t(2**64 - 1))
+    )
+    return pool
 
 
 def pinned_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -109,13 +120,3 @@ def pinned_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def copy(target: int, source: int, nbytes: int, stream: Any) -> None:
     """Copy between addresses on the GPU and in pinned host memory, when the stream gets there."""
     Buffer.from_handle(target, nbytes).copy_from(Buffer.from_handle(source, nbytes), stream=stream)
-
-
-def to_host(tensor: Any) -> NDArray[Any]:
-    """Copy a contiguous tensor on a GPU (StridedMemoryView) to an array."""
-    with working_on(tensor.device_id):
-        stream = Device().create_stream()
-        host = pinned_array(tensor.shape, tensor.dtype)
-        copy(host.ctypes.data, tensor.ptr, host.nbytes, stream)
-        stream.sync()
-        return host.copy()

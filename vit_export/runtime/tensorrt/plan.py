@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256
+from vit_export.artifact.engine_sidecar import Gpu, Sidecar
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime.tensorrt.backend import Backend, Messages, tensor_spec, without_names
+from vit_export.runtime.tensorrt.cuda import device_memory
+from vit_export.runtime.tensorrt.runtime_cache import RuntimeCache
 
 
 class IncompatibleEngineError(ProviderError):
     """An engine was built for another version or GPU; it can be rebuilt."""
 
 
-def check_plan_file(path: Path, sidecar: Sidecar) -> None:
-    """Raise ArtifactError unless an engine file has the size and hash of its sidecar."""
+def read_plan_file(path: Path, sidecar: Sidecar) -> bytes:
+    """Read an engine file; ArtifactError unless it has the size and hash of its sidecar."""
     try:
         if not path.is_file():
             raise ArtifactError(f"{path}: there is {path.name}.json, but no such engine")
@@ -28,10 +31,11 @@ def check_plan_file(path: Path, sidecar: Sidecar) -> None:
                 f"has {size} bytes, and its sidecar describes an engine of {sidecar.plan_bytes}: "
                 "an incomplete copy, or the files of two engines"
             )
-        elif file_sha256(path) != sidecar.plan_sha256:
-            problem = f"is not the engine that {path.name}.json describes (sha256 differs)"
         else:
-            return
+            plan = path.read_bytes()
+            if hashlib.sha256(plan).hexdigest() == sidecar.plan_sha256:
+                return plan
+            problem = f"is not the engine that {path.name}.json describes (sha256 differs)"
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     hint = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
@@ -110,10 +114,21 @@ class Plan:
     runtime: Any  # IRuntime
     engine: Any  # ICudaEngine
     sidecar: Sidecar
+    runtime_cache: RuntimeCache | None = None
+    memory: Any = field(default_factory=device_memory)  # pool of all buffers and results
 
     @classmethod
-    def load(cls, backend: Backend, path: Path, sidecar: Sidecar, *, allow_host_code: bool) -> Plan:
-        """Load an engine on the GPU that this thread uses."""
+    def load(
+        cls,
+        backend: Backend,
+        path: Path,
+        sidecar: Sidecar,
+        plan: bytes,
+        *,
+        allow_host_code: bool,
+        runtime_cache: Path | None,
+    ) -> Plan:
+        """Load an engine, from the content of its file, on the GPU that this thread uses."""
         trt = backend.trt
         with backend.collect_messages() as messages:
             runtime = trt.Runtime(backend.logger)
@@ -126,7 +141,7 @@ class Plan:
                         "allow_host_code=True), or --trust-host-code",
                     )
                 runtime.engine_host_code_allowed = True
-            engine = runtime.deserialize_cuda_engine(path.read_bytes())
+            engine = runtime.deserialize_cuda_engine(plan)
             if engine is None:
                 raise ArtifactError(
                     f"{path.name}: {backend.name} {backend.version} cannot load it: "
@@ -137,9 +152,11 @@ class Plan:
                 _refit(backend, engine, find_source(path, sidecar), messages)
             if sidecar.options.get("weight_streaming"):
                 engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-        plan = cls(backend=backend, runtime=runtime, engine=engine, sidecar=sidecar)
-        plan._check_signature(path)
-        return plan
+        cache = None if runtime_cache is None else RuntimeCache(engine, runtime_cache)
+        loaded = cls(backend=backend, runtime=runtime, engine=engine, sidecar=sidecar,
+                     runtime_cache=cache)  # fmt: skip
+        loaded._check_signature(path)
+        return loaded
 
     def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""

@@ -1,11 +1,12 @@
-"""Runner of TensorRT engines: one context per thread, CUDA graphs, tensors on the GPU."""
+"""Runner of TensorRT engines: a pool of contexts, CUDA graphs, tensors on the GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,24 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import Sidecar
 from vit_export.artifact.manifest import Manifest, TensorSpec
-from vit_export.errors import ArtifactError, InputError, ProviderError, with_article
+from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, with_article
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
-from vit_export.runtime.tensorrt.cuda import current_gpu, to_host, working_on
-from vit_export.runtime.tensorrt.plan import Plan, check_compatible, check_plan_file
+from vit_export.runtime.tensorrt.cuda import current_gpu, working_on
+from vit_export.runtime.tensorrt.plan import Plan, check_compatible, read_plan_file
 from vit_export.runtime.tensorrt.session import Session, split
 
 CUDA = 2  # DLPack's kDLCUDA
+MAX_RUNS = 4  # of one engine at a time: a GPU gains little from more, and each has its own memory
 
 
 class TrtRunner:
-    """An engine on one GPU; threads may share it, each with a context of its own.
+    """An engine on one GPU; threads may share it, and `MAX_RUNS` of them run at once.
 
-    Memory on the GPU is freed with the thread that allocated it, with the runner, or by `release`.
+    Memory on the GPU is freed with the runner, or by `release`.
     Arguments and errors are those of `vit_export.runtime.load_engine`; with `cuda_graphs`, a batch
     size that comes again is replayed as one CUDA graph.
     """
-
-    profile: tuple[int, int, int] | None = None  # `run` splits and pads batches itself
 
     def __init__(
         self,
@@ -44,14 +44,21 @@ class TrtRunner:
         device: int | None = None,
         allow_host_code: bool = False,
         cuda_graphs: bool = True,
+        runtime_cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.sidecar = Sidecar.read(path)
-        check_plan_file(self.path, self.sidecar)
+        plan = read_plan_file(self.path, self.sidecar)
         if provider not in ("auto", self.sidecar.backend):
             raise ProviderError(
                 f"{self.path.name}: only {self.sidecar.backend} runs this engine",
                 hint=f"leave out --provider {provider}",
+            )
+        if runtime_cache is not None and self.sidecar.backend != "tensorrt-rtx":
+            raise UsageError(
+                f"{self.path.name}: runtime_cache={runtime_cache} is for engines of tensorrt-rtx; "
+                f"{self.sidecar.backend} has compiled this one when it was built",
+                hint="leave it out",
             )
         backend = load_backend(self.sidecar.backend)
         gpu = current_gpu(device)
@@ -61,37 +68,68 @@ class TrtRunner:
         self.manifest: Manifest | None = self.sidecar.manifest
         self.inputs: tuple[TensorSpec, ...] = self.sidecar.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = self.sidecar.manifest.outputs
-        self._cuda_graphs = cuda_graphs
-        self._load = functools.partial(
-            Plan.load, backend, self.path, self.sidecar, allow_host_code=allow_host_code
+        self._ranges = ranges = self.sidecar.batch_ranges
+        # `run` takes any batch, which it splits and pads to these sizes
+        self.profile: tuple[int, int, int] | None = (
+            min(sizes.min for sizes in ranges),
+            ranges[0].opt,
+            max(sizes.max for sizes in ranges),
         )
-        self._profiles = self.sidecar.batch_ranges
+        self._load = functools.partial(
+            Plan.load,
+            backend,
+            self.path,
+            self.sidecar,
+            allow_host_code=allow_host_code,
+            runtime_cache=None if runtime_cache is None else Path(runtime_cache),
+        )
+        self._graphs_off = threading.Event()
+        if backend.is_rtx or not cuda_graphs:
+            self._graphs_off.set()
         self._lock = threading.Lock()
-        self._of_thread = threading.local()  # `session`, freed when the thread ends
+        self._slots = threading.Semaphore(MAX_RUNS)
+        self._idle: list[Session] = []
         with working_on(self.ordinal):
-            self._plan: Plan | None = self._load()
+            self._plan: Plan | None = self._load(plan)
 
-    def _session(self) -> Session:
-        with self._lock:
-            session: Session | None = getattr(self._of_thread, "session", None)
-            if session is None:
-                self._plan = self._plan or self._load()  # again after a release
-                session = Session(self._plan, cuda_graphs=self._cuda_graphs)
-                self._of_thread.session = session
-            return session
+    def _loaded(self) -> Plan:
+        if self._plan is None:  # after a release
+            self._plan = self._load(read_plan_file(self.path, self.sidecar))
+        return self._plan
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        """Lend the session that ran last, or a new one; it is deleted if its run fails."""
+        with self._slots, working_on(self.ordinal):
+            with self._lock:
+                if self._idle:
+                    session = self._idle.pop()
+                else:
+                    session = Session(self._loaded(), graphs_off=self._graphs_off)
+            usable = True
+            try:
+                yield session
+            except BaseException as error:
+                usable = isinstance(error, InputError)  # raised before the run
+                raise
+            finally:
+                with self._lock:
+                    if usable and session.plan is self._plan:  # not released meanwhile
+                        self._idle.append(session)
 
     @property
     def engine(self) -> Any:
         """TensorRT's own `ICudaEngine`."""
         with self._lock, working_on(self.ordinal):
-            self._plan = self._plan or self._load()
-            return self._plan.engine
+            return self._loaded().engine
 
     def release(self) -> None:
         """Free the engine and its memory on the GPU, of a running thread when its run ends."""
         with self._lock, working_on(self.ordinal):
+            if self._plan is not None and self._plan.runtime_cache is not None:
+                self._plan.runtime_cache.save()
+            self._idle.clear()
             self._plan = None
-            self._of_thread = threading.local()  # the old one holds the sessions of all threads
 
     def has_tensor(self, name: str) -> bool:
         """Return whether the engine has an output of that name; inner tensors are fused away."""
@@ -108,11 +146,11 @@ class TrtRunner:
         Batches of arrays that no profile accepts are split or padded with zeros.
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
-            return {name: to_host(x) for name, x in self.run_on_device(feeds).items()}
+            with self._session() as session:
+                return session.to_host(self._run_on_device(session, feeds, {}))
         check_feeds(self.inputs, feeds)
-        chunks = split(len(feeds[self.inputs[0].name]), self._profiles)
-        with working_on(self.ordinal):
-            session = self._session()
+        chunks = split(len(feeds[self.inputs[0].name]), self._ranges)
+        with self._session() as session:
             parts = [session.run(feeds, chunk) for chunk in chunks]
         if len(parts) == 1:
             return parts[0]
@@ -134,28 +172,31 @@ class TrtRunner:
         Returns:
             Tensors that support DLPack, e.g. for `torch.from_dlpack`, by output name.
         """
-        out = out or {}
+        with self._session() as session:
+            return self._run_on_device(session, feeds, out or {})
+
+    def _run_on_device(
+        self, session: Session, feeds: Mapping[str, Any], out: Mapping[str, Any]
+    ) -> dict[str, Any]:
         check_names(self.inputs, feeds)
         check_names(self.outputs, out, kind="output")
-        with working_on(self.ordinal):
-            session = self._session()
-            views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
-            check_sizes(self.inputs, {name: view.shape for name, view in views.items()})
-            batch = views[self.inputs[0].name].shape[0]
-            chunk, *others = split(batch, self._profiles)
-            if others or chunk.batch > batch:
-                accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._profiles)
-                raise InputError(
-                    f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the "
-                    "GPU are neither split nor padded",
-                    hint="split or pad the batch, or pass numpy arrays to run()",
-                )
-            targets = {}
-            for spec in self.outputs:
-                if spec.name in out:
-                    exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
-                    targets[spec.name] = self._view(exact, out[spec.name], session)
-            return session.run_on_device(views, targets, chunk.profile)
+        views = {s.name: self._view(s, feeds[s.name], session) for s in self.inputs}
+        check_sizes(self.inputs, {name: view.shape for name, view in views.items()})
+        batch = views[self.inputs[0].name].shape[0]
+        chunk, *others = split(batch, self._ranges)
+        if others or chunk.batch > batch:
+            accepted = ", ".join(f"{sizes.min} to {sizes.max}" for sizes in self._ranges)
+            raise InputError(
+                f"batch {batch}: the engine accepts batches of {accepted}, and tensors on the "
+                "GPU are neither split nor padded",
+                hint="split or pad the batch, or pass numpy arrays to run()",
+            )
+        targets = {}
+        for spec in self.outputs:
+            if spec.name in out:
+                exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
+                targets[spec.name] = self._view(exact, out[spec.name], session)
+        return session.run_on_device(views, targets, chunk.profile)
 
     def _view(self, spec: TensorSpec, value: Any, session: Session) -> Any:
         """Return a tensor on the engine's GPU without a copy (StridedMemoryView)."""

@@ -1,23 +1,31 @@
-"""What one thread needs to run an engine: contexts, a stream, memory, and CUDA graphs."""
+"""What one run of an engine at a time needs: contexts, a stream, memory, and CUDA graphs."""
 
+import contextlib
+import gc
 import math
+import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from cuda.core import Device
+
+# cuda-core has no public name for its errors
+from cuda.core._utils.cuda_utils import CUDAError
 from cuda.core.utils import StridedMemoryView
 from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import BatchRange
 from vit_export.artifact.manifest import TensorSpec
-from vit_export.errors import ProviderError
+from vit_export.errors import ProviderError, ProviderWarning
 from vit_export.runtime.checks import with_batch
-from vit_export.runtime.tensorrt.cuda import copy, device_memory, pinned_array
+from vit_export.runtime.tensorrt.cuda import copy, pinned_array
 from vit_export.runtime.tensorrt.plan import Plan
 
-MAX_GRAPHS = 8  # per thread; the least recently used one is dropped
+MAX_GRAPHS = 8  # per session; the least recently used one is dropped
+_capturing = threading.Lock()  # garbage collection stops and starts for the whole process
 
 Addresses = tuple[tuple[str, int, tuple[int, ...]], ...]  # name, address, shape of every tensor
 
@@ -50,52 +58,61 @@ def split(rows: int, profiles: Sequence[BatchRange]) -> list[Chunk]:
 
 
 class Session:
-    """Runs an engine for one thread, which uses the engine's GPU; frees its memory when deleted.
+    """Runs an engine on the current GPU, one run at a time; frees its memory when deleted.
 
     All contexts run on one stream, one after the other, so they share their scratch memory.
+    Buffers have the size of the largest batch that was run, and are reused.
     TensorRT-RTX compiles kernels and captures CUDA graphs by itself.
     """
 
-    def __init__(self, plan: Plan, *, cuda_graphs: bool) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, *, graphs_off: threading.Event) -> None:
+        self._context: Any = None  # the first attribute is the first that is deleted
+        self.plan = plan
         self._inputs, self._outputs = plan.sidecar.manifest.inputs, plan.sidecar.manifest.outputs
-        self._captures_graphs = cuda_graphs and not plan.backend.is_rtx
-        device = Device()
-        self.stream = device.create_stream()
+        self._graphs_off = graphs_off  # of all sessions of an engine
+        self.stream = Device().create_stream()
         self.handle = int(self.stream.handle)  # as TensorRT expects it
-        self._memory = device_memory(device)
-        self._scratch: Any = None
-        self._context = self._new_context()
-        largest = max(batches.max for batches in plan.sidecar.batch_ranges)
-        self._host = {
-            spec.name: pinned_array(with_batch(spec.shape, largest), np.dtype(spec.dtype))
-            for spec in (*self._inputs, *self._outputs)
-        }
-        self._device = {name: self._allocate(host.nbytes) for name, host in self._host.items()}
-        self._address = {name: int(buffer.handle) for name, buffer in self._device.items()}
+        self._host: dict[str, NDArray[Any]] = {}  # pinned
+        self._device: dict[str, Any] = {}  # buffers
         # Addresses of earlier runs; for those that came twice, a context and its graph.
         self._graphs: OrderedDict[Addresses, tuple[Any, Any] | None] = OrderedDict()
+        self._context = self._new_context()
+
+    def _pinned(self, spec: TensorSpec, batch: int) -> NDArray[Any]:
+        """Return the reused array of a tensor in pinned memory, for a batch."""
+        shape = with_batch(spec.shape, batch)
+        if spec.name not in self._host or len(self._host[spec.name]) < shape[0]:
+            self._host.pop(spec.name, None)
+            self._host[spec.name] = pinned_array(shape, np.dtype(spec.dtype))
+        return self._host[spec.name][: shape[0]]
+
+    def _reserve(self, name: str, nbytes: int) -> int:
+        """Return the address of the reused buffer of that name on the GPU, of at least a size."""
+        if name not in self._device or self._device[name].size < nbytes:
+            self._graphs.clear()  # they use the present buffer
+            self._device.pop(name, None)
+            self._device[name] = self._allocate(nbytes)
+        return int(self._device[name].handle)
 
     def _allocate(self, nbytes: int) -> Any:
-        return self._memory.allocate(nbytes, stream=self.stream)
+        return self.plan.memory.allocate(nbytes, stream=self.stream)
 
     def _new_context(self) -> Any:
-        backend, engine = self._plan.backend, self._plan.engine
+        backend, engine = self.plan.backend, self.plan.engine
         if backend.is_rtx:
-            config = engine.create_runtime_config()
-            config.cuda_graph_strategy = backend.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            runtime_config = engine.create_runtime_config()
+            runtime_config.cuda_graph_strategy = backend.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if (runtime_cache := self.plan.runtime_cache) is not None:
+                runtime_config.set_runtime_cache(runtime_cache.kernels)
+            context = engine.create_execution_context(runtime_config)
         else:
-            config = backend.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = engine.create_execution_context(config)
+            strategy = backend.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = engine.create_execution_context(strategy)
         if context is None:
             raise ProviderError(
                 f"{backend.name} cannot create an execution context: most likely the GPU has too "
                 "little free memory"
             )
-        if not backend.is_rtx:
-            if self._scratch is None:
-                self._scratch = self._allocate(max(int(engine.device_memory_size_v2), 1))
-            context.set_device_memory(int(self._scratch.handle), self._scratch.size)
         return context
 
     def run(self, feeds: Mapping[str, NDArray[Any]], chunk: Chunk) -> dict[str, NDArray[Any]]:
@@ -104,22 +121,34 @@ class Session:
         tensors: list[tuple[str, int, tuple[int, ...]]] = []
         for spec in self._inputs:
             values = feeds[spec.name][given if spec.dynamic else ...]
-            host = self._host[spec.name][: chunk.batch if spec.dynamic else None]
+            host = self._pinned(spec, chunk.batch)
             host[: len(values)] = values
             host[len(values) :] = 0
-            copy(self._address[spec.name], host.ctypes.data, host.nbytes, self.stream)
-            tensors.append((spec.name, self._address[spec.name], host.shape))
-        for spec in self._outputs:
-            shape = with_batch(spec.shape, chunk.batch)
-            tensors.append((spec.name, self._address[spec.name], shape))
-        self._enqueue(tuple(tensors), chunk.profile)
+            address = self._reserve(spec.name, host.nbytes)
+            copy(address, host.ctypes.data, host.nbytes, self.stream)
+            tensors.append((spec.name, address, host.shape))
         results = {}
         for spec in self._outputs:
-            host = self._host[spec.name][: chunk.rows if spec.dynamic else None]
-            copy(host.ctypes.data, self._address[spec.name], host.nbytes, self.stream)
-            results[spec.name] = host
+            shape = with_batch(spec.shape, chunk.batch)
+            address = self._reserve(spec.name, _nbytes(spec, shape))
+            tensors.append((spec.name, address, shape))
+            results[spec.name] = address, chunk.rows
+        self._enqueue(tuple(tensors), chunk.profile)
+        return self._to_host(results)
+
+    def to_host(self, results: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Copy what `run_on_device` returned to arrays."""
+        return self._to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
+
+    def _to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
+        """Copy rows of outputs: their address and number."""
+        hosts = {}
+        for spec in self._outputs:
+            address, rows = outputs[spec.name]
+            hosts[spec.name] = host = self._pinned(spec, rows)
+            copy(host.ctypes.data, address, host.nbytes, self.stream)
         self.stream.sync()
-        return {name: host.copy() for name, host in results.items()}
+        return {name: host.copy() for name, host in hosts.items()}
 
     def run_on_device(
         self, inputs: Mapping[str, Any], targets: Mapping[str, Any], profile: int
@@ -139,46 +168,78 @@ class Session:
         return results
 
     def _new_tensor(self, spec: TensorSpec, batch: int) -> Any:
-        shape, dtype = with_batch(spec.shape, batch), np.dtype(spec.dtype)
-        memory = self._allocate(math.prod(shape) * dtype.itemsize)
-        return StridedMemoryView.from_buffer(memory, shape, dtype=dtype)
+        shape = with_batch(spec.shape, batch)
+        memory = self._allocate(_nbytes(spec, shape))
+        return StridedMemoryView.from_buffer(memory, shape, dtype=np.dtype(spec.dtype))
 
     def _enqueue(self, tensors: Addresses, profile: int) -> None:
         """Run once; capture a graph the second time, and replay it from then on."""
         captured = self._graphs.get(tensors)
         if captured is not None:
             captured[1].launch(self.stream)
-        elif tensors in self._graphs:
+        elif tensors in self._graphs and not self._graphs_off.is_set():
             captured = self._capture(tensors, profile)
         else:
             self._execute(self._context, tensors, profile)
-        if self._captures_graphs:
+        if not self._graphs_off.is_set():
             self._graphs[tensors] = captured
             self._graphs.move_to_end(tensors)
             if len(self._graphs) > MAX_GRAPHS:
                 self._graphs.popitem(last=False)
 
-    def _capture(self, tensors: Addresses, profile: int) -> tuple[Any, Any]:
-        """Run once and capture the run; a graph holds the state of its context, so has its own."""
+    def _capture(self, tensors: Addresses, profile: int) -> tuple[Any, Any] | None:
+        """Run once, and capture a further run; without graphs from then on if that fails.
+
+        A graph holds the state of its context, so it has its own. The mode of capture is that of
+        `trtexec`. Garbage collection could free memory of CUDA, which breaks a capture.
+        """
         context = self._new_context()
         self._execute(context, tensors, profile)  # TensorRT updates itself in the first run
         self.stream.sync()
-        recording = self.stream.create_graph_builder().begin_building("thread_local")
-        if not context.execute_async_v3(self.handle):
-            recording.close()
-            raise ProviderError(f"{self._plan.backend.name} cannot capture a CUDA graph")
-        return context, recording.end_building().complete()
+        recording = self.stream.create_graph_builder()
+        with _capturing, self.plan.backend.collect_messages() as messages:
+            collects_garbage = gc.isenabled()
+            gc.disable()
+            try:
+                recording.begin_building("thread_local")
+                if context.execute_async_v3(self.handle):
+                    return context, recording.end_building().complete()
+                reason = messages.reason()
+            except (CUDAError, RuntimeError) as error:
+                reason = f"{error}; {messages.reason()}" if messages.errors else str(error)
+            finally:
+                if collects_garbage:
+                    gc.enable()
+            with contextlib.suppress(CUDAError):  # of the capture; this ends it
+                recording.close()
+            if not self._graphs_off.is_set():
+                self._graphs_off.set()
+                warnings.warn(
+                    f"this engine runs without CUDA graphs: capturing one failed ({reason})",
+                    ProviderWarning,
+                    stacklevel=2,
+                )
+        return None
 
     def _execute(self, context: Any, tensors: Addresses, profile: int) -> None:
-        inputs = {spec.name for spec in self._inputs}
-        with self._plan.backend.collect_messages() as messages:
+        backend, inputs = self.plan.backend, {spec.name for spec in self._inputs}
+        with backend.collect_messages() as messages:
             done = context.set_optimization_profile_async(profile, self.handle)
             for name, address, shape in tensors:
                 done = done and (name not in inputs or context.set_input_shape(name, shape))
                 done = done and context.set_tensor_address(name, address)
+            if done and not backend.is_rtx:
+                nbytes = max(int(context.update_device_memory_size_for_shapes()), 1)
+                context.set_device_memory(self._reserve("scratch memory", nbytes), nbytes)
             if not (done and context.execute_async_v3(self.handle)):
                 raise ProviderError(
-                    f"{self._plan.backend.name} cannot run the engine with profile {profile} and "
+                    f"{backend.name} cannot run the engine with profile {profile} and "
                     f"{'; '.join(f'{name} {shape}' for name, _, shape in tensors)}: "
                     f"{messages.reason()}"
                 )
+        if (runtime_cache := self.plan.runtime_cache) is not None:
+            runtime_cache.save_after((profile, *(shape for _, _, shape in tensors)))
+
+
+def _nbytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * np.dtype(spec.dtype).itemsize
