@@ -150,16 +150,25 @@ def gated_always(golden: Golden) -> list[str]:
 
 
 def _plan(samples: int, batches: Sequence[int]) -> Iterator[list[int]]:
-    """Golden samples in the rows of each batch; every sample in batches of the largest size."""
+    """Yield the golden samples in the rows of each batch to run.
+
+    Every sample is run, and one at least at two places with other neighbours. With four samples
+    and the batches 1, 2 and 3 these are 0, 1 1 and 2 3 0.
+    """
     *smaller, most = batches
+    seen = set[int]()
     for batch in smaller:
-        if batch == 2:
-            yield [1 % samples] * 2  # identical rows
-        else:
-            yield [(batch - 1 - i) % samples for i in range(batch)]  # another order
-    yield from batch_rows(samples, most)
-    if max(smaller, default=0) < 3:
-        yield [(-1 - i) % samples for i in range(most)]
+        rows = [1 % samples] * 2  # identical rows
+        if batch != 2:
+            rows = [(batch - 1 - i) % samples for i in range(batch)]
+        seen.update(rows)
+        yield rows
+    unseen = [sample for sample in range(samples) if sample not in seen]
+    order = [*unseen, *sorted(seen)]
+    for start in range(0, len(unseen) + bool(seen), most):
+        yield [order[i % samples] for i in range(start, start + most)]
+    if not smaller:
+        yield [(-1 - i) % samples for i in range(most)]  # another order
     if 2 not in smaller:
         yield [0] * most  # identical rows
 
