@@ -16,8 +16,7 @@ def optimised(artifact: Path, provider: str, destination: Path) -> Path:
     import onnxruntime as ort
 
     from vit_export.artifact.onnx_reader import OnnxFile
-    from vit_export.runtime.onnxruntime.options import DEFAULTS
-    from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
+    from vit_export.runtime.onnxruntime.options import DEFAULTS, PROVIDERS
 
     settings = {}
     if chosen := DEFAULTS.get(provider):

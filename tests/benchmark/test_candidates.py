@@ -87,5 +87,7 @@ def test_threads_are_for_onnx_files_and_host_code_is_for_engines(tiny_export, tm
     ]
     with pytest.raises(UsageError, match="--threads 2: engines compute on the GPU"):
         plan([engine], threads=2)
+    with pytest.raises(UsageError, match="--device 1: the CPU is no GPU"):
+        plan([tiny_export.path], providers=["cpu"], device=1)
     with pytest.raises(UsageError, match=r"--trust-host-code is for engines"):
         plan([tiny_export.path], allow_host_code=True)

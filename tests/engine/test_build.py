@@ -18,8 +18,7 @@ from vit_export.artifact.engine_sidecar import BatchRange, Gpu
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.engine.build import BuiltPlan, build_plan, interruptible
 from vit_export.engine.network import check_source
-from vit_export.engine.settings import EngineSettings
-from vit_export.engine.targets import targets_of
+from vit_export.engine.settings import EngineSettings, targets_of
 from vit_export.errors import ArtifactError, EngineError, ProviderError, UsageError
 from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half

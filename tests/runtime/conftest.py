@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,13 +40,20 @@ class FakeEngine:
     """Makes contexts; the arguments of `create_execution_context` are those of both backends."""
 
     device_memory_size_v2 = 32 * SCRATCH
+    accepts_cache = True
 
     def __init__(self, cuda: FakeCuda) -> None:
         self._cuda = cuda
 
     def create_runtime_config(self) -> SimpleNamespace:
         config = SimpleNamespace(create_runtime_cache=FakeRuntimeCache, cache=FakeRuntimeCache())
-        config.set_runtime_cache = lambda cache: setattr(config, "cache", cache)
+
+        def set_runtime_cache(cache: FakeRuntimeCache) -> bool:
+            if self.accepts_cache:
+                config.cache = cache
+            return self.accepts_cache
+
+        config.set_runtime_cache = set_runtime_cache
         return config
 
     def create_execution_context(self, config: Any) -> FakeContext:
@@ -93,7 +99,6 @@ class FakeContext:
         self._cuda.batches.append(self._shape[0])
         self._kernels.batches.add(self._shape[0])
         with self._cuda.running():
-            time.sleep(self._cuda.run_s)
             compute()
         return True
 

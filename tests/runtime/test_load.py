@@ -71,11 +71,11 @@ def test_load_opens_an_engine_with_the_defaults_of_load_engine(tmp_path, monkeyp
     }  # fmt: skip
 
 
-def test_an_engine_takes_no_list_of_providers(tmp_path):
-    """It runs on the one that it was built for."""
-    pytest.importorskip("cuda.core")
-    with pytest.raises(UsageError, match=r"an engine runs on the one that it was built for"):
-        load(tmp_path / "x.plan", provider=["tensorrt", "cuda"])
+def test_an_engine_runs_on_the_provider_that_it_was_built_for(engine_path):
+    for provider in (["tensorrt", "cuda"], "tensorrt-rtx", []):
+        with pytest.raises(ProviderError, match="only tensorrt runs this engine"):
+            load(engine_path, provider=provider)
+    load_engine(engine_path, provider=["tensorrt"], trusted=True).close()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -34,9 +35,9 @@ class OnGpu:
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.gpu
 
-    def __dlpack__(self, *, stream: int | None = None, **_: object) -> object:
+    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> object:
         self.waiting.append(stream)
-        return self.tensor.__dlpack__()
+        return self.tensor.__dlpack__(**options)
 
 
 def on_host(view: Any) -> np.ndarray:
@@ -51,6 +52,7 @@ class FakeBuffer(Buffer):
     is_host_accessible = is_managed = False
     is_device_accessible = True
     gpu = 0
+    freed_on: object = None  # None: the stream that it was allocated on
 
     @property
     def device_id(self) -> int:
@@ -59,6 +61,9 @@ class FakeBuffer(Buffer):
     @staticmethod
     def from_handle(address: int, nbytes: int) -> FakeBuffer:
         return FakeBuffer._init(address, nbytes)
+
+    def set_deallocation_stream(self, stream: object) -> None:
+        self.freed_on = stream
 
     def copy_from(self, source: Buffer, *, stream: FakeStream) -> None:
         assert self.size == source.size
@@ -154,8 +159,8 @@ class FakeCuda:
         allocations_left: How many more allocations succeed.
         runs: The GPU of every run of the engine.
         batches: Their batch sizes.
-        run_s: How long a run takes, in seconds.
         most_at_once: How many ran at the same time, at most.
+        enough_at_once: How many that must be before any of them ends.
         captures: Streams that capture: handle -> the captured run; `None` after a failure.
         capture_fails: Where captures fail: "begin", "run", "end", "complete", or nowhere.
     """
@@ -168,15 +173,16 @@ class FakeCuda:
         self.allocations_left = 1000
         self.runs: list[int] = []
         self.batches: list[int] = []
-        self.run_s = 0.0
         self._at_once = self.most_at_once = 0
-        self._lock = threading.Lock()
+        self.enough_at_once = 1
+        self._change = threading.Condition()
         self._of_thread = threading.local()
 
     def replace_cuda_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Use this in the modules of the runtime."""
         for module in (cuda, session, runner, engine_check):
             monkeypatch.setattr(module, "Device", self.device)
+        monkeypatch.setattr("cuda.core.Device", self.device)
         monkeypatch.setattr(cuda, "driver", self)
         monkeypatch.setattr(cuda, "Buffer", FakeBuffer)
         monkeypatch.setattr(cuda, "DeviceMemoryResource", self.pool)
@@ -210,12 +216,15 @@ class FakeCuda:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Count a run while it lasts."""
-        with self._lock:
+        """Count a run while it lasts; it lasts until enough have run at once."""
+        with self._change:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            self._change.notify_all()
+            self._change.wait_for(lambda: self.most_at_once >= self.enough_at_once, timeout=60)
+        time.sleep(0.002 * (self.enough_at_once > 1))  # so that one more would be seen
         yield
-        with self._lock:
+        with self._change:
             self._at_once -= 1
 
     def nbytes(self, kind: str) -> int:

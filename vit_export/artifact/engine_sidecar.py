@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import mapped
-from vit_export.artifact.open_file import read_text
+from vit_export.artifact.open_file import read_text, replace_file
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.errors import ArtifactError
 
@@ -131,14 +130,8 @@ class Sidecar(Record, frozen=True, kw_only=True):
         return sorted({n for r in ranges for n in (1, 2, 3, *r) if r.min <= n <= r.max})
 
     def write(self, path: Path) -> None:
-        """Write the file; several processes may do so at once, and a reader sees a whole file."""
-        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-        try:
-            with part.open("x", encoding="utf-8") as stream:
-                stream.write(self.to_json(indent=1) + "\n")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the file."""
+        replace_file(path, (self.to_json(indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, engine: str | os.PathLike[str]) -> Sidecar:

@@ -1,6 +1,7 @@
-"""Open a file that a user named, refusing whatever is not a regular file."""
+"""Open a file that a user named, refusing whatever is not a regular file; replace a file."""
 
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +46,16 @@ def read_text(
             return stream.read().decode("utf-8-sig")  # editors may write a byte order mark
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read as {with_article(what)} ({_reason(cause)})") from cause
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file; several processes may do so at once, and a reader sees a whole file."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

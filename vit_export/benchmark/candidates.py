@@ -64,6 +64,8 @@ def plan(
         (layout is not None and weights is None, "--layout needs --weights FILE", ""),
         (threads is not None and on_gpu, f"--threads {threads}: engines compute on the GPU",
          "leave --threads out"),
+        (device is not None and [*providers] == ["cpu"], f"--device {device}: the CPU is no GPU",
+         "leave --device out, or use the provider of a GPU"),
         (allow_host_code and not engines, "--trust-host-code is for engines", ""),
     ):  # fmt: skip
         if applies:

@@ -119,7 +119,6 @@ class _CandidateProcess:
     timeout_s: float
     error: str = ""  # why it cannot run at any batch size
     fields: dict[str, Any] = field(default_factory=dict)  # of all of its rows
-    notes: tuple[str, ...] = ()  # of all of its rows
     batch_error: str = ""  # why it cannot run at this batch size
     batch_fields: dict[str, Any] = field(default_factory=dict)  # of its row at this batch size
     rounds: list[list[float]] = field(default_factory=list)  # seconds of every run
@@ -144,7 +143,6 @@ class _CandidateProcess:
         started = time.monotonic()
         candidate = self.candidate
         self.fields = self._ask("load", batch=batch, provider=candidate.provider, **candidate.order)
-        self.notes = tuple(self.fields.pop("notes", ()))
         self.error = self.batch_error
         if not self.error:
             self.fields["load_s"] = time.monotonic() - started
@@ -196,12 +194,12 @@ class _CandidateProcess:
             **self.fields,
         }
         if self.batch_error:
-            return Row(error=self.batch_error, notes=self.notes, **common)
+            return Row(error=self.batch_error, **common)
         seconds = [second for turn in self.rounds for second in turn]
         first, median, third = np.percentile(seconds, (25, 50, 75)).tolist()
         medians_ms = [1e3 * float(np.median(turn)) for turn in self.rounds]
         smallest, largest, spread = min(medians_ms), max(medians_ms), (third - first) / median
-        notes = (*self.notes, *self.batch_fields.pop("notes", ()))
+        notes = (*common.pop("notes", ()), *self.batch_fields.pop("notes", ()))
         if largest > UNSTEADY * smallest or spread > 1:
             notes += (
                 f"unsteady at batch {batch}: medians of the rounds lie between {smallest:.3g} and "

@@ -145,8 +145,8 @@ def random_feeds(runner: Runnable, batch: int) -> Feeds:
     sizes = dict(zip(("height", "width"), preprocess.size, strict=True)) if preprocess else {}
     feeds = {}
     for spec in runner.inputs:
-        first, *rest = spec.shape
-        if isinstance(first, int) and first != batch:
+        first, rest = spec.fixed_batch, spec.shape[1:]
+        if spec.shape and first not in (None, batch):
             raise ArtifactError(
                 f"takes batches of {first} only, not of {batch}",
                 hint=f"time it with --batch {first}, or export it without --batch",
@@ -154,6 +154,7 @@ def random_feeds(runner: Runnable, batch: int) -> Feeds:
         if unknown := [dim for dim in rest if isinstance(dim, str) and dim not in sizes]:
             raise ArtifactError(f"cannot be timed: the size of {unknown[0]!r} in {spec} is unknown")
         shape = [batch, *(sizes[dim] if isinstance(dim, str) else dim for dim in rest)]
+        shape = shape[: len(spec.shape)]  # none of a single number
         dtype = np.dtype(spec.dtype)
         draw = generator.standard_normal(shape)
         feeds[spec.name] = (draw > 0 if dtype.kind in "iub" else draw).astype(dtype)

@@ -64,15 +64,13 @@ class ProviderOptions:
     trust_host_code: bool = option("Run", "Let a version-compatible engine run its own code.")
 
     def providers(self, *artifacts: str) -> list[str]:
-        """Return the requested providers; in ONNX Runtime's TensorRT, disable TF32.
+        """Return the requested providers; disable TF32 of ONNX Runtime's TensorRT.
 
-        For this process, its children, and their whole life: NVIDIA's libraries read the variable
-        when they are loaded.
+        For this process and its children: NVIDIA's libraries read the variable once, when loaded.
         """
         names = comma_separated(self.provider)
-        if any(name.startswith("tensorrt") for name in names) and any(
-            artifact.endswith(".onnx") for artifact in artifacts
-        ):
+        onnx_given = any(artifact.endswith(".onnx") for artifact in artifacts)
+        if onnx_given and any(name.startswith("tensorrt") for name in names):
             from vit_export.runtime.onnxruntime.options import TF32_VARIABLE
 
             os.environ.setdefault(TF32_VARIABLE, "0")
@@ -80,8 +78,8 @@ class ProviderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeCacheOption:
-    """Where an engine's compiled kernels are kept."""
+class RunOptions(ProviderOptions):
+    """What runs an artifact, and where an engine's compiled kernels are kept."""
 
     runtime_cache: Path | None = option(
         "Run", "Kernels that TensorRT-RTX compiled here, read and written back.", "FILE"
@@ -182,11 +180,6 @@ class LabelsOption:
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def one_or_list(names: list[str]) -> str | list[str]:
-    """Return a single name by itself."""
-    return names[0] if len(names) == 1 else names
 
 
 def comma_separated(text: str) -> list[str]:

@@ -17,8 +17,9 @@ from vit_export.engine.settings import (
     SWITCHES,
     EngineSettings,
     profiles_of,
+    rtx_capabilities,
+    targets_of,
 )
-from vit_export.engine.targets import rtx_capabilities, targets_of
 from vit_export.engine.timing_cache import load_cache, save_cache
 from vit_export.errors import EngineError, UsageError
 from vit_export.progress import Progress, silent
@@ -209,15 +210,15 @@ def interruptible(
     """Run a build in another thread, so that this thread receives Ctrl-C.
 
     A new thread uses GPU 0, so that one changes to the GPU of this number; `None` without one.
-
     Python handles signals between bytecodes of the main thread, and a build is one call. On an
     interrupt (or a SIGTERM that raises) `cancelled` is set, TensorRT stops at its next step, and
     then the interrupt is raised.
     """
     with futures.ThreadPoolExecutor(1, thread_name_prefix="build") as pool:
-        pool.submit(int).result()  # the pool waits for no thread whose start was interrupted
+        # first something short: the pool waits for no thread whose start was interrupted
+        pool.submit(_use_gpu, device).result()
         try:
-            future = pool.submit(_on_gpu, device, build)
+            future = pool.submit(build)
             while not futures.wait([future], timeout=POLL_S).done:
                 pass
         except BaseException:  # leaving the pool waits until TensorRT has stopped
@@ -226,10 +227,8 @@ def interruptible(
     return future.result()
 
 
-def _on_gpu(device: int | None, build: Callable[[], Any]) -> Any:
-    if device is None:
-        return build()
-    from vit_export.runtime.tensorrt.cuda import working_on  # needs cuda-core
+def _use_gpu(device: int | None) -> None:
+    if device is not None:
+        from cuda.core import Device
 
-    with working_on(device):
-        return build()
+        Device(device).set_current()

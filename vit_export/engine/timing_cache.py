@@ -5,13 +5,13 @@ networks. A build reads the file when it starts, and merges its own timings into
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vit_export.artifact.engine_sidecar import Gpu
+from vit_export.artifact.open_file import replace_file
 from vit_export.errors import OutputError
 from vit_export.runtime.tensorrt.backend import Backend
 
@@ -46,9 +46,7 @@ def save_cache(config: Any, path: Path) -> None:
             current = config.create_timing_cache(path.read_bytes())
             if current is None or not cache.combine(current, False):
                 raise OutputError(f"{path}: was replaced during the build by an incompatible cache")
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(memoryview(cache.serialize()))
-        os.replace(part, path)
+        replace_file(path, bytes(memoryview(cache.serialize())))
 
 
 @contextlib.contextmanager

@@ -88,14 +88,10 @@ def tensorrt_conflict() -> tuple[str, str] | None:
 
 
 def load_tensorrt() -> None:
-    """Load TensorRT's libraries from its wheel, where the dynamic loader does not search.
-
-    `onnxruntime.preload_dlls()` does this for CUDA and cuDNN only. A library that cannot be loaded
-    is left to the provider, whose error names it.
-    """
+    """Load TensorRT's libraries from its wheel; `onnxruntime.preload_dlls()` omits them."""
     spec = importlib.util.find_spec("tensorrt_libs")  # in which TensorRT's wheels keep them
     for folder in (spec and spec.submodule_search_locations) or ():
         for name in provider_libraries(TENSORRT):
             if name.startswith("libnv") and Path(folder, name).is_file():
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # the provider's own error names it
                     ctypes.CDLL(str(Path(folder, name)), mode=ctypes.RTLD_GLOBAL)

@@ -28,8 +28,7 @@ from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.engine.build import build_plan
 from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine, inspector_warning, shown_types
-from vit_export.engine.settings import EngineSettings, profiles_of
-from vit_export.engine.targets import targets_of
+from vit_export.engine.settings import EngineSettings, profiles_of, targets_of
 from vit_export.engine.timing_cache import cache_key, locked
 from vit_export.engine.trtexec import trtexec_command
 from vit_export.errors import UsageError

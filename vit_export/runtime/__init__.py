@@ -137,7 +137,7 @@ def load(
         path, provider=provider, device=device, options=options, session_options=session_options,
         threads=threads,
     )  # fmt: skip
-    if provider == "auto":
+    if provider in ("auto", ["auto"], ("auto",)):
         for reason in runner.rejected.values():
             message = f"{Path(path).name} runs on {runner.provider!r}: {reason}"
             warnings.warn(message, ProviderWarning, stacklevel=2)

@@ -6,15 +6,16 @@ and the TensorRT version. Another GPU or version measures again.
 """
 
 import contextlib
+import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cuda.core import Device
 
 from vit_export.artifact.engine_sidecar import Check, Sidecar, sidecar_path
 from vit_export.artifact.golden import Golden, find_golden
-from vit_export.errors import EngineError, GateError, UsageError
+from vit_export.errors import EngineError, GateError
 from vit_export.gate.validate import Comparison, compare
 from vit_export.host.child_process import run_module
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -31,26 +32,25 @@ def open_engine(
     device: int | None = None,
     rebuild: bool = False,
     trusted: bool = False,
-    **options: Any,
+    allow_host_code: bool = False,
+    runtime_cache: str | os.PathLike[str] | None = None,
 ) -> TrtRunner:
-    """Load an engine with options of `TrtRunner`, and measure it where that has not been done.
-
-    Arguments and errors are those of `vit_export.runtime.load_engine`.
-    """
-    names = [provider] if isinstance(provider, str) else list(provider)
-    if len(names) != 1:
-        raise UsageError(
-            f"{path}: provider={names}: an engine runs on the one that it was built for",
-            hint="leave the provider out",
-        )
-    options["provider"] = names[0]
+    """Load an engine as `vit_export.runtime.load_engine` does, and measure it if that is due."""
+    load = functools.partial(
+        TrtRunner,
+        path,
+        provider=provider,
+        device=device,
+        allow_host_code=allow_host_code,
+        runtime_cache=runtime_cache,
+    )
     try:
-        runner = TrtRunner(path, device=device, **options)
+        runner = load()
     except IncompatibleEngineError:
         if not rebuild:
             raise
         rebuild_engine(path, Device(device).device_id)
-        runner = TrtRunner(path, device=device, **options)
+        runner = load()
     version = load_backend(runner.provider).version
     check = Check(gpu=runner.gpu, plan_sha256=runner.sidecar.plan_sha256, version=version)
     try:

@@ -63,7 +63,9 @@ def test_a_profile_names_every_dimension(file, options, prefix):
 
 
 @pytest.mark.parametrize("options", ENGINES)
-@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2)])
+@pytest.mark.parametrize(
+    "profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2), 8, "1:8:32", (1, "8", 32)]
+)
 def test_a_profile_out_of_order_is_refused(options, profile):
     """At once, not when an engine is built."""
     with pytest.raises(UsageError, match=r"expected the batch sizes \(min, opt, max\)"):
@@ -189,6 +191,13 @@ def test_a_mapping_needs_one_provider():
         options_of(["cuda", "cpu"], {"use_tf32": "0"}, None)
 
 
+def test_the_cpu_has_no_options():
+    """ONNX Runtime would ignore them."""
+    with pytest.raises(UsageError, match="provider 'cpu' has no options\nhint: threads and"):
+        options_of(["cpu"], {"use_arena": "1"}, None)
+    assert options_of(["cpu"], {}, None)["cpu"].entries == {}
+
+
 @pytest.mark.parametrize("name", ["enable_cuda_graph", "trt_cuda_graph_enable"])
 def test_raw_options_cannot_record_graphs(name):
     """A replay would read the buffers of an earlier run."""
@@ -213,6 +222,8 @@ def test_two_different_devices_are_refused():
         options_of(["cuda"], CudaOptions(device=2), 1)
     with pytest.raises(UsageError, match="device=1, and 2 in the options"):
         options_of(["cuda"], {"device_id": "2"}, 1)
+    with pytest.raises(UsageError, match="device=first: expected a whole number"):
+        options_of(["cuda"], {"device_id": "first"}, None)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +243,8 @@ def test_session_options_are_attributes_or_entries():
     )
     assert options.intra_op_num_threads == 2
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    set_session_options(options, {"session.intra_op.allow_spinning": True})  # "True" would be off
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     with pytest.raises(UsageError, match="did you mean 'intra_op_num_threads'"):
         set_session_options(options, {"intra_op_threads": 2})
     with pytest.raises(UsageError, match="unknown session option 'add_initializer'"):

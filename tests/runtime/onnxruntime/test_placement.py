@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ProviderError
-from vit_export.runtime.onnxruntime.placement import check_placement, shape_nodes
+from vit_export.runtime.onnxruntime.session import check_placement, shape_nodes
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 node = helper.make_node

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import pack
+from vit_export.benchmark.worker import random_feeds
 from vit_export.errors import ArtifactError, InputError, ProviderError, ProviderWarning, UsageError
 from vit_export.runtime import load
 from vit_export.runtime.onnxruntime.options import CudaOptions, TensorrtOptions
@@ -108,6 +109,8 @@ def test_load_warns_of_a_provider_that_auto_rejected(tiny_export, monkeypatch, r
     (warning,) = (each for each in recwarn if each.category is ProviderWarning)
     assert str(warning.message).startswith("tiny.onnx runs on 'cpu': provider 'cuda'")
     assert warning.filename == __file__
+    with pytest.warns(ProviderWarning, match="runs on 'cpu'"):
+        load(tiny_export.path, provider=["auto"])
 
 
 def test_a_list_is_tried_in_its_order(tiny_export):
@@ -128,17 +131,66 @@ def test_a_list_of_which_none_is_active_is_an_error_with_every_reason(tiny_expor
     assert "'onnxruntime-openvino'; pip install onnxruntime-qnn" in message
 
 
-@pytest.mark.parametrize("provider", [[], ["cpu", "cpu"], ["cuda", "auto"]])
+@pytest.mark.parametrize(
+    "provider", [[], ["cpu", "cpu"], ["cuda", "auto"], None, 5, ["cpu", 3], {"cpu": 1}]
+)
 def test_a_list_names_different_providers(tiny_export, provider):
-    """Auto is a list of its own."""
+    """Auto is a list of its own; a set has no order."""
     with pytest.raises(UsageError, match="expected one provider, or a list of different ones"):
         load(tiny_export.path, provider=provider)
 
 
 def test_raw_options_need_a_named_provider(tiny_export):
     """Auto could give them to the CPU."""
-    with pytest.raises(UsageError, match="provider 'auto' may be another\nhint: name it"):
+    with pytest.raises(UsageError, match="those of one provider, not of auto\nhint: name it"):
         load(tiny_export.path, options={"use_tf32": "1"})
+
+
+@pytest.mark.parametrize("options", ["cuda", CudaOptions, [("use_tf32", "1")]])
+def test_options_of_another_kind_are_refused(tiny_export, options):
+    """A name, a class that was not called, or pairs."""
+    with pytest.raises(UsageError, match=r"expected e\.g\. CudaOptions\(\), or a mapping"):
+        load(tiny_export.path, options=options)
+
+
+@pytest.mark.parametrize("options", ["logid", 5, {3: 1}])
+def test_session_options_of_another_kind_are_refused(tiny_export, options):
+    """Not a mapping, or one without names."""
+    with pytest.raises(UsageError, match=r"session_options=.*: expected a mapping from names"):
+        load(tiny_export.path, session_options=options)
+
+
+@pytest.fixture
+def scaled(tmp_path) -> Path:
+    """`y = x * s`, where s is a single number: an input of the shape ()."""
+    inputs = [helper.make_tensor_value_info("x", 1, ["batch", 3]),
+              helper.make_tensor_value_info("s", 1, [])]  # fmt: skip
+    y = helper.make_tensor_value_info("y", 1, ["batch", 3])
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "s"], ["y"])], "g", inputs, [y])
+    opsets = [helper.make_opsetid("", 20)]
+    path = tmp_path / "scaled.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def test_an_input_may_be_a_single_number(scaled, monkeypatch):
+    """As an array, as a tensor, from fixed buffers, and in a benchmark."""
+    x, s = np.ones((2, 3), np.float32), np.array(2, np.float32)
+    runner = OrtRunner(scaled, provider="cpu")
+    np.testing.assert_array_equal(load(scaled)({"x": x, "s": s})["y"], 2 * x)
+    np.testing.assert_array_equal(runner.run({"x": x, "s": torch.tensor(2.0)})["y"], 2 * x)
+    assert random_feeds(runner, 2)["s"].shape == ()
+    monkeypatch.setattr(runner, "_records_graphs", True)
+    for value in (2, 3):
+        found = runner.run({"x": x, "s": np.array(value, np.float32)})["y"]
+        np.testing.assert_array_equal(found, value * x)
+
+
+def test_an_input_without_a_batch_has_no_profile(scaled):
+    """A shape of such an option would be that of a vector."""
+    options = TensorrtOptions(profile=(1, 2, 3))
+    with pytest.raises(UsageError, match=r"unlike s: float32 \(\)"):
+        options.provider_options(OnnxFile.read(scaled), "1")
 
 
 def test_auto_with_a_device_does_not_use_the_cpu(tiny_export):

@@ -82,7 +82,7 @@ def test_a_refused_session_leaves_no_context_file(provider, request_for_context,
             create_session(request_for_context)
         assert list(tmp_path.iterdir()) == []
     provider["refusal"] = None
-    assert create_session(request_for_context).session is provider
+    assert create_session(request_for_context)[0] is provider
     assert [path.name for path in tmp_path.iterdir()] == ["c.onnx"]
     file = OnnxFile.read(tmp_path / "c.onnx")
     assert file.manifest == request_for_context.file.manifest

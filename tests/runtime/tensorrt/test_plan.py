@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tensorrt_rtx
 from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
@@ -160,16 +161,16 @@ def test_tensors_and_profiles_of_an_engine_are_those_of_its_sidecar(
     make_sidecar: MakeSidecar, batch: int, largest: int, dtype: str, same: bool
 ) -> None:
     shapes = {"pixel_values": (batch, 3, 32, 32), "logits": (-1, 10)}
+    modes = tensorrt_rtx.TensorIOMode
     engine = SimpleNamespace(
         num_io_tensors=2,
         get_tensor_name=("logits", "pixel_values").__getitem__,
-        get_tensor_mode=lambda name: 1 if name == "pixel_values" else 2,
+        get_tensor_mode={"pixel_values": modes.INPUT, "logits": modes.OUTPUT}.__getitem__,
         get_tensor_dtype=lambda name: SimpleNamespace(name=dtype),
         get_tensor_shape=shapes.__getitem__,
         get_tensor_profile_shape=lambda name, index: [[n, 3, 32, 32] for n in (1, 8, largest)],
     )
-    enums = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT=1))
-    backend = Backend(name="tensorrt", trt=enums, version=VERSION, logger=None)
+    backend = Backend(name="tensorrt", trt=None, version=VERSION, logger=None)
     loaded = plan.Plan(backend=backend, runtime=None, engine=engine, sidecar=make_sidecar(),
                        memory=None)  # fmt: skip
     if same:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda.core import LEGACY_DEFAULT_STREAM
 from cuda.core.utils import StridedMemoryView
 from fake_cuda import SCRATCH, FakeBuffer, OnGpu, on_host
 from hypothesis import given
@@ -40,9 +41,15 @@ def test_arrays_and_tensors_on_the_gpu_give_the_same(trt_runner: TrtRunner) -> N
 
 def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
     out = logits()
-    found = trt_runner.run_on_device({"pixel_values": OnGpu(X)}, out={"logits": OnGpu(out)})
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    found = trt_runner.run_on_device({"pixel_values": OnGpu(read_only)}, out={"logits": OnGpu(out)})
     assert found["logits"].ptr == out.ctypes.data
     np.testing.assert_allclose(out, LOGITS, rtol=1e-5)
+
+
+READ_ONLY = logits()
+READ_ONLY.flags.writeable = False
 
 
 @pytest.mark.parametrize(
@@ -54,6 +61,7 @@ def test_a_result_is_written_to_the_given_tensor(trt_runner: TrtRunner) -> None:
         ({"logits": OnGpu(logits(), gpu=1)}, "'logits' is on GPU 1, .* loaded on GPU 0"),
         ({"logits": torch.from_numpy(logits())}, "'logits' is a Tensor in host memory"),
         ({"logitz": OnGpu(logits())}, "unknown output 'logitz'; did you mean 'logits'"),
+        ({"logits": OnGpu(READ_ONLY)}, "'logits' is read-only"),
         ({"logits": logits()}, "'logits' is an ndarray in host memory; expected a CUDA tensor"),
     ],
 )
@@ -128,6 +136,13 @@ def test_other_libraries_import_a_result_without_a_copy_and_keep_its_memory(
     assert cuda.allocated == {}
 
 
+def test_a_result_is_freed_after_the_work_on_the_default_stream(trt_runner: TrtRunner) -> None:
+    """Torch may still read it there when it is dropped; the fake records the stream."""
+    view = trt_runner.run_on_device({"pixel_values": OnGpu(X)})["logits"]
+    assert view.exporting_obj.freed_on is LEGACY_DEFAULT_STREAM
+    assert [b.freed_on for b in trt_runner._idle[0]._device.values()] == [None]  # scratch memory
+
+
 def test_a_deleted_runner_frees_its_memory(trt_runner: TrtRunner, cuda: Any) -> None:
     """Buffers, pinned memory, streams and graphs, also without `release`."""
     runner = TrtRunner(trt_runner.path)
@@ -175,7 +190,7 @@ def test_forty_threads_do_not_hold_forty_copies(trt_runner: TrtRunner, cuda: Any
     """`MAX_RUNS` of them run at once, each with memory of its own; the others wait."""
     trt_runner.run({"pixel_values": X})
     of_one_run = cuda.nbytes("buffer"), cuda.nbytes("pinned")
-    cuda.run_s = 0.002
+    cuda.enough_at_once = MAX_RUNS
     results: dict[int, np.ndarray] = {}
 
     def work(number: int) -> None:

@@ -70,6 +70,18 @@ def test_a_file_that_tensorrt_rejects_is_not_replaced(
     assert (tmp_path / "kernels").read_bytes() == b"my only photo"
 
 
+def test_a_cache_that_a_context_does_not_accept_is_a_warning(
+    load_rtx: Callable[[], Any], tmp_path: Path
+) -> None:
+    """One, and the file stays as it is."""
+    with load_rtx() as model:
+        model.runner.engine.accepts_cache = False
+        with pytest.warns(ProviderWarning, match="kernels: neither used nor .* not accept"):
+            model(X)
+        model(X[:2])
+    assert not (tmp_path / "kernels").exists()
+
+
 def test_a_cache_that_cannot_be_written_does_not_stop_the_runs(
     load_rtx: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

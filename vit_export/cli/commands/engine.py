@@ -8,6 +8,11 @@ import click
 from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 
+_SAME_NAMES = (  # of options and fields of EngineSettings
+    "backend precision device hardware_compatibility version_compatible workspace_mib "
+    "timing_cache builder_level weight_streaming refit strip"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
@@ -56,18 +61,8 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     output = options.output
     settings = EngineSettings(
         batches=tuple(parse_range(text) for text in options.batch),
-        device=options.device,
         compute_capabilities=options.compute_capability,
-        backend=options.backend,
-        precision=options.precision,
-        hardware_compatibility=options.hardware_compatibility,
-        version_compatible=options.version_compatible,
-        workspace_mib=options.workspace_mib,
-        timing_cache=options.timing_cache,
-        builder_level=options.builder_level,
-        weight_streaming=options.weight_streaming,
-        refit=options.refit,
-        strip=options.strip,
+        **attributes(options, _SAME_NAMES),
     )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)

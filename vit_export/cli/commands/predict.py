@@ -7,17 +7,11 @@ import click
 
 from vit_export.cli.console import emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import (
-    LabelsOption,
-    PreparationOptions,
-    ProviderOptions,
-    RuntimeCacheOption,
-    one_or_list,
-)
+from vit_export.cli.options import LabelsOption, PreparationOptions, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(LabelsOption, ProviderOptions, RuntimeCacheOption, PreparationOptions):
+class _Options(LabelsOption, RunOptions, PreparationOptions):
     top: int = option(
         "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
@@ -39,6 +33,7 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     from vit_export.runtime import load, load_engine
 
     given: dict[str, Any] = {
+        "provider": options.providers(artifact),
         "device": options.device,
         "preprocess": options.preprocess_of(artifact),
         "labels": options.class_names() or None,
@@ -46,9 +41,9 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     if options.trust_host_code or options.runtime_cache is not None:
         given["allow_host_code"] = options.trust_host_code
         given["runtime_cache"] = options.runtime_cache
-        model = load_engine(artifact, provider=options.provider, **given)
+        model = load_engine(artifact, **given)
     else:
-        model = load(artifact, provider=one_or_list(options.providers(artifact)), **given)
+        model = load(artifact, **given)
     click.get_current_context().with_resource(model)  # closed in the end
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []

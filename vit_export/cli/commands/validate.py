@@ -7,16 +7,11 @@ import click
 
 from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import (
-    PreparationOptions,
-    ProviderOptions,
-    RuntimeCacheOption,
-    one_or_list,
-)
+from vit_export.cli.options import PreparationOptions, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(ProviderOptions, RuntimeCacheOption, PreparationOptions):
+class _Options(RunOptions, PreparationOptions):
     golden: str | None = option("Source", "By default NAME.golden.npz beside the artifact.", "FILE")
     weights: str | None = option("Source", "Compute the reference again from it.", "CHECKPOINT")
     layout: str | None = option("Source", "Naming scheme of the checkpoint; recognised by default.")
@@ -48,7 +43,7 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         golden=options.golden,
         weights=options.weights,
         layout=options.layout,
-        provider=one_or_list(options.providers(artifact)),
+        provider=options.providers(artifact),
         device=options.device,
     )
     with ProgressBar() as progress:

@@ -1,11 +1,9 @@
 """Record a run as a CUDA graph, once for each batch size, and replay it from fixed buffers.
 
-Each batch size has its own buffers, and its own graph under the run option `gpu_graph_id` (ONNX
-Runtime, "CUDA Execution Provider", CUDA graphs). ONNX Runtime keeps graphs by thread
-(`PerThreadContext` in its cuda_execution_provider.cc), so one thread does all runs of a session:
-the threads of a server would otherwise record every batch size again, each for itself. On the CPU
-nothing is recorded, and the same code runs the model from the same buffers, which is how it is
-tested without a GPU.
+Each batch size has its own graph under the run option `gpu_graph_id` (ONNX Runtime, "CUDA Execution
+Provider", CUDA graphs). ONNX Runtime keeps graphs by thread (`PerThreadContext` in its
+cuda_execution_provider.cc), so one thread does all runs of a session: the threads of a server would
+otherwise each record every batch size. On the CPU the same code runs, and records nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +29,6 @@ class _Recorded:
     binding: Any
     inputs: dict[str, Any]
     outputs: dict[str, Any]
-
-    @property
-    def run_options(self) -> Any:
-        return _run_options(self.graph)
 
     def results(self) -> Outputs:
         return {name: value.numpy().copy() for name, value in self.outputs.items()}
@@ -65,17 +59,14 @@ class RecordedRuns:
                 return recorded.results()
         self._recorded[key] = recorded
         for name, array in feeds.items():
-            recorded.inputs[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(recorded.binding, recorded.run_options)
+            recorded.inputs[name].update_inplace(np.asarray(array, order="C"))
+        self._session.run_with_iobinding(recorded.binding, _run_options(recorded.graph))
         return recorded.results()
 
     def _free_graph(self) -> int:
-        """Return the number for a new graph, at the limit that of the least recently used.
-
-        A version of ONNX Runtime that cannot release a graph records no more.
-        """
+        """Return the number for a new graph, at the limit that of the least recently used."""
         if len(self._recorded) == MAX_GRAPHS:
-            if not hasattr(self._session, "release_captured_graph"):
+            if not hasattr(self._session, "release_captured_graph"):  # an older ONNX Runtime
                 return NOT_RECORDED
             oldest = self._recorded.pop(next(iter(self._recorded)))
             self._session.release_captured_graph(oldest.graph)

@@ -1,8 +1,8 @@
-"""Options of execution providers, and how ONNX Runtime spells them.
+"""Execution providers, and their options as ONNX Runtime spells them; imports no ONNX Runtime.
 
 NVIDIA's providers have classes of options, of which onnxruntime-gpu 1.31 accepts the names and
 refuses unknown ones (checked by `tests/gpu_wheel`); those of TensorRT-RTX are from the header in
-the plugin's wheel. Any provider takes a mapping of options in ONNX Runtime's own spelling.
+the plugin's wheel. Any other provider takes a mapping.
 """
 
 import os
@@ -13,13 +13,46 @@ from typing import Any, ClassVar
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import InputError, OutputError, ProviderError, UsageError, check_known
-from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
+from vit_export.host.nvidia import RTX_INSTALL, RTX_PLUGIN
 
 Profile = tuple[int, int, int]
 PathLike = str | os.PathLike[str]
 
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"  # "0": no NVIDIA library uses TF32
 RECORDING = ("enable_cuda_graph", "trt_cuda_graph_enable")  # options that record CUDA graphs
+GPU_WHEEL = "onnxruntime-gpu[cuda,cudnn]"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider of ONNX Runtime."""
+
+    ort_name: str
+    wheel: str = ""  # what pip installs to get it
+    plugin: str = ""  # module of a wheel that adds it to the plain onnxruntime
+    numbered: bool = False  # whether it takes the number of a GPU (`device_id`)
+    memory: str = "cpu"  # where the tensors of a run lie, in ONNX Runtime's spelling
+    build: str = ""  # hint where no wheel adds it
+
+
+PROVIDERS = {
+    "cpu": Provider("CPUExecutionProvider", "onnxruntime"),
+    "cuda": Provider("CUDAExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda"),
+    "tensorrt": Provider("TensorrtExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda"),
+    "tensorrt-rtx": Provider(
+        "NvTensorRTRTXExecutionProvider", RTX_INSTALL.split()[-1], RTX_PLUGIN, numbered=True
+    ),
+    "openvino": Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "coreml": Provider(
+        "CoreMLExecutionProvider", build="the wheels of onnxruntime for macOS contain it"
+    ),
+    "directml": Provider("DmlExecutionProvider", "onnxruntime-directml", numbered=True),
+    # a plugin from version 2 on; before, a wheel of ONNX Runtime
+    "qnn": Provider("QNNExecutionProvider", "onnxruntime-qnn", "onnxruntime_qnn"),
+    "xnnpack": Provider("XnnpackExecutionProvider", build="build onnxruntime with --use_xnnpack"),
+    "migraphx": Provider("MIGraphXExecutionProvider", "onnxruntime-migraphx", numbered=True),
+}
+AUTO = ("cuda", "cpu")  # best first; TensorRT builds an engine for minutes, so it is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +110,11 @@ class EngineOptions(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.profile is not None and not (
-            len(self.profile) == 3 and 1 <= self.profile[0] <= self.profile[1] <= self.profile[2]
+        sizes = self.profile
+        if sizes is not None and not (
+            isinstance(sizes, list | tuple)
+            and [*map(type, sizes)] == [int] * 3
+            and 1 <= sizes[0] <= sizes[1] <= sizes[2]
         ):
             raise UsageError(
                 f"profile={self.profile}: expected the batch sizes (min, opt, max), rising from 1"
@@ -104,7 +140,7 @@ class EngineOptions(_Options):
         if self.profile is None:
             return {}
         for spec in file.inputs:
-            if spec.dynamic != spec.shape[:1]:
+            if not spec.dynamic or spec.dynamic != spec.shape[:1]:
                 raise UsageError(
                     f"profile={self.profile}: a profile gives batch sizes, so it needs an input "
                     f"whose batch alone is dynamic, unlike {spec}"
@@ -199,19 +235,18 @@ class TensorrtRtxOptions(EngineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RawOptions(_Options):
-    """Options of any provider in ONNX Runtime's own spelling.
-
-    Attributes:
-        provider: The provider.
-        device: Number of its GPU.
-        entries: Options beside those that the classes above set.
-    """
+    """Options of any provider in ONNX Runtime's own spelling, over the defaults of this package."""
 
     provider: str
     entries: Mapping[str, str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.provider == "cpu" and self.entries:  # ONNX Runtime would ignore them
+            raise UsageError(
+                f"options={dict(self.entries)}: provider 'cpu' has no options",
+                hint="threads and session_options configure it",
+            )
         for name in RECORDING:
             if self.entries.get(name, "0").lower() not in ("0", "false"):
                 raise UsageError(
@@ -247,41 +282,26 @@ def _make_folder(option: str, folder: Path) -> str:
 def options_of(
     providers: Sequence[str], options: GivenOptions | None, device: int | None
 ) -> dict[str, ProviderOptions]:
-    """Return the options of every provider to try, in their order; `"cpu"` gets empty ones.
-
-    Args:
-        providers: Names of providers.
-        options: Options of one of them, or a mapping of raw options for the only one.
-        device: Number of the GPU for those that number their devices.
-    """
-    numbered = [name for name in providers if PROVIDERS[name].numbered]
-    given = options
-    if isinstance(given, Mapping):
-        if len(providers) != 1:
+    """Return the options of every provider to try, those of `load` included."""
+    numbered = [name for name in providers if name != "auto" and PROVIDERS[name].numbered]
+    if isinstance(options, Mapping):
+        if len(providers) != 1 or providers[0] == "auto":
             raise UsageError(
-                f"options={dict(given)}: raw options are those of one provider, not of "
+                f"options={dict(options)}: raw options are those of one provider, not of "
                 f"{', '.join(providers)}",
                 hint='name it, e.g. load(path, provider="openvino", options={...})',
             )
-        entries = {str(name): str(value) for name, value in given.items()}
-        own = entries.pop("device_id", None) if numbered else None
-        number = None if own is None else int(own) if own.isdecimal() else -1
-        given = RawOptions(provider=providers[0], device=number, entries=entries)
-    elif given is not None and given.provider not in providers:
+        entries = {str(name): str(value) for name, value in options.items()}
+        number: Any = entries.pop("device_id", None) if numbered else None
+        number = int(number) if number and number.isdecimal() else number
+        options = RawOptions(provider=providers[0], device=number, entries=entries)
+    if options is not None and not isinstance(options, ProviderOptions):
+        raise UsageError(f"options={options!r}: expected e.g. CudaOptions(), or a mapping")
+    if options is not None and options.provider not in providers:
         raise UsageError(
-            f"{type(given).__name__} is for provider {given.provider!r}, but the provider is "
+            f"{type(options).__name__} is for provider {options.provider!r}, but the provider is "
             f"{', '.join(map(repr, providers))}"
         )
-    chosen: dict[str, ProviderOptions] = {}
-    for name in providers:
-        own_options: ProviderOptions = DEFAULTS.get(name) or RawOptions(provider=name, entries={})
-        if given is not None and given.provider == name:
-            own_options = given
-        if device is not None and name in numbered:
-            if own_options.device not in (None, device):
-                raise UsageError(f"device={device}, and {own_options.device} in the options")
-            own_options = replace(own_options, device=device)
-        chosen[name] = own_options
     if device is not None and not numbered:
         raise UsageError(
             f"device={device}: provider {providers[0]!r} does not number its devices",
@@ -289,15 +309,27 @@ def options_of(
             if "openvino" in providers
             else "leave it out, or use the provider of a GPU",
         )
+    chosen = {
+        name: DEFAULTS.get(name) or RawOptions(provider=name, entries={}) for name in providers
+    }
+    if options is not None:
+        chosen[options.provider] = options
+    for name in numbered if device is not None else ():
+        if chosen[name].device not in (None, device):
+            raise UsageError(f"device={device}, and {chosen[name].device} in the options")
+        chosen[name] = replace(chosen[name], device=device)
     return chosen
 
 
 def set_session_options(target: Any, given: Mapping[str, Any]) -> None:
     """Set attributes of `onnxruntime.SessionOptions`, and as text what has a dot in its name."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"session_options={given!r}: expected a mapping from names to values")
     known = [name for name, member in vars(type(target)).items() if isinstance(member, property)]
     for name, value in given.items():
-        if "." in name:
-            target.add_session_config_entry(name, str(value))
+        if "." in name:  # where ONNX Runtime writes "1" and "0"
+            text = str(int(value) if isinstance(value, bool) else value)
+            target.add_session_config_entry(name, text)
             continue
         check_known("session option", name, known)
         try:
@@ -311,8 +343,10 @@ def set_session_options(target: Any, given: Mapping[str, Any]) -> None:
 
 def check_profile(profile: Profile | None, shapes: Mapping[str, Sequence[int]]) -> None:
     """Check that a batch is in the engine's profile; the provider would build another engine."""
-    for name, (size, *_) in shapes.items():
-        if profile is not None and not profile[0] <= size <= profile[2]:
+    if profile is None:
+        return
+    for name, (size, *_) in shapes.items():  # `profile_options` has refused single numbers
+        if not profile[0] <= size <= profile[2]:
             raise InputError(
                 f"input {name!r} holds {size} images; the engine is built for {profile[0]} to "
                 f"{profile[2]} (profile={profile})"
@@ -328,9 +362,8 @@ def check_tf32(provider: str, precision: str) -> None:
     """Raise ProviderError where float32 products would use TF32 without anybody's request.
 
     ONNX Runtime's TensorRT providers build with TF32 and have no option against it
-    (microsoft/onnxruntime, issue 26029). NVIDIA's variable works where it is set before CUDA is
-    used: TensorRT reads it then, TensorRT-RTX 1.7 at every build. TF32 matters little to narrower
-    precisions.
+    (microsoft/onnxruntime, issue 26029). TensorRT reads NVIDIA's variable when CUDA is first used,
+    TensorRT-RTX 1.7 at every build.
     """
     if provider.startswith("tensorrt") and precision == "fp32" and TF32_VARIABLE not in os.environ:
         raise ProviderError(

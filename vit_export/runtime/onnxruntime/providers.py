@@ -26,7 +26,7 @@ from vit_export.host.nvidia import (
     version_of,
 )
 from vit_export.host.probes import probe_provider, run_probe
-from vit_export.runtime.onnxruntime.provider_table import BUILDS, PROVIDERS
+from vit_export.runtime.onnxruntime.options import PROVIDERS
 
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -40,11 +40,9 @@ installed_wheels = functools.cache(onnxruntime_wheels)  # reads the metadata of 
 
 
 def worth_trying(provider: str) -> bool:
-    """Whether the installed wheel should have the provider; one for CPUs has no CUDA.
-
-    A wheel for CPUs may have overwritten the files of the one for GPUs.
-    """
-    return built_in(provider) or bool(version_of("onnxruntime-gpu"))
+    """Whether the installed wheel should have the provider; one for CPUs has no CUDA."""
+    overwritten = bool(version_of("onnxruntime-gpu"))  # by the files of the wheel for CPUs
+    return built_in(provider) or overwritten
 
 
 def built_in(provider: str) -> bool:
@@ -72,27 +70,25 @@ def check_version(
 def check_wheel_usable(provider: str) -> None:
     """Raise ProviderError if the installed onnxruntime cannot start the provider."""
     wheels, kind = installed_wheels(), PROVIDERS[provider]
-    needs_wheel = not kind.plugin
-    install = f"pip install '{kind.wheel}'" if kind.wheel else ""
+    uninstall = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
     if len(wheels) > 1:
-        keep = f"pip install '{kind.wheel if needs_wheel and kind.wheel else 'onnxruntime'}'"
+        keep = "onnxruntime" if kind.plugin or kind.build else kind.wheel
         raise ProviderError(
             f"provider {provider!r}: {' and '.join(wheels)} are both installed and overwrite each "
             "other",
-            hint=f"keep one: pip uninstall -y {' '.join(wheels)} && {keep}",
+            hint=f"keep one: {uninstall}pip install '{keep}'",
         )
     if uses_plugin(provider):
         if importlib.util.find_spec(kind.plugin) is None:
             raise ProviderError(
                 f"provider {provider!r}: its plugin for ONNX Runtime is not installed",
-                hint=install.replace("'", ""),
+                hint=f"pip install {kind.wheel}",
             )
     elif not built_in(provider):
-        uninstall = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
             f"without {kind.ort_name} (it has: {', '.join(ort.get_available_providers())})",
-            hint=BUILDS.get(provider) or f"install the wheel with it: {uninstall}{install}",
+            hint=kind.build or f"install the wheel with it: {uninstall}pip install '{kind.wheel}'",
         )
     check_version(
         ort.InferenceSession, "get_provider_graph_assignment_info", "1.24.1",
@@ -103,10 +99,7 @@ def check_wheel_usable(provider: str) -> None:
 
 
 def _check_libraries(provider: str) -> None:
-    """Load NVIDIA's libraries from their wheels, and raise ProviderError where one is missing.
-
-    ONNX Runtime would log the failure, which no option of a session silences, and fall back.
-    """
+    """Load NVIDIA's libraries, since ONNX Runtime only logs a failure, and falls back."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         ort.preload_dlls()
     if provider == "tensorrt":
@@ -116,10 +109,11 @@ def _check_libraries(provider: str) -> None:
             ctypes.CDLL(library)
     except OSError as error:
         conflict = tensorrt_conflict() if provider == "tensorrt" else None
-        reason, remedy = conflict or ("", "vit-export doctor")
+        reason, remedy = (
+            (f"; {conflict[0]}", conflict[1]) if conflict else ("", "vit-export doctor")
+        )
         raise ProviderError(
-            f"provider {provider!r} cannot start: {error}{'; ' * bool(reason)}{reason}",
-            hint=remedy,
+            f"provider {provider!r} cannot start: {error}{reason}", hint=remedy
         ) from error
 
 
@@ -140,31 +134,25 @@ def first_line(error: BaseException) -> str:
 
 def plugin_devices(provider: str) -> list[Any]:
     """Return the devices (`OrtEpDevice`) of a plugin, which `check_wheel_usable` has found."""
+    name, is_rtx = PROVIDERS[provider].ort_name, provider == "tensorrt-rtx"
     with _registering:
-        devices = _registered_devices(provider) or _register(provider)
+        if not any(device.ep_name == name for device in ort.get_ep_devices()):
+            library = importlib.import_module(PROVIDERS[provider].plugin).get_library_path()
+            try:
+                ort.register_execution_provider_library(name, library)
+            except BACKEND_ERRORS as error:
+                if "already registered" not in str(error):
+                    reason = first_line(error).rpartition("with error: ")[2]
+                    needs = "; it needs an NVIDIA driver for CUDA 13" * is_rtx
+                    raise ProviderError(
+                        f"provider {provider!r}: its plugin cannot be loaded ({reason}){needs}",
+                        hint="vit-export doctor",
+                    ) from error
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
     if not devices:
-        supported = f" ({RTX_GPUS})" if provider == "tensorrt-rtx" else ""
         raise ProviderError(
-            f"provider {provider!r}: the plugin finds no device that it supports{supported}",
+            f"provider {provider!r}: the plugin finds no device that it supports"
+            + f" ({RTX_GPUS})" * is_rtx,
             hint="vit-export doctor",
         )
     return devices
-
-
-def _registered_devices(provider: str) -> list[Any]:
-    return [each for each in ort.get_ep_devices() if each.ep_name == PROVIDERS[provider].ort_name]
-
-
-def _register(provider: str) -> list[Any]:
-    library = importlib.import_module(PROVIDERS[provider].plugin).get_library_path()
-    try:
-        ort.register_execution_provider_library(PROVIDERS[provider].ort_name, library)
-    except BACKEND_ERRORS as error:
-        if "already registered" not in str(error):
-            reason = first_line(error).rpartition("with error: ")[2]
-            needs = "; it needs an NVIDIA driver for CUDA 13" * (provider == "tensorrt-rtx")
-            raise ProviderError(
-                f"provider {provider!r}: its plugin cannot be loaded ({reason}){needs}",
-                hint="vit-export doctor",
-            ) from error
-    return _registered_devices(provider)

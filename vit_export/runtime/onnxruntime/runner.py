@@ -21,17 +21,19 @@ from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
 from vit_export.runtime.onnxruntime.options import (
+    AUTO,
+    PROVIDERS,
     CudaOptions,
     EngineOptions,
     GivenOptions,
+    ProviderOptions,
     check_profile,
     options_of,
     set_session_options,
     without_context_file,
 )
-from vit_export.runtime.onnxruntime.provider_table import AUTO, PROVIDERS
 from vit_export.runtime.onnxruntime.providers import BACKEND_ERRORS, first_line, worth_trying
-from vit_export.runtime.onnxruntime.session import CheckedSession, SessionRequest, create_session
+from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
 from vit_export.runtime.onnxruntime.tensors import ort_value
 
 
@@ -55,12 +57,12 @@ class OrtRunner:
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise UsageError(f"threads={threads!r}: expected a whole number, at least 1, or None")
-        given = dict(session_options or {})
+        given = {} if session_options is None else session_options
         set_session_options(ort.SessionOptions(), given)
         if threads is not None and "intra_op_num_threads" in given:
             raise UsageError("threads and intra_op_num_threads: expected only one")
-        names = provider_names(provider, options, device)
-        candidates = options_of(names, options, device)
+        given = {**given, **({"intra_op_num_threads": threads} if threads else {})}
+        candidates = options_of(provider_names(provider, options, device), options, device)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
         self.file.check_external_data()
@@ -69,18 +71,14 @@ class OrtRunner:
         self.rejected: dict[str, str] = {}  # providers that were tried before, with the reason
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
-        self._request, opened = self._open(
-            SessionRequest(
-                file=self.file, provider=name, options=own, exposed=tuple(expose),
-                threads=threads, session_options=given,
-            )
+        requests = [
+            SessionRequest(self.file, name, own, exposed=tuple(expose), session_options=given)
             for name, own in candidates.items()
-        )  # fmt: skip
-        session = opened.session
+        ]
+        request, session, self.nodes_on_cpu = self._open(requests)
         self._open_session: ort.InferenceSession | None = session
-        self.nodes_on_cpu = opened.on_cpu  # computations on shapes, of another provider's session
-        self.provider, self.options = self._request.provider, self._request.options
-        self._request = replace(self._request, options=without_context_file(self.options))
+        self.provider, self.options = request.provider, request.options
+        self._request = replace(request, options=without_context_file(self.options))
         memory = PROVIDERS[self.provider].memory
         self._on_gpu = memory != "cpu"
         self._device = (memory, self.options.gpu if self._on_gpu else 0)
@@ -91,28 +89,30 @@ class OrtRunner:
         self._names = [value.name for value in session.get_outputs()]
         self.outputs = tuple(known.get(name, TensorSpec(name, "", ())) for name in self._names)
 
-    def _open(self, requests: Iterator[SessionRequest]) -> tuple[SessionRequest, CheckedSession]:
+    def _open(
+        self, requests: Sequence[SessionRequest]
+    ) -> tuple[SessionRequest, ort.InferenceSession, int]:
         """Create a session of the first provider that really runs the model."""
-        failures: list[ProviderError] = []
+        hints = []
         for request in requests:
-            opened = _try_session(request)
-            if isinstance(opened, CheckedSession):
-                return request, opened
-            failures.append(opened)
-            self.rejected[request.provider] = opened.message
-        if len(failures) == 1:
-            raise failures[0]
+            try:
+                return request, *create_session(request)
+            except ProviderError as error:  # noqa: PERF203 - a list has few providers
+                if len(requests) == 1:
+                    raise
+                self.rejected[request.provider] = error.message
+                hints.append(error.hint)
         reasons = "; ".join(self.rejected.values())
         raise ProviderError(
             f"no provider of {', '.join(self.rejected)} can run {self.path.name}: {reasons}",
-            hint="; ".join(dict.fromkeys(error.hint for error in failures)),
+            hint="; ".join(dict.fromkeys(filter(None, hints))),
         )
 
     @property
     def _session(self) -> ort.InferenceSession:
         with self._lock:
             if self._open_session is None:
-                self._open_session = create_session(self._request).session
+                self._open_session, _ = create_session(self._request)
             return self._open_session
 
     def release(self) -> None:
@@ -132,7 +132,6 @@ class OrtRunner:
             options=self._request.options,
             session_options=self._request.session_options,
             expose=names,
-            threads=self._request.threads,
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -144,16 +143,13 @@ class OrtRunner:
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
         with self._named_failures():
             if self._records_graphs:
-                return self._recorded_runs().run(feeds)
+                session = self._session
+                with self._lock:
+                    recorded = self._recorded or RecordedRuns(session, self._names, self._device)
+                    self._recorded = recorded
+                return recorded.run(feeds)
             results = self._session.run(self._names, dict(feeds))
             return dict(zip(self._names, results, strict=True))
-
-    def _recorded_runs(self) -> RecordedRuns:
-        session = self._session
-        with self._lock:
-            if self._recorded is None:
-                self._recorded = RecordedRuns(session, self._names, self._device)
-            return self._recorded
 
     def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
         """Compute every output in the memory of the provider's device, from the feeds of `run`.
@@ -192,34 +188,27 @@ class OrtRunner:
             ) from error
 
 
-def _try_session(request: SessionRequest) -> CheckedSession | ProviderError:
-    try:
-        return create_session(request)
-    except ProviderError as error:
-        return error
-
-
 def provider_names(
     provider: str | Sequence[str], options: GivenOptions | None, device: int | None
 ) -> list[str]:
     """Return the providers to try, best first; those of `"auto"` that this machine should have."""
-    names = [provider] if isinstance(provider, str) else list(provider)
+    names = [provider] if isinstance(provider, str) else provider
+    if (
+        not isinstance(names, list | tuple)
+        or not all(isinstance(name, str) for name in names)
+        or not 0 < len(names) == len(set(names))
+        or ("auto" in names and len(names) > 1)
+    ):
+        raise UsageError(
+            f"provider={provider!r}: expected one provider, or a list of different ones without "
+            "auto"
+        )
     for name in names:
         check_known("provider", name, ("auto", *PROVIDERS))
-    if not names or len(set(names)) < len(names) or ("auto" in names and len(names) > 1):
-        raise UsageError(
-            f"provider={names}: expected one provider, or a list of different ones without auto"
-        )
-    if names != ["auto"]:
-        return names
-    if isinstance(options, Mapping):
-        raise UsageError(
-            f"options={dict(options)}: raw options are those of one provider, and provider 'auto' "
-            "may be another",
-            hint='name it, e.g. load(path, provider="cuda", options={...})',
-        )
-    if options is not None:
+    if names[0] == "auto" and isinstance(options, ProviderOptions):
         return [options.provider]
+    if names[0] != "auto" or options is not None:  # `options_of` refuses raw options of "auto"
+        return list(names)
     *candidates, last = AUTO
     if device is not None:  # a GPU was requested, and the CPU is none
         return candidates

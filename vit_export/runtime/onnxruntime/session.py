@@ -1,4 +1,8 @@
-"""Create an ONNX Runtime session on exactly the requested provider, or raise an error."""
+"""Create an ONNX Runtime session on exactly the requested provider, or raise an error.
+
+ONNX Runtime keeps small computations on shapes on the CPU on purpose: their results are needed
+in host memory (`GetCpuPreferredNodes` in its fallback_cpu_capability.cc; issues 17930 and 13590).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,17 +12,17 @@ from typing import Any
 import onnxruntime as ort
 
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_wire import MIN_EXTERNAL_BYTES
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime.onnxruntime.options import (
+    PROVIDERS,
     EngineOptions,
     ProviderOptions,
     check_tf32,
     set_session_options,
 )
-from vit_export.runtime.onnxruntime.placement import check_placement
-from vit_export.runtime.onnxruntime.provider_table import PROVIDERS
 from vit_export.runtime.onnxruntime.providers import (
     BACKEND_ERRORS,
     cause,
@@ -32,9 +36,22 @@ from vit_export.runtime.onnxruntime.providers import (
 HAS_WEIGHTS_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
 FATAL_ONLY = 4  # ONNX Runtime's logging severity
 MAPPED_FROM_BYTES = 1 << 28  # size of weights from which the CPU reads them in the file
+SHAPE_SOURCES = ("Shape", "Size", "Constant")
+SHAPE_OPERATORS = frozenset(
+    {
+        *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
+        *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
+        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+        *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
+        *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
+        *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
+        *("Unsqueeze", "Where"),
+    }
+)
+SCALAR_BYTES = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SessionRequest:
     """What a session is created for; the arguments of `OrtRunner`, checked."""
 
@@ -42,25 +59,11 @@ class SessionRequest:
     provider: str
     options: ProviderOptions
     exposed: tuple[str, ...] = ()
-    threads: int | None = None
     session_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class CheckedSession:
-    """A session of the requested provider.
-
-    Attributes:
-        session: The session.
-        on_cpu: Number of nodes, computations on shapes, that run on the CPU instead.
-    """
-
-    session: ort.InferenceSession
-    on_cpu: int
-
-
-def create_session(request: SessionRequest) -> CheckedSession:
-    """Create a session, and check that the requested provider runs every node."""
+def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
+    """Create a session of the requested provider; return how many nodes run on the CPU instead."""
     file, options = request.file, request.options
     if request.provider != "cpu":
         check_wheel_usable(request.provider)
@@ -71,7 +74,7 @@ def create_session(request: SessionRequest) -> CheckedSession:
     options.check_context_file(file, path)
     with staging(path) as stage:
         staged = stage / path.name
-        session = _checked_session(replace(request, options=replace(options, ep_context=staged)))
+        created = _checked_session(replace(request, options=replace(options, ep_context=staged)))
         if not staged.is_file():
             raise ProviderError(
                 f"provider {request.provider!r} built its engine but did not write {path.name}, "
@@ -79,10 +82,10 @@ def create_session(request: SessionRequest) -> CheckedSession:
             )
         stamp(staged, file.metadata)  # so that images can be prepared for it
         publish([staged], path.parent)
-    return session
+    return created
 
 
-def _checked_session(request: SessionRequest) -> CheckedSession:
+def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
     name, provider = request.file.path.name, request.provider
     try:
         session = _new_session(request)
@@ -96,15 +99,13 @@ def _checked_session(request: SessionRequest) -> CheckedSession:
             f"provider {provider!r} cannot run {name}: {first_line(error)}{cause(provider)}",
             hint="vit-export doctor",
         ) from error
-    return CheckedSession(session, check_placement(session, provider, request.file))
+    return session, check_placement(session, provider, request.file)
 
 
 def _new_session(request: SessionRequest) -> ort.InferenceSession:
     file, provider, options = request.file, request.provider, request.options
     session_options = ort.SessionOptions()
     session_options.log_severity_level = FATAL_ONLY
-    if request.threads is not None:
-        session_options.intra_op_num_threads = request.threads
     set_session_options(session_options, request.session_options)
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
@@ -125,6 +126,62 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     devices = plugin_devices(provider)
     if options.gpu >= len(devices):
         raise UsageError(f"device={options.gpu}: the plugin finds {len(devices)} devices")
-    settings.pop("device_id", None)  # the device itself is given
     session_options.add_provider_for_devices([devices[options.gpu]], settings)
     return ort.InferenceSession(model, session_options, enable_fallback=0)
+
+
+def check_placement(session: ort.InferenceSession, provider: str, file: OnnxFile) -> int:
+    """Return how many nodes, computations on shapes, run on the CPU; refuse others there."""
+    wanted = PROVIDERS[provider].ort_name
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(
+            f"provider {provider!r} was requested, but ONNX Runtime fell back to "
+            f"{session.get_providers()[0]}{cause(provider)}",
+            hint="`vit-export doctor` shows what is missing; --provider cpu runs on the CPU",
+        )
+    if provider == "cpu":
+        return 0
+    elsewhere = [
+        (part.ep_name, node.name, node.op_type)
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != wanted
+        for node in part.get_nodes()
+    ]
+    allowed = shape_nodes(file) if elsewhere else frozenset()
+    heavy = [
+        (where, f"{name} ({op_type})")
+        for where, name, op_type in elsewhere
+        if where != PROVIDERS["cpu"].ort_name
+        or (op_type not in SHAPE_SOURCES and (name, op_type) not in allowed)
+    ]
+    if heavy:
+        shown = ", ".join(node for _, node in heavy[:5]) + (", ..." if len(heavy) > 5 else "")
+        places = " and ".join(dict.fromkeys(where for where, _ in heavy))
+        raise ProviderError(
+            f"{file.path.name}: ONNX Runtime placed {len(heavy)} of its nodes on {places} instead "
+            f"of {provider!r}: {shown}",
+            hint="export it again with another --opset or --attention, or use another --provider",
+        )
+    return len(elsewhere)
+
+
+def shape_nodes(file: OnnxFile) -> frozenset[tuple[str, str]]:
+    """Return (name, operator) of the nodes that compute from shapes and small constants alone."""
+    known = {""} | {  # an optional input that is not given has the name ""
+        tensor.name
+        for tensor in file.initializers
+        if 0 <= tensor.nbytes <= SCALAR_BYTES
+        or (tensor.nbytes < MIN_EXTERNAL_BYTES and "int" in tensor.dtype)
+    }
+    on_shapes, others = set(), set()
+    for node in file.nodes:  # ONNX: in the order of computation
+        if node.op_type in SHAPE_SOURCES or (
+            node.op_type in SHAPE_OPERATORS
+            and node.domain in ("", "ai.onnx")
+            and known.issuperset(node.inputs)
+        ):
+            known.update(node.outputs)
+            on_shapes.add((node.name, node.op_type))
+        else:
+            others.add((node.name, node.op_type))
+    return frozenset(on_shapes - others)  # not what another node is called too

@@ -54,11 +54,10 @@ def ort_value(spec: TensorSpec, value: Any, device: tuple[str, int]) -> ort.OrtV
 def written(tensor: Any) -> Any:
     """Return the DLPack capsule of a tensor, once the kernels that write it have finished.
 
-    ONNX Runtime runs on streams of its own, which wait for no other stream, and asks for the
-    capsule without one, so that torch does not wait either. Its `synchronize_inputs` waits for
-    the current GPU with provider "cuda", and for nothing with "tensorrt" (microsoft/onnxruntime,
-    issue 32673). So the producer orders its work before the legacy default stream (Python array
-    API standard, `__dlpack__`: stream 1), and this thread waits for that stream.
+    ONNX Runtime's streams wait for no other stream, and its `synchronize_inputs` waits for nothing
+    with provider "tensorrt" (microsoft/onnxruntime, issue 32673). So the producer orders its work
+    before the legacy default stream (Python array API standard, `__dlpack__`: stream 1), and this
+    thread waits for that stream.
     """
     kind, number = tensor.__dlpack_device__()
     if kind not in (CUDA, CUDA_MANAGED):

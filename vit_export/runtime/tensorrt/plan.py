@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,10 @@ from packaging.version import InvalidVersion, Version
 
 from vit_export.artifact.engine_sidecar import Gpu, Sidecar
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, ProviderError
+from vit_export.artifact.open_file import replace_file
+from vit_export.errors import ArtifactError, OutputError, ProviderError, ProviderWarning
 from vit_export.runtime.tensorrt.backend import Backend, Messages, tensor_spec, without_names
 from vit_export.runtime.tensorrt.cuda import device_memory
-from vit_export.runtime.tensorrt.runtime_cache import RuntimeCache
 
 
 class IncompatibleEngineError(ProviderError):
@@ -44,7 +47,12 @@ def read_plan_file(path: Path, sidecar: Sidecar) -> bytes:
 
 def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
     """Return why an engine does not fit a version of its backend and a GPU; `""` where it does."""
-    if not _version_fits(sidecar, version):
+    fits = sidecar.version == version
+    if not fits and sidecar.options.get("version_compatible"):
+        with contextlib.suppress(InvalidVersion):
+            built_by, installed = Version(sidecar.version), Version(version)
+            fits = built_by.major == installed.major and installed >= built_by
+    if not fits:
         return (
             f"was built with {sidecar.backend} {sidecar.version}, but {sidecar.backend} {version} "
             "is installed"
@@ -61,16 +69,6 @@ def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:
     ):
         built = f"on {sidecar.gpu}"
     return f"was built {built}, but the GPU here is {gpu}" if built else ""
-
-
-def _version_fits(sidecar: Sidecar, version: str) -> bool:
-    if sidecar.version == version or not sidecar.options.get("version_compatible"):
-        return sidecar.version == version
-    try:
-        built, installed = Version(sidecar.version), Version(version)
-    except InvalidVersion:
-        return False
-    return built.major == installed.major and installed >= built
 
 
 def check_compatible(path: Path, sidecar: Sidecar, version: str, gpu: Gpu | None) -> Gpu:
@@ -104,6 +102,57 @@ def find_source(path: Path, sidecar: Sidecar) -> Path:
             hint=f"copy that file here, or build a new engine: {sidecar.rebuild_command(path)}",
         )
     return source
+
+
+class RuntimeCache:
+    """File of the kernels that TensorRT-RTX compiled; of two processes, the later one wins."""
+
+    def __init__(self, engine: Any, path: Path) -> None:
+        self._path, self._saved, self._writes = path, b"", True
+        self._shapes: set[object] = set()
+        self._lock = threading.Lock()
+        try:
+            if not path.parent.is_dir():
+                raise FileNotFoundError("there is no such folder")
+            if path.exists():
+                self._saved = path.read_bytes()
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be the runtime cache ({error.strerror or error})",
+                hint="name another file",
+            ) from error
+        self.kernels = engine.create_runtime_config().create_runtime_cache()  # contexts fill it
+        if self._saved and not self.kernels.deserialize(self._saved):
+            self._stop(
+                "neither used nor replaced: it is the runtime cache of another TensorRT-RTX, GPU "
+                "or driver, or none at all; delete it, or name another file"
+            )
+
+    def _stop(self, problem: str) -> None:
+        self._writes = False
+        warnings.warn(f"{self._path}: {problem}", ProviderWarning, stacklevel=3)
+
+    def use(self, runtime_config: Any) -> None:
+        """Give the kernels to a context that is created with this configuration."""
+        if not runtime_config.set_runtime_cache(self.kernels) and self._writes:
+            self._stop("neither used nor replaced: TensorRT-RTX does not accept the runtime cache")
+
+    def save_after(self, shapes: object) -> None:
+        """Write the file after the first run of shapes, for which kernels may be new."""
+        if shapes not in self._shapes:
+            self._shapes.add(shapes)
+            self.save()
+
+    def save(self) -> None:
+        """Write the file if there are new kernels."""
+        with self._lock:
+            kernels = bytes(memoryview(self.kernels.serialize()))
+            if self._writes and kernels != self._saved:
+                try:
+                    replace_file(self._path, kernels)
+                    self._saved = kernels
+                except OSError as error:
+                    self._stop(f"the runtime cache cannot be written: {error.strerror or error}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +210,10 @@ class Plan:
     def _check_signature(self, path: Path) -> None:
         """Raise ArtifactError unless tensors and profiles are those of the sidecar."""
         engine, manifest = self.engine, self.sidecar.manifest
-        input_mode = self.backend.trt.TensorIOMode.INPUT
         found, expected = [], []
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
-            dtype, shape = engine.get_tensor_dtype(name), engine.get_tensor_shape(name)
-            kind = "input" if engine.get_tensor_mode(name) == input_mode else "output"
-            found.append(f"{kind} {tensor_spec(name, dtype, shape)}")
+            spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
+            found.append(f"{engine.get_tensor_mode(name).name.lower()} {spec}")
         for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
             expected += [f"{kind} {without_names(spec)}" for spec in specs]
         for index, profile in enumerate(self.sidecar.profiles):

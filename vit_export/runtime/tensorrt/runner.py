@@ -6,13 +6,14 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cuda.core import Device
 from cuda.core.utils import StridedMemoryView
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import Sidecar
@@ -40,7 +41,7 @@ class TrtRunner:
         self,
         path: str | os.PathLike[str],
         *,
-        provider: str = "auto",
+        provider: str | Sequence[str] = "auto",
         device: int | None = None,
         allow_host_code: bool = False,
         cuda_graphs: bool = True,
@@ -49,10 +50,12 @@ class TrtRunner:
         self.path = Path(path)
         self.sidecar = Sidecar.read(path)
         plan = read_plan_file(self.path, self.sidecar)
-        if provider not in ("auto", self.sidecar.backend):
+        names = list(provider) if isinstance(provider, list | tuple) else [provider]
+        if names not in (["auto"], [self.sidecar.backend]):
             raise ProviderError(
-                f"{self.path.name}: only {self.sidecar.backend} runs this engine",
-                hint=f"leave out --provider {provider}",
+                f"{self.path.name}: only {self.sidecar.backend} runs this engine, and provider is "
+                f"{provider!r}",
+                hint="leave the provider out",
             )
         if runtime_cache is not None and self.sidecar.backend != "tensorrt-rtx":
             raise UsageError(
@@ -61,8 +64,7 @@ class TrtRunner:
                 hint="leave it out",
             )
         backend = load_backend(self.sidecar.backend)
-        gpu = current_gpu(device)
-        self.gpu = check_compatible(self.path, self.sidecar, backend.version, gpu)
+        self.gpu = check_compatible(self.path, self.sidecar, backend.version, current_gpu(device))
         self.ordinal: int = Device(device).device_id  # of the GPU that every thread uses
         self.provider = self.sidecar.backend
         self.manifest: Manifest | None = self.sidecar.manifest
@@ -147,7 +149,8 @@ class TrtRunner:
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             with self._session() as session:
-                return session.to_host(self._run_on_device(session, feeds, {}))
+                results = self._run_on_device(session, feeds, {})
+                return session.to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
         check_feeds(self.inputs, feeds)
         chunks = split(len(feeds[self.inputs[0].name]), self._ranges)
         with self._session() as session:
@@ -162,11 +165,13 @@ class TrtRunner:
         """Compute every output and leave it on the GPU, without a copy.
 
         Where all inputs and outputs have the addresses of an earlier call, a CUDA graph is
-        replayed.
+        replayed. The outputs are complete when this returns. An output's memory is reused after the
+        last reference to it is dropped, and after what CUDA's default stream, which torch uses, had
+        been given by then; if another stream reads an output, keep it until that stream is done.
 
         Args:
             feeds: CUDA tensors that support DLPack, of a batch that a profile accepts.
-            out: CUDA tensors to write outputs to, of exactly their shapes in this run; other
+            out: Writable CUDA tensors for outputs, of exactly their shapes in this run; other
                 outputs get memory of their own.
 
         Returns:
@@ -195,7 +200,9 @@ class TrtRunner:
         for spec in self.outputs:
             if spec.name in out:
                 exact = TensorSpec(spec.name, spec.dtype, with_batch(spec.shape, batch))
-                targets[spec.name] = self._view(exact, out[spec.name], session)
+                targets[spec.name] = view = self._view(exact, out[spec.name], session)
+                if view.readonly:
+                    raise InputError(f"{spec.name!r} is read-only, and out= is written to")
         return session.run_on_device(views, targets, chunk.profile)
 
     def _view(self, spec: TensorSpec, value: Any, session: Session) -> Any:
@@ -230,10 +237,6 @@ class TrtRunner:
 
 
 def _is_contiguous(view: Any) -> bool:
-    """Return whether the elements are in row-major order without gaps."""
-    expected = np.cumprod((1, *view.shape[:0:-1]))[::-1]
-    strides = expected if view.strides is None else view.strides
-    return 0 in view.shape or all(
-        size == 1 or stride == step
-        for size, stride, step in zip(view.shape, strides, expected, strict=True)
-    )
+    """Return whether the elements are in row-major order without gaps; strides count elements."""
+    one_byte_each = as_strided(np.empty(1, np.int8), view.shape, view.strides)
+    return bool(one_byte_each.flags.c_contiguous)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from cuda.core import Device
+from cuda.core import LEGACY_DEFAULT_STREAM, Device
 
 # cuda-core has no public name for its errors
 from cuda.core._utils.cuda_utils import CUDAError
@@ -103,7 +103,7 @@ class Session:
             runtime_config = engine.create_runtime_config()
             runtime_config.cuda_graph_strategy = backend.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             if (runtime_cache := self.plan.runtime_cache) is not None:
-                runtime_config.set_runtime_cache(runtime_cache.kernels)
+                runtime_cache.use(runtime_config)
             context = engine.create_execution_context(runtime_config)
         else:
             strategy = backend.trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -134,14 +134,10 @@ class Session:
             tensors.append((spec.name, address, shape))
             results[spec.name] = address, chunk.rows
         self._enqueue(tuple(tensors), chunk.profile)
-        return self._to_host(results)
+        return self.to_host(results)
 
-    def to_host(self, results: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Copy what `run_on_device` returned to arrays."""
-        return self._to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
-
-    def _to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
-        """Copy rows of outputs: their address and number."""
+    def to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
+        """Copy outputs to arrays, given their address and number of rows."""
         hosts = {}
         for spec in self._outputs:
             address, rows = outputs[spec.name]
@@ -158,19 +154,19 @@ class Session:
         Outputs are written to `targets`, of exactly their shapes; others get memory of their own.
         """
         batch = inputs[self._inputs[0].name].shape[0]
-        results = {
-            spec.name: targets[spec.name] if spec.name in targets else self._new_tensor(spec, batch)
-            for spec in self._outputs
-        }
+        results, made = dict(targets), []
+        for spec in self._outputs:
+            if spec.name not in targets:
+                shape = with_batch(spec.shape, batch)
+                made.append(self._allocate(_nbytes(spec, shape)))
+                dtype = np.dtype(spec.dtype)
+                results[spec.name] = StridedMemoryView.from_buffer(made[-1], shape, dtype=dtype)
         tensors = {**inputs, **results}
         self._enqueue(tuple((name, t.ptr, tuple(t.shape)) for name, t in tensors.items()), profile)
         self.stream.sync()
+        for memory in made:  # freed after what the caller has queued there, e.g. by torch
+            memory.set_deallocation_stream(LEGACY_DEFAULT_STREAM)
         return results
-
-    def _new_tensor(self, spec: TensorSpec, batch: int) -> Any:
-        shape = with_batch(spec.shape, batch)
-        memory = self._allocate(_nbytes(spec, shape))
-        return StridedMemoryView.from_buffer(memory, shape, dtype=np.dtype(spec.dtype))
 
     def _enqueue(self, tensors: Addresses, profile: int) -> None:
         """Run once; capture a graph the second time, and replay it from then on."""
