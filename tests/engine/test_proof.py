@@ -72,7 +72,7 @@ def test_a_plan_with_fp16_weights_is_too_small_for_fp32() -> None:
     assert "smaller than its weights" in note
     assert not fits
     note, fits = size_of(351_000_000, wide, precision="fp32")
-    assert note == "351000000 bytes, weights 346000000"
+    assert note == "351000000 bytes, at least its weights in fp32 (346000000)"
     assert fits
 
 

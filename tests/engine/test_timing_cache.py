@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vit_export.artifact.engine_sidecar import Gpu
-from vit_export.engine.timing_cache import cache_key, load_cache, locked, save_cache
+from vit_export.engine.build import cache_key, load_cache, locked, save_cache
 from vit_export.errors import OutputError
 from vit_export.runtime.tensorrt.backend import Backend, load_backend
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 COUNT = """
 import sys
 from pathlib import Path
-from vit_export.engine.timing_cache import locked
+from vit_export.engine.build import locked
 path = Path(sys.argv[1])
 for _ in range(40):
     with locked(path):

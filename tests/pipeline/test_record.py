@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from vit_export.errors import UsageError
-from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import load_source
+from vit_export.pipeline.source import choose_activation, load_source, record_golden
 from vit_export.progress import silent
 
 

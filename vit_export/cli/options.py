@@ -151,13 +151,9 @@ class PrecisionOptions:
         changes = given(
             recipe=self.fp16_recipe,
             half_io=self.fp16_io,
-            calibration=self.calibration,
             method=self.calibration_method,
-            percentile=self.percentile,
-            smooth=self.smooth,
             images=images,
-            max_drop=self.max_drop,
-            budget=self.budget,
+            **attributes(self, "calibration percentile smooth max_drop budget"),
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 

@@ -1,7 +1,13 @@
-"""Build the plan of an engine, with progress and Ctrl-C, and check its precision."""
+"""Build the plan of an engine, with progress and Ctrl-C, and check its precision.
 
+TensorRT times kernels on the GPU, for minutes. Builds share the timings in a file, the timing
+cache: each reads it when it starts, and merges its own into it when it ends.
+"""
+
+import contextlib
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +16,7 @@ from typing import Any
 from vit_export.artifact.engine_sidecar import Gpu, Profile
 from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.open_file import replace_file
 from vit_export.engine.network import Network, allow_plain_attention, check_signature, parse
 from vit_export.engine.proof import check_network, plan_size, product_types, weight_bytes
 from vit_export.engine.settings import (
@@ -20,10 +27,14 @@ from vit_export.engine.settings import (
     rtx_capabilities,
     targets_of,
 )
-from vit_export.engine.timing_cache import load_cache, save_cache
-from vit_export.errors import EngineError, UsageError
+from vit_export.errors import EngineError, OutputError, UsageError
 from vit_export.progress import Progress, silent
 from vit_export.runtime.tensorrt.backend import Backend
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 POLL_S = 0.1  # how soon the waiting thread notices Ctrl-C
 NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words for a profile, in a warning
@@ -232,3 +243,51 @@ def _use_gpu(device: int | None) -> None:
         from cuda.core import Device
 
         Device(device).set_current()
+
+
+def cache_key(backend: Backend, gpu: Gpu | None) -> str:
+    """Return the version and GPU that a cache is valid for; TensorRT checks the same."""
+    return "" if backend.is_rtx or gpu is None else f"{backend.name} {backend.version}, {gpu}"
+
+
+def load_cache(config: Any, path: Path) -> None:
+    """Load the timings of a file, if there is one, into a builder's configuration."""
+    with locked(path):
+        data = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise OutputError(
+            f"{path}: is no timing cache of this TensorRT and this GPU, or is damaged",
+            hint="name another file with --timing-cache",
+        )
+
+
+def save_cache(config: Any, path: Path) -> None:
+    """Merge a builder's timings into a file."""
+    cache = config.get_timing_cache()
+    with locked(path):
+        if path.exists():
+            current = config.create_timing_cache(path.read_bytes())
+            if current is None or not cache.combine(current, False):
+                raise OutputError(f"{path}: was replaced during the build by an incompatible cache")
+        replace_file(path, bytes(memoryview(cache.serialize())))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, `PATH.lock`; wait while another process holds it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        stream = path.with_name(path.name + ".lock").open("ab")
+    except OSError as error:
+        raise OutputError(
+            f"cannot lock {path}: {error.strerror or error}",
+            hint="name another file with --timing-cache",
+        ) from error
+    with stream:
+        if sys.platform == "win32":
+            msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock

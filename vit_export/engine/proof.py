@@ -26,7 +26,7 @@ INSPECTOR_WORDS = {  # in the names of types, and of kernels
     "int8": r"(?<!u)int8|i8",
 }
 NOT_SHOWN = "N/A"  # how "N/A due to dynamic shapes" starts, TensorRT's words in place of a type
-CODE_BYTES = 1 << 18  # limit of the kernels of one product in one profile (measured: 90 kB)
+CODE_BYTES = 1 << 18  # limit of a product's kernels in a profile (TensorRT-RTX has 90 kB)
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "ATTENTION_INPUT")
 _PASSING_THROUGH = ("SHUFFLE", "SLICE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
@@ -96,18 +96,16 @@ def plan_size(
 ) -> tuple[str, bool]:
     """Return what the size of a plan shows, and whether it fits the precision of the settings.
 
-    A plan in float32 contains at least its weights in float32. `weights` are those of
-    `weight_bytes`; each product has kernels of its own in each profile. The limit of their code was
-    measured on plans of TensorRT-RTX.
+    A plan in float32 contains at least its weights in float32. `weights` are of `weight_bytes`.
     """
     precision, (stored, fp32) = settings.precision, weights
     code = CODE_BYTES * kernels
     if settings.strip:
         return "the plan contains no weights, so its size shows nothing", True
     if precision == "fp32":
-        if plan_bytes < stored:
-            return f"{plan_bytes} bytes, smaller than its weights in fp32 ({stored})", False
-        return f"{plan_bytes} bytes, weights {stored}", True
+        smaller = plan_bytes < stored
+        relation = "smaller than" if smaller else "at least"
+        return f"{plan_bytes} bytes, {relation} its weights in fp32 ({stored})", not smaller
     if settings.version_compatible:  # the runtime may be as large as the weights
         return f"{plan_bytes} bytes with a lean runtime in it, so its size shows nothing", True
     if plan_bytes > stored + code:
@@ -123,8 +121,7 @@ def plan_size(
 def inspect_engine(backend: Backend, engine: Any, profiles: Sequence[Profile]) -> str:
     """Return the layers of an engine as TensorRT's inspector shows them, on this thread's GPU.
 
-    Types that depend on shapes are shown for the shapes of an execution context, here `opt` of the
-    first profile (IEngineInspector::setExecutionContext in NvInferRuntime.h).
+    Types that depend on shapes are shown for those of a context, here `opt` of the first profile.
     """
     from cuda.core import Device
 

@@ -172,7 +172,32 @@ def profiles_of(inputs: Sequence[TensorSpec], batches: Sequence[BatchRange]) -> 
 
 def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
     """Return the compute capabilities to compile for: those of the settings, or the GPU's."""
-    targets = (_rtx_targets if backend.is_rtx else _here)(backend, settings, gpu)
+    here = () if gpu is None else (gpu.compute_capability,)
+    known = tuple(rtx_capabilities(backend)) if backend.is_rtx else here
+    targets = tuple(dict.fromkeys(settings.compute_capabilities)) or here
+    if unknown := [target for target in targets if target not in known]:
+        if backend.is_rtx:
+            only = f"TensorRT-RTX {backend.version} compiles for {', '.join(known)} only"
+            hint = "use --backend tensorrt for other GPUs"
+        else:
+            only = f"TensorRT builds for this machine's GPU ({', '.join(here) or 'none'})"
+            hint = (
+                "build on a machine with such a GPU, or use --hardware-compatibility ampere-plus, "
+                "or --backend tensorrt-rtx, which builds for other GPUs"
+            )
+        raise UsageError(f"--compute-capability {unknown[0]}: {only}", hint=hint)
+    if gpu is None and not backend.is_rtx:
+        raise EngineError(
+            f"{backend.name} {backend.version} builds on the GPU that runs the engine, and there "
+            "is none here (or no driver)",
+            hint="--backend tensorrt-rtx builds without a GPU",
+        )
+    if not targets:
+        raise UsageError(
+            "there is no GPU here, so the GPU that will run the engine is not known",
+            hint=f"name it: --compute-capability 8.9 (known: {', '.join(known)}; several may be "
+            "given)",
+        )
     if gpu is None and (settings.refit or settings.strip):
         raise EngineError(
             f"--{'strip' if settings.strip else 'refit'}: refittable and stripped engines are "
@@ -184,43 +209,6 @@ def targets_of(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> t
             f"--precision bf16: compute capability {too_old[0]} has no bfloat16, which needs "
             f"{OLDEST_BF16} or newer",
             hint="use --precision fp16",
-        )
-    return targets
-
-
-def _here(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
-    """Return the GPU of this machine, which is the only one that TensorRT builds for."""
-    here = gpu.compute_capability if gpu is not None else "none"
-    if others := [target for target in settings.compute_capabilities if target != here]:
-        raise UsageError(
-            f"--compute-capability {others[0]}: TensorRT builds for this machine's GPU ({here})",
-            hint="build on a machine with such a GPU, or use --hardware-compatibility "
-            "ampere-plus, or --backend tensorrt-rtx, which builds for other GPUs",
-        )
-    if gpu is None:
-        raise EngineError(
-            f"{backend.name} {backend.version} builds on the GPU that runs the engine, and there "
-            "is none here (or no driver)",
-            hint="--backend tensorrt-rtx builds without a GPU",
-        )
-    return (here,)
-
-
-def _rtx_targets(backend: Backend, settings: EngineSettings, gpu: Gpu | None) -> tuple[str, ...]:
-    known = rtx_capabilities(backend)
-    here = (gpu.compute_capability,) if gpu is not None else ()
-    targets = tuple(dict.fromkeys(settings.compute_capabilities)) or here
-    if not targets:
-        raise UsageError(
-            "there is no GPU here, so the GPU that will run the engine is not known",
-            hint=f"name it: --compute-capability 8.9 (known: {', '.join(known)}; several may be "
-            "given)",
-        )
-    if unknown := [target for target in targets if target not in known]:
-        raise UsageError(
-            f"--compute-capability {unknown[0]}: TensorRT-RTX {backend.version} compiles for "
-            f"{', '.join(known)} only",
-            hint="use --backend tensorrt for other GPUs",
         )
     return targets
 

@@ -25,11 +25,10 @@ from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import check_golden_not_shared, check_writable, publish, staging
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
-from vit_export.engine.build import build_plan
+from vit_export.engine.build import build_plan, cache_key, locked
 from vit_export.engine.network import check_source
 from vit_export.engine.proof import inspect_engine, inspector_warning, shown_types
 from vit_export.engine.settings import EngineSettings, profiles_of, targets_of
-from vit_export.engine.timing_cache import cache_key, locked
 from vit_export.engine.trtexec import trtexec_command
 from vit_export.errors import UsageError
 from vit_export.gate.validate import Comparison

@@ -31,9 +31,8 @@ from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
 from vit_export.pipeline.quantize import ArtifactResult, quantize
-from vit_export.pipeline.record import choose_activation, record_golden
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import load_source
+from vit_export.pipeline.source import choose_activation, load_source, record_golden
 from vit_export.progress import Progress, silent
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 

@@ -1,15 +1,17 @@
-"""Load what is to be exported: a variant, a checkpoint or a user's own module."""
+"""Load what is to be exported (a variant, a checkpoint or a module), and record its reference."""
 
 import importlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from vit_export.artifact.golden import Golden, pictures
 from vit_export.artifact.labels import check_labels
 from vit_export.artifact.manifest import TensorSpec, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
@@ -17,9 +19,13 @@ from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import UsageError, nearest, with_article
 from vit_export.graph.export import example_input
+from vit_export.images.folder import user_pictures
+from vit_export.images.prepare import normalize
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.settings import ExportSettings
+from vit_export.progress import Progress
+from vit_export.reference.oracle import record
 from vit_export.reference.outputs import Outputs, describe_error, module_outputs, vit_outputs
 from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
@@ -224,3 +230,51 @@ def build_module(spec: str, *, seed: int = 0) -> nn.Module:
             "or a function that returns one"
         )
     return made
+
+
+def record_golden(
+    loaded: LoadedSource, images: str | os.PathLike[str] | None, progress: Progress
+) -> Golden:
+    """Record the reference on synthetic golden images, and on those of a folder if there is one."""
+    preprocess = loaded.preprocess
+
+    def at(size: tuple[int, int], folder: str | os.PathLike[str] | None = None) -> Golden:
+        shown = pictures(*size, len(preprocess.mean))
+        if folder is not None:
+            shown = np.concatenate([shown, user_pictures(folder, preprocess)])
+        inputs = {loaded.inputs[0].name: normalize(shown, preprocess)}
+        return record(loaded.model, inputs, images=shown, progress=progress)
+
+    others = tuple(at(size) for size in loaded.other_sizes)
+    return replace(at(preprocess.size, images), others=others)
+
+
+def choose_activation(
+    loaded: LoadedSource, golden: Golden, wanted: Activation | None
+) -> tuple[Activation, tuple[str, ...]]:
+    """Return how logits become scores, and a note where that is neither usual nor asked for.
+
+    The float64 outputs show whether a user's module ends in a softmax, whose rows add up to 1, or
+    in a sigmoid, whose values lie between 0 and 1.
+    """
+    chosen = wanted or loaded.activation
+    if chosen is not None:
+        if wanted or chosen == "softmax":
+            return chosen, ()
+        return chosen, (
+            f"the checkpoint's config says that the activation of its scores is {chosen}; "
+            "--activation softmax changes it",
+        )
+    logits = golden.outputs.get(LOGITS)
+    if logits is None or logits.ndim != 2:
+        return "softmax", ()
+    if logits.min() >= 0 and abs(logits.sum(axis=1) - 1).max() < 1e-6:
+        last = "softmax (each row adds up to 1)"
+    elif logits.min() > 0 and logits.max() < 1:
+        last = "sigmoid (each value lies between 0 and 1)"
+    else:
+        return "softmax", ()
+    return "none", (
+        f"the module seems to end in a {last}, so predict shows its outputs unchanged; "
+        "--activation softmax applies a softmax to them",
+    )

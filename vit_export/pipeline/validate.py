@@ -102,8 +102,7 @@ def _recorded_from(
             hint="give --golden FILE",
         )
     config = manifest.vit_config(path.name)
-    from vit_export.pipeline.record import record_golden  # these need torch
-    from vit_export.pipeline.source import load_source
+    from vit_export.pipeline.source import load_source, record_golden  # needs torch
 
     loaded = load_source(
         None,

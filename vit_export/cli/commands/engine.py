@@ -8,11 +8,6 @@ import click
 from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 
-_SAME_NAMES = (  # of options and fields of EngineSettings
-    "backend precision device hardware_compatibility version_compatible workspace_mib "
-    "timing_cache builder_level weight_streaming refit strip"
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
@@ -62,7 +57,11 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     settings = EngineSettings(
         batches=tuple(parse_range(text) for text in options.batch),
         compute_capabilities=options.compute_capability,
-        **attributes(options, _SAME_NAMES),
+        **attributes(
+            options,
+            "backend precision device hardware_compatibility version_compatible workspace_mib "
+            "timing_cache builder_level weight_streaming refit strip",
+        ),
     )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)

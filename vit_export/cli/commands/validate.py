@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import ProgressBar, emit
+from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import PreparationOptions, RunOptions
 
@@ -37,14 +37,10 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         check_picture(picture)
     settings = ValidateSettings(
         allow_host_code=options.trust_host_code,
-        runtime_cache=options.runtime_cache,
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
-        golden=options.golden,
-        weights=options.weights,
-        layout=options.layout,
         provider=options.providers(artifact),
-        device=options.device,
+        **attributes(options, "golden weights layout device runtime_cache"),
     )
     with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)

@@ -37,17 +37,15 @@ HAS_WEIGHTS_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
 FATAL_ONLY = 4  # ONNX Runtime's logging severity
 MAPPED_FROM_BYTES = 1 << 28  # size of weights from which the CPU reads them in the file
 SHAPE_SOURCES = ("Shape", "Size", "Constant")
-SHAPE_OPERATORS = frozenset(
-    {
-        *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
-        *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
-        *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-        *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
-        *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
-        *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
-        *("Unsqueeze", "Where"),
-    }
-)
+SHAPE_OPERATORS = {
+    *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
+    *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
+    *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
+    *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
+    *("Unsqueeze", "Where"),
+}
 SCALAR_BYTES = 8
 
 

@@ -61,7 +61,6 @@ class Session:
     """Runs an engine on the current GPU, one run at a time; frees its memory when deleted.
 
     All contexts run on one stream, one after the other, so they share their scratch memory.
-    Buffers have the size of the largest batch that was run, and are reused.
     TensorRT-RTX compiles kernels and captures CUDA graphs by itself.
     """
 
@@ -73,7 +72,7 @@ class Session:
         self.stream = Device().create_stream()
         self.handle = int(self.stream.handle)  # as TensorRT expects it
         self._host: dict[str, NDArray[Any]] = {}  # pinned
-        self._device: dict[str, Any] = {}  # buffers
+        self._device: dict[str, Any] = {}  # buffers for the largest batch that was run
         # Addresses of earlier runs; for those that came twice, a context and its graph.
         self._graphs: OrderedDict[Addresses, tuple[Any, Any] | None] = OrderedDict()
         self._context = self._new_context()
@@ -91,11 +90,8 @@ class Session:
         if name not in self._device or self._device[name].size < nbytes:
             self._graphs.clear()  # they use the present buffer
             self._device.pop(name, None)
-            self._device[name] = self._allocate(nbytes)
+            self._device[name] = self.plan.memory.allocate(nbytes, stream=self.stream)
         return int(self._device[name].handle)
-
-    def _allocate(self, nbytes: int) -> Any:
-        return self.plan.memory.allocate(nbytes, stream=self.stream)
 
     def _new_context(self) -> Any:
         backend, engine = self.plan.backend, self.plan.engine
@@ -119,22 +115,17 @@ class Session:
         """Compute the outputs of a chunk of arrays in host memory."""
         given = slice(chunk.start, chunk.start + chunk.rows)
         tensors: list[tuple[str, int, tuple[int, ...]]] = []
-        for spec in self._inputs:
-            values = feeds[spec.name][given if spec.dynamic else ...]
+        for spec in (*self._inputs, *self._outputs):
             host = self._pinned(spec, chunk.batch)
-            host[: len(values)] = values
-            host[len(values) :] = 0
             address = self._reserve(spec.name, host.nbytes)
-            copy(address, host.ctypes.data, host.nbytes, self.stream)
             tensors.append((spec.name, address, host.shape))
-        results = {}
-        for spec in self._outputs:
-            shape = with_batch(spec.shape, chunk.batch)
-            address = self._reserve(spec.name, _nbytes(spec, shape))
-            tensors.append((spec.name, address, shape))
-            results[spec.name] = address, chunk.rows
+            if spec.name in feeds:
+                values = feeds[spec.name][given if spec.dynamic else ...]
+                host[: len(values)] = values
+                host[len(values) :] = 0
+                copy(address, host.ctypes.data, host.nbytes, self.stream)
         self._enqueue(tuple(tensors), chunk.profile)
-        return self.to_host(results)
+        return self.to_host({name: (address, chunk.rows) for name, address, _ in tensors})
 
     def to_host(self, outputs: Mapping[str, tuple[int, int]]) -> dict[str, NDArray[Any]]:
         """Copy outputs to arrays, given their address and number of rows."""
@@ -157,9 +148,9 @@ class Session:
         results, made = dict(targets), []
         for spec in self._outputs:
             if spec.name not in targets:
-                shape = with_batch(spec.shape, batch)
-                made.append(self._allocate(_nbytes(spec, shape)))
-                dtype = np.dtype(spec.dtype)
+                shape, dtype = with_batch(spec.shape, batch), np.dtype(spec.dtype)
+                nbytes = math.prod(shape) * dtype.itemsize
+                made.append(self.plan.memory.allocate(nbytes, stream=self.stream))
                 results[spec.name] = StridedMemoryView.from_buffer(made[-1], shape, dtype=dtype)
         tensors = {**inputs, **results}
         self._enqueue(tuple((name, t.ptr, tuple(t.shape)) for name, t in tensors.items()), profile)
@@ -235,7 +226,3 @@ class Session:
                 )
         if (runtime_cache := self.plan.runtime_cache) is not None:
             runtime_cache.save_after((profile, *(shape for _, _, shape in tensors)))
-
-
-def _nbytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * np.dtype(spec.dtype).itemsize
