@@ -184,6 +184,8 @@ def _replayed(runner: Any) -> int:
     import numpy as np
     import onnxruntime as ort
 
+    from vit_export.runtime.onnxruntime.cuda_graph import _run_options
+
     count = 0
     for graph in runner._recorded._recorded.values():
         binding = runner._session.io_binding()
@@ -199,7 +201,7 @@ def _replayed(runner: Any) -> int:
             binding.bind_ortvalue_output(name, value)
         # by the thread that has recorded the graph: another would record one of its own
         runner._recorded._thread.submit(
-            runner._session.run_with_iobinding, binding, graph.run_options
+            runner._session.run_with_iobinding, binding, _run_options(graph.graph)
         ).result()
         count += all(np.isnan(value.numpy()).all() for value in own.values())
     return count

@@ -77,7 +77,6 @@ def test_an_fp16_engine_computes_every_product_in_fp16_and_fuses_every_attention
     built = build(half)
     assert set(built.product_types) == {"HALF"}
     assert fused_attentions(tmp_path / "x.engine") == 3
-    assert built.plan_bytes == (tmp_path / "x.engine").stat().st_size
 
 
 def test_a_bf16_engine_computes_in_bf16(
@@ -247,7 +246,7 @@ def test_a_stripped_or_refittable_engine_needs_the_gpu(
 
 
 def test_weight_streaming_is_built(build: Callable[..., BuiltPlan], half: Path) -> None:
-    assert build(half, weight_streaming=True).plan_bytes > 0
+    assert build(half, weight_streaming=True).size_fits
 
 
 def test_progress_rises_to_the_end(rtx: Backend, tiny_export: ExportResult, tmp_path: Path) -> None:

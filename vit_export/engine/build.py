@@ -44,7 +44,6 @@ NOT_SELF_CONSISTENT = "not self-consistent"  # TensorRT's words for a profile, i
 class BuiltPlan:
     """A plan, and what is known from its build."""
 
-    plan_bytes: int
     profiles: tuple[Profile, ...]  # empty for fixed shapes
     compute_capabilities: tuple[str, ...]  # GPUs that it was compiled for
     product_types: dict[str, int]  # number of matrix products of the network, by type
@@ -118,7 +117,6 @@ def build_plan(
     kernels = sum(types.values()) * max(len(profiles), 1)
     size_note, size_fits = plan_size(plan.nbytes, weight_bytes(file), settings, kernels=kernels)
     return BuiltPlan(
-        plan_bytes=plan.nbytes,
         profiles=profiles,
         compute_capabilities=targets,
         product_types=types,

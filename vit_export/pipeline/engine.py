@@ -161,7 +161,7 @@ def build_engine(
             device=device,
             profiles=built.profiles,
             plan_sha256=file_sha256(plan),
-            plan_bytes=built.plan_bytes,
+            plan_bytes=plan.stat().st_size,
             source=relative_source(path.parent, file.path),
             source_sha256=source_sha256,
             timing_cache_key=cache_key(backend, gpu),

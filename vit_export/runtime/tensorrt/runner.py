@@ -165,9 +165,9 @@ class TrtRunner:
         """Compute every output and leave it on the GPU, without a copy.
 
         Where all inputs and outputs have the addresses of an earlier call, a CUDA graph is
-        replayed. The outputs are complete when this returns. An output's memory is reused after the
-        last reference to it is dropped, and after what CUDA's default stream, which torch uses, had
-        been given by then; if another stream reads an output, keep it until that stream is done.
+        replayed. Outputs are complete when this returns. The memory of a dropped output is reused
+        as soon as the work that was queued on CUDA's default stream before is done; if another
+        stream reads an output, keep the output until that stream is done.
 
         Args:
             feeds: CUDA tensors that support DLPack, of a batch that a profile accepts.
