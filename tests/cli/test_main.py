@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import resource
@@ -19,6 +20,7 @@ from PIL import Image
 
 from vit_export.cli.main import main
 
+ROOT = Path(__file__).parents[2]
 MNIST = ("--set", "depth=1", "--set", "embed_dim=32", "--set", "num_heads=2")
 
 
@@ -294,3 +296,13 @@ def test_every_command_has_help(name):
     assert result.exit_code == 0
     assert "--json" in result.stdout
     assert main.commands[name].help
+
+
+def test_commands_hand_options_on_by_name_so_that_their_types_are_checked():
+    """A settings object that is built from a dictionary hides wrong types from mypy."""
+    for path in (ROOT / "vit_export" / "cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") != "given":
+                spread = [k.value for k in node.keywords if k.arg is None]
+                called = [getattr(v.func, "id", "") for v in spread if isinstance(v, ast.Call)]
+                assert "attributes" not in called, f"{path.name}:{node.lineno}"

@@ -153,7 +153,11 @@ class PrecisionOptions:
             half_io=self.fp16_io,
             method=self.calibration_method,
             images=images,
-            **attributes(self, "calibration percentile smooth max_drop budget"),
+            calibration=self.calibration,
+            percentile=self.percentile,
+            smooth=self.smooth,
+            max_drop=self.max_drop,
+            budget=self.budget,
         )
         return QuantizeSettings(precision=self.precision, explain=explain, **changes)
 

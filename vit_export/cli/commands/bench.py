@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import ProgressBar, attributes, emit
+from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import ProviderOptions, comma_separated
 from vit_export.errors import UsageError
@@ -58,7 +58,10 @@ def bench(artifacts: tuple[str, ...], options: _Options, as_json: bool) -> None:
         artifacts,
         providers=options.providers(*artifacts),
         against=comma_separated(options.against),
-        **attributes(options, "device weights layout threads"),
+        device=options.device,
+        weights=options.weights,
+        layout=options.layout,
+        threads=threads,
         allow_host_code=options.trust_host_code,
     )
     machine = this_machine([*PACKAGES, *(["torch"] if options.against else [])])

@@ -57,11 +57,17 @@ def engine(artifact: str, options: _Options, as_json: bool) -> None:
     settings = EngineSettings(
         batches=tuple(parse_range(text) for text in options.batch),
         compute_capabilities=options.compute_capability,
-        **attributes(
-            options,
-            "backend precision device hardware_compatibility version_compatible workspace_mib "
-            "timing_cache builder_level weight_streaming refit strip",
-        ),
+        backend=options.backend,
+        precision=options.precision,
+        device=options.device,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache,
+        builder_level=options.builder_level,
+        weight_streaming=options.weight_streaming,
+        refit=options.refit,
+        strip=options.strip,
     )
     if options.print_trtexec is not None:
         line = trtexec_commands(Path(artifact), output, settings, options.print_trtexec)

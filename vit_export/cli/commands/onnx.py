@@ -94,8 +94,15 @@ def onnx(options: _Options, as_json: bool) -> None:
         preprocess=options.preparation(),
         simplify=not options.no_simplify,
         quantize=quantize,
-        **attributes(options, "layout reset_head seed dynamic_size opset attention"),
-        **attributes(options, "activation images external_data"),
+        layout=options.layout,
+        reset_head=options.reset_head,
+        seed=options.seed,
+        dynamic_size=options.dynamic_size,
+        opset=options.opset,
+        attention=options.attention,
+        activation=options.activation,
+        images=options.images,
+        external_data=options.external_data,
     )
     source = options.source()
     with ProgressBar() as progress:

@@ -32,18 +32,21 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     from vit_export.images.folder import list_images
     from vit_export.runtime import load, load_engine
 
-    given: dict[str, Any] = {
-        "provider": options.providers(artifact),
-        "device": options.device,
-        "preprocess": options.preprocess_of(artifact),
-        "labels": options.class_names() or None,
-    }
+    provider, labels = options.providers(artifact), options.class_names() or None
+    preprocess = options.preprocess_of(artifact)
     if options.trust_host_code or options.runtime_cache is not None:
-        given["allow_host_code"] = options.trust_host_code
-        given["runtime_cache"] = options.runtime_cache
-        model = load_engine(artifact, **given)
+        model = load_engine(
+            artifact,
+            provider=provider,
+            device=options.device,
+            allow_host_code=options.trust_host_code,
+            runtime_cache=options.runtime_cache,
+            preprocess=preprocess,
+            labels=labels,
+        )
     else:
-        model = load(artifact, **given)
+        model = load(artifact, provider=provider, device=options.device,
+                     preprocess=preprocess, labels=labels)  # fmt: skip
     click.get_current_context().with_resource(model)  # closed in the end
     files = [file for image in images for file in list_images(image)]
     rows: list[dict[str, Any]] = []
