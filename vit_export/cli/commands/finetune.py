@@ -61,7 +61,13 @@ def finetune(options: _Options, as_json: bool) -> None:
     settings = FinetuneSettings(
         overrides=options.overrides(drop_path_rate=options.drop_path_rate),
         recipe=Recipe(**recipe),
-        **attributes(options, "variant weights layout reset_head device resume predict"),
+        variant=options.variant,
+        weights=options.weights,
+        layout=options.layout,
+        reset_head=options.reset_head,
+        device=options.device,
+        resume=options.resume,
+        predict=options.predict,
     )
     path = options.output or settings.default_output()
     files, started = TrainingFiles.beside(path), time.time()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from vit_export.cli.console import ProgressBar, attributes, emit
+from vit_export.cli.console import ProgressBar, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import PreparationOptions, RunOptions
 
@@ -40,7 +40,11 @@ def validate(artifact: str, options: _Options, as_json: bool) -> None:
         preprocess=options.preprocess_of(artifact),
         trace=options.trace or picture is not None,
         provider=options.providers(artifact),
-        **attributes(options, "golden weights layout device runtime_cache"),
+        golden=options.golden,
+        weights=options.weights,
+        layout=options.layout,
+        device=options.device,
+        runtime_cache=options.runtime_cache,
     )
     with ProgressBar() as progress:
         result = run_gate(artifact, settings=settings, progress=progress)
