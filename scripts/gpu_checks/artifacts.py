@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_REPOSITORY = ROOT / "tests" / "edge" / "data"  # `edge` in most precisions: nothing to make
 EDGE = IN_REPOSITORY / "edge.onnx"
 QUANTIZE = {"fp16-io": ("--precision", "fp16", "--fp16-io")}  # of names that are no precision
-GATE_PROFILE = (1, 3, 8)  # smallest, best and largest batch; the gate runs 1, 2, 3 and 8
+GATE_PROFILE = (1, 3, 8)  # smallest, best and largest batch; the gate runs 1, 2 and 3
 EXPORT = ("torch", "onnx", "onnxscript", "onnxsim", "safetensors")
 
 
