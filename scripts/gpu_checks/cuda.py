@@ -42,7 +42,7 @@ def doctor(folder: Path) -> dict[str, Any]:
 
 
 def parity(folder: Path, provider: str, variant: str, precision: str) -> dict[str, Any]:
-    """Run the gate on a provider: float64 reference, batches 1, 2, 3 and 8, row test."""
+    """Run the gate on a provider: float64 reference, batches 1, 2 and 3, row test."""
     PROVIDER_NEEDS[provider]()
     need_kernels_for(precision)
     return validated(exported(folder, variant, precision), provider)

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vit_export.artifact.golden import (
-    BATCHES,
     BLOCK_SAMPLES,
     Blocks,
     Golden,
@@ -30,39 +29,36 @@ SIZES = [(32, 32, 3), (28, 28, 1), (48, 96, 3), (5, 7, 4), (1, 1, 1), (224, 224,
 @pytest.mark.parametrize("size", SIZES)
 def test_pictures_are_the_same_every_time_and_unlike_each_other(size):
     first = pictures(*size)
-    assert first.shape == (BATCHES[-1], *size)
+    assert first.shape == (4, *size)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, pictures(*size))
     if size[0] * size[1] > 1:
-        assert len({picture.tobytes() for picture in first}) == BATCHES[-1]
+        assert len({picture.tobytes() for picture in first}) == 4
 
 
 def test_pictures_are_the_same_on_every_machine():
-    noise = pictures(32, 32, 3)[6]
+    noise = pictures(32, 32, 3)[2]
     digest = hashlib.sha256(noise.tobytes()).hexdigest()
     assert digest.startswith("ddbef8888e236819")
 
 
-def test_pictures_hold_smooth_structures_edges_noise_and_a_constant():
+def test_pictures_hold_smooth_structures_edges_flat_areas_and_noise():
     views = pictures(64, 64, 3).astype(np.float64)
-    steps = np.abs(np.diff(views, axis=2)).max(axis=(1, 2, 3))
-    gradient, blobs, waves, disc, stripes, squares, noise, constant = steps
-    assert 0 < gradient < 10
-    assert 0 < blobs < 40
+    steps = np.abs(np.diff(views, axis=2))
+    waves, disc, noise, stripes = steps.max(axis=(1, 2, 3))
     assert 0 < waves < 80
     assert disc > 100
-    assert stripes > 100
-    assert squares > 50
     assert noise > 200
-    assert constant == 0
-    spread = views[6].std()
+    assert stripes > 100
+    assert (steps[1] == 0).mean() > 0.9
+    spread = views[2].std()
     assert 70 < spread < 78  # uniform bytes: 255 / sqrt(12)
 
 
 def test_colours_differ_in_coloured_pictures():
     views = pictures(32, 32, 3)
     swapped = [not np.array_equal(view, view[..., ::-1]) for view in views]
-    assert sum(swapped) >= 6
+    assert all(swapped)
 
 
 def example(images: bool = True, blocks: bool = True) -> Golden:
@@ -70,13 +66,13 @@ def example(images: bool = True, blocks: bool = True) -> Golden:
     generator = np.random.default_rng(0)
     return Golden(
         images=pictures(8, 8, 3) if images else None,
-        inputs={} if images else {"x": np.ones((8, 3), np.float32), "ids": np.arange(8)},
-        outputs={"logits": generator.standard_normal((8, 4)), "features": np.zeros((8, 2, 2))},
+        inputs={} if images else {"x": np.ones((4, 3), np.float32), "ids": np.arange(4)},
+        outputs={"logits": generator.standard_normal((4, 4)), "features": np.zeros((4, 2, 2))},
         e32={"logits": 1e-7, "features": 0.0},
         blocks=Blocks(
             names=("blocks.0", "blocks.1"),
             indices=np.stack([block_indices(50), block_indices(900)]),
-            values=generator.standard_normal((2, 8, BLOCK_SAMPLES)),
+            values=generator.standard_normal((2, 4, BLOCK_SAMPLES)),
             e32=np.array([1e-7, 2e-7]),
         )
         if blocks
@@ -91,7 +87,7 @@ def test_a_golden_file_comes_back_as_it_was(tmp_path, images, blocks):
     path = tmp_path / "m.golden.npz"
     golden.write(path)
     back = Golden.read(str(path))
-    assert back.samples == 8
+    assert back.samples == 4
     assert back.e32 == golden.e32
     for name in ("outputs", "inputs"):
         found, written = getattr(back, name), getattr(golden, name)
@@ -131,8 +127,8 @@ def test_arrays_are_stored_as_they_are(tmp_path):
 def test_the_golden_file_of_an_export_is_small(tiny_export):
     golden = Golden.read(tiny_export.golden)
     assert tiny_export.golden.stat().st_size < 200_000
-    assert golden.images.shape == (8, 32, 32, 3)
-    assert golden.outputs["logits"].shape == (8, 10)
+    assert golden.images.shape == (4, 32, 32, 3)
+    assert golden.outputs["logits"].shape == (4, 10)
     assert golden.blocks.names == ("blocks.0", "blocks.1", "blocks.2")
 
 

@@ -152,7 +152,7 @@ def test_inspect_shows_every_kind_of_file(tiny_export, foreign):
     assert other.exit_code == 0, other.output
     assert "no vit-export manifest" in other.stdout
     assert last_json(call("inspect", foreign, "--json"))["op_counts"] == {"ReduceMean": 1}
-    assert last_json(call("inspect", tiny_export.golden, "--json"))["samples"] == 8
+    assert last_json(call("inspect", tiny_export.golden, "--json"))["samples"] == 4
 
 
 def test_variants_lists_them_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
+from vit_export.graph import export as graph_export
 from vit_export.graph.export import example_input, export_module
+from vit_export.model.vit import create_model
 from vit_export.reference.outputs import module_outputs, vit_outputs
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))
@@ -192,3 +195,45 @@ def test_dynamic_dimensions_are_traced_with_two():
     example = example_input(TensorSpec("ids", "int64", ("n", 5)))
     assert example.shape == (2, 5)
     assert example.dtype == torch.int64
+
+
+def structure(file: OnnxFile) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Operator, name and outputs of every node."""
+    return [(node.op_type, node.name, node.outputs) for node in file.nodes]
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    """Weights by the name of their layer, in the order of the file."""
+    graph = onnx.load(path).graph
+    return {t.name: t.raw_data for t in graph.initializer if not t.name.startswith("val_")}
+
+
+def test_repeated_blocks_are_those_that_torch_would_trace(tmp_path, make_model, monkeypatch):
+    model = make_model(depth=6)
+    outputs = vit_outputs(model)
+    repeated = export_module(outputs, tmp_path / "repeated.onnx", [IMAGES])
+    assert (len(model.blocks), outputs.taps[-1]) == (6, "blocks.5")
+    monkeypatch.setattr(graph_export, "_shortened", lambda model: contextlib.nullcontext([]))
+    traced = export_module(outputs, tmp_path / "traced.onnx", [IMAGES])
+    assert structure(repeated) == structure(traced)
+    assert [s.name for s in repeated.outputs] == [s.name for s in traced.outputs]
+    assert list(weights(repeated.path).items()) == list(weights(traced.path).items())
+
+
+def test_repeated_blocks_with_equal_weights_keep_their_own(tmp_path, tiny_config):
+    """The exporter merges equal vectors, and only block 2 has another one."""
+    model = create_model(tiny_config.replace({"depth": 5})).set_attention("decomposed")
+    model.blocks[2].norm1.bias.data += 1
+    file = export_module(vit_outputs(model), tmp_path / "x.onnx", [IMAGES])
+    logits, *_ = run(file.path, pixel_values=X)
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(torch.from_numpy(X)).numpy(), atol=1e-5)
+
+
+def test_blocks_that_differ_are_traced_one_by_one(tmp_path, make_model):
+    model = make_model(depth=5)
+    model.blocks[2].norm1.eps = 0.5
+    file = export_module(vit_outputs(model), tmp_path / "x.onnx", [IMAGES])
+    logits, *_ = run(file.path, pixel_values=X)
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(torch.from_numpy(X)).numpy(), atol=1e-5)

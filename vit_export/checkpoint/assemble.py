@@ -124,7 +124,9 @@ def fill(
             prefix, grid = config.num_prefix_tokens, config.grid_hw
             value = resample_pos_embed(value, source=grid_hw, target=grid, num_prefix_tokens=prefix)
         state[step.target] = torch.empty(value.shape, dtype=torch.float32).copy_(value)
-        if not state[step.target].isfinite().all():
+        filled_in = state[step.target]
+        # a finite sum proves it in a tenth of the time
+        if not (filled_in.sum().isfinite() or filled_in.isfinite().all()):
             not_finite += step.sources
     if not_finite:
         raise CheckpointError(

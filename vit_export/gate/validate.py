@@ -47,14 +47,15 @@ def compare(
     preprocess: Preprocess | None = None,
     stage: str = "artifact",
     batches: Sequence[int] = BATCHES,
+    one_batch: bool = False,
     trace: bool = False,
 ) -> Comparison:
     """Run an artifact on the golden inputs and compare it with the float64 reference.
 
     Rows that are identical, permuted or alone must not differ by more than the tolerance. Manifest
     and image preparation are the artifact's own by default. `stage` is the name of the line in the
-    certificate; `batches` rise, and are run where the batch size is dynamic; `trace` measures the
-    encoder blocks even when the gate passes.
+    certificate; `batches` rise, and are run where the batch size is dynamic, with `one_batch` only
+    the first of them and once; `trace` measures the encoder blocks even when the gate passes.
 
     Raises:
         ArtifactError: Golden file and artifact do not belong together.
@@ -69,7 +70,9 @@ def compare(
     blocks: tuple[BlockError, ...] = ()
     for part in (golden, *golden.others):
         feeds = golden_feeds(runner, part, preprocess)
-        results, reasons, remarks = _measure(runner, part, feeds, manifest, tolerances, batches)
+        results, reasons, remarks = _measure(
+            runner, part, feeds, manifest, tolerances, batches, one_batch
+        )
         if reasons:
             try:
                 traced = measure_blocks(runner, part, feeds, tolerances)
@@ -98,6 +101,7 @@ def _measure(
     manifest: Manifest | None,
     tolerances: Tolerances,
     batches: Sequence[int],
+    one_batch: bool,
 ) -> tuple[dict[str, Measured], list[str], list[str]]:
     """Measure every output at one image size; return failures and notes as well."""
     known = references(golden, tolerances)
@@ -116,17 +120,24 @@ def _measure(
     for name in sorted(promised - set(names)) if manifest else ():
         missing = "the graph has no such output" if name in known else "not in the golden file"
         failures.append(f"{name}: promised by the manifest, but {missing}")
-    failures += _run_all(runner, feeds, measured, _plan(golden.samples, batches))
     if manifest and manifest.config and FEATURES not in golden.outputs:
         failures.append("the golden file lacks the features, so the body would not be measured")
-    for name in (n for n in gated_always(golden) if n not in measured):
-        if not runner.has_tensor(name):
-            notes.append(f"{name}: not measured, the graph has no tensor of that name")
-            continue
-        measured[name] = Measured(known[name])
+    inner = [name for name in gated_always(golden) if name not in measured]
+    if absent := [name for name in inner if not runner.has_tensor(name)]:
+        notes.append(f"{absent[0]}: not measured, the graph has no tensor of that name")
+    inside = {name: Measured(known[name]) for name in inner if name not in absent}
+    together, plan = measured | inside, _plan(golden.samples, batches)
+    if one_batch:
+        plan = iter(batch_rows(golden.samples, batches[0])[:1])
+    elif runner.provider != "cpu":  # there a further output can change which nodes are fused
+        failures += _run_all(runner, feeds, measured, plan)
+        together, plan = inside, iter(batch_rows(golden.samples, batches[-1]))
+    if not set(inside) <= {spec.name for spec in runner.outputs}:
         runner.release()  # one session at a time: each holds the weights
-        every_sample = batch_rows(golden.samples, batches[-1])
-        failures += _run_all(runner.expose([name]), feeds, {name: measured[name]}, every_sample)
+        runner = runner.expose(list(inside))
+    if together:
+        failures += _run_all(runner, feeds, together, plan)
+    measured |= inside
     failures += _failures(measured, tolerances)
     return measured, failures, notes
 
@@ -139,17 +150,25 @@ def gated_always(golden: Golden) -> list[str]:
 
 
 def _plan(samples: int, batches: Sequence[int]) -> Iterator[list[int]]:
-    """Golden samples in the rows of each batch; every sample in batches of the largest size."""
+    """Yield the golden samples in the rows of each batch to run.
+
+    Every sample is run, and one at least at two places with other neighbours. With four samples
+    and the batches 1, 2 and 3 these are 0, 1 1 and 2 3 0.
+    """
     *smaller, most = batches
+    seen = set[int]()
     for batch in smaller:
-        if batch == 1:
-            yield from ([sample % samples] for sample in range(3))
-        elif batch == 2:
-            yield [3 % samples] * 2  # identical rows
-        else:
-            yield [(2 - i) % samples for i in range(batch)]  # first, those of batch 1
-    yield from batch_rows(samples, most)
-    yield [(-1 - i) % samples for i in range(most)]  # another order
+        rows = [1 % samples] * 2  # identical rows
+        if batch != 2:
+            rows = [(batch - 1 - i) % samples for i in range(batch)]
+        seen.update(rows)
+        yield rows
+    unseen = [sample for sample in range(samples) if sample not in seen]
+    order = [*unseen, *sorted(seen)]
+    for start in range(0, len(unseen) + bool(seen), most):
+        yield [order[i % samples] for i in range(start, start + most)]
+    if not smaller:
+        yield [(-1 - i) % samples for i in range(most)]  # another order
     if 2 not in smaller:
         yield [0] * most  # identical rows
 
@@ -242,7 +261,7 @@ def _certify(name: str, runner: Runner, golden: Golden, measured: Mapping[str, M
     return Stage(
         name=name,
         provider=runner.provider,
-        samples=golden.samples,
+        samples=len(main.rows) or golden.samples,
         batches=tuple(sorted(main.by_batch)),
         baseline_max_abs=main.reference.own,
         max_abs=main.max_abs if main.by_batch else None,

@@ -1,5 +1,6 @@
 """Export a torch module to ONNX. The only file that imports torch and onnx together."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from vit_export.errors import ExportError
 from vit_export.graph.builder import clear_origin
 from vit_export.graph.io import save_graph
 from vit_export.graph.names import name_after_modules
+from vit_export.graph.repeat import BEFORE, TRACED, Weights, repeat_block
+from vit_export.model.vit import VisionTransformer
 from vit_export.reference.outputs import Outputs
 
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
@@ -45,7 +48,7 @@ def export_module(
         for spec in inputs
     )
     try:
-        with _silenced(), torch.no_grad():
+        with _silenced(), torch.no_grad(), _shortened(model) as repeated:
             program = torch.onnx.export(
                 model,
                 tuple(example_input(spec, example_sizes) for spec in inputs),
@@ -66,10 +69,41 @@ def export_module(
                 raise _export_error(model.module, reason, FIXED_SIZE_HINT)
     name_after_modules(exported, keep={*names, *model.all_names})
     clear_origin(exported)
+    if repeated:
+        repeat_block(exported.graph, repeated[0], repeated[1:])
     save_graph(exported, path)
     for value in exported.graph.initializers.values():
         value.const_value = None  # the exporter's rewrite rules keep their last graph alive
     return OnnxFile.read(path)
+
+
+@contextmanager
+def _shortened(model: Outputs) -> Iterator[list[Weights]]:
+    """Trace only the first, second and last block of a Vision Transformer where the rest are alike.
+
+    The second is traced with random weights, which no pass of the exporter can merge with equal
+    ones. Yields these and then those of each block in its place; nothing where all are traced.
+    """
+    module, taps = model.module, model.taps
+    whole = module.blocks if isinstance(module, VisionTransformer) else nn.ModuleList()
+    if not isinstance(module, VisionTransformer) or len({str(b) for b in whole[1:-1]}) != 1:
+        yield []
+        return
+    middle, traced = whole[1:-1], copy.deepcopy(whole[1])
+    generator = torch.Generator().manual_seed(0)
+    for parameter in traced.parameters():
+        nn.init.uniform_(parameter, generator=generator)
+    model.taps = (BEFORE, TRACED, taps[-1])
+    module.blocks = nn.ModuleList()
+    for name, block in zip(model.taps, (whole[0], traced, whole[-1]), strict=True):
+        module.blocks.add_module(name.removeprefix("blocks."), block)
+    try:
+        yield [
+            {name: weight.detach().numpy() for name, weight in block.named_parameters()}
+            for block in (traced, *middle)
+        ]
+    finally:
+        module.blocks, model.taps = whole, taps
 
 
 def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:

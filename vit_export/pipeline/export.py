@@ -25,7 +25,7 @@ from vit_export.artifact.vocabulary import LOGITS, OPSETS
 from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
-from vit_export.gate.validate import Comparison, compare
+from vit_export.gate.validate import Comparison, compare, gated_always
 from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
@@ -133,7 +133,7 @@ def export(
         loaded.free()  # from here on the weights are on disk
         del loaded, source
         packed, comparisons = _pack_and_gate(
-            raw.path, folder / path.name, golden, manifest, settings, progress
+            raw, folder / path.name, golden, manifest, settings, progress
         )
         comparison = comparisons[-1]
         manifest = manifest.replace(
@@ -166,7 +166,7 @@ def export(
 
 
 def _pack_and_gate(
-    raw: Path,
+    raw: OnnxFile,
     path: Path,
     golden: Golden,
     manifest: Manifest,
@@ -178,25 +178,26 @@ def _pack_and_gate(
     The last gate is always that of the packed file, which is the one that is published.
     """
 
-    def gate(file: Path, stage: str) -> Comparison:
+    def gate(file: OnnxFile, stage: str, *, one_batch: bool = False) -> Comparison:
         progress(f"measure {stage}")
-        gc.collect()  # takes a second with torch loaded, and frees reference cycles
-        trim_memory()
-        runner = OrtRunner(file, provider="cpu")
-        comparison = compare(runner, golden, manifest=manifest, stage=stage)
+        inner = [name for name in gated_always(golden) if name in file.values]
+        runner = OrtRunner(file.path, provider="cpu", expose=inner)
+        comparison = compare(runner, golden, manifest=manifest, stage=stage, one_batch=one_batch)
         runner.release()
         return comparison
 
     comparisons, final, stage = [], raw, "torch -> onnx"
+    gc.collect()  # takes a second with torch loaded, and frees reference cycles
+    trim_memory()
     if settings.simplify:
-        comparisons.append(gate(raw, stage))
+        comparisons.append(gate(raw, stage, one_batch=True))
         comparisons[0].raise_for_failure()
         progress("simplify")
-        final, stage = raw.with_name("simplified.onnx"), "onnx -> simplified"
-        simplify(raw, final)
-    beside = settings.external_data
-    packed = pack_artifact(OnnxFile.read(final), path, manifest, external_data=beside)
-    last = gate(packed.path, stage)
+        stage, simplified = "onnx -> simplified", raw.path.with_name("simplified.onnx")
+        simplify(raw.path, simplified)
+        final = OnnxFile.read(simplified)
+    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
+    last = gate(packed, stage)
     if settings.simplify and not last.passed:
         raise GateError(
             f"{stage}: the simplifier changed what the model computes: {last.stage.reason}; "

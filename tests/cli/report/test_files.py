@@ -63,7 +63,7 @@ def test_a_file_of_another_tool_is_shown_with_what_is_missing(tiny_export, tmp_p
 
 def test_a_golden_file_is_shown_with_inputs_outputs_and_blocks(tiny_export):
     text = golden_text(tiny_export.golden, Golden.read(tiny_export.golden))
-    assert "uint8 (8, 32, 32, 3)" in text
+    assert "uint8 (4, 32, 32, 3)" in text
     assert "blocks.0, blocks.1, blocks.2" in text
     raw = Golden(inputs={"x": np.ones((1, 2))}, outputs={"y": np.ones((1, 2))}, e32={"y": 0.0})
     assert "not recorded" in golden_text(Path("g.npz"), raw)

@@ -30,7 +30,7 @@ def failed(tiny_export) -> Comparison:
 
 def test_a_failed_gate_lists_its_reasons_and_the_blocks_that_diverge(failed):
     text = comparison_text(failed)
-    assert "FAILED on cpu: 8 samples, batches 1, 2, 3, 8" in text
+    assert "FAILED on cpu: 4 samples, batches 1, 2, 3," in text
     assert "diverges" in text
     assert text.count("\n  - ") == len(failed.stage.reasons)
 
