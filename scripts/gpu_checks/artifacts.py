@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_REPOSITORY = ROOT / "tests" / "edge" / "data"  # `edge` in most precisions: nothing to make
 EDGE = IN_REPOSITORY / "edge.onnx"
 QUANTIZE = {"fp16-io": ("--precision", "fp16", "--fp16-io")}  # of names that are no precision
-GATE_PROFILE = (1, 3, 8)  # smallest, best and largest batch; the gate runs 1, 2 and 3
 EXPORT = ("torch", "onnx", "onnxscript", "onnxsim", "safetensors")
 
 
@@ -74,7 +73,7 @@ def validated(artifact: Path, provider: str) -> dict[str, Any]:
     Raises:
         FailedError: The gate did not pass, or another provider ran the artifact.
     """
-    from vit_export.artifact.golden import Golden, find_golden
+    from vit_export.artifact.golden import BATCHES, Golden, find_golden
     from vit_export.errors import VitExportError
     from vit_export.gate.validate import compare
     from vit_export.runtime import load
@@ -82,7 +81,7 @@ def validated(artifact: Path, provider: str) -> dict[str, Any]:
 
     options = DEFAULTS.get(provider)
     if isinstance(options, EngineOptions):
-        options = dataclasses.replace(options, profile=GATE_PROFILE)
+        options = dataclasses.replace(options, profile=(BATCHES[0], BATCHES[-1], BATCHES[-1]))
     try:
         runner = load(artifact, provider=provider, options=options).runner
         stage = compare(runner, Golden.read(find_golden(artifact)), stage=provider).stage

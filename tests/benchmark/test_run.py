@@ -270,6 +270,7 @@ def test_the_distance_is_measured_at_every_batch_size(pair, monkeypatch):
         ([[0.01], [0.016], [0.012]], "between 10 and 16 ms"),
         ([[0.01, 0.01, 0.01, 0.01, 0.04]] * 2, ""),
         ([[0.01, 0.01, 0.01, 0.04, 0.04]] * 2, "the IQR is 300% of the median"),
+        ([[0.01, 0.01, 0.01, 0.04, 0.04]], "unsteady at batch 1: the IQR is 300% of the median"),
     ],
 )
 def test_unsteady_times_are_noted(pair, monkeypatch, turns, note):

@@ -292,6 +292,22 @@ def test_a_provider_that_is_not_there_is_refused(tiny_export, photographs, provi
     assert "did you mean 'cuda'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--provider", ""], "Error: --provider: expected at least one\n"),
+        (["--provider", "cpu,cpu"], "Error: --provider cpu is given twice\n"),
+        (["--provider", "auto,cpu"], "Error: --provider auto,cpu: auto chooses"),
+        (["--provider", "CPUExecutionProvider"], "did you mean 'cpu'?"),
+        (["--provider", "openvino", "--device", "1"], "Error: --device 1 is not for OpenVINO"),
+    ],
+)
+def test_a_wrong_provider_is_named_by_its_option(tiny_export, photographs, arguments, message):
+    result = call("predict", tiny_export.path, photographs[0], *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_help_is_quick():
     """0.15 s of processor time, which other processes do not lengthen; best of five."""
 

@@ -93,6 +93,17 @@ def test_the_gate_runs_min_opt_and_max_of_every_profile_and_1_2_3(make_sidecar) 
             {"backend": "tensorrt-rtx", "hardware_compatibility": "ampere-plus"},
             "--compute-capability once for each",
         ),
+        *(
+            ({"compute_capabilities": values}, r"expected a tuple of strings\nhint: .*\(\"8.9\",\)")
+            for values in ("8.9", [8.9], (8.9,), 8.9)
+        ),
+        *(
+            ({"compute_capabilities": (text,)}, f"hint: write {spelled}; give the option once for")
+            for text, spelled in (
+                *(("89", "8.9"), ("sm_89", "8.9"), ("8.9,8.6", "8.9"), ("8.6 ", "8.6")),
+                *(("SM120", "12.0"), ("ada", "8.9")),
+            )
+        ),
     ],
 )
 def test_unknown_and_ignored_settings_are_refused(fields: dict[str, Any], complaint: str) -> None:

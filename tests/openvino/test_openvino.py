@@ -93,6 +93,11 @@ def test_an_unknown_option_is_named(artifact):
     """By OpenVINO itself."""
     with pytest.raises(ProviderError, match="Invalid OpenVINO EP option: nonsense"):
         load(artifact, provider="openvino", options={"nonsense": "1"})
+    for device in ("GPU.99", "wrong"):
+        with pytest.raises(
+            ProviderError, match=f"with options device_type={device}.*\nhint: check these options"
+        ):
+            load(artifact, provider="openvino", options={"device_type": device})
     with pytest.raises(UsageError, match=r'names them: options={"device_type": "GPU\.1"}'):
         load(artifact, provider="openvino", device=1)
 

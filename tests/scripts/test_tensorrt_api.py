@@ -37,7 +37,7 @@ FILES = [
     *sorted((ROOT / "vit_export" / "engine").glob("*.py")),
     *(
         ROOT / "vit_export" / "runtime" / "tensorrt" / f"{name}.py"
-        for name in ("backend", "plan", "runner", "runtime_cache", "session")
+        for name in ("backend", "plan", "runner", "session")
     ),
 ]
 # What an object is called in these files -> its class; "" is the module.

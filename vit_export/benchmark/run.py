@@ -200,11 +200,13 @@ class _CandidateProcess:
         medians_ms = [1e3 * float(np.median(turn)) for turn in self.rounds]
         smallest, largest, spread = min(medians_ms), max(medians_ms), (third - first) / median
         notes = (*common.pop("notes", ()), *self.batch_fields.pop("notes", ()))
-        if largest > UNSTEADY * smallest or spread > 1:
-            notes += (
-                f"unsteady at batch {batch}: medians of the rounds lie between {smallest:.3g} and "
-                f"{largest:.3g} ms, the IQR is {spread:.0%} of the median",
-            )
+        signs = []
+        if largest > UNSTEADY * smallest:
+            signs.append(f"medians of the rounds lie between {smallest:.3g} and {largest:.3g} ms")
+        if spread > 1:
+            signs.append(f"the IQR is {spread:.0%} of the median")
+        if signs:
+            notes += (f"unsteady at batch {batch}: {', '.join(signs)}",)
         return Row(
             median_ms=1e3 * median,
             iqr_ms=1e3 * (third - first),

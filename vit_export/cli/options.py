@@ -69,6 +69,21 @@ class ProviderOptions:
         For this process and its children: NVIDIA's libraries read the variable once, when loaded.
         """
         names = comma_separated(self.provider)
+        if not names:
+            raise UsageError("--provider: expected at least one", hint="e.g. --provider cuda,cpu")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"--provider {twice[0]} is given twice")
+        if "auto" in names and len(names) > 1:
+            raise UsageError(
+                f"--provider {self.provider}: auto chooses the provider by itself",
+                hint="leave auto out, or give it alone",
+            )
+        if self.device is not None and "openvino" in names and {*names} <= {"openvino", "cpu"}:
+            raise UsageError(
+                f"--device {self.device} is not for OpenVINO, which names its devices",
+                hint='in Python: vit_export.runtime.load("model.onnx", provider="openvino", '
+                'options={"device_type": "GPU.1"})',
+            )
         onnx_given = any(artifact.endswith(".onnx") for artifact in artifacts)
         if onnx_given and any(name.startswith("tensorrt") for name in names):
             from vit_export.runtime.onnxruntime.options import TF32_VARIABLE

@@ -98,6 +98,20 @@ class EngineSettings:
                     f"--batch {range_text(sizes)}: expected 1 <= MIN <= OPT <= MAX <= "
                     f"{MAX_DIMENSION}, e.g. 1:8:32"
                 )
+        targets: Any = self.compute_capabilities
+        if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets):
+            raise UsageError(
+                f"compute_capabilities={targets!r}: expected a tuple of strings",
+                hint='e.g. compute_capabilities=("8.9",)',
+            )
+        for target in targets:
+            if not re.fullmatch(r"\d{1,2}\.\d", target):
+                digits = re.search(r"(\d{1,2})\.?(\d)", target)
+                spelled = ".".join(digits.groups()) if digits else "8.9"
+                raise UsageError(
+                    f"--compute-capability {target}: expected one compute capability, as X.Y",
+                    hint=f"write {spelled}; give the option once for each GPU",
+                )
         for name, reason in IGNORED_BY_RTX.items():
             if self.backend == "tensorrt-rtx" and name in self.changed():
                 raise UsageError(f"--{name.replace('_', '-')}: TensorRT-RTX ignores it: {reason}")

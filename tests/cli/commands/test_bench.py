@@ -121,7 +121,7 @@ def test_an_earlier_picture_stays_where_there_is_nothing_to_show(tiny_export, tm
         (2, ["--against", "torhc"], "did you mean 'torch'"),
         (2, ["--against", "torch"], "--weights FILE"),
         (2, ["--provider", ","], "expected at least one"),
-        (2, ["--provider", "cpu,auto"], "would be timed twice"),
+        (2, ["--provider", "cpu,auto"], "leave auto out, or give it alone"),
         (2, ["--layout", "timm"], "--weights FILE"),
         (2, ["--plot", "out.jpg"], "must end in .png"),
         (1, ["--plot", "none/out.png"], "no folder"),

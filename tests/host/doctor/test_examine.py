@@ -51,6 +51,26 @@ def test_a_bare_interpreter_reports_what_to_install(tmp_path: Path) -> None:
     assert by_name["export from torch"]["reason"].endswith("another version: torch")
 
 
+def test_without_metadata_of_vit_export_its_packages_are_looked_for_by_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a checkout on PYTHONPATH; the packages have no metadata either."""
+
+    def no_metadata(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", no_metadata)
+    monkeypatch.setattr(checks.nvidia, "version_of", lambda *names: "")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "torch" else find(name))
+    facts, faults = run_checks(checks.check_packages)
+    by_name = {ability.name: ability for ability in abilities_of(facts)}
+    assert faults == ()
+    assert by_name["read image files"].possible
+    reason = by_name["export from torch"].reason
+    assert reason == "not installed, or another version: torch"
+
+
 def test_the_machine_that_runs_the_tests_has_no_faults() -> None:
     """Every version, an active provider, every ability; no backend is loaded into the process."""
     child = subprocess.run(

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ProviderError
+from vit_export.runtime.onnxruntime.options import RawOptions
 from vit_export.runtime.onnxruntime.session import check_placement, shape_nodes
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -102,6 +103,17 @@ def test_a_heavy_node_on_the_cpu_is_refused_by_name(file, heavy):
         rf"{name} \({op_type}\)",
     ):
         check_placement(session, "cuda", file)
+
+
+def test_raw_options_are_named_and_checked_first(file):
+    """A wrong device is the likely cause, not the model."""
+    options = RawOptions(provider="openvino", entries={"device_type": "GPU.1"})
+    for active in ("OpenVINOExecutionProvider", CPU):
+        session = session_of(active, **{CPU: [("product", "MatMul")]})
+        with pytest.raises(
+            ProviderError, match=r"with options device_type=GPU\.1.*\nhint: check these options"
+        ):
+            check_placement(session, "openvino", file, options)
 
 
 def test_five_of_many_heavy_nodes_are_named(file):

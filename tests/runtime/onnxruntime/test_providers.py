@@ -7,9 +7,11 @@ import pytest
 
 from vit_export.errors import ProviderError
 from vit_export.runtime.onnxruntime import providers
+from vit_export.runtime.onnxruntime.options import NVIDIA
 from vit_export.runtime.onnxruntime.providers import (
     check_wheel_usable,
     first_line,
+    join_hints,
     worth_trying,
 )
 
@@ -21,37 +23,54 @@ def test_two_wheels_that_overwrite_each_other_are_refused(monkeypatch, other):
     with pytest.raises(ProviderError) as caught:
         check_wheel_usable("cuda")
     assert f"onnxruntime and {other} are both installed and overwrite" in str(caught.value)
-    assert f"hint: keep one: pip uninstall -y onnxruntime {other} && pip" in str(caught.value)
+    hint = f"hint: on a machine with an NVIDIA GPU: pip uninstall -y onnxruntime {other} && pip"
+    assert hint in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("provider", "install"),
     [
-        ("cuda", r"pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
-        ("tensorrt", r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
-        ("openvino", "pip install 'onnxruntime-openvino'"),
-        ("directml", "pip install 'onnxruntime-directml'"),
-        ("migraphx", "pip install 'onnxruntime-migraphx'"),
-        ("coreml", "the wheels of onnxruntime for macOS contain it"),
+        ("cuda", NVIDIA + r"pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu\[.*\]'"),
+        ("tensorrt", NVIDIA + r".* && pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("openvino", "pip uninstall .* && pip install 'onnxruntime-openvino'"),
+        ("directml", "on Windows: .* && pip install 'onnxruntime-directml'"),
+        ("migraphx", "on a machine with an AMD GPU: .* && pip install 'onnxruntime-migraphx'"),
+        ("coreml", "on a Mac: the wheels of onnxruntime contain it"),
         ("xnnpack", "build onnxruntime with --use_xnnpack"),
     ],
 )
 def test_a_provider_that_the_wheel_lacks_is_refused_with_what_installs_it(provider, install):
     """By name, before the file is opened in a session."""
-    with pytest.raises(ProviderError, match=f"built without .*\nhint: .*{install}$"):
+    with pytest.raises(ProviderError, match=f"built without .*\nhint: {install}$"):
         check_wheel_usable(provider)
 
 
 @pytest.mark.parametrize(
-    ("provider", "wheel"),
-    [("qnn", "onnxruntime-qnn"), ("tensorrt-rtx", "onnxruntime-ep-nv-tensorrt-rtx")],
+    ("provider", "install"),
+    [
+        ("qnn", "on a machine with a Qualcomm NPU: pip install onnxruntime-qnn"),
+        ("tensorrt-rtx", f"{NVIDIA}pip install onnxruntime-ep-nv-tensorrt-rtx"),
+    ],
 )
-def test_a_missing_plugin_is_named_with_its_wheel(provider, wheel):
+def test_a_missing_plugin_is_named_with_its_wheel(provider, install):
     """It is added to the plain onnxruntime, which stays."""
-    with pytest.raises(
-        ProviderError, match=rf"plugin .* is not installed\nhint: pip install {wheel}$"
-    ):
+    with pytest.raises(ProviderError, match=f"plugin .* is not installed\nhint: {install}$"):
         check_wheel_usable(provider)
+
+
+def test_the_installed_wheel_is_removed_once_for_several_providers():
+    """Commands that uninstall each other's wheels would leave the last provider only."""
+    hints = []
+    for provider in ("cuda", "qnn", "tensorrt", "directml"):
+        with pytest.raises(ProviderError) as caught:
+            check_wheel_usable(provider)
+        hints.append(caught.value.hint)
+    assert join_hints(hints) == (
+        "on a machine with a Qualcomm NPU: pip install onnxruntime-qnn; or "
+        "replace the installed onnxruntime (pip uninstall -y onnxruntime) by one of these: "
+        "on a machine with an NVIDIA GPU: pip install 'onnxruntime-gpu[cuda,cudnn]'; or "
+        "on Windows: pip install 'onnxruntime-directml'"
+    )
 
 
 def test_a_version_that_does_not_report_nodes_is_refused(monkeypatch):

@@ -47,7 +47,11 @@ def test_it_computes_what_torch_computes(runner, make_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "offered"), [("cud", "'cuda'"), ("CPU", "'cpu'"), ("tensort", "'tensorrt'")]
+    ("name", "offered"),
+    [
+        *(("cud", "'cuda'"), ("CPU", "'cpu'"), ("tensort", "'tensorrt'")),
+        *(("CPUExecutionProvider", "'cpu'"), ("DmlExecutionProvider", "'directml'")),
+    ],
 )
 def test_an_unknown_provider_offers_the_nearest(tiny_export, name, offered):
     """Before the file is read."""
@@ -135,7 +139,7 @@ def test_a_list_of_which_none_is_active_is_an_error_with_every_reason(tiny_expor
         load(tiny_export.path, provider=("openvino", "qnn"))
     message = str(caught.value)
     assert "no provider of openvino, qnn can run tiny.onnx: provider 'openvino'" in message
-    assert "'onnxruntime-openvino'; pip install onnxruntime-qnn" in message
+    assert "'onnxruntime-openvino'; or on a machine with a Qualcomm NPU: pip install" in message
 
 
 @pytest.mark.parametrize(
@@ -480,7 +484,7 @@ def test_options_name_their_provider(tiny_export):
 
 def test_a_missing_rtx_plugin_is_named(tiny_export):
     """The hint installs the plugin, not the GPU wheel, which it does not need."""
-    with pytest.raises(ProviderError, match=r"hint: pip install onnxruntime-ep-nv-tensorrt-rtx$"):
+    with pytest.raises(ProviderError, match=r"GPU: pip install onnxruntime-ep-nv-tensorrt-rtx$"):
         OrtRunner(tiny_export.path, provider="tensorrt-rtx")
 
 

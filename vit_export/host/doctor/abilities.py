@@ -70,11 +70,11 @@ def abilities_of(facts: Facts) -> tuple[Ability, ...]:
 
 def _packages(facts: Facts, extra: str, *only: str) -> Obstacle | None:
     """What is missing of the packages of an extra, or of some of them."""
-    packages = only or [requirement.name for requirement in checks.requirements().get(extra, ())]
+    packages = only or [requirement.name for requirement in checks.requirements()[extra]]
     missing = [package for package in packages if not find(facts, "package", package).usable]
-    if packages and not missing:
+    if not missing:
         return None
-    reason = f"not installed, or another version: {', '.join(missing) or 'vit-export itself'}"
+    reason = f"not installed, or another version: {', '.join(missing)}"
     return reason, f"pip install 'vit-export[{extra}]'"
 
 

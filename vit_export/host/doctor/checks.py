@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
@@ -19,6 +20,15 @@ from vit_export.host.nvidia import CUDA, RTX, TENSORRT
 
 CPU = "CPUExecutionProvider"
 RUNTIME = "ONNX Runtime"  # name of the fact that it cannot be used at all
+# What the extras install, for a copy of vit-export without metadata; without ONNX Runtime, whose
+# providers are tried.
+EXTRAS = {
+    "cpu": "pillow",
+    "export": "torch onnx onnx-ir onnxscript onnxsim safetensors pillow",
+    "tensorrt": "tensorrt cuda-bindings cuda-core",
+    "tensorrt-rtx": "tensorrt-rtx cuda-bindings cuda-core",
+}
+MODULES = {"pillow": "PIL", "cuda-bindings": "cuda.bindings", "cuda-core": "cuda.core"}
 REMOTE_PROVIDERS = ("AzureExecutionProvider",)  # calls a server; runs no model by itself
 
 
@@ -68,16 +78,26 @@ def run_checks(*checks: Callable[[Facts], Findings]) -> tuple[Facts, Faults]:
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """Return what each extra of vit-export installs (`""`: the base); empty in a checkout."""
-    extras: dict[str, list[Requirement]] = {}
+    """Return what each extra of vit-export installs (`""`: the base).
+
+    Without metadata, as in a checkout, the requirements accept any version.
+    """
+    declared: dict[str, list[Requirement]] = {}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for requirement in map(Requirement, importlib.metadata.requires("vit-export") or ()):
             marker = requirement.marker
             match = re.search(r'extra == "([\w-]+)"', str(marker))
             extra = match[1] if match else ""
             if marker is None or marker.evaluate({"extra": extra}):
-                extras.setdefault(extra, []).append(requirement)
-    return extras
+                declared.setdefault(extra, []).append(requirement)
+    return {extra: [*map(Requirement, names.split())] for extra, names in EXTRAS.items()} | declared
+
+
+def _importable(package: str) -> bool:
+    """Return whether the module of a package can be found; imports at most its parent."""
+    with contextlib.suppress(ModuleNotFoundError):  # of the parent
+        return find_spec(MODULES.get(package, package.replace("-", "_"))) is not None
+    return False
 
 
 def check_system(_: Facts) -> Findings:
@@ -93,7 +113,9 @@ def check_packages(_: Facts) -> Findings:
     for name, requirement in required.items():
         wheel = next(filter(nvidia.version_of, nvidia.WHEELS.get(name, ())), name)
         version, accepted = nvidia.version_of(wheel), requirement.specifier
-        usable = bool(version) and accepted.contains(version, prereleases=True)
+        if not accepted and not version and _importable(name):
+            version = "without metadata"
+        usable = bool(version) and (not accepted or accepted.contains(version, prereleases=True))
         yield Fact("package", name, version or "not installed", usable=usable)
         if version and not usable:
             what = f"{wheel} {version} is installed, and vit-export needs {accepted}"

@@ -33,25 +33,42 @@ class Provider:
     numbered: bool = False  # whether it takes the number of a GPU (`device_id`)
     memory: str = "cpu"  # where the tensors of a run lie, in ONNX Runtime's spelling
     build: str = ""  # hint where no wheel adds it
+    needs: str = ""  # the machine that can run it, as hints begin
+
+
+NVIDIA = "on a machine with an NVIDIA GPU: "
 
 
 PROVIDERS = {
     "cpu": Provider("CPUExecutionProvider", "onnxruntime"),
-    "cuda": Provider("CUDAExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda"),
-    "tensorrt": Provider("TensorrtExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda"),
+    "cuda": Provider(
+        "CUDAExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda", needs=NVIDIA
+    ),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider", GPU_WHEEL, numbered=True, memory="cuda", needs=NVIDIA
+    ),
     "tensorrt-rtx": Provider(
-        "NvTensorRTRTXExecutionProvider", RTX_INSTALL.split()[-1], RTX_PLUGIN, numbered=True
+        "NvTensorRTRTXExecutionProvider", RTX_INSTALL.split()[-1], RTX_PLUGIN, numbered=True,
+        needs=NVIDIA,
     ),
     "openvino": Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
     "coreml": Provider(
-        "CoreMLExecutionProvider", build="the wheels of onnxruntime for macOS contain it"
+        "CoreMLExecutionProvider", build="the wheels of onnxruntime contain it", needs="on a Mac: "
     ),
-    "directml": Provider("DmlExecutionProvider", "onnxruntime-directml", numbered=True),
+    "directml": Provider(
+        "DmlExecutionProvider", "onnxruntime-directml", numbered=True, needs="on Windows: "
+    ),
     # a plugin from version 2 on; before, a wheel of ONNX Runtime
-    "qnn": Provider("QNNExecutionProvider", "onnxruntime-qnn", "onnxruntime_qnn"),
+    "qnn": Provider(
+        "QNNExecutionProvider", "onnxruntime-qnn", "onnxruntime_qnn",
+        needs="on a machine with a Qualcomm NPU: ",
+    ),
     "xnnpack": Provider("XnnpackExecutionProvider", build="build onnxruntime with --use_xnnpack"),
-    "migraphx": Provider("MIGraphXExecutionProvider", "onnxruntime-migraphx", numbered=True),
-}
+    "migraphx": Provider(
+        "MIGraphXExecutionProvider", "onnxruntime-migraphx", numbered=True,
+        needs="on a machine with an AMD GPU: ",
+    ),
+}  # fmt: skip
 AUTO = ("cuda", "cpu")  # best first; TensorRT builds an engine for minutes, so it is left out
 
 
@@ -277,6 +294,14 @@ def _make_folder(option: str, folder: Path) -> str:
             f"{option}: the folder {folder} cannot be created: {error.strerror or error}"
         ) from error
     return str(folder)
+
+
+def check_provider(name: str) -> None:
+    """Raise UsageError for an unknown provider; ONNX Runtime's names offer the short ones."""
+    for short, kind in PROVIDERS.items():
+        if name.lower() == kind.ort_name.lower():
+            raise UsageError(f"unknown provider {name!r}; did you mean {short!r}?")
+    check_known("provider", name, ("auto", *PROVIDERS))
 
 
 def options_of(

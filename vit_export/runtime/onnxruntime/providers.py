@@ -12,6 +12,7 @@ import importlib.util
 import io
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import onnxruntime as ort
@@ -67,28 +68,47 @@ def check_version(
         )
 
 
+def uninstall_command() -> str:
+    """Return the start of a command that replaces the installed wheels of ONNX Runtime."""
+    wheels = installed_wheels()
+    return f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+
+
+def join_hints(hints: Iterable[str]) -> str:
+    """Join the hints of several providers; one `pip uninstall` comes before all that need it."""
+    distinct, uninstall = [*dict.fromkeys(filter(None, hints))], uninstall_command()
+    replacing = [hint for hint in distinct if uninstall and uninstall in hint]
+    if len(replacing) < 2:
+        return "; or ".join(distinct)
+    others = [hint for hint in distinct if hint not in replacing]
+    command = uninstall.removesuffix(" && ")
+    start = f"replace the installed onnxruntime ({command}) by one of these: "
+    installs = [hint.replace(uninstall, "") for hint in replacing]
+    return "; or ".join([*others, start + installs[0], *installs[1:]])
+
+
 def check_wheel_usable(provider: str) -> None:
     """Raise ProviderError if the installed onnxruntime cannot start the provider."""
     wheels, kind = installed_wheels(), PROVIDERS[provider]
-    uninstall = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+    uninstall = uninstall_command()
     if len(wheels) > 1:
         keep = "onnxruntime" if kind.plugin or kind.build else kind.wheel
         raise ProviderError(
             f"provider {provider!r}: {' and '.join(wheels)} are both installed and overwrite each "
             "other",
-            hint=f"keep one: {uninstall}pip install '{keep}'",
+            hint=f"{kind.needs}{uninstall}pip install '{keep}'",
         )
     if uses_plugin(provider):
         if importlib.util.find_spec(kind.plugin) is None:
             raise ProviderError(
                 f"provider {provider!r}: its plugin for ONNX Runtime is not installed",
-                hint=f"pip install {kind.wheel}",
+                hint=f"{kind.needs}pip install {kind.wheel}",
             )
     elif not built_in(provider):
         raise ProviderError(
             f"provider {provider!r}: the installed onnxruntime {ort.__version__} is built "
             f"without {kind.ort_name} (it has: {', '.join(ort.get_available_providers())})",
-            hint=kind.build or f"install the wheel with it: {uninstall}pip install '{kind.wheel}'",
+            hint=kind.needs + (kind.build or f"{uninstall}pip install '{kind.wheel}'"),
         )
     check_version(
         ort.InferenceSession, "get_provider_graph_assignment_info", "1.24.1",

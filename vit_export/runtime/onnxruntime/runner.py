@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.errors import ArtifactError, ProviderError, UsageError, check_known
+from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes
 from vit_export.runtime.onnxruntime.cuda_graph import RecordedRuns
@@ -28,11 +28,17 @@ from vit_export.runtime.onnxruntime.options import (
     GivenOptions,
     ProviderOptions,
     check_profile,
+    check_provider,
     options_of,
     set_session_options,
     without_context_file,
 )
-from vit_export.runtime.onnxruntime.providers import BACKEND_ERRORS, first_line, worth_trying
+from vit_export.runtime.onnxruntime.providers import (
+    BACKEND_ERRORS,
+    first_line,
+    join_hints,
+    worth_trying,
+)
 from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
 from vit_export.runtime.onnxruntime.tensors import ort_value
 
@@ -109,7 +115,7 @@ class OrtRunner:
         reasons = "; ".join(self.rejected.values())
         raise ProviderError(
             f"no provider of {', '.join(self.rejected)} can run {self.path.name}: {reasons}",
-            hint="; ".join(dict.fromkeys(filter(None, hints))),
+            hint=join_hints(hints),
         )
 
     @property
@@ -208,7 +214,7 @@ def provider_names(
             "auto"
         )
     for name in names:
-        check_known("provider", name, ("auto", *PROVIDERS))
+        check_provider(name)
     if names[0] == "auto" and isinstance(options, ProviderOptions):
         return [options.provider]
     if names[0] != "auto" or options is not None:  # `options_of` refuses raw options of "auto"

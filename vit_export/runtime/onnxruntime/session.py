@@ -20,6 +20,7 @@ from vit_export.runtime.onnxruntime.options import (
     PROVIDERS,
     EngineOptions,
     ProviderOptions,
+    RawOptions,
     check_tf32,
     set_session_options,
 )
@@ -98,11 +99,20 @@ def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int
                 if bf16
                 else "",
             ) from error
+        given, first = _raw_options(request.options)
         raise ProviderError(
-            f"provider {provider!r} cannot run {name}: {first_line(error)}{cause(provider)}",
-            hint="vit-export doctor",
+            f"provider {provider!r}{given} cannot run {name}: {first_line(error)}{cause(provider)}",
+            hint=f"{first}vit-export doctor",
         ) from error
-    return session, check_placement(session, provider, request.file)
+    return session, check_placement(session, provider, request.file, request.options)
+
+
+def _raw_options(options: ProviderOptions | None) -> tuple[str, str]:
+    """Return how an error names raw options, and how its hint begins; empty without such."""
+    if not isinstance(options, RawOptions) or not options.entries:
+        return "", ""
+    pairs = ", ".join(f"{name}={value}" for name, value in options.entries.items())
+    return f" with options {pairs}", "check these options first; then: "
 
 
 def _new_session(request: SessionRequest) -> ort.InferenceSession:
@@ -133,14 +143,24 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     return ort.InferenceSession(model, session_options, enable_fallback=0)
 
 
-def check_placement(session: ort.InferenceSession, provider: str, file: OnnxFile) -> int:
-    """Return how many nodes, computations on shapes, run on the CPU; refuse others there."""
+def check_placement(
+    session: ort.InferenceSession,
+    provider: str,
+    file: OnnxFile,
+    options: ProviderOptions | None = None,
+) -> int:
+    """Return how many nodes, computations on shapes, run on the CPU; refuse others there.
+
+    Errors name raw `options`.
+    """
+    given, first = _raw_options(options)
     wanted = PROVIDERS[provider].ort_name
     if session.get_providers()[0] != wanted:
         raise ProviderError(
-            f"provider {provider!r} was requested, but ONNX Runtime fell back to "
+            f"provider {provider!r} was requested{given}, but ONNX Runtime fell back to "
             f"{session.get_providers()[0]}{cause(provider)}",
-            hint="`vit-export doctor` shows what is missing; --provider cpu runs on the CPU",
+            hint=f"{first}`vit-export doctor` shows what is missing; --provider cpu runs on the "
+            "CPU",
         )
     if provider == "cpu":
         return 0
@@ -162,8 +182,9 @@ def check_placement(session: ort.InferenceSession, provider: str, file: OnnxFile
         places = " and ".join(dict.fromkeys(where for where, _ in heavy))
         raise ProviderError(
             f"{file.path.name}: ONNX Runtime placed {len(heavy)} of its nodes on {places} instead "
-            f"of {provider!r}: {shown}",
-            hint="export it again with another --opset or --attention, or use another --provider",
+            f"of {provider!r}{given}: {shown}",
+            hint=f"{first}export it again with another --opset or --attention, or use another "
+            "--provider",
         )
     return len(elsewhere)
 

@@ -121,7 +121,8 @@ class RuntimeCache:
                 f"{path}: cannot be the runtime cache ({error.strerror or error})",
                 hint="name another file",
             ) from error
-        self.kernels = engine.create_runtime_config().create_runtime_cache()  # contexts fill it
+        runtime_config = engine.create_runtime_config()
+        self.kernels = runtime_config.create_runtime_cache()  # contexts fill it
         if self._saved and not self.kernels.deserialize(self._saved):
             self._stop(
                 "neither used nor replaced: it is the runtime cache of another TensorRT-RTX, GPU "
