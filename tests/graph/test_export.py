@@ -208,6 +208,15 @@ def weights(path: Path) -> dict[str, bytes]:
     return {t.name: t.raw_data for t in graph.initializer if not t.name.startswith("val_")}
 
 
+def test_blocks_that_are_no_outputs_are_all_traced(tmp_path, make_model):
+    """Nothing shows where a block begins and ends."""
+    outputs = vit_outputs(make_model(depth=4))
+    outputs.taps = ()
+    file = export_module(outputs, tmp_path / "plain.onnx", [IMAGES])
+    assert [spec.name for spec in file.outputs] == list(outputs.names)
+    assert sum(node.op_type == "Softmax" for node in file.nodes) == 4
+
+
 def test_repeated_blocks_are_those_that_torch_would_trace(tmp_path, make_model, monkeypatch):
     model = make_model(depth=6)
     outputs = vit_outputs(model)

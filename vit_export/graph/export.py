@@ -82,11 +82,13 @@ def _shortened(model: Outputs) -> Iterator[list[Weights]]:
     """Trace only the first, second and last block of a Vision Transformer where the rest are alike.
 
     The second is traced with random weights, which no pass of the exporter can merge with equal
-    ones. Yields these and then those of each block in its place; nothing where all are traced.
+    ones. Yields these and then those of each block in its place; nothing where all are traced, as
+    without taps: the outputs of the blocks show where one begins and ends.
     """
     module, taps = model.module, model.taps
     whole = module.blocks if isinstance(module, VisionTransformer) else nn.ModuleList()
-    if not isinstance(module, VisionTransformer) or len({str(b) for b in whole[1:-1]}) != 1:
+    alike = len({str(block) for block in whole[1:-1]}) == 1 and len(taps) == len(whole)
+    if not isinstance(module, VisionTransformer) or not alike:
         yield []
         return
     middle, traced = whole[1:-1], copy.deepcopy(whole[1])
