@@ -17,7 +17,14 @@ import pytest
 from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
-from vit_export.artifact.engine_sidecar import BatchRange, Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.artifact.engine_sidecar import (
+    BatchRange,
+    Gpu,
+    Sidecar,
+    file_sha256,
+    read_plan_file,
+    sidecar_path,
+)
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.read import read_manifest
@@ -471,11 +478,11 @@ def test_a_build_that_is_killed_while_it_moves_its_files_leaves_a_pair_or_a_clea
     assert moved == ["x.engine.json", "x.golden.npz", "x.engine"][:finished]
     sidecar = Sidecar.read(tmp_path / "x.engine")
     if finished in (0, 3):
-        plan.read_plan_file(tmp_path / "x.engine", sidecar)
+        read_plan_file(tmp_path / "x.engine", sidecar)
         assert (sidecar == old) == (finished == 0)
     else:
         with pytest.raises(ArtifactError, match=r"x\.engine: .*\nhint: .*vit-export engine .*onnx"):
-            plan.read_plan_file(tmp_path / "x.engine", sidecar)
+            read_plan_file(tmp_path / "x.engine", sidecar)
 
 
 def test_an_engine_that_fails_its_gate_is_released_and_not_written(

@@ -186,3 +186,24 @@ def file_sha256(path: Path) -> str:
     """Return the hash of a file."""
     with mapped(path) as buffer:
         return hashlib.sha256(buffer).hexdigest()
+
+
+def read_plan_file(path: Path, sidecar: Sidecar) -> bytes:
+    """Read an engine file; ArtifactError unless it has the size and hash of its sidecar."""
+    try:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: there is {path.name}.json, but no such engine")
+        if (size := path.stat().st_size) != sidecar.plan_bytes:
+            problem = (
+                f"has {size} bytes, and its sidecar describes an engine of {sidecar.plan_bytes}: "
+                "an incomplete copy, or the files of two engines"
+            )
+        else:
+            plan = path.read_bytes()
+            if hashlib.sha256(plan).hexdigest() == sidecar.plan_sha256:
+                return plan
+            problem = f"is not the engine that {path.name}.json describes (sha256 differs)"
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    hint = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
+    raise ArtifactError(f"{path}: {problem}", hint=hint)

@@ -11,7 +11,13 @@ import tensorrt_rtx
 from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
-from vit_export.artifact.engine_sidecar import Gpu, Sidecar, file_sha256, sidecar_path
+from vit_export.artifact.engine_sidecar import (
+    Gpu,
+    Sidecar,
+    file_sha256,
+    read_plan_file,
+    sidecar_path,
+)
 from vit_export.cli.main import main
 from vit_export.errors import ArtifactError, ProviderError
 from vit_export.runtime import load_engine
@@ -22,7 +28,6 @@ from vit_export.runtime.tensorrt.plan import (
     IncompatibleEngineError,
     check_compatible,
     incompatibility,
-    read_plan_file,
 )
 
 MakeSidecar = Callable[..., Sidecar]

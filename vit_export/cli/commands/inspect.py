@@ -21,12 +21,11 @@ def inspect(path: Path, as_json: bool) -> None:
 
     A ranges file, NAME.ranges.npz, holds activation ranges.
     """
-    from vit_export.artifact.engine_sidecar import Sidecar, is_engine
+    from vit_export.artifact.engine_sidecar import Sidecar, is_engine, read_plan_file
     from vit_export.artifact.golden import Golden
     from vit_export.artifact.onnx_reader import OnnxFile
     from vit_export.cli.report import files
     from vit_export.quantization.activation_ranges import Ranges
-    from vit_export.runtime.tensorrt.plan import read_plan_file
 
     data: dict[str, Any]
     if path.name.endswith(".ranges.npz"):

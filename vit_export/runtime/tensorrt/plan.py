@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -22,27 +21,6 @@ from vit_export.runtime.tensorrt.cuda import device_memory
 
 class IncompatibleEngineError(ProviderError):
     """An engine was built for another version or GPU; it can be rebuilt."""
-
-
-def read_plan_file(path: Path, sidecar: Sidecar) -> bytes:
-    """Read an engine file; ArtifactError unless it has the size and hash of its sidecar."""
-    try:
-        if not path.is_file():
-            raise ArtifactError(f"{path}: there is {path.name}.json, but no such engine")
-        if (size := path.stat().st_size) != sidecar.plan_bytes:
-            problem = (
-                f"has {size} bytes, and its sidecar describes an engine of {sidecar.plan_bytes}: "
-                "an incomplete copy, or the files of two engines"
-            )
-        else:
-            plan = path.read_bytes()
-            if hashlib.sha256(plan).hexdigest() == sidecar.plan_sha256:
-                return plan
-            problem = f"is not the engine that {path.name}.json describes (sha256 differs)"
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
-    hint = f"copy both files again, or rebuild: {sidecar.rebuild_command(path)}"
-    raise ArtifactError(f"{path}: {problem}", hint=hint)
 
 
 def incompatibility(sidecar: Sidecar, version: str, gpu: Gpu) -> str:

@@ -16,13 +16,13 @@ from cuda.core.utils import StridedMemoryView
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from vit_export.artifact.engine_sidecar import Sidecar
+from vit_export.artifact.engine_sidecar import Sidecar, read_plan_file
 from vit_export.artifact.manifest import Manifest, TensorSpec
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, with_article
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.runtime.tensorrt.cuda import current_gpu, working_on
-from vit_export.runtime.tensorrt.plan import Plan, check_compatible, read_plan_file
+from vit_export.runtime.tensorrt.plan import Plan, check_compatible
 from vit_export.runtime.tensorrt.session import Session, split
 
 CUDA = 2  # DLPack's kDLCUDA
