@@ -289,6 +289,34 @@ def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_an_exporter_that_mixes_rows_is_not_taken_for_the_simplifier(tmp_path, monkeypatch):
+    """Its graph is right for one image, which is all that runs before the simplifier."""
+    real = export_door.export_module
+
+    def careless(*arguments: object, **options: object) -> OnnxFile:
+        path = real(*arguments, **options).path
+        model = onnx.load(path)
+        graph, (output, *_) = model.graph, model.graph.output
+        for node in graph.node:
+            node.output[:] = ["own" if name == output.name else name for name in node.output]
+        graph.node.extend(
+            [
+                onnx.helper.make_node("ReduceMean", ["own", "batch_axis"], ["mean"]),
+                onnx.helper.make_node("Sub", ["own", "own"], ["zero"]),
+                onnx.helper.make_node("Add", ["mean", "zero"], [output.name]),
+            ]
+        )
+        axis = onnx.numpy_helper.from_array(np.array([0]), "batch_axis")
+        graph.initializer.append(axis)
+        onnx.save(model, path)
+        return OnnxFile.read(path)
+
+    monkeypatch.setattr(export_door, "export_module", careless)
+    with pytest.raises(GateError, match=r"^torch -> onnx: .* at batch 3"):
+        export(Branches(), tmp_path / "m.onnx", settings=ExportSettings(overrides=SMALL_IMAGES))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_packed_file_is_gated_without_the_simplifier_too(tmp_path, monkeypatch):
     """It is the file that is published."""
     real = export_door.pack_artifact

@@ -199,6 +199,7 @@ def _pack_and_gate(
     packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
     last = gate(packed, stage)
     if settings.simplify and not last.passed:
+        gate(raw, "torch -> onnx").raise_for_failure()  # at every batch: it may be the exporter
         raise GateError(
             f"{stage}: the simplifier changed what the model computes: {last.stage.reason}; "
             "nothing was written",

@@ -120,11 +120,8 @@ def test_a_version_without_dlpack_is_an_error_that_names_the_version(monkeypatch
     assert runner.run({"pixel_values": X})["logits"].shape == (2, 10)
 
 
-def test_the_driver_is_a_real_library_where_there_is_one():
-    """The functions exist under these names."""
-    try:
-        driver = ctypes.CDLL(tensors.DRIVER_LIBRARY)
-    except OSError:
-        pytest.skip("no NVIDIA driver")
+@pytest.mark.gpu
+def test_the_driver_has_the_functions_under_these_names():
+    driver = ctypes.CDLL(tensors.DRIVER_LIBRARY)
     names = ("cuDevicePrimaryCtxRetain", "cuStreamSynchronize", "cuDevicePrimaryCtxRelease_v2")
     assert all(getattr(driver, name) for name in (*names, "cuCtxPushCurrent_v2"))
