@@ -125,8 +125,11 @@ def export(
         trim_memory()
         comparisons = _gate(raw, packed, golden, manifest, settings, progress)
         comparison = comparisons[-1]
-        certificate = tuple(comparison.stage for comparison in comparisons)
-        manifest = manifest.replace(activation=activation, certificate=certificate)
+        manifest = manifest.replace(
+            graph_sha256=packed.graph_sha256(),
+            certificate=tuple(comparison.stage for comparison in comparisons),
+            activation=activation,
+        )
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
         else:
@@ -156,7 +159,7 @@ def _build(
 ) -> tuple[OnnxFile, OnnxFile, Manifest]:
     """Export, simplify and pack a model; return the exported graph, the packed file, its manifest.
 
-    The manifest lacks what the reference shows: the activation and the certificate.
+    The manifest lacks what comes later: hash, certificate and activation.
     """
     scratch = path.parent / "scratch"  # a subfolder, so that its files cannot overwrite the result
     scratch.mkdir(exist_ok=True)
@@ -184,8 +187,7 @@ def _build(
         simplify(raw.path, scratch / "simplified.onnx")
         final = OnnxFile.read(scratch / "simplified.onnx")
     packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
-    hashed = manifest.replace(outputs=packed.outputs, graph_sha256=packed.graph_sha256())
-    return raw, packed, hashed
+    return raw, packed, manifest.replace(outputs=packed.outputs)
 
 
 def _gate(
