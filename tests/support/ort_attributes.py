@@ -41,8 +41,8 @@ USED: dict[str, set[str]] = {
     },
     "RunOptions": {"add_run_config_entry", "log_severity_level"},
     "SessionOptions": {
-        *("add_provider_for_devices", "add_session_config_entry", "intra_op_num_threads"),
-        "log_severity_level",
+        *("add_provider_for_devices", "add_session_config_entry", "inter_op_num_threads"),
+        *("intra_op_num_threads", "log_severity_level"),
     },
 }
 
