@@ -26,10 +26,12 @@ from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare, gated_always
+from vit_export.graph.embed import check_embeddable
 from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.embed import pack_embedded
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import choose_activation, load_source, record_golden
@@ -95,6 +97,8 @@ def export(
         check_output_name(Path(output))
     progress("load the model")
     loaded = load_source(source, weights=weights, settings=settings)
+    if settings.embed_preprocess:
+        check_embeddable(loaded.inputs, loaded.outputs, loaded.preprocess, settings.resize)
     opset = settings.opset or OPSETS[settings.attention]
     report, narrow = loaded.report, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
@@ -132,7 +136,7 @@ def export(
         )
         loaded.free()  # from here on the weights are on disk
         del loaded, source
-        packed, comparisons = _pack_and_gate(
+        packed, manifest, comparisons = _pack_and_gate(
             raw, folder / path.name, golden, manifest, settings, progress
         )
         comparison = comparisons[-1]
@@ -172,8 +176,10 @@ def _pack_and_gate(
     manifest: Manifest,
     settings: ExportSettings,
     progress: Progress,
-) -> tuple[OnnxFile, list[Comparison]]:
+) -> tuple[OnnxFile, Manifest, list[Comparison]]:
     """Simplify and pack the exported graph; return the packed file and the gate of each stage.
+
+    The manifest returned is that of a graph which prepares images itself, where that is asked for.
 
     The last gate is always that of the packed file, which is the one that is published.
     """
@@ -196,7 +202,20 @@ def _pack_and_gate(
         stage, simplified = "onnx -> simplified", raw.path.with_name("simplified.onnx")
         simplify(raw.path, simplified)
         final = OnnxFile.read(simplified)
-    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
+    if settings.embed_preprocess:
+        packed, manifest, preparation = pack_embedded(
+            final,
+            path,
+            manifest,
+            resize=settings.resize,
+            scratch=raw.path.parent,
+            stage=stage,
+            external_data=settings.external_data,
+            progress=progress,
+        )
+        comparisons.append(Comparison(stage=preparation))
+    else:
+        packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
     last = gate(packed, stage)
     if settings.simplify and not last.passed:
         gate(raw, "torch -> onnx").raise_for_failure()  # at every batch: it may be the exporter
@@ -206,7 +225,7 @@ def _pack_and_gate(
             hint="export without the simplifier: --no-simplify",
         )
     last.raise_for_failure()
-    return packed, [*comparisons, last]
+    return packed, manifest, [*comparisons, last]
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:
