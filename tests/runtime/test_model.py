@@ -140,8 +140,8 @@ class Changed:
     def __getattr__(self, name):
         return getattr(self.runner, name)
 
-    def run(self, feeds):
-        return {"logits": self.change(self.runner.run(feeds)["logits"])}
+    def run(self, feeds, *, preprocess=None):
+        return {"logits": self.change(self.runner.run(feeds, preprocess=preprocess)["logits"])}
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -305,6 +305,9 @@ def test_pixels_that_were_not_normalised_are_refused(vit):
     with pytest.raises(InputError, match=r"values from 0 to 255.*\nhint: normalise it"):
         vit.run(np.linspace(0, 255, 3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32))
     assert vit.run(generator.standard_normal((4, 3, 32, 32)).astype(np.float32)).shape == (4, 10)
+    for number in (np.nan, np.inf):
+        with pytest.raises(InputError, match="'pixel_values' holds NaN or infinite values"):
+            vit.run(np.full((1, 3, 32, 32), number, np.float32))
 
 
 def test_tensors_and_dicts_run_like_arrays(vit):

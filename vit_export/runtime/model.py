@@ -19,7 +19,6 @@ from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
 from vit_export.images.prepare import normalize, resize_and_crop
 from vit_export.runner import Runner, batch_size, run_filled
-from vit_export.runtime.checks import check_range
 from vit_export.runtime.prediction import Prediction, predict
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
@@ -110,9 +109,7 @@ class Model:
         self._check_open()
         spec = self.runner.inputs[0]
         feeds = pixel_values if isinstance(pixel_values, Mapping) else {spec.name: pixel_values}
-        if self.preprocess is not None:
-            check_range(spec, feeds.get(spec.name), self.preprocess)
-        return self.runner.run(feeds)
+        return self.runner.run(feeds, preprocess=self.preprocess)
 
     def run(self, pixel_values: Any) -> NDArray[Any]:
         """Compute the first output; see `__call__`."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes
@@ -148,12 +149,17 @@ class OrtRunner:
             expose=names,
         )
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied."""
+    def run(
+        self, feeds: Mapping[str, Any], *, preprocess: Preprocess | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied.
+
+        The first input, as an array, must have the range of images normalised by `preprocess`.
+        """
         from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
         if not self._records_graphs and (self._on_gpu or not from_host):
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
-        check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+        check_feeds(self.inputs, feeds, patch_size=self._patch_size, preprocess=preprocess)
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
         with self._named_failures():
             if self._records_graphs:
