@@ -9,11 +9,13 @@ from vit_export.artifact.golden import random_bytes
 from vit_export.artifact.manifest import Measurement, Stage
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import IMAGE, PIXEL_VALUES
+from vit_export.errors import ArtifactError, InputError
 from vit_export.gate.distance import Array, cosine
 from vit_export.images.decode import Pixels
 from vit_export.images.prepare import normalize, resize_and_crop, size_before_crop
 from vit_export.runner import Runner, run_filled
 
+RUN_ERRORS = (ArtifactError, InputError)
 MAX_LEVELS = 1  # of 255, by which a pixel may differ from Pillow's
 # Each pass of ONNX Runtime's Resize is within one level of Pillow's. Bicubic weights can turn that
 # of the first pass into two, in a few pixels at hard edges (measured: up to 16 of 150,528).
@@ -74,7 +76,11 @@ def measure_preparation(part: Runner, preprocess: Preprocess, *, resize: str, st
     for number, (height, width) in enumerate(sizes):
         image = gate_image(number, height, width, int(channels))
         wanted = np.moveaxis(resize_and_crop(image, preprocess), -1, 0).astype(np.float64)
-        values = run_filled(part, {IMAGE: image[None]})[PIXEL_VALUES][0]
+        try:
+            values = run_filled(part, {IMAGE: image[None]})[PIXEL_VALUES][0]
+        except RUN_ERRORS as error:
+            reasons.append(f"an image of {height}x{width} px fails: {error.message}")
+            continue
         if values.shape != wanted.shape:
             reasons.append(f"an image of {height}x{width} px gives {values.shape}")
             continue
@@ -97,8 +103,14 @@ def measure_preparation(part: Runner, preprocess: Preprocess, *, resize: str, st
             f"{100 * beyond / count:.2g} % of the pixels differ from Pillow's by more than "
             f"{MAX_LEVELS} level, allowed {100 * SHARE_BEYOND:g} %"
         )
-    reasons += _batch_failures(part, preprocess, int(channels))
-    share = f"{100 * different / count:.2g} % of the pixels" if different else "no pixel"
+    if not reasons:
+        reasons += _batch_failures(part, preprocess, int(channels))
+    share = (
+        f"{100 * different / max(count, 1):.2g} % of the pixels differ"
+        if different
+        else "none differs"
+    )
+    note = f"pixels of {len(sizes)} sizes of images, in levels of 255: {share} from Pillow's"
     return Stage(
         name=stage,
         provider=part.provider,
@@ -109,7 +121,7 @@ def measure_preparation(part: Runner, preprocess: Preprocess, *, resize: str, st
         cosine=angle,
         passed=not reasons,
         reasons=_first(reasons),
-        notes=(f"images of {len(sizes)} sizes: {share} differ from Pillow's; in levels of 255",),
+        notes=(note,),
         measurements=(
             Measurement(
                 output=PIXEL_VALUES,

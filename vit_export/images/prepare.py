@@ -1,8 +1,8 @@
 """Prepare images for a model as its manifest requires: resize, crop and normalise.
 
 The pixels are those of timm's evaluation transform (`timm.data.create_transform`) on
-`image.convert(color)`: both resize with Pillow, so they agree to the bit. An array that already
-has the model's size needs numpy only. Shape letters: B batch, C channels, H W pixels.
+`image.convert(color)`: both resize with Pillow, so with Pillow 13 they agree to the bit. An array
+that already has the model's size needs numpy only. Shape letters: B batch, C channels, H W pixels.
 """
 
 import math
@@ -68,12 +68,41 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     """
     pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):
-        raise ImageError(
-            f"an array of {pixels.shape[2]} channels was given, the model reads "
-            f"{len(preprocess.mean)}",
-            hint="the channels come last: (H, W, C)",
-        )
+        raise _wrong_channels(pixels, len(preprocess.mean))
     return _center_crop(pixels, preprocess.size)
+
+
+def whole_image(image: ImageSource, preprocess: Preprocess) -> Pixels:
+    """Decode one image for a graph that prepares it itself.
+
+    Returns:
+        uint8 (H, W, C): RGB, or the model's channels where it reads neither RGB nor grey.
+    """
+    pixels = as_array(decode(image, "RGB" if preprocess.color else ""))
+    channels = 3 if preprocess.color else len(preprocess.mean)
+    if pixels.shape[2] != channels:
+        raise _wrong_channels(pixels, channels)
+    _check_elongation(pixels.shape[0], pixels.shape[1], preprocess)
+    return pixels
+
+
+def _wrong_channels(pixels: Pixels, channels: int) -> ImageError:
+    return ImageError(
+        f"an array of {pixels.shape[2]} channels was given, the model reads {channels}",
+        hint="the channels come last: (H, W, C)",
+    )
+
+
+def _check_elongation(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    """Return the size of an image before the crop; ImageError where that takes too much memory."""
+    rows, columns = resized_hw(height, width, preprocess)
+    if (rows, columns) != (height, width) and rows * columns > MAX_PIXELS:
+        raise ImageError(
+            f"an image of (H, W) = {height, width} is too elongated: with its short side resized "
+            f"for the model it would be {rows, columns}",
+            hint="crop it first",
+        )
+    return rows, columns
 
 
 def as_array(picture: Decoded) -> Pixels:
@@ -128,15 +157,9 @@ def rows_first(given: tuple[int, int], wanted: tuple[int, int]) -> bool:
 def _resize(picture: Decoded, preprocess: Preprocess) -> Pixels:
     """Resize with Pillow, unless the image has its size before the crop already."""
     given = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
-    height, width = resized_hw(given[0], given[1], preprocess)
+    height, width = _check_elongation(given[0], given[1], preprocess)
     if given == (height, width):
         return as_array(picture)
-    if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"an image of (H, W) = {given} is too elongated: with its short side resized for the "
-            f"model it would be {height, width}",
-            hint="crop it first",
-        )
     require("PIL.Image", "resizing an image needs Pillow", package="pillow")
     from PIL import Image
 

@@ -17,11 +17,10 @@ from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource, Pixels
 from vit_export.images.folder import Images, is_one_image, iterate_images
-from vit_export.images.prepare import normalize, resize_and_crop
-from vit_export.runner import Runner, batch_size, run_filled
+from vit_export.runner import Runner
+from vit_export.runtime.feed import most_images, read_pixels, run_images
 from vit_export.runtime.prediction import Prediction, predict
 
-MAX_BATCH = 32  # images of one run, where the model takes any number
 Result = TypeVar("Result")
 
 
@@ -53,7 +52,15 @@ class Model:
     ) -> None:
         self.runner = runner
         self.manifest = manifest = runner.manifest
-        self.preprocess = preprocess or (manifest.preprocess if manifest else None)
+        self.preprocess = own = manifest.preprocess if manifest else None
+        if preprocess is not None and preprocess != own:
+            if manifest is not None and manifest.embedded:
+                raise UsageError(
+                    f"{runner.path.name}: its graph prepares images itself, by the values it was "
+                    "exported with",
+                    hint="leave preprocess out, or export the model with other values",
+                )
+            self.preprocess = preprocess
         from_manifest = manifest.labels if manifest else ()
         self.labels = from_manifest if labels is None else class_labels(labels)
         self.activation: Activation = manifest.activation if manifest else "softmax"
@@ -100,7 +107,8 @@ class Model:
 
         Args:
             pixel_values: Normalised images, float32 (B, C, H, W): a numpy array, or a tensor
-                that supports DLPack; or a dict by input name for a model of several inputs.
+                that supports DLPack; or a dict by input name for a model of several inputs. Where
+                the graph prepares images itself: RGB pixels of any size, uint8 (B, H, W, 3).
 
         Raises:
             InputError: A wrong dtype or shape, or values that were not normalised.
@@ -197,14 +205,14 @@ class Model:
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
             )
-        spec = runner.inputs[0]
-        prepared = enumerate(_prepare(image, preprocess) for image in iterate_images(images))
-        while batch := list(islice(prepared, batch_size(runner, MAX_BATCH))):
+        prepared = enumerate(
+            _prepare(image, runner, preprocess) for image in iterate_images(images)
+        )
+        while batch := list(islice(prepared, most_images(runner))):
             rows: Iterator[NDArray[Any]] = iter(())
             if readable := [item for _, (_, item) in batch if not isinstance(item, ImageError)]:
                 self._check_open()
-                pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
-                rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
+                rows = iter(run_images(runner, readable, preprocess, output))
             for index, (name, item) in batch:
                 if isinstance(item, ImageError):
                     yield item
@@ -264,10 +272,12 @@ class Model:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
 
 
-def _prepare(image: ImageSource, preprocess: Preprocess) -> tuple[str, Pixels | ImageError]:
+def _prepare(
+    image: ImageSource, runner: Runner, preprocess: Preprocess
+) -> tuple[str, Pixels | ImageError]:
     """Return an image's name for messages, and its pixels or the error that prevents them."""
     name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
     try:
-        return name, resize_and_crop(image, preprocess)
+        return name, read_pixels(image, runner, preprocess)
     except ImageError as error:
         return name, error

@@ -18,6 +18,7 @@ from vit_export.artifact.publish import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime.onnxruntime.options import (
     PROVIDERS,
+    CudaOptions,
     EngineOptions,
     ProviderOptions,
     RawOptions,
@@ -65,7 +66,13 @@ class SessionRequest:
 def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
     """Create a session of the requested provider; return how many nodes run on the CPU instead."""
     file, options = request.file, request.options
-    if request.provider.startswith("tensorrt") and file.manifest and file.manifest.embedded:
+    if isinstance(options, CudaOptions) and options.cuda_graph and _is_embedded(file):
+        raise UsageError(
+            f"{file.path.name}: prepares images of any size itself, and a CUDA graph is recorded "
+            "for one size",
+            hint="load it without cuda_graph, or export it with --preprocess none",
+        )
+    if request.provider.startswith("tensorrt") and _is_embedded(file):
         raise ProviderError(
             f"{file.path.name}: prepares images of any size itself, and provider "
             f"{request.provider!r} builds an engine for one range of sizes",
@@ -89,6 +96,10 @@ def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
         stamp(staged, file.metadata)  # so that images can be prepared for it
         publish([staged], path.parent)
     return created
+
+
+def _is_embedded(file: OnnxFile) -> bool:
+    return file.manifest is not None and file.manifest.embedded
 
 
 def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
