@@ -115,11 +115,11 @@ def test_predictions_are_those_of_the_plain_file(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int8-static"])
-def test_a_conversion_prepares_images_too(embedded, tmp_path, precision) -> None:
+def test_a_conversion_prepares_images_too(embedded, tmp_path, photographs, precision) -> None:
     """The gate of the network comes first, then those of the file that is written."""
-    result = quantize(
-        embedded.path, tmp_path / "narrow.onnx", settings=QuantizeSettings(precision=precision)
-    )
+    images = photographs[0].parent if precision == "int8-static" else None
+    settings = QuantizeSettings(precision=precision, calibration=images)
+    result = quantize(embedded.path, tmp_path / "narrow.onnx", settings=settings)
     manifest = OnnxFile.read(result.path).manifest
     assert manifest.embedded
     assert manifest.precision == precision

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,8 @@ from vit_export.errors import (
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Model
+from vit_export.runtime.feed import MAX_BATCH
+from vit_export.runtime.model import Model
 from vit_export.runtime.prediction import Prediction, sigmoid, softmax
 
 EDGE = Path(__file__).parents[1] / "edge" / "data"
@@ -117,6 +120,40 @@ def test_images_are_read_one_batch_ahead(vit):
     finally:
         tracemalloc.stop()
     assert peak < 3 * 1024 * 1024 * 3
+
+
+def test_methods_that_end_early_leave_no_thread(vit, photographs, tmp_path):
+    """An error, an iterator that is dropped, and results that are all there."""
+
+    def threads():
+        return [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
+
+    images = [*photographs, tmp_path / "none.png", *[photographs[0]] * 40]
+    with pytest.raises(ImageError, match="image 2: ") as caught:
+        vit.classify(images)
+    assert threads() == []
+    with pytest.raises(ImageError):
+        vit.embed(images)
+    assert threads() == []
+    del caught
+    results = vit.classify_each(images)
+    next(results)
+    assert threads()
+    results.close()
+    assert threads() == []
+    assert len([*vit.classify_each(images)]) == len(images)
+    assert threads() == []
+
+
+def test_threads_may_share_a_model(vit, photographs):
+    """Each gets the predictions of its own images."""
+    batches = [[photographs[i % 2]] * (3 + i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(vit.classify, batches))
+    for predictions, images in zip(found, batches, strict=True):
+        expected = vit.classify(images[0])
+        assert len(predictions) == len(images)
+        assert all(close(each, expected) for each in predictions)
 
 
 def test_a_fixed_batch_is_filled_up(exported, photographs, vit):

@@ -48,7 +48,7 @@ def export_module(
         for spec in inputs
     )
     try:
-        with _silenced(), torch.no_grad(), _shortened(model) as repeated:
+        with _silenced(), _one_thread(), torch.no_grad(), _shortened(model) as repeated:
             program = torch.onnx.export(
                 model,
                 tuple(example_input(spec, example_sizes) for spec in inputs),
@@ -106,6 +106,17 @@ def _shortened(model: Outputs) -> Iterator[list[Weights]]:
         ]
     finally:
         module.blocks, model.taps = whole, taps
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread, as a forked child process must: it lacks those of its parent."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import count, islice
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -15,10 +15,11 @@ from vit_export.artifact.labels import Labels, class_labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
-from vit_export.images.decode import ImageSource, Pixels
-from vit_export.images.folder import Images, is_one_image, iterate_images
+from vit_export.images.decode import ImageSource
+from vit_export.images.folder import Images, is_one_image
+from vit_export.images.read_ahead import read_ahead
 from vit_export.runner import Runner
-from vit_export.runtime.feed import most_images, read_pixels, run_images
+from vit_export.runtime.feed import preparation_for, run_images
 from vit_export.runtime.prediction import Prediction, predict
 
 Result = TypeVar("Result")
@@ -33,7 +34,8 @@ class Model:
     object, a Pillow image, or a uint8 array (H, W) or (H, W, C). **Many images** are all else: a
     folder (with all folders below), a glob pattern such as `"photos/*.jpg"`, a uint8 array
     (B, H, W, C), or any iterable of these, generators included. Images are read in batches, so
-    that memory does not grow with their number.
+    that memory does not grow with their number. Threads prepare the next batch while one runs:
+    files that a generator names are read up to a batch later, and must stay until then.
 
     Attributes:
         runner: Runs the artifact.
@@ -158,7 +160,7 @@ class Model:
 
     def classify_each(
         self, images: Images, *, top: int = 5
-    ) -> Iterator[list[Prediction] | ImageError]:
+    ) -> Generator[list[Prediction] | ImageError]:
         """Classify images as `classify` does, and go on where one cannot be read.
 
         Yields:
@@ -167,11 +169,12 @@ class Model:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: expected a whole number, at least 1")
         self._check_classifies()
-        for row in self._each_row(images, self.runner, self.runner.outputs[0].name):
-            if isinstance(row, ImageError):
-                yield row
-            else:
-                yield predict(row, activation=self.activation, labels=self.labels, top=top)
+        with closing(self._each_row(images, self.runner, self.runner.outputs[0].name)) as rows:
+            for row in rows:
+                if isinstance(row, ImageError):
+                    yield row
+                else:
+                    yield predict(row, activation=self.activation, labels=self.labels, top=top)
 
     def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
         """Compute the features of images: what the head reads.
@@ -196,7 +199,7 @@ class Model:
 
     def _each_row(
         self, images: Images, runner: Runner, output: str
-    ) -> Iterator[NDArray[Any] | ImageError]:
+    ) -> Generator[NDArray[Any] | ImageError]:
         """Prepare and run images in batches; yield the output's row of each, or its error."""
         if (preprocess := self.preprocess) is None:
             raise ArtifactError(
@@ -205,37 +208,39 @@ class Model:
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
             )
-        prepared = enumerate(
-            _prepare(image, runner, preprocess) for image in iterate_images(images)
-        )
-        while batch := list(islice(prepared, most_images(runner))):
-            rows: Iterator[NDArray[Any]] = iter(())
-            if readable := [item for _, (_, item) in batch if not isinstance(item, ImageError)]:
-                self._check_open()
-                rows = iter(run_images(runner, readable, preprocess, output))
-            for index, (name, item) in batch:
-                if isinstance(item, ImageError):
-                    yield item
-                elif np.isfinite(row := next(rows)).all():
-                    yield row
-                else:
-                    raise GateError(
-                        f"{runner.path.name} on {self.provider!r} computes NaN or infinity for "
-                        f"image {index}{name}",
-                        hint="measure it on this provider: vit-export validate "
-                        f"{runner.path} --provider {self.provider}",
-                    )
+        prepare, size = preparation_for(runner)
+        with closing(read_ahead(images, preprocess, size, prepare)) as prepared:
+            for first in count(step=size):
+                if not (batch := list(islice(prepared, size))):
+                    return
+                rows: Iterator[NDArray[Any]] = iter(())
+                if readable := [item for _, item in batch if not isinstance(item, ImageError)]:
+                    self._check_open()
+                    rows = iter(run_images(runner, readable, preprocess, output))
+                for index, (name, item) in enumerate(batch, first):
+                    if isinstance(item, ImageError):
+                        yield item
+                    elif np.isfinite(row := next(rows)).all():
+                        yield row
+                    else:
+                        raise GateError(
+                            f"{runner.path.name} on {self.provider!r} computes NaN or infinity "
+                            f"for image {index}{name}",
+                            hint="measure it on this provider: vit-export validate "
+                            f"{runner.path} --provider {self.provider}",
+                        )
 
     @staticmethod
-    def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
+    def _all(results: Generator[Result | ImageError], images: Images) -> list[Result]:
         """Return all results, or raise the first error with the number of its image."""
         collected: list[Result] = []
-        for result in results:
-            if isinstance(result, ImageError):
-                if is_one_image(images):
-                    raise result
-                raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
-            collected.append(result)
+        with closing(results):
+            for result in results:
+                if isinstance(result, ImageError):
+                    if is_one_image(images):
+                        raise result
+                    raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
+                collected.append(result)
         if not collected:
             raise ImageError("no images were given, expected at least one")
         return collected
@@ -270,14 +275,3 @@ class Model:
         classes = output.shape[1]
         if self.labels and isinstance(classes, int) and len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
-
-
-def _prepare(
-    image: ImageSource, runner: Runner, preprocess: Preprocess
-) -> tuple[str, Pixels | ImageError]:
-    """Return an image's name for messages, and its pixels or the error that prevents them."""
-    name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
-    try:
-        return name, read_pixels(image, runner, preprocess)
-    except ImageError as error:
-        return name, error
