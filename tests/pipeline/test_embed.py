@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,19 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
+from vit_export.artifact.golden import golden_path
+from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.engine.network import check_source
 from vit_export.errors import EngineError, GateError, UsageError
 from vit_export.graph import embed as graph_embed
+from vit_export.pipeline.embed import pack_embedded
 from vit_export.pipeline.export import ExportResult, export
 from vit_export.pipeline.quantize import quantize
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.pipeline.validate import validate
+from vit_export.progress import silent
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.runtime import load
 
@@ -154,57 +159,67 @@ def test_float16_input_and_outputs_keep_float32_scores(embedded, tmp_path, photo
     assert load(result.path, provider="cpu").classify(photographs[0])
 
 
-@pytest.mark.parametrize("resize", ["op", "matmul"])
+def joined(
+    plain: ExportResult, folder: Path, *, resize: str = "op", **fields: object
+) -> tuple[OnnxFile, Manifest, Stage]:
+    """Embed the preparation of a plain artifact, without an export of its own."""
+    path = folder / "joined.onnx"
+    packed, manifest, line = pack_embedded(
+        OnnxFile.read(plain.path), path, plain.manifest.replace(**fields), resize=resize,
+        scratch=folder, stage="test", external_data=False, progress=silent,
+    )  # fmt: skip
+    stamp(path, manifest.replace(graph_sha256=packed.graph_sha256()).metadata())
+    shutil.copy(plain.golden, golden_path(path))
+    return OnnxFile.read(path), manifest, line
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "resize", "other"),
     [
-        {"in_chans": 1, "mean": 0.5, "std": 0.5},
-        {"img_size": (32, 48), "interpolation": "bilinear"},
-        {"num_classes": 0},
-        {"num_classes": 3, "interpolation": "nearest"},
+        ({"in_chans": 1, "mean": 0.5, "std": 0.5, "num_classes": 3}, "matmul", "op"),
+        ({"img_size": (32, 48), "interpolation": "bilinear", "num_classes": 0}, "op", "matmul"),
     ],
 )
-def test_every_kind_of_model(exported, photographs, resize, fields) -> None:
+def test_models_of_every_kind(exported, photographs, tmp_path, fields, resize, other) -> None:
+    """Grey images and few classes; an oblong input and no classes; both forms of resizing."""
     settings = ExportSettings(embed_preprocess=True, resize=resize)
     result = exported(settings=settings, **fields)
-    assert result.comparison.passed
-    assert validate(result.path, settings=ValidateSettings(provider="cpu")).passed
+    names = [spec.name for spec in result.manifest.outputs]
     with load(result.path, provider="cpu") as model:
-        assert model.embed(photographs).shape == (2, 32)
-        names = [spec.name for spec in result.manifest.outputs]
-        if "num_classes" in fields and not fields["num_classes"]:
-            assert names == ["features"]
-        else:
+        features = model.embed(photographs)
+        if fields["num_classes"]:
             assert names == ["logits", *SCORES]
-            classes = fields.get("num_classes", 10)
-            assert result.manifest.outputs[2].shape == ("batch_size", min(5, classes))
-            assert len(model.classify(photographs[0], top=99)) == classes
+            assert result.manifest.outputs[2].shape == ("batch_size", 3)
+            assert len(model.classify(photographs[0], top=99)) == 3
+        else:
+            assert names == ["features"]
+    network = tmp_path / "network.onnx"
+    plain = graph_embed.take_off_preparation(result.path, network, result.manifest)
+    same = dataclasses.replace(result, path=network, manifest=plain)
+    file, _, line = joined(same, tmp_path, resize=other)
+    assert line.passed
+    with load(file.path, provider="cpu") as model:
+        np.testing.assert_allclose(model.embed(photographs), features, atol=2e-2)
 
 
-def test_a_fixed_batch_is_filled_up(exported, photographs) -> None:
-    result = exported(settings=ExportSettings(embed_preprocess=True, batch=2))
+def test_a_fixed_batch_and_further_outputs(exported, photographs) -> None:
+    settings = ExportSettings(embed_preprocess=True, batch=2, outputs=("logits", "features"))
+    result = exported(settings=settings)
+    assert [spec.name for spec in result.manifest.outputs] == ["logits", "features", *SCORES]
     with load(result.path, provider="cpu") as model:
         assert len(model.classify([*photographs, photographs[0]])) == 3
     assert validate(result.path, settings=ValidateSettings(provider="cpu")).passed
 
 
-def test_features_are_an_output_where_they_are_asked_for(exported) -> None:
-    settings = ExportSettings(embed_preprocess=True, outputs=("logits", "features"))
-    names = [spec.name for spec in exported(settings=settings).manifest.outputs]
-    assert names == ["logits", "features", *SCORES]
-
-
-def test_scores_follow_the_activation(exported, photographs) -> None:
-    for activation in ("sigmoid", "none"):
-        settings = ExportSettings(embed_preprocess=True, activation=activation)
-        result = exported(settings=settings)
-        with load(result.path, provider="cpu") as model:
-            image = np.zeros((1, 40, 40, 3), np.uint8)
-            outputs = model(image)
-        expected = outputs["logits"]
-        if activation == "sigmoid":
-            expected = 1 / (1 + np.exp(-expected))
-        np.testing.assert_allclose(outputs["probabilities"], expected, rtol=1e-6)
+@pytest.mark.parametrize("activation", ["sigmoid", "none"])
+def test_scores_follow_the_activation(tiny_export, tmp_path, activation) -> None:
+    file, _, _ = joined(tiny_export, tmp_path, activation=activation)
+    with load(file.path, provider="cpu") as model:
+        outputs = model(np.zeros((1, 40, 40, 3), np.uint8))
+    expected = outputs["logits"]
+    if activation == "sigmoid":
+        expected = 1 / (1 + np.exp(-expected))
+    np.testing.assert_allclose(outputs["probabilities"], expected, rtol=1e-6)
 
 
 def test_lanczos_is_refused_before_the_export_begins(make_model, tmp_path) -> None:
@@ -222,8 +237,8 @@ def test_a_dynamic_size_cannot_be_prepared_for() -> None:
         ExportSettings(embed_preprocess=True, dynamic_size=True)
 
 
-def test_nothing_is_written_where_the_graph_prepares_images_wrongly(
-    make_model, tmp_path, monkeypatch
+def test_a_graph_that_prepares_images_wrongly_is_refused(
+    tiny_export, tmp_path, monkeypatch
 ) -> None:
     right = graph_embed.preparation
 
@@ -232,20 +247,19 @@ def test_nothing_is_written_where_the_graph_prepares_images_wrongly(
 
     monkeypatch.setattr(graph_embed, "preparation", wrong)
     with pytest.raises(GateError, match=r"image preparation: .*a pixel differs"):
-        export(make_model(), tmp_path / "a.onnx", settings=EMBEDDED)
-    assert list(tmp_path.iterdir()) == []
+        joined(tiny_export, tmp_path)
 
 
-def test_nothing_is_written_where_scores_are_wrong(make_model, tmp_path, monkeypatch) -> None:
+def test_a_graph_with_wrong_scores_is_refused(tiny_export, tmp_path, monkeypatch) -> None:
     right = graph_embed._scores
 
     def wrong(graph, logits, spec, activation):
         return right(graph, logits, spec, "sigmoid")
 
     monkeypatch.setattr(graph_embed, "_scores", wrong)
-    with pytest.raises(GateError, match="probabilities are off"):
-        export(make_model(), tmp_path / "a.onnx", settings=EMBEDDED)
-    assert list(tmp_path.iterdir()) == []
+    file, _, _ = joined(tiny_export, tmp_path)
+    result = validate(file.path, settings=ValidateSettings(provider="cpu"))
+    assert "probabilities are off" in result.stage.reason
 
 
 def test_validate_finds_a_changed_preparation(embedded, tmp_path) -> None:
