@@ -25,11 +25,13 @@ from vit_export.errors import (
     InputError,
     UsageError,
 )
+from vit_export.gate.scores import sigmoid, softmax
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Model
-from vit_export.runtime.prediction import Prediction, sigmoid, softmax
+from vit_export.runtime.feed import MAX_BATCH
+from vit_export.runtime.model import Model
+from vit_export.runtime.prediction import Prediction
 
 EDGE = Path(__file__).parents[1] / "edge" / "data"
 
