@@ -15,6 +15,7 @@ from vit_export.artifact.labels import Labels, class_labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
+from vit_export.host.cpus import usable_cpus
 from vit_export.images.decode import ImageSource
 from vit_export.images.folder import Images, is_one_image
 from vit_export.images.prepare import normalize
@@ -23,7 +24,13 @@ from vit_export.runner import Runner, batch_size, run_filled
 from vit_export.runtime.prediction import Prediction, predict
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
+IMAGES_PER_CPU = 2  # of one run on the CPU: activations of more leave its caches
 Result = TypeVar("Result")
+
+
+def largest_batch(provider: str) -> int:
+    """Return how many images a provider runs at once; docs/performance.md has the measurement."""
+    return min(MAX_BATCH, IMAGES_PER_CPU * usable_cpus()) if provider == "cpu" else MAX_BATCH
 
 
 class Model:
@@ -201,7 +208,7 @@ class Model:
                 "vit-export",
             )
         spec = runner.inputs[0]
-        size = batch_size(runner, MAX_BATCH)
+        size = batch_size(runner, largest_batch(runner.provider))
         with closing(read_ahead(images, preprocess, size)) as prepared:
             for first in count(step=size):
                 if not (batch := list(islice(prepared, size))):
