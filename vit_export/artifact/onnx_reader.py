@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -58,7 +59,7 @@ class OnnxFile:
                     hint=COPY_AGAIN,
                 ) from error
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Manifest | None:
         """vit-export's manifest; `None` in a file of another tool."""
         text = self.metadata.get(METADATA_KEY)
