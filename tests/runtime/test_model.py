@@ -28,8 +28,7 @@ from vit_export.errors import (
 from vit_export.gate.scores import sigmoid, softmax
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.runtime import load
-from vit_export.runtime import feed
+from vit_export.runtime import feed, load
 from vit_export.runtime.feed import MAX_BATCH, largest_batch
 from vit_export.runtime.model import Model
 from vit_export.runtime.prediction import Prediction
