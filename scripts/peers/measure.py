@@ -68,7 +68,7 @@ def prepare(plan: Plan, photographs: int) -> None:
     inputs = plan.inputs
     ours = [sys.executable, "-m", "peers.materials", plan.variant, plan.folder, photographs]
     run(ours, plan.threads)
-    theirs = [plan.python("torch"), "-m", "peers.reference", plan.variant]
+    theirs = [sys.executable, "-m", "peers.reference", plan.variant]  # scripts/setup has timm
     run(
         [*theirs, inputs["weights"], inputs["photographs"], REFERENCE_IMAGES, plan.reference],
         plan.threads,

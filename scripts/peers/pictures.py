@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,13 @@ def latency_picture(figure: Figure, variants: Iterable[Results]) -> None:
 
 
 def _write_names(axes: Axes, rows: list[Results], left: float) -> None:
-    """Write the names in a column beside the marks, in their order, with a line to each mark."""
-    rows = sorted(rows, key=lambda row: (row["max_abs"], row["ms_per_image"]))
+    """Write the names in a column beside the marks, with a line to each.
+
+    Of marks at one height, the leftmost has the highest name, so that lines do not cross.
+    """
+    rows = sorted(
+        rows, key=lambda row: (round(2 * math.log10(row["max_abs"])), -row["ms_per_image"])
+    )
     heights: list[float] = []
     for row in rows:
         mark = axes.transScale.transform((row["ms_per_image"], row["max_abs"]))
@@ -61,7 +67,8 @@ def _write_names(axes: Axes, rows: list[Results], left: float) -> None:
             (row["ms_per_image"], row["max_abs"]), (left, height),
             textcoords=axes.get_xaxis_transform(),  # x in data, y as a share of the height
             va="center", fontsize=FONT_SIZE - 2, color=INK,
-            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6},
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

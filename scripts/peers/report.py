@@ -9,7 +9,6 @@ from peers.candidates import NNCF, OPTIMUM, OUR_FP32, OUR_INT8, PLAIN, SESSIONS
 from vit_export.cli.report.tables import size
 
 Results = Mapping[str, Any]
-COMMAND = "scripts/benchmark_peers --output docs/performance"
 OTHER_FP32_FILES = [
     session.name
     for session in SESSIONS
@@ -63,7 +62,9 @@ vit-export with Pillow, numpy and a bare session of ONNX Runtime.
 
 def markdown(results: Results) -> str:
     """Return the page."""
-    parts = [HEAD.format(command=COMMAND, machine=_machine(results), busy=_busy(results))]
+    parts = [
+        HEAD.format(command=results["command"], machine=_machine(results), busy=_busy(results))
+    ]
     for variant in results["variants"]:
         parts.append(f"## {variant['variant']}\n")
         parts.append(_summary(variant))
@@ -87,7 +88,7 @@ def _machine(results: Results) -> str:
     return (
         f"Machine: {machine['processor']}, {machine['cores']} cores "
         f"({_instructions(machine)}), {machine['system']}; "
-        f"{settings['threads']} threads, {settings['rounds']} rounds of "
+        f"threads: {settings['threads']}, rounds: {settings['rounds']} of "
         f"{settings['turn_s']:g} s, {results['date']}."
     )
 
@@ -99,12 +100,14 @@ def _instructions(machine: Results) -> str:
 
 
 def _busy(results: Results) -> str:
-    load = results["machine"]["load_average"]
-    if load is None or load <= results["machine"]["cores"] / 2:
+    """Return a warning where other programs ran at the same time."""
+    machine = results["machine"]
+    if not machine["busy"]:
         return ""
     return (
-        f"\n**Other programs ran at the same time** (load {load:.1f} before the start): the times "
-        "are too long, and ratios are more to be trusted than milliseconds.\n"
+        f"\n**Other programs ran at the same time** (load {machine['load_before']:.1f} before, "
+        f"{machine['others_after']:.1f} afterwards without the candidates). The times are too "
+        "long, and a ratio may be wrong by half: take them again on an idle machine.\n"
     )
 
 

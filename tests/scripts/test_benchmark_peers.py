@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 try:
-    from peers import candidates, environments, materials, measure, pictures, report
+    from peers import candidates, environments, materials, measure, pictures, report, stages
 finally:
     sys.path.remove(str(SCRIPTS))
 
@@ -109,6 +109,16 @@ def test_our_first_candidate_runs_in_every_heat():
     assert [s for heat in heats for s in heat[1:]] == list(candidates.SESSIONS[1:])
 
 
+def test_a_stage_is_measured_again_unless_its_settings_are_the_same(tmp_path):
+    def rows(number: int, settings: dict, *, resume: bool) -> list:
+        return stages.Stages(tmp_path, settings, resume).rows("exports", lambda: [{"n": number}])
+
+    assert rows(1, {"threads": 2}, resume=False) == [{"n": 1}]
+    assert rows(2, {"threads": 2}, resume=True) == [{"n": 1}]
+    assert rows(3, {"threads": 2}, resume=False) == [{"n": 3}]
+    assert rows(4, {"threads": 1}, resume=True) == [{"n": 4}]
+
+
 @pytest.mark.slow
 def test_packages_that_cannot_be_installed_are_a_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -137,7 +147,9 @@ def results() -> dict:
     folders = [row for row in sessions if "failed" not in row][:2]
     return {
         "date": "2026-01-01",
-        "machine": {"processor": "P", "cores": 2, "system": "Linux", "load_average": 0.1,
+        "command": "scripts/benchmark_peers ti16 --output docs/performance",
+        "machine": {"processor": "P", "cores": 2, "system": "Linux", "load_before": 0.1,
+                    "others_after": 0.0, "busy": False,
                     "instructions": ["AVX2"]},
         "settings": {"threads": 2, "rounds": 7, "turn_s": 2.0, "photographs": 64,
                      "folder_batch": 8, "reference_images": 8, "export_turns": 2},
@@ -160,13 +172,20 @@ def test_the_page_says_what_was_measured_and_what_was_not():
 
 def test_a_busy_machine_is_named_on_the_page():
     busy = results()
-    busy["machine"]["load_average"] = 5.0
+    busy["machine"] |= {"busy": True, "load_before": 5.0}
     assert "**Other programs ran at the same time** (load 5.0" in report.markdown(busy)
 
 
 def test_both_pictures_are_drawn(tmp_path):
     for path in pictures.draw(results()["variants"], tmp_path):
         assert path.stat().st_size > 5000
+
+
+def test_the_committed_page_and_its_figures_are_of_one_run():
+    folder = ROOT / "docs" / "performance"
+    measured = json.loads((folder / "peers.json").read_text(encoding="utf-8"))
+    page = (folder / "peers.md").read_text(encoding="utf-8")
+    assert page == report.markdown(measured).rstrip() + "\n"
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ class Outputs {
  public:
   explicit Outputs(std::vector<Tensor> tensors) : tensors_(std::move(tensors)) {}
 
-  const Tensor& operator[](const std::string& name) const {
+  const Tensor& operator[](const std::string& name) const& {
     std::string known;
     for (const Tensor& tensor : tensors_) {
       if (tensor.name == name) return tensor;
@@ -101,6 +101,8 @@ class Outputs {
     }
     throw Error(ErrorCode::usage, "unknown output '" + name + "' (known: " + known + ")");
   }
+  // Of a temporary, e.g. model.run(...)["logits"]: a copy, which does not end with it.
+  Tensor operator[](const std::string& name) && { return std::as_const(*this)[name]; }
   bool contains(const std::string& name) const {
     for (const Tensor& tensor : tensors_)
       if (tensor.name == name) return true;
