@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from vit_export.errors import ExportError
+from vit_export.host import fork
 from vit_export.host.fork import forked
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
@@ -65,6 +67,53 @@ def test_work_of_a_child_that_dies_is_done_here():
 
     with forked(die) as result:
         assert result() == "done"
+
+
+def test_work_of_a_child_that_stalls_is_done_here(monkeypatch):
+    """As one that waits for a lock which a thread of this process held when it was forked."""
+    monkeypatch.setattr(fork, "STALL_S", 0.2)
+    parent = os.getpid()
+    with forked(lambda: "done" if os.getpid() == parent else time.sleep(600)) as result:
+        assert result() == "done"
+
+
+@LINUX
+def test_a_child_that_computes_is_waited_for(monkeypatch):
+    """However long it takes."""
+    monkeypatch.setattr(fork, "STALL_S", 0.2)
+
+    def compute() -> int:
+        ends = time.process_time() + 1
+        while time.process_time() < ends:
+            pass
+        return os.getpid()
+
+    with forked(compute) as result:
+        assert result() != os.getpid()
+
+
+@LINUX
+def test_garbage_of_this_process_is_not_collected_in_a_child():
+    """The destructor of a session of ONNX Runtime waits for threads that were not forked."""
+    destroyed = []
+
+    class Session:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            destroyed.append(os.getpid())
+
+    gc.collect()
+    gc.disable()
+    try:
+        Session()
+        with forked(lambda: (gc.collect(), len(destroyed))) as result:
+            assert result()[1] == 0
+    finally:
+        gc.enable()
+    gc.collect()
+    assert destroyed == [os.getpid()]
 
 
 @LINUX
