@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -102,3 +103,33 @@ def test_ctrl_c_is_left_to_the_parent():
 
     with forked(work) as result:
         assert result() == "went on"
+
+
+@LINUX
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_of_this_process_is_not_collected_in_the_child(collects):
+    """The end of a session of ONNX Runtime would wait there for threads that do not exist."""
+    ended = []
+
+    class Session:
+        def __del__(self):
+            ended.append(os.getpid())
+
+    def work() -> tuple[list[int], bool]:
+        gc.collect()
+        return [*ended], gc.isenabled()
+
+    gc.disable()
+    try:
+        session = Session()
+        session.itself = session  # a cycle
+        del session
+        if collects:
+            gc.enable()
+        with forked(work) as result:
+            assert gc.isenabled() is collects
+            assert result() == ([], True)
+    finally:
+        gc.enable()
+    gc.collect()
+    assert ended == [os.getpid()]
