@@ -25,12 +25,13 @@ from vit_export.errors import (
     InputError,
     UsageError,
 )
+from vit_export.gate.scores import sigmoid, softmax
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.runtime import load
-from vit_export.runtime import model as module
-from vit_export.runtime.model import MAX_BATCH, Model, largest_batch
-from vit_export.runtime.prediction import Prediction, sigmoid, softmax
+from vit_export.runtime import feed, load
+from vit_export.runtime.feed import MAX_BATCH, largest_batch
+from vit_export.runtime.model import Model
+from vit_export.runtime.prediction import Prediction
 
 EDGE = Path(__file__).parents[1] / "edge" / "data"
 
@@ -44,7 +45,7 @@ def vit(tiny_export) -> Model:
 @pytest.fixture(autouse=True)
 def machine_of_16_cpus(monkeypatch):
     """Batches on the CPU are as large as elsewhere."""
-    monkeypatch.setattr(module, "usable_cpus", lambda: 16)
+    monkeypatch.setattr(feed, "usable_cpus", lambda: 16)
 
 
 def close(a: list[Prediction], b: list[Prediction]) -> bool:
@@ -107,7 +108,7 @@ def test_more_images_than_one_batch_keep_their_order(vit):
 @pytest.mark.parametrize(("cpus", "size"), [(1, 2), (2, 4), (16, MAX_BATCH), (64, MAX_BATCH)])
 def test_a_batch_on_the_cpu_grows_with_the_cpus(vit, monkeypatch, cpus, size):
     """A GPU takes the largest."""
-    monkeypatch.setattr(module, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(feed, "usable_cpus", lambda: cpus)
     assert (largest_batch("cpu"), largest_batch("cuda")) == (size, MAX_BATCH)
     batches = []
     recorded = Changed(vit.runner, lambda logits: batches.append(len(logits)) or logits)

@@ -18,6 +18,7 @@ from vit_export.artifact.onnx_wire import MIN_EXTERNAL_BYTES
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime.onnxruntime.options import (
     PROVIDERS,
+    CudaOptions,
     EngineOptions,
     ProviderOptions,
     RawOptions,
@@ -42,8 +43,8 @@ SHAPE_SOURCES = ("Shape", "Size", "Constant")
 SHAPE_OPERATORS = {
     *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
     *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
-    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Sin"),
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"),
     *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
     *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
     *("Unsqueeze", "Where"),
@@ -61,12 +62,25 @@ class SessionRequest:
     provider: str
     options: ProviderOptions
     exposed: tuple[str, ...] = ()
+    alone: bool = False  # whether the exposed tensors are the only outputs
     session_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
     """Create a session of the requested provider; return how many nodes run on the CPU instead."""
     file, options = request.file, request.options
+    if isinstance(options, CudaOptions) and options.cuda_graph and _is_embedded(file):
+        raise UsageError(
+            f"{file.path.name}: prepares images of any size itself, and a CUDA graph is recorded "
+            "for one size",
+            hint="load it without cuda_graph, or export it with --preprocess none",
+        )
+    if request.provider.startswith("tensorrt") and _is_embedded(file):
+        raise ProviderError(
+            f"{file.path.name}: prepares images of any size itself, and provider "
+            f"{request.provider!r} builds an engine for one range of sizes",
+            hint="export the model with --preprocess none, or use --provider cuda",
+        )
     if request.provider != "cpu":
         check_wheel_usable(request.provider)
     check_tf32(request.provider, file.manifest.precision if file.manifest else "fp32")
@@ -76,6 +90,10 @@ def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
 
     with staged_context_file(file, options, Path(options.ep_context)) as staged:
         return _checked_session(replace(request, options=staged))
+
+
+def _is_embedded(file: OnnxFile) -> bool:
+    return file.manifest is not None and file.manifest.embedded
 
 
 def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
@@ -124,9 +142,9 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     linked = folder != file.path.resolve().parent
     if (request.exposed or mapped or linked) and HAS_WEIGHTS_FOLDER:
         entries["session.model_external_initializers_file_folder_path"] = str(folder)
-        model = file.expose(request.exposed)
+        model = file.expose(request.exposed, alone=request.alone)
     elif request.exposed:
-        model = file.expose(request.exposed, inline=True)
+        model = file.expose(request.exposed, inline=True, alone=request.alone)
     for name, value in (entries | options.session_entries()).items():
         session_options.add_session_config_entry(name, value)
     settings = options.provider_options(file, ort.__version__)
