@@ -41,7 +41,13 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
     with warnings.catch_warnings():
         # of Python 3.12 and later, for the idle threads of libraries too
         warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
-        child.start()
+        collects_garbage = gc.isenabled()
+        gc.disable()  # until the child has frozen the objects of this process
+        try:
+            child.start()
+        finally:
+            if collects_garbage:
+                gc.enable()
     sender.close()  # so that the end of the child ends the pipe
 
     def result() -> T:
@@ -67,7 +73,10 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
 
 def _send_result(work: Callable[[], T], sender: Connection) -> None:
     """Be the child: do the work, and end without a word where it fails."""
-    gc.freeze()  # a destroyed session of ONNX Runtime would wait for threads that no child has
+    # Garbage of the parent stays: the end of a session of ONNX Runtime waits for its threads, which
+    # a fork does not copy.
+    gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: this process is killed by its parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar may hold their lock
