@@ -50,6 +50,20 @@ def test_torch_and_onnx_are_not_installed_here(package):
     assert importlib.util.find_spec(package) is None
 
 
+@pytest.mark.parametrize("resize", ["op", "matmul"])
+def test_a_graph_that_prepares_images_passes_its_gate_and_predicts(artifact, photograph, resize):
+    """With the oldest Pillow and ONNX Runtime too: the same pixels, and so the same classes."""
+    embedded = artifact.with_name(f"edge.{resize}.onnx")
+    done = run("validate", embedded, "--provider", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    stage = json.loads(done.stdout.splitlines()[-1])["hop"]
+    assert stage["passed"] is True
+    assert stage["measurements"][0]["output"] == "pixel_values"
+    found, expected = (load(path).classify(photograph, top=10) for path in (embedded, artifact))
+    scores = {p.label: p.score for p in expected}
+    assert {p.label: p.score for p in found} == pytest.approx(scores, abs=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_narrow_artifacts_run_and_pass_their_gate(artifact, precision):
     narrow = artifact.with_name(f"edge.{precision}.onnx")

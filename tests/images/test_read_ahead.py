@@ -57,7 +57,7 @@ def test_images_keep_their_order_and_errors_their_place(files, ahead):
             np.testing.assert_array_equal(item, resize_and_crop(path, SIZE))
 
 
-def test_threads_prepare_files_while_the_caller_computes(files, monkeypatch):
+def test_threads_prepare_files_while_the_caller_computes(files):
     """All of one batch ahead, before the second image is asked for."""
     done = threading.Semaphore(0)
 
@@ -67,8 +67,7 @@ def test_threads_prepare_files_while_the_caller_computes(files, monkeypatch):
         done.release()
         return pixels
 
-    monkeypatch.setattr(module, "resize_and_crop", notify)
-    images = read_ahead(files[10:30], SIZE, 8)
+    images = read_ahead(files[10:30], SIZE, 8, notify)
     next(images)
     assert all(done.acquire(timeout=30) for _ in range(8))
     assert not done.acquire(timeout=0.1)  # and no more
@@ -160,15 +159,14 @@ def test_an_error_of_the_generator_comes_after_the_images_before_it(files, posit
     assert list(images) == []
 
 
-def test_an_unexpected_error_in_a_thread_reaches_the_caller(files, monkeypatch):
+def test_an_unexpected_error_in_a_thread_reaches_the_caller(files):
     """Such as a mistake in this package."""
 
     def fail(image, preprocess):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(module, "resize_and_crop", fail)
     with pytest.raises(ZeroDivisionError):
-        list(read_ahead(files, SIZE, 4))
+        list(read_ahead(files, SIZE, 4, fail))
 
 
 def test_an_iterator_that_is_dropped_leaves_no_thread(files):

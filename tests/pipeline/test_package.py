@@ -74,6 +74,16 @@ def test_every_placeholder_of_the_templates_is_replaced(artifact: Path, tmp_path
     assert '"model/tiny.onnx"' in (folder / "example.cpp").read_text()
 
 
+def test_a_name_with_spaces_and_quotes_is_quoted(artifact: Path, tmp_path: Path) -> None:
+    """In the commands of the README, and in the string of the example."""
+    for suffix in (".onnx", ".golden.npz"):
+        artifact.with_suffix(suffix).rename(tmp_path / f'my "cat"{suffix}')
+    folder = package(tmp_path / 'my "cat".onnx', tmp_path / "made", target="cpp").folder
+    assert """vit-classify 'model/my "cat".onnx' photo.jpg""" in (folder / "README.md").read_text()
+    assert r'"model/my \"cat\".onnx"' in (folder / "example.cpp").read_text()
+    assert "project(my__cat_ LANGUAGES CXX)" in (folder / "CMakeLists.txt").read_text()
+
+
 def test_random_weights_are_named_as_such(
     exported: Callable[..., ExportResult], tmp_path: Path
 ) -> None:

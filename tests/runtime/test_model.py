@@ -25,11 +25,13 @@ from vit_export.errors import (
     InputError,
     UsageError,
 )
+from vit_export.gate.scores import sigmoid, softmax
 from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.runtime import load
-from vit_export.runtime.model import MAX_BATCH, Model
-from vit_export.runtime.prediction import Prediction, sigmoid, softmax
+from vit_export.runtime import feed, load
+from vit_export.runtime.feed import MAX_BATCH, largest_batch
+from vit_export.runtime.model import Model
+from vit_export.runtime.prediction import Prediction
 
 EDGE = Path(__file__).parents[1] / "edge" / "data"
 
@@ -38,6 +40,12 @@ EDGE = Path(__file__).parents[1] / "edge" / "data"
 def vit(tiny_export) -> Model:
     """The tiny export on the CPU."""
     return load(tiny_export.path, provider="cpu")
+
+
+@pytest.fixture(autouse=True)
+def machine_of_16_cpus(monkeypatch):
+    """Batches on the CPU are as large as elsewhere."""
+    monkeypatch.setattr(feed, "usable_cpus", lambda: 16)
 
 
 def close(a: list[Prediction], b: list[Prediction]) -> bool:
@@ -95,6 +103,17 @@ def test_more_images_than_one_batch_keep_their_order(vit):
     assert len(predictions) == 2 * MAX_BATCH + 3
     for i in (0, MAX_BATCH - 1, MAX_BATCH, len(images) - 1):
         assert close(predictions[i], vit.classify(images[i], top=10))
+
+
+@pytest.mark.parametrize(("cpus", "size"), [(1, 2), (2, 4), (16, MAX_BATCH), (64, MAX_BATCH)])
+def test_a_batch_on_the_cpu_grows_with_the_cpus(vit, monkeypatch, cpus, size):
+    """A GPU takes the largest."""
+    monkeypatch.setattr(feed, "usable_cpus", lambda: cpus)
+    assert (largest_batch("cpu"), largest_batch("cuda")) == (size, MAX_BATCH)
+    batches = []
+    recorded = Changed(vit.runner, lambda logits: batches.append(len(logits)) or logits)
+    Model(recorded).classify([np.zeros((32, 32, 3), np.uint8)] * (size + 1))
+    assert batches == [size, 1]
 
 
 def test_images_are_read_one_batch_ahead(vit):

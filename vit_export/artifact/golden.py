@@ -238,7 +238,7 @@ def block_indices(row_size: int) -> NDArray[np.int64]:
     return np.linspace(0, row_size - 1, BLOCK_SAMPLES).round().astype(np.int64)
 
 
-def _random_bytes(shape: tuple[int, ...], seed: int) -> UInt8:
+def random_bytes(shape: tuple[int, ...], seed: int) -> UInt8:
     """Return uniform bytes from the raw stream, which numpy guarantees across versions."""
     raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(56)
     return raw.astype(np.uint8).reshape(shape)
@@ -259,7 +259,7 @@ def pictures(height: int, width: int, channels: int) -> UInt8:
     views = (
         127.5 + 60 * waves,
         np.where(disc, 230 - 40 * c, 25 + 30 * c),  # one hard edge between flat areas
-        _random_bytes(shape, seed=1),
+        random_bytes(shape, seed=1),
         np.where(stripes, 250, 5 + 20 * c),  # many hard edges
     )
     pixels = np.stack([np.broadcast_to(view, shape) for view in views])

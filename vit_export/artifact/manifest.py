@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
-from vit_export.artifact.vocabulary import Activation
+from vit_export.artifact.vocabulary import IMAGE, Activation
 from vit_export.errors import ArtifactError, ConfigError
 from vit_export.variants import NOT_IN_A_CHECKPOINT, ViTConfig
 
@@ -199,6 +199,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         toolchain: Versions of the packages that made the file.
         certificate: One entry per stage.
         activation: How logits become scores; `"none"` where the model gives probabilities.
+        resize: How the graph resizes images, where it prepares them itself: one of
+            `RESIZE_FORMS`; empty where the input is `pixel_values`.
     """
 
     variant: str
@@ -217,6 +219,12 @@ class Manifest(Record, frozen=True, kw_only=True):
     certificate: tuple[Stage, ...] = ()
     schema_version: int = SCHEMA_VERSION
     activation: Activation = "softmax"
+    resize: str = ""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the graph prepares images itself: its input is `image`, uint8 (B, H, W, C)."""
+        return bool(self.inputs) and self.inputs[0].name == IMAGE
 
     @property
     def passed(self) -> bool | None:

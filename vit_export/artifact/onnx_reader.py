@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -58,7 +59,7 @@ class OnnxFile:
                     hint=COPY_AGAIN,
                 ) from error
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Manifest | None:
         """vit-export's manifest; `None` in a file of another tool."""
         text = self.metadata.get(METADATA_KEY)
@@ -132,13 +133,15 @@ class OnnxFile:
             )
         return actual
 
-    def expose(self, names: Collection[str], *, inline: bool = False) -> bytes:
+    def expose(self, names: Collection[str], *, inline: bool = False, alone: bool = False) -> bytes:
         """Return the model with inner tensors as further graph outputs.
 
         Its weights are external data, relative to `weights_folder`, which a runtime needs to be
-        given; with `inline`, those inside the file are copied instead.
+        given; with `inline`, those inside the file are copied instead. With `alone`, the tensors
+        are the only outputs, and nodes and weights that they do not need are left out.
         """
-        known = {spec.name for spec in self.outputs}
+        known = set[str]() if alone else {spec.name for spec in self.outputs}
+        needed = self._needed(names) if alone else None
         added = [wire.message(1, name.encode()) for name in names if name not in known]
         extra = [wire.message(wire.OUTPUT, output) for output in added]
         folder = self.weights_folder
@@ -147,8 +150,17 @@ class OnnxFile:
             graph = [
                 self._relocated(f, folder, inline) if f.number == wire.INITIALIZER else f.raw
                 for f in wire.graph_fields(buffer)
+                if needed is None or _is_needed(f, needed)
             ]
         return b"".join(model) + wire.message(wire.GRAPH, b"".join(graph + extra))
+
+    def _needed(self, names: Collection[str]) -> set[str]:
+        """Return the tensors that the computation of some reads, these included."""
+        needed = set(names)
+        for node in reversed(self.nodes):  # ONNX: in the order of computation
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+        return needed
 
     def _relocated(self, field: wire.Field, folder: Path, inline: bool) -> bytes:
         """Return a tensor that refers to its data from a folder; small data stays inside."""
@@ -204,6 +216,15 @@ def mapped(path: Path) -> Iterator[memoryview]:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
     with memory, memoryview(memory) as view:
         yield view
+
+
+def _is_needed(field: wire.Field, needed: Collection[str]) -> bool:
+    """Whether a field of a graph belongs to the computation of the tensors that are needed."""
+    if field.number == wire.NODE:
+        return any(name in needed for name in wire.parse_node(field).outputs)
+    if field.number == wire.INITIALIZER:
+        return wire.parse_initializer(field).name in needed
+    return field.number != wire.OUTPUT
 
 
 def _other_kind(path: Path, buffer: memoryview) -> tuple[str, str] | None:

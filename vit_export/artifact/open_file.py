@@ -1,7 +1,6 @@
 """Open a file that a user named, refusing whatever is not a regular file; replace a file."""
 
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -50,7 +49,7 @@ def read_text(
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file; several processes may do so at once, and a reader sees a whole file."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)

@@ -24,6 +24,12 @@ def read_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) ->
     A file of another tool needs mean and std, and takes timm's defaults for the rest.
     """
     manifest = read_manifest(path)
+    if manifest is not None and manifest.embedded:
+        raise UsageError(
+            f"{path}: its graph prepares images itself, by the values it was exported with",
+            hint=f"leave {', '.join(f'--{n}' for n in changes).replace('_', '-')} out, or export "
+            "the model with other values",
+        )
     if manifest is not None and manifest.preprocess is not None:
         return manifest.preprocess.replace(changes)
     inputs = manifest.inputs if manifest is not None else OnnxFile.read(path).inputs

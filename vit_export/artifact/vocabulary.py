@@ -8,6 +8,16 @@ LOGITS = "logits"
 FEATURES = "features"  # the input of the head; a tensor of that name is in every exported variant
 TOKENS = "tokens"
 
+# input and further outputs of an artifact that prepares images itself
+IMAGE = "image"
+IMAGE_HW = ("image_height", "image_width")  # dynamic dimensions of it
+PROBABILITIES = "probabilities"
+TOP_INDEX = "top_index"
+TOP_SCORE = "top_score"
+SCORE_OUTPUTS = (PROBABILITIES, TOP_INDEX, TOP_SCORE)  # computed from the logits
+RESIZE_FORMS = ("op", "matmul")  # how such a graph interpolates: Resize nodes, matrix products
+TOP_CLASSES = 5  # classes in the last two, best first; fewer where the model has fewer
+
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 HALF_PRECISIONS = ("fp16", "bf16")

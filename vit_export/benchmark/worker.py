@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import Golden
+from vit_export.artifact.vocabulary import IMAGE_HW
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Measured, references
 from vit_export.gate.tolerances import tolerances_of
@@ -30,6 +31,7 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
+PHOTOGRAPH_HW = (480, 640)  # px, for a graph that prepares images of any size
 STATUS = Path("/proc/self/status")  # Linux only
 Feeds = dict[str, NDArray[Any]]
 
@@ -143,6 +145,7 @@ def random_feeds(runner: Runnable, batch: int) -> Feeds:
     generator = np.random.default_rng(0)
     preprocess = runner.manifest.preprocess if runner.manifest else None
     sizes = dict(zip(("height", "width"), preprocess.size, strict=True)) if preprocess else {}
+    sizes |= dict(zip(IMAGE_HW, PHOTOGRAPH_HW, strict=True))
     feeds = {}
     for spec in runner.inputs:
         first, rest = spec.fixed_batch, spec.shape[1:]

@@ -1,6 +1,7 @@
 """Write a folder from which CMake builds a C++ program for one artifact."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vit_export.errors import ArtifactError
 
 CMAKE_FOLDER = Path(__file__).with_name("cpp")  # the library, as a CMake project
 _TEMPLATES = CMAKE_FOLDER / "package"
+_COLORS = {"RGB": "RGB", "L": "grey", "": "arrays"}
 _CALLS = {  # what the example does with an image, by the output that it prints
     LOGITS: """\
     for (const vit::Prediction& p : model.classify(rgb.data(), width, height, /*top=*/5)) {
@@ -59,6 +61,8 @@ def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
     values = {
         **_facts(file, manifest, manifest.preprocess),
         "PROJECT": re.sub(r"\W", "_", name.removesuffix(".onnx"), flags=re.ASCII),
+        "PATH": shlex.quote(f"model/{name}"),
+        "LITERAL": re.sub(r'(["\\])', r"\\\1", f"model/{name}"),
         "CALL": _CALLS[output],
         "RESULT": "classes" if output == LOGITS else "features",
         "EMBED": "" if output == LOGITS else " --embed",
@@ -94,7 +98,7 @@ def _facts(file: OnnxFile, manifest: Manifest, preprocess: Preprocess) -> dict[s
         "OPSET": str(manifest.opset),
         "SIZE": f"{file.total_bytes / 1e6:.1f} MB",
         "WEIGHTS": weights,
-        "IMAGES": f"{height} x {width} {preprocess.color or 'arrays'}, "
+        "IMAGES": f"{height} x {width} {_COLORS[preprocess.color]}, "
         f"{preprocess.interpolation}, {preprocess.crop_mode} crop {preprocess.crop_pct:g}, "
         f"mean {_numbers(preprocess.mean)}, std {_numbers(preprocess.std)}",
         "OUTPUT": "; ".join(f"`{spec}`" for spec in manifest.outputs),

@@ -37,6 +37,13 @@ def check_source(file: OnnxFile) -> Manifest:
             "known",
             hint="export the model with: vit-export onnx (any module: --module PKG:FACTORY)",
         )
+    if file.manifest.embedded:
+        raise EngineError(
+            f"{file.path}: prepares images of any size in its graph, and an engine is built for "
+            "one range of sizes",
+            hint="build the engine from an export with --preprocess none; `predict` and the other "
+            "commands prepare the images for it",
+        )
     return file.manifest
 
 

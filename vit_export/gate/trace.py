@@ -10,10 +10,11 @@ import numpy as np
 
 from vit_export.artifact.golden import BATCHES, Golden
 from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.vocabulary import IMAGE
 from vit_export.errors import ArtifactError
 from vit_export.gate.distance import Array, Measured, references
 from vit_export.gate.tolerances import Tolerances
-from vit_export.images.prepare import normalize
+from vit_export.images.prepare import before_preparation, normalize
 from vit_export.runner import Runnable, Runner, batch_rows, batch_size
 
 
@@ -45,7 +46,9 @@ def golden_feeds(
                 f"{name}: takes {len(preprocess.mean)} channels, and the golden images have "
                 f"{golden.images.shape[-1]}: the golden file belongs to another model"
             )
-        given = {runner.inputs[0].name: normalize(golden.images, preprocess)}
+        is_prepared = runner.inputs[0].name != IMAGE
+        prepare = normalize if is_prepared else before_preparation
+        given = {runner.inputs[0].name: prepare(golden.images, preprocess)}
     feeds = {}
     for spec in runner.inputs:
         if spec.name not in given:

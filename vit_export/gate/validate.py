@@ -11,9 +11,10 @@ import numpy as np
 from vit_export.artifact.golden import BATCHES, MAX_RELATIVE_E32, Golden
 from vit_export.artifact.manifest import Manifest, Measurement, Stage
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import FEATURES, LOGITS
+from vit_export.artifact.vocabulary import FEATURES, LOGITS, SCORE_OUTPUTS, Activation
 from vit_export.errors import ArtifactError, GateError, InputError
 from vit_export.gate.distance import Array, Measured, references
+from vit_export.gate.scores import score_failures
 from vit_export.gate.tolerances import Tolerances, tolerances_of
 from vit_export.gate.trace import BlockError, golden_feeds, locate, measure_blocks
 from vit_export.runner import Runner, batch_rows
@@ -107,6 +108,9 @@ def _measure(
     """Measure every output at one image size; return failures and notes as well."""
     known = references(golden, tolerances)
     promised = {spec.name for spec in (manifest or runner).outputs}
+    activation = manifest.activation if manifest and manifest.embedded else None
+    if activation is not None:  # these have no reference but the logits
+        promised -= {*SCORE_OUTPUTS}
     names = [s.name for s in runner.outputs if s.name in known and s.name in promised]
     if not names:
         raise ArtifactError(
@@ -131,13 +135,13 @@ def _measure(
     if one_batch:
         plan = iter(batch_rows(golden.samples, batches[0])[:1])
     elif runner.provider != "cpu":  # there a further output can change which nodes are fused
-        failures += _run_all(runner, feeds, measured, plan)
+        failures += _run_all(runner, feeds, measured, plan, activation)
         together, plan = inside, iter(batch_rows(golden.samples, batches[-1]))
     if not set(inside) <= {spec.name for spec in runner.outputs}:
         runner.release()  # one session at a time: each holds the weights
         runner = runner.expose(list(inside))
     if together:
-        failures += _run_all(runner, feeds, together, plan)
+        failures += _run_all(runner, feeds, together, plan, activation)
     measured |= inside
     failures += _failures(measured, tolerances)
     return measured, failures, notes
@@ -179,8 +183,12 @@ def _run_all(
     feeds: Mapping[str, Array],
     measured: Mapping[str, Measured],
     plan: Iterable[list[int]],
+    activation: Activation | None,
 ) -> list[str]:
-    """Run every batch of the plan; return what went wrong beyond distance."""
+    """Run every batch of the plan; return what went wrong beyond distance.
+
+    `activation` is that of a graph which computes scores itself.
+    """
     failures: list[str] = []
     for rows in plan:
         try:
@@ -191,6 +199,8 @@ def _run_all(
         for name, result in measured.items():
             if complaint := result.add(rows, outputs[name]):
                 failures.append(f"{name} at batch {len(rows)} {complaint}")
+        if activation is not None:
+            failures += score_failures(outputs, activation)
     return list(dict.fromkeys(failures))
 
 

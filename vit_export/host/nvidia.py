@@ -10,9 +10,11 @@ import functools
 import importlib.util
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"
 PROVIDER_LIBRARIES = {

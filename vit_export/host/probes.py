@@ -9,15 +9,18 @@ import contextlib
 import ctypes
 import importlib
 import io
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from vit_export.host.child_process import Answer, Worker, WorkerError, answer_orders
-from vit_export.host.nvidia import PROVIDER_LIBRARIES, RTX_PLUGIN, load_tensorrt
+from vit_export.host.nvidia import (
+    DRIVER_LIBRARY,
+    PROVIDER_LIBRARIES,
+    RTX_PLUGIN,
+    load_tensorrt,
+)
 
 TIMEOUT_S = 120  # TensorRT builds an engine even for the smallest model
-DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA_ERROR_NO_DEVICE = 100  # CUresult
 COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major, minor
 # An .onnx file: y = x @ x for x of shape (2, 2), IR version 8, opset 13.

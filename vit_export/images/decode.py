@@ -52,7 +52,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 # EXIF orientation -> the transposition that undoes it; `ImageOps.exif_transpose` copies every image
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
             6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
-_LUMA = np.array([[19595], [38470], [7471]], dtype=np.uint32)  # ITU-R 601-2 in 16 bits, as Pillow
+LUMA = np.array([[19595], [38470], [7471]], dtype=np.uint32)  # ITU-R 601-2 in 16 bits, as Pillow
 
 # What Pillow's readers raise on a header that is not of their format ...
 _NOT_THIS_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
@@ -136,7 +136,7 @@ def _convert_array(array: Pixels, color: str) -> Pixels:
     array = array[:, :, :3]  # without alpha
     if color == "RGB":
         return array if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
-    return array if array.shape[2] == 1 else ((array @ _LUMA + 0x8000) >> 16).astype(np.uint8)
+    return array if array.shape[2] == 1 else ((array @ LUMA + 0x8000) >> 16).astype(np.uint8)
 
 
 def _read(stream: BinaryIO, name: str, color: str) -> Image.Image:
@@ -167,8 +167,10 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     if not prefix:
         raise ImageError(f"{name}: is empty (0 bytes), expected an image")
     findings = []
-    Image.preinit()  # the most common readers
+    importlib.import_module("PIL.JpegImagePlugin")  # all readers take three times as long
     for format_name in FORMATS:
+        if format_name not in Image.OPEN:
+            Image.preinit()  # the most common readers
         if format_name not in Image.OPEN:
             Image.init()
             if format_name == "HEIF" and prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:

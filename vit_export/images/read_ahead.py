@@ -20,9 +20,12 @@ from vit_export.images.prepare import resize_and_crop
 MAX_THREADS = 8  # a thread prepares about 200 photographs a second
 Prepared: TypeAlias = tuple[str, Pixels | ImageError]  # an image's name in parentheses, or ""
 Task: TypeAlias = Callable[[], Prepared]
+Prepare: TypeAlias = Callable[[ImageSource, Preprocess], Pixels]
 
 
-def read_ahead(images: Images, preprocess: Preprocess, ahead: int) -> Generator[Prepared]:
+def read_ahead(
+    images: Images, preprocess: Preprocess, ahead: int, prepare: Prepare = resize_and_crop
+) -> Generator[Prepared]:
     """Yield images, prepared or the error that prevents it, in their order.
 
     Files, bytes, and arrays in a list are prepared in threads, at most `ahead` of them before they
@@ -30,7 +33,7 @@ def read_ahead(images: Images, preprocess: Preprocess, ahead: int) -> Generator[
     files, Pillow images, and the arrays of a generator. One image alone starts no thread. Closing
     the iterator ends the threads. An error of the caller's generator is raised in its place.
     """
-    tasks = _tasks(images, preprocess)
+    tasks = _tasks(images, partial(_prepare, prepare, preprocess))
     head = [*islice(tasks, 1)]
     if head and head[0][0]:
         head += islice(tasks, 1)
@@ -55,25 +58,27 @@ def read_ahead(images: Images, preprocess: Preprocess, ahead: int) -> Generator[
         pool.shutdown(cancel_futures=True)
 
 
-def _tasks(images: Images, preprocess: Preprocess) -> Iterator[tuple[bool, Task]]:
+def _tasks(
+    images: Images, prepare: Callable[[ImageSource], Prepared]
+) -> Iterator[tuple[bool, Task]]:
     """Yield whether each image can wait for a thread, and the call that returns it prepared."""
     stays = isinstance(images, list | tuple | np.ndarray)
     try:
         for source in iterate_images(images):
             is_content = isinstance(source, str | os.PathLike | bytes)
             if is_content or (stays and isinstance(source, np.ndarray)):
-                yield True, partial(_prepare, source, preprocess)
+                yield True, partial(prepare, source)
             else:
-                prepared = _prepare(source, preprocess)  # before the next image is asked for
+                prepared = prepare(source)  # before the next image is asked for
                 yield False, partial(_return, prepared)
     except Exception as error:  # noqa: BLE001 - the caller's, raised once it is its turn
         yield False, partial(_raise, error)
 
 
-def _prepare(image: ImageSource, preprocess: Preprocess) -> Prepared:
+def _prepare(prepare: Prepare, preprocess: Preprocess, image: ImageSource) -> Prepared:
     name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
     try:
-        return name, resize_and_crop(image, preprocess)
+        return name, prepare(image, preprocess)
     except ImageError as error:
         return name, error
 

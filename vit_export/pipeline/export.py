@@ -13,7 +13,7 @@ from torch import nn
 from vit_export import __version__
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
@@ -28,11 +28,13 @@ from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare, gated_always
+from vit_export.graph.embed import check_embeddable
 from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
 from vit_export.host.fork import forked
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.embed import pack_embedded
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import (
@@ -103,6 +105,8 @@ def export(
         check_output_name(Path(output))
     progress("load the model")
     loaded = load_source(source, weights=weights, settings=settings)
+    if settings.embed_preprocess:
+        check_embeddable(loaded.inputs, loaded.outputs, loaded.preprocess, settings.resize)
     opset = settings.opset or OPSETS[settings.attention]
     report, narrow = loaded.report, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
@@ -123,12 +127,24 @@ def export(
         del loaded, source, build, built
         gc.collect()  # takes a second with torch loaded, and frees reference cycles
         trim_memory()
-        comparisons = _gate(raw, packed, golden, manifest, settings, progress)
-        comparison = comparisons[-1]
+        manifest = manifest.replace(activation=activation)
+        preparation: tuple[Stage, ...] = ()
+        if settings.embed_preprocess:
+            packed, manifest, line = pack_embedded(
+                packed,
+                packed.path,
+                manifest,
+                resize=settings.resize,
+                scratch=raw.path.parent,
+                stage=_last_stage(settings),
+                external_data=settings.external_data,
+                progress=progress,
+            )
+            preparation = (line,)
+        *before, comparison = _gate(raw, packed, golden, manifest, settings, progress)
         manifest = manifest.replace(
             graph_sha256=packed.graph_sha256(),
-            certificate=tuple(comparison.stage for comparison in comparisons),
-            activation=activation,
+            certificate=(*(c.stage for c in before), *preparation, comparison.stage),
         )
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
@@ -208,11 +224,10 @@ def _gate(
         runner.release()
         return comparison
 
-    comparisons, stage = [], "torch -> onnx"
+    comparisons, stage = [], _last_stage(settings)
     if settings.simplify:
-        comparisons.append(gate(raw, stage, one_batch=True))
+        comparisons.append(gate(raw, "torch -> onnx", one_batch=True))
         comparisons[0].raise_for_failure()
-        stage = "onnx -> simplified"
     last = gate(packed, stage)
     if settings.simplify and not last.passed:
         gate(raw, "torch -> onnx").raise_for_failure()  # at every batch: it may be the exporter
@@ -223,6 +238,10 @@ def _gate(
         )
     last.raise_for_failure()
     return [*comparisons, last]
+
+
+def _last_stage(settings: ExportSettings) -> str:
+    return "onnx -> simplified" if settings.simplify else "torch -> onnx"
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vit_export.artifact.golden import Golden, find_golden, golden_path
-from vit_export.artifact.manifest import Conversion, Kept, Manifest
+from vit_export.artifact.manifest import Conversion, Kept, Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.publish import (
     check_golden_not_shared,
@@ -23,9 +23,11 @@ from vit_export.errors import ArtifactError, GateError, UsageError
 from vit_export.gate.accuracy import has_classes, read_images
 from vit_export.gate.tolerances import TOLERANCES
 from vit_export.gate.validate import Comparison
+from vit_export.graph.embed import take_off_preparation
 from vit_export.graph.layers import weight_bytes
+from vit_export.pipeline.embed import pack_embedded
 from vit_export.progress import Progress, silent
-from vit_export.quantization.gate import run_gate
+from vit_export.quantization.gate import compare_file, run_gate
 from vit_export.quantization.prepare import prepare
 from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities, units_of
 from vit_export.quantization.settings import QuantizeSettings
@@ -114,13 +116,25 @@ def quantize(
     with staging(path) as stage:
         scratch = stage / "scratch"  # a subfolder, so that its files cannot overwrite the result
         scratch.mkdir()
-        prepared = prepare(source, path.stem, reference, manifest, settings, scratch, progress)
-        narrow = manifest.replace(precision=settings.precision)
+        network, plain = source, manifest
+        if manifest.embedded:
+            network = scratch / "network" / source.name
+            network.parent.mkdir()
+            plain = take_off_preparation(source, network, manifest)
+        prepared = prepare(network, path.stem, reference, plain, settings, scratch, progress)
+        narrow = plain.replace(precision=settings.precision)
         trials = TrialConverter(prepared, reference, narrow, limits, scratch)
         units = units_of(prepared.layers, manifest.blocks)
         packed, conversion, comparisons, repaired = _convert(
             trials, units, stage / path.name, settings.budget, external_data, progress
         )
+        stages = [comparison.stage for comparison in comparisons]
+        if manifest.embedded:
+            packed, narrow, comparison, preparation = _embedded(
+                trials, packed, manifest.resize, stages[-1], external_data, scratch, progress
+            )
+            stages += [preparation, comparison.stage]
+            comparisons.append(comparison)
         blocks = repaired.blocks
         if settings.explain and not blocks:
             blocks = sensitivities(units, trials.error_ratio, progress=progress)
@@ -135,7 +149,7 @@ def quantize(
                 notes=(*prepared.notes, *conversion.notes),
             ),
             graph_sha256=packed.graph_sha256(),
-            certificate=(*manifest.certificate, *(c.stage for c in comparisons)),
+            certificate=(*manifest.certificate, *stages),
         )
         files = publish_artifact(packed, [golden_copy, *prepared.companions], final, path)
     return QuantizeResult(
@@ -149,6 +163,41 @@ def quantize(
         blocks=blocks,
         layers=repaired.layers,
     )
+
+
+def _embedded(
+    trials: TrialConverter,
+    packed: OnnxFile,
+    resize: str,
+    gated: Stage,
+    external_data: bool,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[OnnxFile, Manifest, Comparison, Stage]:
+    """Embed the image preparation into a converted network, and run the gate on the result.
+
+    `gated` is the last line of the network by itself, which was compared on real images too.
+    """
+    packed, manifest, preparation = pack_embedded(
+        packed,
+        packed.path,
+        trials.manifest,
+        resize=resize,
+        scratch=scratch,
+        stage=gated.name,
+        external_data=external_data,
+        progress=progress,
+    )
+    comparison = compare_file(packed, trials.golden, manifest, f"{gated.name}, embedded")
+    if comparison.stage.passed is False:
+        raise _refusal(trials, f"with its image preparation embedded: {comparison.stage.reason}")
+    line = comparison.stage.replace(
+        accuracy=gated.accuracy,
+        real_images=gated.real_images,
+        real_agreement=gated.real_agreement,
+        accuracy_drop=gated.accuracy_drop,
+    )
+    return packed, manifest, replace(comparison, stage=line), preparation
 
 
 def _read_source(source: Path, path: Path) -> tuple[OnnxFile, Manifest]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, Activation
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, RESIZE_FORMS, Activation
 from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -31,6 +31,10 @@ class ExportSettings:
         preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
         activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
+        embed_preprocess: Put the image preparation into the graph: the input is then `image`, uint8
+            (B, H, W, 3) of any size, and probabilities and the best classes are outputs too.
+        resize: How such a graph resizes images: `"op"`, or `"matmul"` for runtimes whose Resize has
+            no antialiasing.
         images: Folder of images to measure on, besides the synthetic golden images.
         simplify: Simplify the graph.
         external_data: Store the weights beside the file; above 2 GiB they always are.
@@ -54,6 +58,8 @@ class ExportSettings:
     labels: Sequence[str] = ()
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     activation: Activation | None = None
+    embed_preprocess: bool = False
+    resize: str = RESIZE_FORMS[0]
     images: str | os.PathLike[str] | None = None
     simplify: bool = True
     external_data: bool = False
@@ -63,6 +69,12 @@ class ExportSettings:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch size {self.batch}: must be at least 1")
         check_known("attention form", self.attention, OPSETS)
+        check_known("form of resize", self.resize, RESIZE_FORMS)
+        if self.embed_preprocess and self.dynamic_size:
+            raise UsageError(
+                "--preprocess embedded prepares images for one size, and --dynamic-size takes many",
+                hint="leave --dynamic-size out: the embedded file takes images of any size",
+            )
         oldest = OPSETS["op"] if self.attention == "op" else 18
         if self.opset is not None and not oldest <= self.opset <= 25:
             raise UsageError(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
-from vit_export.artifact.manifest import Manifest
+from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import PIXEL_VALUES, SCORE_OUTPUTS
 from vit_export.errors import ArtifactError, UsageError
+from vit_export.gate.preparation import measure_preparation
 from vit_export.gate.validate import Comparison, compare
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.progress import Progress, silent
@@ -82,6 +84,16 @@ def validate(
         trace=settings.trace,
     )
     comparison = dataclasses.replace(comparison, rejected=rejected)
+    if runner.manifest is not None and runner.manifest.embedded:
+        progress(f"measure the image preparation on {runner.provider}")
+        line = _preparation(path, runner.manifest, runner.provider, settings.device)
+        stage = comparison.stage.replace(
+            passed=comparison.stage.passed and line.passed,
+            reasons=(*comparison.stage.reasons, *line.reasons),
+            notes=(*comparison.stage.notes, *line.notes),
+            measurements=(*line.measurements, *comparison.stage.measurements),
+        )
+        comparison = dataclasses.replace(comparison, stage=stage)
     if of_engine or runner.manifest is None or not runner.manifest.graph_sha256:
         return comparison
     stage = comparison.stage
@@ -93,6 +105,20 @@ def validate(
         else:
             stage = stage.replace(reasons=(error.message, *stage.reasons))
     return dataclasses.replace(comparison, stage=stage)
+
+
+def _preparation(path: Path, manifest: Manifest, provider: str, device: int | None) -> Stage:
+    """Measure how the graph of an artifact prepares images."""
+    from vit_export.runtime.onnxruntime.runner import OrtRunner  # needs onnxruntime
+
+    if manifest.preprocess is None:
+        raise ArtifactError(f"{path}: its manifest does not say how images are prepared")
+    part = OrtRunner(path, provider=provider, device=device, expose=[PIXEL_VALUES], alone=True)
+    line = measure_preparation(
+        part, manifest.preprocess, resize=manifest.resize, stage="image preparation"
+    )
+    part.release()
+    return line
 
 
 def _recorded_from(
@@ -114,8 +140,9 @@ def _recorded_from(
             layout=settings.layout,
             reset_head=manifest.weights.reset_head,
             overrides=config.not_in_a_checkpoint,
-            dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
-            outputs=tuple(spec.name for spec in manifest.outputs),
+            dynamic_size=not manifest.embedded
+            and any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
+            outputs=tuple(s.name for s in manifest.outputs if s.name not in SCORE_OUTPUTS),
         ),
     )
     if manifest.preprocess is not None:  # the user may have changed it at the export

@@ -1,6 +1,7 @@
 """Gate of a converted artifact: converted nodes counted, outputs and classes compared."""
 
-from vit_export.artifact.manifest import Conversion, Stage
+from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import Conversion, Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.vocabulary import HALF_PRECISIONS
 from vit_export.errors import GateError, ProviderError
@@ -31,9 +32,11 @@ def run_gate(
     if precision in HALF_PRECISIONS:
         progress(f"measure {name}, rounded after every operation")
         runner = trials.runner(packed.path)
-        comparisons.append(_compare(runner, trials, f"{name}, every operation rounded"))
+        comparisons.append(
+            _compare(runner, trials.golden, trials.manifest, f"{name}, every operation rounded")
+        )
     progress(f"measure {name}")
-    comparisons.append(_compare_file(trials, packed, name))
+    comparisons.append(compare_file(packed, trials.golden, trials.manifest, name))
     stages = [comparison.stage for comparison in comparisons]
     failures = [reason for s in stages if s.passed is False for reason in s.reasons]
     last = stages[-1].replace(accuracy="unmeasured")
@@ -56,25 +59,25 @@ def run_gate(
     return [*comparisons[:-1], Comparison(stage=last, blocks=blocks)]
 
 
-def _compare_file(trials: TrialConverter, packed: OnnxFile, name: str) -> Comparison:
+def compare_file(packed: OnnxFile, golden: Golden, manifest: Manifest, name: str) -> Comparison:
     """Compare the file itself: on the CPU, or on a GPU where the CPU has no kernels for it.
 
     Where neither can run it, it has neither passed nor failed.
     """
-    provider = "cuda" if trials.manifest.precision == "bf16" else "cpu"
+    provider = "cuda" if manifest.precision == "bf16" else "cpu"
     try:
-        return _compare(OrtRunner(packed.path, provider=provider), trials, name)
+        return _compare(OrtRunner(packed.path, provider=provider), golden, manifest, name)
     except ProviderError as error:
         reason = (
             "ONNX Runtime's CPU provider has no bfloat16 kernels, and no GPU ran it here "
             f"({error.message}); it was measured with every operation rounded"
         )
-        samples, reasons = trials.golden.samples, (reason,)
+        samples, reasons = golden.samples, (reason,)
         stage = Stage(name=name, provider=provider, samples=samples, passed=None, reasons=reasons)
         return Comparison(stage=stage)
 
 
-def _compare(runner: OrtRunner, trials: TrialConverter, stage: str) -> Comparison:
-    comparison = compare(runner, trials.golden, manifest=trials.manifest, stage=stage)
+def _compare(runner: OrtRunner, golden: Golden, manifest: Manifest, stage: str) -> Comparison:
+    comparison = compare(runner, golden, manifest=manifest, stage=stage)
     runner.release()
     return comparison

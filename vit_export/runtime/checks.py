@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Shape, TensorSpec
 from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.vocabulary import IMAGE
 from vit_export.errors import InputError, nearest, with_article
 
 MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it
@@ -77,7 +78,9 @@ def check_array(spec: TensorSpec, array: Any, preprocess: Preprocess | None = No
         )
     elif array.dtype.name != spec.dtype:
         problem = f"has dtype {array.dtype.name}, expected {spec.dtype}"
-        if array.dtype == np.uint8:
+        if spec.name == IMAGE:
+            hint = "the graph prepares images itself: give pixels from 0 to 255, not normalised"
+        elif array.dtype == np.uint8:
             hint = "classify() and embed() take images, and vit_export.images.prepare prepares them"
     elif not array.dtype.isnative:  # ONNX Runtime would read its bytes in the wrong order
         problem = f"is stored in the other byte order ({array.dtype.str})"
@@ -136,6 +139,8 @@ def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:
 def _shape_hint(spec: TensorSpec, shape: Sequence[int]) -> str:
     if len(shape) == len(spec.shape) - 1:
         return "add the batch dimension: x[None]"
+    if spec.name == IMAGE and len(shape) == 4 and shape[1] == spec.shape[3]:
+        return "channels come last: x.transpose(0, 2, 3, 1)"
     if len(shape) == 4 and spec.fits((shape[0], shape[3], shape[1], shape[2])):
         return "channels come first: x.transpose(0, 3, 1, 2)"
     return ""

@@ -17,12 +17,11 @@ from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
 from vit_export.images.decode import ImageSource
 from vit_export.images.folder import Images, is_one_image
-from vit_export.images.prepare import normalize
 from vit_export.images.read_ahead import read_ahead
-from vit_export.runner import Runner, batch_size, run_filled
+from vit_export.runner import Runner
+from vit_export.runtime.feed import preparation_for, run_images
 from vit_export.runtime.prediction import Prediction, predict
 
-MAX_BATCH = 32  # images of one run, where the model takes any number
 Result = TypeVar("Result")
 
 
@@ -55,7 +54,15 @@ class Model:
     ) -> None:
         self.runner = runner
         self.manifest = manifest = runner.manifest
-        self.preprocess = preprocess or (manifest.preprocess if manifest else None)
+        self.preprocess = own = manifest.preprocess if manifest else None
+        if preprocess is not None and preprocess != own:
+            if manifest is not None and manifest.embedded:
+                raise UsageError(
+                    f"{runner.path.name}: its graph prepares images itself, by the values it was "
+                    "exported with",
+                    hint="leave preprocess out, or export the model with other values",
+                )
+            self.preprocess = preprocess
         from_manifest = manifest.labels if manifest else ()
         self.labels = from_manifest if labels is None else class_labels(labels)
         self.activation: Activation = manifest.activation if manifest else "softmax"
@@ -102,7 +109,8 @@ class Model:
 
         Args:
             pixel_values: Normalised images, float32 (B, C, H, W): a numpy array, or a tensor
-                that supports DLPack; or a dict by input name for a model of several inputs.
+                that supports DLPack; or a dict by input name for a model of several inputs. Where
+                the graph prepares images itself: RGB pixels of any size, uint8 (B, H, W, 3).
 
         Raises:
             InputError: A wrong dtype or shape, or values that were not normalised.
@@ -200,18 +208,15 @@ class Model:
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
             )
-        spec = runner.inputs[0]
-        size = batch_size(runner, MAX_BATCH)
-        with closing(read_ahead(images, preprocess, size)) as prepared:
+        prepare, size = preparation_for(runner)
+        with closing(read_ahead(images, preprocess, size, prepare)) as prepared:
             for first in count(step=size):
                 if not (batch := list(islice(prepared, size))):
                     return
                 rows: Iterator[NDArray[Any]] = iter(())
                 if readable := [item for _, item in batch if not isinstance(item, ImageError)]:
                     self._check_open()
-                    pixel_values = normalize(np.stack(readable), preprocess)
-                    feeds = {spec.name: pixel_values.astype(spec.dtype, copy=False)}
-                    rows = iter(run_filled(runner, feeds)[output])
+                    rows = iter(run_images(runner, readable, preprocess, output))
                 for index, (name, item) in enumerate(batch, first):
                     if isinstance(item, ImageError):
                         yield item

@@ -1,12 +1,13 @@
 """Turn logits into labelled predictions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.vocabulary import Activation
+from vit_export.gate.scores import SCORES
 
 PRESENT = 0.5  # score from which a label of a multi-label model counts as present
 
@@ -45,22 +46,3 @@ def predict(
         Prediction(int(i), labels[i] if i < len(labels) else f"class {i}", float(scores[i]))
         for i in order
     ]
-
-
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return probabilities that sum to 1 along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probability of each label by itself, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -logits))
-
-
-SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": lambda logits: logits,
-}

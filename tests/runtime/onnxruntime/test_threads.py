@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,6 +15,7 @@ from vit_export.runtime.onnxruntime.runner import OrtRunner
 from vit_export.runtime.onnxruntime.threads import default_threads, with_threads
 
 SPINNING = "session.intra_op.allow_spinning"
+STOP = "session.force_spinning_stop"
 
 
 @pytest.fixture
@@ -31,21 +34,28 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("cpus", "others_open", "expected"),
     [
-        ((64, 64, 64), False, {}),  # ONNX Runtime counts the physical cores itself
+        ((64, 64, 64), False, {STOP: "1"}),  # ONNX Runtime counts the physical cores itself
         ((64, 64, 2), False, {"intra_op_num_threads": 2, SPINNING: "0"}),  # a quota
-        ((64, 4, 4), False, {"intra_op_num_threads": 4}),  # an affinity: cores of its own
+        ((64, 4, 4), False, {"intra_op_num_threads": 4, STOP: "1"}),  # an affinity
         ((64, 4, 2), False, {"intra_op_num_threads": 2, SPINNING: "0"}),
         ((64, 64, 64), True, {SPINNING: "0"}),
     ],
 )
 def test_threads_fit_quota_and_affinity(machine, cpus, others_open, expected):
-    """Threads spin only on cores that nobody else of this process needs."""
+    """Threads spin during a run only, on cores that nobody else of this process needs."""
     machine(*cpus)
     assert default_threads(others_open=others_open) == expected
 
 
 def options_of(runner: OrtRunner):
     return runner._session.get_session_options()
+
+
+def spinning(runner: OrtRunner) -> str:
+    try:
+        return options_of(runner).get_session_config_entry(SPINNING)
+    except RuntimeError:  # not set
+        return "default"
 
 
 def test_a_real_session_gets_the_threads_of_the_quota(machine, tiny_export):
@@ -55,7 +65,7 @@ def test_a_real_session_gets_the_threads_of_the_quota(machine, tiny_export):
     assert options_of(OrtRunner(tiny_export.path, threads=2)).intra_op_num_threads == 2
     own = OrtRunner(tiny_export.path, session_options={"intra_op_num_threads": 1, SPINNING: "1"})
     assert options_of(own).intra_op_num_threads == 1
-    assert options_of(own).get_session_config_entry(SPINNING) == "1"
+    assert spinning(own) == "1"
 
 
 def test_threads_of_a_second_session_do_not_spin(machine, tiny_export):
@@ -63,15 +73,28 @@ def test_threads_of_a_second_session_do_not_spin(machine, tiny_export):
     machine(2, 2, 2)
     sessions._open = sessions.WeakSet()
     first = OrtRunner(tiny_export.path)
-    with pytest.raises(RuntimeError):  # not set: ONNX Runtime's default
-        options_of(first).get_session_config_entry(SPINNING)
+    assert spinning(first) == "default"
+    assert options_of(first).get_session_config_entry(STOP) == "1"
     second = OrtRunner(tiny_export.path)
-    assert options_of(second).get_session_config_entry(SPINNING) == "0"
+    assert spinning(second) == "0"
     first.release()
     second.release()
     gc.collect()
-    with pytest.raises(RuntimeError):
-        options_of(OrtRunner(tiny_export.path)).get_session_config_entry(SPINNING)
+    assert spinning(OrtRunner(tiny_export.path)) == "default"
+
+
+def test_of_sessions_that_threads_open_at_once_one_spins(machine, tiny_export, monkeypatch):
+    """Each is counted before the next one looks."""
+    machine(2, 2, 2)
+
+    def decide_slowly(*, others_open):
+        time.sleep(0.02)
+        return default_threads(others_open=others_open)
+
+    monkeypatch.setattr(sessions, "default_threads", decide_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        runners = [*pool.map(lambda _: OrtRunner(tiny_export.path), range(8))]
+    assert sorted(map(spinning, runners)) == ["0"] * 7 + ["default"]
 
 
 @pytest.mark.parametrize("name", ["intra_op_num_threads", "inter_op_num_threads"])

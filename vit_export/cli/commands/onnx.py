@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, PRECISIONS, Activation
+from vit_export.artifact.vocabulary import (
+    ACTIVATIONS,
+    LOGITS,
+    OPSETS,
+    PRECISIONS,
+    RESIZE_FORMS,
+    Activation,
+)
 from vit_export.cli.console import ProgressBar, attributes, emit
 from vit_export.cli.option_fields import command, option
 from vit_export.cli.options import (
@@ -39,6 +46,18 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
         "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
     )
     precision: str = option("Precision", default="fp32", choices=PRECISIONS)
+    preprocess: str = option(
+        "Graph",
+        "embedded: the graph prepares uint8 images of any size itself.",
+        default="none",
+        choices=["none", "embedded"],
+    )
+    resize: str | None = option(
+        "Graph",
+        "How an embedded graph resizes: op (default), or matmul for runtimes whose Resize has no "
+        "antialiasing.",
+        choices=RESIZE_FORMS,
+    )
     images: Path | None = option("Precision", "Up to 16 images to add to the golden file.", "PATH")
     external_data: bool = option("Output", "Store weights beside the file; above 2 GiB always.")
     output: Path | None = option("Output", "By default ./<variant>.onnx", "PATH")
@@ -46,6 +65,8 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):
             raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+        if self.resize is not None and self.preprocess == "none":
+            raise UsageError(f"--resize {self.resize} needs --preprocess embedded")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed {self.seed}: expected a number from 0 to {2**63 - 1}")
         if self.variant is not None:
@@ -101,6 +122,8 @@ def onnx(options: _Options, as_json: bool) -> None:
         opset=options.opset,
         attention=options.attention,
         activation=options.activation,
+        embed_preprocess=options.preprocess == "embedded",
+        resize=options.resize or RESIZE_FORMS[0],
         images=options.images,
         external_data=options.external_data,
     )

@@ -66,6 +66,9 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"crop_pct {preprocess.crop_pct:g} ({preprocess.crop_mode}), mean {preprocess.mean}, "
             f"std {preprocess.std}",
         ))  # fmt: skip
+    if manifest.embedded:
+        how = "matrix products" if manifest.resize == "matmul" else "Resize nodes"
+        rows.append(("prepared", f"in the graph, by {how}: takes uint8 images of any size"))
     versions = ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())
     return [*rows, ("made with", versions), ("gate", VERDICT[manifest.passed])]
 

@@ -26,7 +26,6 @@ from vit_export.host.nvidia import (
     provider_libraries,
     tensorrt_conflict,
 )
-from vit_export.host.probes import probe_provider, run_probe
 from vit_export.runtime.onnxruntime.options import PROVIDERS
 
 BACKEND_ERRORS: tuple[type[Exception], ...] = (
@@ -143,6 +142,8 @@ def cause(provider: str) -> str:
     """Return why a provider does not start, in parentheses; empty where that is unknown."""
     if uses_plugin(provider):
         return ""
+    from vit_export.host.probes import probe_provider, run_probe  # starts a child process
+
     error = run_probe(probe_provider, PROVIDERS[provider].ort_name).get("error", "")
     return f" ({error})" if error else ""
 

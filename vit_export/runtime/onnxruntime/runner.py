@@ -49,7 +49,8 @@ class OrtRunner:
     """Runs one ONNX file in one session of ONNX Runtime; threads may share it.
 
     Arguments and errors are those of `vit_export.runtime.load`, and OutputError where a context
-    file or a cache cannot be written. `expose` names inner tensors to return as well.
+    file or a cache cannot be written. `expose` names inner tensors to return as well; with `alone`,
+    only them, and nothing is computed that they do not need.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class OrtRunner:
         options: GivenOptions | None = None,
         session_options: Mapping[str, Any] | None = None,
         expose: Collection[str] = (),
+        alone: bool = False,
         threads: int | None = None,
     ) -> None:
         given = {} if session_options is None else session_options
@@ -76,7 +78,9 @@ class OrtRunner:
         self._lock = threading.Lock()
         self._recorded: RecordedRuns | None = None
         requests = [
-            SessionRequest(self.file, name, own, exposed=tuple(expose), session_options=given)
+            SessionRequest(
+                self.file, name, own, exposed=tuple(expose), alone=alone, session_options=given
+            )
             for name, own in candidates.items()
         ]
         request, session, self.nodes_on_cpu = self._open(requests)

@@ -4,6 +4,7 @@ ONNX Runtime keeps small computations on shapes on the CPU on purpose: their res
 in host memory (`GetCpuPreferredNodes` in its fallback_cpu_capability.cc; issues 17930 and 13590).
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,10 @@ import onnxruntime as ort
 
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_wire import MIN_EXTERNAL_BYTES
-from vit_export.artifact.onnx_writer import stamp
-from vit_export.artifact.publish import publish, staging
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime.onnxruntime.options import (
     PROVIDERS,
+    CudaOptions,
     EngineOptions,
     ProviderOptions,
     RawOptions,
@@ -43,14 +43,15 @@ SHAPE_SOURCES = ("Shape", "Size", "Constant")
 SHAPE_OPERATORS = {
     *("Abs", "Add", "BitShift", "Cast", "Ceil", "Clip", "CumSum", "Div", "Floor", "Max", "Min"),
     *("Mod", "Mul", "Neg", "Range", "Round", "Sqrt", "Sub"),
-    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"),
-    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Sin"),
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"),
     *("Concat", "ConstantOfShape", "Expand", "Gather", "GatherElements", "Identity", "NonZero"),
     *("Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose"),
     *("Unsqueeze", "Where"),
 }
 SCALAR_BYTES = 8
-_open: WeakSet[ort.InferenceSession] = WeakSet()  # the sessions of this process
+_open: WeakSet[ort.SessionOptions] = WeakSet()  # of this process's sessions, which hold them
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,37 +62,44 @@ class SessionRequest:
     provider: str
     options: ProviderOptions
     exposed: tuple[str, ...] = ()
+    alone: bool = False  # whether the exposed tensors are the only outputs
     session_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def create_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
     """Create a session of the requested provider; return how many nodes run on the CPU instead."""
     file, options = request.file, request.options
+    if isinstance(options, CudaOptions) and options.cuda_graph and _is_embedded(file):
+        raise UsageError(
+            f"{file.path.name}: prepares images of any size itself, and a CUDA graph is recorded "
+            "for one size",
+            hint="load it without cuda_graph, or export it with --preprocess none",
+        )
+    if request.provider.startswith("tensorrt") and _is_embedded(file):
+        raise ProviderError(
+            f"{file.path.name}: prepares images of any size itself, and provider "
+            f"{request.provider!r} builds an engine for one range of sizes",
+            hint="export the model with --preprocess none, or use --provider cuda",
+        )
     if request.provider != "cpu":
         check_wheel_usable(request.provider)
     check_tf32(request.provider, file.manifest.precision if file.manifest else "fp32")
     if not isinstance(options, EngineOptions) or options.ep_context is None:
         return _checked_session(request)
-    path = Path(options.ep_context)
-    options.check_context_file(file, path)
-    with staging(path) as stage:
-        staged = stage / path.name
-        created = _checked_session(replace(request, options=replace(options, ep_context=staged)))
-        if not staged.is_file():
-            raise ProviderError(
-                f"provider {request.provider!r} built its engine but did not write {path.name}, "
-                "the file of ep_context"
-            )
-        stamp(staged, file.metadata)  # so that images can be prepared for it
-        publish([staged], path.parent)
-    return created
+    from vit_export.runtime.onnxruntime.context_file import staged_context_file  # TensorRT's alone
+
+    with staged_context_file(file, options, Path(options.ep_context)) as staged:
+        return _checked_session(replace(request, options=staged))
+
+
+def _is_embedded(file: OnnxFile) -> bool:
+    return file.manifest is not None and file.manifest.embedded
 
 
 def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int]:
     name, provider = request.file.path.name, request.provider
     try:
         session = _new_session(request)
-        _open.add(session)
     except BACKEND_ERRORS as error:
         if provider == "cpu":
             bf16 = any(tensor.dtype == "bfloat16" for tensor in request.file.initializers)
@@ -123,7 +131,9 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     file, provider, options = request.file, request.provider, request.options
     session_options = ort.SessionOptions()
     session_options.log_severity_level = FATAL_ONLY
-    defaults = default_threads(others_open=bool(_open))
+    with _opening:
+        defaults = default_threads(others_open=bool(_open))
+        _open.add(session_options)
     set_session_options(session_options, {**defaults, **request.session_options})
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
@@ -132,9 +142,9 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     linked = folder != file.path.resolve().parent
     if (request.exposed or mapped or linked) and HAS_WEIGHTS_FOLDER:
         entries["session.model_external_initializers_file_folder_path"] = str(folder)
-        model = file.expose(request.exposed)
+        model = file.expose(request.exposed, alone=request.alone)
     elif request.exposed:
-        model = file.expose(request.exposed, inline=True)
+        model = file.expose(request.exposed, inline=True, alone=request.alone)
     for name, value in (entries | options.session_entries()).items():
         session_options.add_session_config_entry(name, value)
     settings = options.provider_options(file, ort.__version__)

@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.errors import InputError, ProviderError, with_article
-from vit_export.host.probes import DRIVER_LIBRARY
+from vit_export.host.nvidia import DRIVER_LIBRARY
 from vit_export.runtime.checks import check_array
 from vit_export.runtime.onnxruntime.providers import check_version, first_line
 

@@ -10,6 +10,7 @@ from vit_export.host.cpus import allowed_cpus, usable_cpus
 MAX_THREADS = 256  # ONNX Runtime starts them all, and a million of them never end starting
 THREADS = "intra_op_num_threads"
 SPINNING = "session.intra_op.allow_spinning"
+STOP_SPINNING = "session.force_spinning_stop"  # when a run ends
 
 
 def with_threads(session_options: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
@@ -37,16 +38,16 @@ def default_threads(*, others_open: bool) -> dict[str, Any]:
 
     ONNX Runtime starts a thread for each core of the host, whatever a container's quota and the
     affinity are (microsoft/onnxruntime, issue 29510), and an idle thread of it spins for a while.
-    Spinning uses up a quota, and the CPU time of the other sessions of this process
-    (`others_open`); docs/performance.md has the measurement.
+    That shortens a run; after a run, it takes CPU time from whatever follows, such as the
+    preparation of images. Spinning during a run uses up a quota, and the CPU time of the other
+    sessions of this process (`others_open`); docs/performance.md has the measurements.
     """
     options: dict[str, Any] = {}
     cpus = usable_cpus()
     if cpus < (os.cpu_count() or 1):
         options[THREADS] = cpus
-    if others_open or cpus < allowed_cpus():
-        options[SPINNING] = "0"
-    return options
+    spins = not others_open and cpus >= allowed_cpus()
+    return options | ({STOP_SPINNING: "1"} if spins else {SPINNING: "0"})
 
 
 def _is_count(number: object, *, least: int) -> bool:

@@ -414,6 +414,7 @@ vit_export_status* get_selftest(const vit_export_selftest_result* result,
     vit_export_selftest made{};
     made.passed = from.result.passed;
     made.reason = from.result.reason.c_str();
+    made.notes = from.result.notes.c_str();
     made.provider = from.provider.c_str();
     made.output = from.result.output.c_str();
     made.max_abs = from.result.max_abs;

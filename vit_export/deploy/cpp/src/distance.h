@@ -17,16 +17,18 @@ namespace vit_export {
 struct Reference {
   std::string name;
   std::size_t samples = 0, length = 0;
-  std::vector<double> values;  // (samples, length)
-  double largest = 0;          // max|y64|
-  std::optional<double> own;   // error of torch's own arithmetic; infinite where it overflows
+  std::vector<double> values;      // (samples, length)
+  std::vector<std::int64_t> kept;  // elements of a flattened row in `values`; empty: all
+  double largest = 0;              // max|y64|
+  std::optional<double> own;       // error of torch's own arithmetic; infinite where it overflows
   std::optional<double> tolerance, row_tolerance, min_cosine, max_scale_error;
 
   bool accepts(double distance, double cosine, double scale) const;
 };
 
-// Throws Failure where the golden file lacks the baseline that the tolerance depends on.
-Reference reference_of(const Golden& golden, const std::string& output,
+// Of an output or of the last block. Throws Failure where the golden file lacks the baseline that
+// the tolerance depends on.
+Reference reference_of(const Golden& golden, const std::string& tensor,
                        const Tolerances& tolerances);
 
 // Distance of one output from its reference, over the batches added so far.

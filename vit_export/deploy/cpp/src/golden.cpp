@@ -12,6 +12,7 @@ namespace {
 using Arrays = std::map<std::string, NpyArray>;
 using std::runtime_error;
 
+constexpr std::int64_t kLargestIndex = 2147483647;  // of an element in a flattened row
 constexpr const char* kHint =
     "export the model again, or give the NAME.golden.npz that lies beside NAME.onnx";
 
@@ -51,6 +52,39 @@ double own_error(const std::string& name, const NpyArray& array, bool may_be_inf
   return error;
 }
 
+// Reads the last row of every array about blocks.
+std::optional<GoldenBlock> last_block(const Arrays& arrays, std::int64_t samples) {
+  const Arrays blocks = named(arrays, "block.");
+  if (!blocks.count("names")) return std::nullopt;
+  const auto array = [&](const std::string& name, char kind,
+                         std::size_t dimensions) -> const NpyArray& {
+    const auto found = blocks.find(name);
+    if (found == blocks.end()) throw runtime_error("it lacks 'block." + name + "'");
+    const bool fits = found->second.kind == kind && found->second.shape.size() == dimensions &&
+                      found->second.count() > 0 &&
+                      found->second.shape[0] == blocks.at("names").shape[0];
+    if (!fits) throw unexpected("block." + name, found->second, "one entry per block");
+    return found->second;
+  };
+  const NpyArray& indices = array("indices", 'i', 2);
+  const NpyArray& values = array("values", 'f', 3);
+  if (values.shape[1] != samples || values.shape[2] != indices.shape[1])
+    throw unexpected("block.values", values, "float64 (L, S, K)");
+  GoldenBlock block;
+  block.name = array("names", 'U', 1).texts().back();
+  const std::vector<std::int64_t> all_indices = indices.integers();
+  block.indices.assign(all_indices.end() - indices.shape[1], all_indices.end());
+  for (const std::int64_t index : block.indices)
+    if (index < 0 || index > kLargestIndex)
+      throw runtime_error("block.indices must be some in 0 to " + std::to_string(kLargestIndex));
+  const std::vector<double> all_values = values.doubles();
+  block.values.assign(all_values.end() - samples * indices.shape[1], all_values.end());
+  for (const std::string baseline : {"e32", "e16", "ebf16"})
+    if (baseline == "e32" || blocks.count(baseline))
+      block.errors[baseline] = array(baseline, 'f', 1).doubles().back();
+  return block;
+}
+
 Golden from_arrays(const Arrays& arrays) {
   Golden golden;
   golden.images = images(arrays);
@@ -69,6 +103,7 @@ Golden from_arrays(const Arrays& arrays) {
     (void)output;
     if (!golden.errors["e32"].count(name)) throw runtime_error("it lacks 'e32." + name + "'");
   }
+  golden.last_block = last_block(arrays, golden.images.shape[0]);
   return golden;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,20 @@ struct GoldenTensor {
   std::vector<double> values;
 };
 
+// A subsample of the tensor that leaves the last encoder block.
+struct GoldenBlock {
+  std::string name;
+  std::vector<std::int64_t> indices;     // (K,) elements of a flattened row that were kept
+  std::vector<double> values;            // (S, K)
+  std::map<std::string, double> errors;  // of torch's own arithmetic, by baseline
+};
+
 struct Golden {
   NpyArray images;  // uint8 (S, H, W, C): pictures at the model's size, not normalised
   std::map<std::string, GoldenTensor> outputs;
   // Error of torch's own arithmetic by baseline (e32, e16, ebf16) and output.
   std::map<std::string, std::map<std::string, double>> errors;
+  std::optional<GoldenBlock> last_block;
   std::vector<Golden> others;  // at other image sizes, for a model of dynamic size
 
   std::size_t samples() const { return static_cast<std::size_t>(images.shape[0]); }

@@ -2,21 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
 #include "failure.h"
-#include "half.h"
 #include "number_text.h"
-#include "prepare.h"
 
 namespace vit_export {
 
 namespace {
 
-constexpr std::size_t kMostImages = 32;  // of one run, where the model takes any number
-constexpr double kMostRange = 16;        // of a normalised image's range
+constexpr double kMostRange = 16;  // of a normalised image's range
 constexpr const char* kCopyAgain = "copy the file again, or export the model again";
 constexpr const char* kLogits = "logits";
 constexpr const char* kFeatures = "features";
@@ -59,12 +55,6 @@ bool has_output(const Session& session, const std::string& name) {
                      [&](const TensorSpec& spec) { return spec.name == name; });
 }
 
-// How many rows one run takes: the fixed batch size, or up to `kMostImages`.
-std::size_t batch_size(const TensorSpec& input, std::size_t images) {
-  const auto fixed = input.fixed_batch();
-  return fixed ? static_cast<std::size_t>(*fixed) : std::min(images, kMostImages);
-}
-
 // Checks that values can be those of a normalised image, unlike e.g. 0 to 255.
 void check_range(const float* values, std::size_t count, const Preprocess& preprocess) {
   double lowest = std::numeric_limits<double>::infinity(), highest = -lowest;
@@ -98,9 +88,9 @@ Model::Model(const std::string& path, const ModelOptions& options)
       manifest_(manifest_of(file_, name_)),
       library_(load_onnxruntime(options.library)),
       settings_(with_precision(options.session, manifest_)),
-      session_(std::make_shared<Session>(library_, path, settings_)) {
+      session_(std::make_shared<Session>(library_, path, settings_)),
+      feed_(manifest_, name_) {
   check_session();
-  takes_images_ = session_->inputs().front().dtype == "uint8";
 }
 
 void Model::check_session() const {
@@ -125,13 +115,6 @@ void Model::check_session() const {
                          std::to_string(output.shape[1]) + " classes");
 }
 
-const Preprocess& Model::preprocess() const {
-  if (!manifest_.preprocess)
-    throw artifact_error(name_ + ": has no image preparation in its manifest",
-                         "export the model with vit-export");
-  return *manifest_.preprocess;
-}
-
 void Model::check_classifies() const {
   const TensorSpec& output = manifest_.outputs.front();
   if (output.shape.size() != 2 || output.name != kLogits)
@@ -146,7 +129,7 @@ std::vector<std::vector<Prediction>> Model::classify(const std::vector<PixelView
     throw input_error("top=" + std::to_string(top) + ": expected a whole number, at least 1");
   check_classifies();
   std::vector<std::vector<Prediction>> all;
-  for (const std::vector<float>& row : rows(images, *session_, kLogits))
+  for (const std::vector<float>& row : rows(*session_, images, kLogits))
     all.push_back(predict(row.data(), row.size(), manifest_.activation, manifest_.labels,
                           static_cast<std::size_t>(top)));
   return all;
@@ -163,7 +146,7 @@ Output Model::embed(const std::vector<PixelView>& images, bool normalize) const 
   }
   Output features;
   features.name = kFeatures;
-  for (std::vector<float>& row : rows(images, *session, kFeatures)) {
+  for (std::vector<float>& row : rows(*session, images, kFeatures)) {
     if (normalize) {
       double squares = 0;
       for (const float value : row) squares += static_cast<double>(value) * value;
@@ -180,19 +163,19 @@ Output Model::embed(const std::vector<PixelView>& images, bool normalize) const 
 
 std::vector<Output> Model::run(const float* pixel_values, std::size_t batch, std::size_t height,
                                std::size_t width) const {
-  const TensorSpec& spec = session_->inputs().front();
-  if (takes_images_)
+  const TensorSpec& spec = manifest_.inputs.front();
+  if (feed_.takes_whole_images())
     throw input_error(name_ + ": takes uint8 images (" + spec.str() + "), not pixel_values",
                       "call classify or embed");
   if (!pixel_values) throw input_error("input '" + spec.name + "' is a null pointer");
   const Preprocess* preprocess = manifest_.preprocess ? &*manifest_.preprocess : nullptr;
   if (preprocess && height == 0) height = static_cast<std::size_t>(preprocess->height);
   if (preprocess && width == 0) width = static_cast<std::size_t>(preprocess->width);
-  const std::int64_t channels = spec.shape[1] > 0 ? spec.shape[1]
-                                : preprocess ? static_cast<std::int64_t>(preprocess->mean.size())
-                                             : 3;
+  const std::size_t channels =
+      preprocess ? preprocess->mean.size()
+                 : static_cast<std::size_t>(std::max<std::int64_t>(spec.shape[1], 1));
   constexpr std::size_t kMost = std::size_t{1} << 40;
-  const auto sizes = {batch, static_cast<std::size_t>(channels), height, width};
+  const auto sizes = {batch, channels, height, width};
   std::size_t count = 1;
   for (const std::size_t size : sizes) {
     if (size == 0 || size > kMost / count)
@@ -204,35 +187,7 @@ std::vector<Output> Model::run(const float* pixel_values, std::size_t batch, std
   if (preprocess) check_range(pixel_values, count, *preprocess);
   std::vector<std::string> outputs;
   for (const TensorSpec& output : manifest_.outputs) outputs.push_back(output.name);
-  return run_pixels(*session_, pixel_values, batch, height, width, outputs);
-}
-
-std::vector<Output> Model::run_pixels(const Session& session, const float* pixel_values,
-                                      std::size_t batch, std::size_t height, std::size_t width,
-                                      const std::vector<std::string>& outputs) const {
-  const TensorSpec& spec = session.inputs().front();
-  const auto channels =
-      static_cast<std::size_t>(manifest_.preprocess ? manifest_.preprocess->mean.size()
-                               : spec.shape[1] > 0  ? spec.shape[1]
-                                                    : 3);
-  const std::vector<std::int64_t> shape{
-      static_cast<std::int64_t>(batch), static_cast<std::int64_t>(channels),
-      static_cast<std::int64_t>(height), static_cast<std::int64_t>(width)};
-  if (!spec.fits(shape))
-    throw input_error("input '" + spec.name + "' has shape " + shape_text(shape) + ", expected " +
-                      manifest_.inputs.front().str());
-  const std::size_t count = batch * channels * height * width;
-  if (spec.dtype == "float32")
-    return session.run({spec.name, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, shape, pixel_values,
-                        count * sizeof(float)},
-                       outputs);
-  if (spec.dtype != "float16")
-    throw artifact_error(name_ + ": takes " + spec.dtype + ", expected float32 or float16");
-  std::vector<std::uint16_t> halves(count);
-  std::transform(pixel_values, pixel_values + count, halves.begin(), to_half);
-  return session.run({spec.name, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, shape, halves.data(),
-                      count * sizeof(std::uint16_t)},
-                     outputs);
+  return feed_.run_pixel_values(*session_, pixel_values, batch, height, width, outputs);
 }
 
 std::shared_ptr<const Session> Model::session_with(const std::string& tensor) const {
@@ -245,86 +200,18 @@ std::shared_ptr<const Session> Model::session_with(const std::string& tensor) co
   return with_features_;
 }
 
-std::vector<std::vector<float>> Model::rows(const std::vector<PixelView>& images,
-                                            const Session& session,
+std::vector<std::vector<float>> Model::rows(const Session& session,
+                                            const std::vector<PixelView>& images,
                                             const std::string& output) const {
-  if (images.empty())
-    throw Failure(VIT_EXPORT_IMAGE_ERROR, "no images were given, expected at least one");
-  std::vector<std::vector<float>> all;
-  const std::size_t most = batch_size(session.inputs().front(), images.size());
-  for (std::size_t start = 0; start < images.size();) {
-    std::size_t end = std::min(start + most, images.size());
-    if (takes_images_)  // one run takes images of one size
-      for (std::size_t i = start + 1; i < end; ++i)
-        if (images[i].height != images[start].height || images[i].width != images[start].width)
-          end = i;
-    const std::vector<PixelView> batch(images.begin() + static_cast<std::ptrdiff_t>(start),
-                                       images.begin() + static_cast<std::ptrdiff_t>(end));
-    const Output result =
-        takes_images_ ? run_raw_images(batch, session, output) : run_images(batch, session, output);
-    const std::size_t given = result.shape.empty() ? 0 : static_cast<std::size_t>(result.shape[0]);
-    if (given < batch.size() || !result.is_float)
-      throw artifact_error(name_ + ": output '" + output + "' has shape " +
-                           shape_text(result.shape) + " for a batch of " +
-                           std::to_string(batch.size()));
-    const std::size_t length = result.values.size() / given;
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      const float* row = result.values.data() + i * length;
-      if (!std::all_of(row, row + length, [](float value) { return std::isfinite(value); }))
-        throw Failure(VIT_EXPORT_GATE_ERROR,
-                      name_ + " on '" + settings_.provider +
-                          "' computes NaN or infinity for image " + std::to_string(start + i),
-                      "measure it on this provider: vit-export validate " + path_ + " --provider " +
-                          settings_.provider);
-      all.emplace_back(row, row + length);
-    }
-    start = end;
-  }
+  auto all = feed_.rows(session, images, output);
+  for (std::size_t i = 0; i < all.size(); ++i)
+    if (!std::all_of(all[i].begin(), all[i].end(), [](float x) { return std::isfinite(x); }))
+      throw Failure(VIT_EXPORT_GATE_ERROR,
+                    name_ + " on '" + settings_.provider + "' computes NaN or infinity for image " +
+                        std::to_string(i),
+                    "measure it on this provider: vit-export validate " + path_ + " --provider " +
+                        settings_.provider);
   return all;
-}
-
-Output Model::run_images(const std::vector<PixelView>& images, const Session& session,
-                         const std::string& output) const {
-  const Preprocess& how = preprocess();
-  const auto pixels = static_cast<std::size_t>(how.height * how.width);
-  const std::size_t one = pixels * how.mean.size();
-  const std::size_t size = batch_size(session.inputs().front(), images.size());
-  std::vector<float> values(size * one);
-  for (std::size_t i = 0; i < size; ++i) {
-    float* to = values.data() + i * one;
-    if (i < images.size())
-      normalize(resize_and_crop(images[i], how).samples.data(), pixels, how, to);
-    else  // unlike zeros, repeated rows leave the activation range of dynamic INT8 as it is
-      std::memcpy(to, to - images.size() * one, one * sizeof(float));
-  }
-  return std::move(run_pixels(session, values.data(), size, static_cast<std::size_t>(how.height),
-                              static_cast<std::size_t>(how.width), {output})
-                       .front());
-}
-
-Output Model::run_raw_images(const std::vector<PixelView>& images, const Session& session,
-                             const std::string& output) const {
-  const TensorSpec& spec = session.inputs().front();
-  const std::size_t size = batch_size(spec, images.size());
-  std::vector<std::uint8_t> samples;
-  for (std::size_t i = 0; i < size; ++i) {
-    const PixelView& image = images[i % images.size()];
-    check_image(image);
-    const Pixels converted = convert_color(image, preprocess().color);
-    samples.insert(samples.end(), converted.samples.begin(), converted.samples.end());
-  }
-  const std::vector<std::int64_t> shape{
-      static_cast<std::int64_t>(size), images[0].height, images[0].width,
-      static_cast<std::int64_t>(samples.size()) /
-          (static_cast<std::int64_t>(size) * images[0].height * images[0].width)};
-  if (!spec.fits(shape))
-    throw input_error("input '" + spec.name + "' has shape " + shape_text(shape) + ", expected " +
-                      manifest_.inputs.front().str());
-  return std::move(session
-                       .run({spec.name, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, shape, samples.data(),
-                             samples.size()},
-                            {output})
-                       .front());
 }
 
 Selftest Model::selftest(const std::string& golden) const {

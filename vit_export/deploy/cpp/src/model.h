@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "feed.h"
 #include "manifest.h"
 #include "onnx_file.h"
 #include "resample.h"
@@ -42,22 +43,14 @@ class Model {
 
   // For `selftest`: a session with that tensor among its outputs; null where the graph has none.
   std::shared_ptr<const Session> session_with(const std::string& tensor) const;
-  // Runs prepared images; `height` and `width` of `pixels` are the same for all.
-  std::vector<Output> run_pixels(const Session& session, const float* pixel_values,
-                                 std::size_t batch, std::size_t height, std::size_t width,
-                                 const std::vector<std::string>& outputs) const;
+  const Feed& feed() const { return feed_; }
 
  private:
-  const Preprocess& preprocess() const;
   void check_session() const;
   void check_classifies() const;
-  // Prepares and runs images; one row of `output` each.
-  std::vector<std::vector<float>> rows(const std::vector<PixelView>& images, const Session& session,
+  // One row of `output` per image; throws Failure where one is not finite.
+  std::vector<std::vector<float>> rows(const Session& session, const std::vector<PixelView>& images,
                                        const std::string& output) const;
-  Output run_images(const std::vector<PixelView>& images, const Session& session,
-                    const std::string& output) const;
-  Output run_raw_images(const std::vector<PixelView>& images, const Session& session,
-                        const std::string& output) const;
 
   std::string path_, name_;
   OnnxFile file_;
@@ -65,7 +58,7 @@ class Model {
   const OnnxRuntimeLibrary& library_;
   SessionSettings settings_;
   std::shared_ptr<const Session> session_;
-  bool takes_images_ = false;  // the graph prepares images itself: uint8 (B, H, W, C)
+  Feed feed_;
 
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Session> with_features_;  // made when it is first asked for

@@ -20,10 +20,15 @@ struct Size {
   double height = 0, width = 0;
 };
 
+// Size before the crop of an image that has the model's aspect.
+Size size_before_crop(const Preprocess& preprocess) {
+  return {std::floor(static_cast<double>(preprocess.height) / preprocess.crop_pct),
+          std::floor(static_cast<double>(preprocess.width) / preprocess.crop_pct)};
+}
+
 // Size before the crop: timm 1.0 `transforms_imagenet_eval`, with its roundings.
 Size resized(double height, double width, const Preprocess& preprocess) {
-  const double rows = std::floor(static_cast<double>(preprocess.height) / preprocess.crop_pct);
-  const double columns = std::floor(static_cast<double>(preprocess.width) / preprocess.crop_pct);
+  const auto [rows, columns] = size_before_crop(preprocess);
   if (preprocess.crop_mode == "squash") return {rows, columns};
   if (rows != columns) {  // timm's ResizeKeepRatio
     const double ratio = std::min(height / rows, width / columns);
@@ -60,7 +65,47 @@ Pixels center_crop(const Pixels& image, std::int64_t height, std::int64_t width)
   return out;
 }
 
+// Checks the samples and sizes of an image.
+void check_image(const PixelView& image) {
+  if (!image.samples) throw image_error("an image has no pixels (a null pointer was given)");
+  if (image.height < 1 || image.width < 1 || image.channels < 1)
+    throw image_error(
+        "an image of (H, W, C) = (" +
+        size_text(static_cast<double>(image.height), static_cast<double>(image.width)) + ", " +
+        std::to_string(image.channels) + ") was given, expected at least one pixel");
+  if (static_cast<double>(image.height) * static_cast<double>(image.width) > kMostPixels)
+    throw image_error("an image of " + std::to_string(image.width) + " x " +
+                      std::to_string(image.height) + " pixels was given, expected at most " +
+                      std::to_string(static_cast<std::int64_t>(kMostPixels)) + " in all");
+  if (image.stride < image.width * image.channels)
+    throw image_error("an image has rows of " + std::to_string(image.stride) +
+                      " bytes, expected at least " + std::to_string(image.width * image.channels) +
+                      " (width times channels)");
+}
+
+// Returns the size of an image before the crop.
+Size checked_size(const PixelView& given, const Preprocess& preprocess) {
+  check_image(given);
+  const auto [height, width] =
+      resized(static_cast<double>(given.height), static_cast<double>(given.width), preprocess);
+  if (!(height * width <= kMostPixels))
+    throw image_error(
+        "an image of (H, W) = (" +
+            size_text(static_cast<double>(given.height), static_cast<double>(given.width)) +
+            ") is too elongated: resized for the model it would have more than " +
+            std::to_string(static_cast<std::int64_t>(kMostPixels)) + " pixels",
+        "crop it first");
+  if (height < 1 || width < 1)
+    throw image_error("crop_pct=" + std::to_string(preprocess.crop_pct) +
+                      " leaves nothing of an image");
+  return {height, width};
+}
+
 }  // namespace
+
+void check_size(const PixelView& image, const Preprocess& preprocess) {
+  checked_size(image, preprocess);
+}
 
 void check_preprocess(const Preprocess& preprocess) {
   const std::size_t named = preprocess.color == "RGB" ? 3 : preprocess.color == "L" ? 1 : 0;
@@ -93,23 +138,6 @@ void check_preprocess(const Preprocess& preprocess) {
     throw wrong("crop_pct=" + std::to_string(preprocess.crop_pct) + ": must be above 0");
 }
 
-void check_image(const PixelView& image) {
-  if (!image.samples) throw image_error("an image has no pixels (a null pointer was given)");
-  if (image.height < 1 || image.width < 1 || image.channels < 1)
-    throw image_error(
-        "an image of (H, W, C) = (" +
-        size_text(static_cast<double>(image.height), static_cast<double>(image.width)) + ", " +
-        std::to_string(image.channels) + ") was given, expected at least one pixel");
-  if (static_cast<double>(image.height) * static_cast<double>(image.width) > kMostPixels)
-    throw image_error("an image of " + std::to_string(image.width) + " x " +
-                      std::to_string(image.height) + " pixels was given, expected at most " +
-                      std::to_string(static_cast<std::int64_t>(kMostPixels)) + " in all");
-  if (image.stride < image.width * image.channels)
-    throw image_error("an image has rows of " + std::to_string(image.stride) +
-                      " bytes, expected at least " + std::to_string(image.width * image.channels) +
-                      " (width times channels)");
-}
-
 Pixels convert_color(const PixelView& image, const std::string& color) {
   const std::int64_t given = image.channels;
   if (!color.empty() && given != 1 && given != 3 && given != 4)
@@ -140,7 +168,7 @@ Pixels convert_color(const PixelView& image, const std::string& color) {
 }
 
 Pixels resize_and_crop(const PixelView& given, const Preprocess& preprocess) {
-  check_image(given);
+  const auto [height, width] = checked_size(given, preprocess);
   PixelView image = given;
   Pixels converted;
   const std::int64_t wanted = preprocess.color.empty()    ? given.channels
@@ -155,22 +183,37 @@ Pixels resize_and_crop(const PixelView& given, const Preprocess& preprocess) {
     throw image_error("an image of " + std::to_string(image.channels) +
                       " channels was given, the model reads " +
                       std::to_string(preprocess.mean.size()));
-  const auto [height, width] =
-      resized(static_cast<double>(given.height), static_cast<double>(given.width), preprocess);
-  if (!(height * width <= kMostPixels))
-    throw image_error(
-        "an image of (H, W) = (" +
-            size_text(static_cast<double>(given.height), static_cast<double>(given.width)) +
-            ") is too elongated: resized for the model it would have more than " +
-            std::to_string(static_cast<std::int64_t>(kMostPixels)) + " pixels",
-        "crop it first");
-  if (height < 1 || width < 1)
-    throw image_error("crop_pct=" + std::to_string(preprocess.crop_pct) +
-                      " leaves nothing of an image");
   const Pixels pixels =
       resize(image, static_cast<std::int64_t>(height), static_cast<std::int64_t>(width),
              *interpolation_of(preprocess.interpolation));
   return center_crop(pixels, preprocess.height, preprocess.width);
+}
+
+Pixels before_preparation(const std::uint8_t* pixels, const Preprocess& preprocess) {
+  const Size whole = size_before_crop(preprocess);
+  if (!(whole.height * whole.width <= kMostPixels))
+    throw image_error("crop_pct=" + std::to_string(preprocess.crop_pct) +
+                      " needs too large images");
+  const auto channels = static_cast<std::int64_t>(preprocess.mean.size());
+  const std::int64_t copies = preprocess.color == "L" ? 3 : 1;
+  Pixels out{static_cast<std::int64_t>(whole.height),
+             static_cast<std::int64_t>(whole.width),
+             channels * copies,
+             {}};
+  if (out.height < preprocess.height || out.width < preprocess.width)
+    throw image_error("an embedded preparation does not pad images");
+  out.samples.resize(static_cast<std::size_t>(out.height * out.width * out.channels));
+  const auto margin = [](std::int64_t have, std::int64_t want) {
+    return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(have - want) / 2));
+  };
+  const std::int64_t top = margin(out.height, preprocess.height);
+  const std::int64_t left = margin(out.width, preprocess.width);
+  for (std::int64_t y = 0; y < preprocess.height; ++y) {
+    std::uint8_t* to = out.samples.data() + ((y + top) * out.width + left) * out.channels;
+    for (std::int64_t i = 0; i < preprocess.width * channels; ++i, ++pixels)
+      for (std::int64_t copy = 0; copy < copies; ++copy) *to++ = *pixels;
+  }
+  return out;
 }
 
 void normalize(const std::uint8_t* pixels, std::size_t count, const Preprocess& preprocess,

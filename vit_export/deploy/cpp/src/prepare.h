@@ -13,11 +13,16 @@ namespace vit_export {
 // of the model's size. Throws Failure.
 Pixels resize_and_crop(const PixelView& image, const Preprocess& preprocess);
 
-// Checks the samples and sizes of an image; throws Failure.
-void check_image(const PixelView& image);
+// Checks an image, and that its size after the resize takes no more memory than a picture; throws
+// Failure.
+void check_size(const PixelView& image, const Preprocess& preprocess);
 
 // Converts the samples to `RGB` or `L`; "" takes them as they are. Throws Failure.
 Pixels convert_color(const PixelView& image, const std::string& color);
+
+// Returns the image whose preparation gives these pixels, uint8 (H, W, C) of the model's size: with
+// a black frame, which is cut off; in RGB where the model reads grey images.
+Pixels before_preparation(const std::uint8_t* pixels, const Preprocess& preprocess);
 
 // Normalises `count` pixels to float32 (C, count), written from `to` on.
 void normalize(const std::uint8_t* pixels, std::size_t count, const Preprocess& preprocess,

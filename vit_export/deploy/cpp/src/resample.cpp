@@ -1,6 +1,6 @@
 // The method is Pillow's: a separable filter whose support grows with the reduction (no aliasing),
-// first along rows, then along columns, with 8-bit results of both passes. Weights are computed
-// in float64 and rounded to fixed-point numbers of 22 bits behind the point.
+// along rows and then along columns or the other way round, with 8-bit results of both passes.
+// Weights are computed in float64 and rounded to fixed-point numbers of 22 bits behind the point.
 #include "resample.h"
 
 #include <algorithm>
@@ -114,10 +114,9 @@ std::uint8_t clip(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
 }
 
-// Resizes one row of an image, `weights.first.size()` pixels long afterwards.
 template <int kChannels>
-void resize_row(const std::uint8_t* row, std::int64_t channels, const Weights& weights,
-                std::uint8_t* to) {
+void resize_row_of(const std::uint8_t* row, std::int64_t channels, const Weights& weights,
+                   std::uint8_t* to) {
   for (std::size_t x = 0; x < weights.first.size(); ++x) {
     const std::int32_t* weight = &weights.values[x * weights.width];
     const std::uint8_t* from = row + weights.first[x] * channels;
@@ -142,6 +141,13 @@ void resize_row(const std::uint8_t* row, std::int64_t channels, const Weights& w
   }
 }
 
+// Resizes one row of an image; it is `weights.first.size()` pixels long afterwards.
+void resize_row(const std::uint8_t* row, std::int64_t channels, const Weights& weights,
+                std::uint8_t* to) {
+  channels == 3 ? resize_row_of<3>(row, 3, weights, to)
+                : resize_row_of<0>(row, channels, weights, to);
+}
+
 // The rows of an image at their final width. They are resized when they are first asked for, in
 // rising order, and kept as long as one output row needs them.
 class NarrowRows {
@@ -158,8 +164,7 @@ class NarrowRows {
     if (!columns_) return image_.samples + y * image_.stride;
     for (next_ = std::max(next_, y - kept_ + 1); next_ <= y; ++next_) {
       const std::uint8_t* from = image_.samples + next_ * image_.stride;
-      image_.channels == 3 ? resize_row<3>(from, 3, *columns_, slot(next_))
-                           : resize_row<0>(from, image_.channels, *columns_, slot(next_));
+      resize_row(from, image_.channels, *columns_, slot(next_));
     }
     return slot(y);
   }
@@ -173,19 +178,16 @@ class NarrowRows {
   std::vector<std::uint8_t> rows_;
 };
 
-void resize_columns(NarrowRows& source, const Weights& weights, Pixels& out) {
-  const auto length = static_cast<std::size_t>(out.width * out.channels);
-  std::vector<std::int32_t> sums(length);
-  std::uint8_t* to = out.samples.data();
-  for (std::size_t y = 0; y < weights.first.size(); ++y) {
-    const std::int32_t* weight = &weights.values[y * weights.width];
-    std::fill(sums.begin(), sums.end(), kHalf);
-    for (std::int64_t i = 0; i < weights.count[y]; ++i) {
-      const std::uint8_t* from = source.row(weights.first[y] + i);
-      for (std::size_t x = 0; x < length; ++x) sums[x] += from[x] * weight[i];
-    }
-    for (std::size_t x = 0; x < length; ++x) *to++ = clip(sums[x]);
+// Computes row `y` of the result along columns, `sums.size()` samples long.
+void blend_rows(NarrowRows& source, const Weights& weights, std::size_t y,
+                std::vector<std::int32_t>& sums, std::uint8_t* to) {
+  const std::int32_t* weight = &weights.values[y * weights.width];
+  std::fill(sums.begin(), sums.end(), kHalf);
+  for (std::int64_t i = 0; i < weights.count[y]; ++i) {
+    const std::uint8_t* from = source.row(weights.first[y] + i);
+    for (std::size_t x = 0; x < sums.size(); ++x) sums[x] += from[x] * weight[i];
   }
+  for (const std::int32_t sum : sums) *to++ = clip(sum);
 }
 
 Pixels blank(std::int64_t height, std::int64_t width, std::int64_t channels) {
@@ -259,19 +261,31 @@ Pixels resize(const PixelView& image, std::int64_t height, std::int64_t width,
   if (height == image.height && width == image.width) return copy(image);
   if (interpolation == Interpolation::nearest) return resize_nearest(image, height, width);
   const Filter filter = filter_of(interpolation);
+  const bool along_rows = width != image.width, along_columns = height != image.height;
   Weights columns, rows;
-  if (width != image.width) columns = weights_of(image.width, width, filter);
-  if (height != image.height) rows = weights_of(image.height, height, filter);
+  if (along_rows) columns = weights_of(image.width, width, filter);
+  if (along_columns) rows = weights_of(image.height, height, filter);
+  // Pillow 13: columns first where the height shrinks by more than twice as many pixels as the
+  // width. Earlier versions always begin with the rows; results differ by rounding.
+  const bool columns_first =
+      image.height > height && image.height - height > (image.width - width) * 2;
   Pixels out = blank(height, width, image.channels);
-  NarrowRows narrow(image, width != image.width ? &columns : nullptr,
-                    height != image.height ? rows.width : 1);
-  if (height != image.height) {
-    resize_columns(narrow, rows, out);
-    return out;
+  const auto length = static_cast<std::size_t>(width * image.channels);
+  NarrowRows source(image, along_rows && !columns_first ? &columns : nullptr,
+                    along_columns ? rows.width : 1);
+  std::vector<std::uint8_t> wide(static_cast<std::size_t>(image.width * image.channels));
+  std::vector<std::int32_t> sums(along_rows && columns_first ? wide.size() : length);
+  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
+    std::uint8_t* to = out.samples.data() + y * length;
+    if (!along_columns) {
+      std::memcpy(to, source.row(static_cast<std::int64_t>(y)), length);
+    } else if (along_rows && columns_first) {
+      blend_rows(source, rows, y, sums, wide.data());
+      resize_row(wide.data(), image.channels, columns, to);
+    } else {
+      blend_rows(source, rows, y, sums, to);
+    }
   }
-  for (std::int64_t y = 0; y < height; ++y)
-    std::memcpy(out.samples.data() + y * width * image.channels, narrow.row(y),
-                static_cast<std::size_t>(width * image.channels));
   return out;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <set>
 
@@ -10,15 +11,27 @@
 #include "model.h"
 #include "number_text.h"
 #include "prepare.h"
+#include "scores.h"
 
 namespace vit_export {
 
 namespace {
 
 constexpr double kMostRelativeError = 1e-2;  // of torch float32, as a share of max|y64|
+constexpr const char* kLogits = "logits";
 constexpr const char* kFeatures = "features";
+constexpr const char* kScores[] = {"probabilities", "top_index", "top_score"};
 
 using Rows = std::vector<std::size_t>;
+
+struct Findings {
+  std::vector<std::string> failures;
+  std::vector<std::string> notes;  // what could not be measured
+};
+
+bool is_score(const std::string& output) {
+  return std::count(std::begin(kScores), std::end(kScores), output) > 0;
+}
 
 // The golden samples in the rows of each batch to run. Every sample is run, and one at least at
 // two places with other neighbours. With four samples and the batches 1, 2 and 3 these are 0,
@@ -55,57 +68,108 @@ std::vector<Rows> plan(std::size_t samples, const std::vector<std::size_t>& batc
   return all;
 }
 
-// The golden images at one size, normalised, and how a model runs rows of them.
-class GoldenFeeds {
+// All samples once, in batches; the first ones fill up the last batch.
+std::vector<Rows> in_order(std::size_t samples, std::size_t batch) {
+  std::vector<Rows> all;
+  for (std::size_t start = 0; start < samples; start += batch) {
+    Rows& rows = all.emplace_back();
+    for (std::size_t i = start; i < start + batch; ++i) rows.push_back(i % samples);
+  }
+  return all;
+}
+
+// The golden images at one size, as the model takes them.
+class GoldenFeed {
  public:
-  GoldenFeeds(const Model& model, const Golden& golden) : model_(model), golden_(golden) {
-    if (!model.manifest().preprocess)
-      throw artifact_error(model.name() + ": has no image preparation in its manifest");
-    const Preprocess& preprocess = *model.manifest().preprocess;
+  GoldenFeed(const Model& model, const Golden& golden)
+      : feed_(model.feed()), height_(golden.height()), width_(golden.width()) {
+    const Preprocess& preprocess = feed_.preprocess();
     const auto channels = static_cast<std::int64_t>(preprocess.mean.size());
     if (golden.images.shape[3] != channels)
       throw artifact_error(model.name() + ": takes " + std::to_string(channels) +
                            " channels, and the golden images have " +
                            std::to_string(golden.images.shape[3]) +
                            ": the golden file belongs to another model");
-    const std::vector<std::int64_t> shape{static_cast<std::int64_t>(golden.samples()), channels,
-                                          golden.height(), golden.width()};
     const TensorSpec& spec = model.manifest().inputs.front();
-    if (!spec.fits(shape, 1))
-      throw artifact_error(model.name() + ": takes " + spec.str() + ", and the golden file has " +
-                           shape_text(shape) + ": it belongs to another model");
-    const auto pixels = static_cast<std::size_t>(golden.height() * golden.width());
-    length_ = pixels * preprocess.mean.size();
-    values_.resize(golden.samples() * length_);
-    for (std::size_t i = 0; i < golden.samples(); ++i)
-      normalize(golden.images.data.data() + i * length_, pixels, preprocess,
-                values_.data() + i * length_);
+    const bool whole = feed_.takes_whole_images();
+    const bool fits = whole ? height_ == preprocess.height && width_ == preprocess.width
+                            : spec.fits({1, channels, height_, width_}, 1);
+    if (!fits)
+      throw artifact_error(model.name() + ": takes " + spec.str() +
+                           ", and the golden file has images of " + std::to_string(height_) + "x" +
+                           std::to_string(width_) + " px: it belongs to another model");
+    const auto pixels = static_cast<std::size_t>(height_ * width_);
+    const std::size_t length = pixels * preprocess.mean.size();
+    for (std::size_t i = 0; i < golden.samples(); ++i) {
+      const std::uint8_t* image = golden.images.data.data() + i * length;
+      if (whole) {
+        framed_.push_back(before_preparation(image, preprocess));
+      } else {
+        normalized_.emplace_back(length);
+        normalize(image, pixels, preprocess, normalized_.back().data());
+      }
+    }
   }
 
   std::vector<Output> run(const Session& session, const Rows& rows,
                           const std::vector<std::string>& outputs) const {
-    std::vector<float> batch;
-    for (const std::size_t row : rows) {
-      const auto start = values_.begin() + static_cast<std::ptrdiff_t>(row * length_);
-      batch.insert(batch.end(), start, start + static_cast<std::ptrdiff_t>(length_));
+    if (framed_.empty()) {
+      std::vector<float> batch;
+      for (const std::size_t row : rows)
+        batch.insert(batch.end(), normalized_[row].begin(), normalized_[row].end());
+      return feed_.run_pixel_values(session, batch.data(), rows.size(),
+                                    static_cast<std::size_t>(height_),
+                                    static_cast<std::size_t>(width_), outputs);
     }
-    return model_.run_pixels(session, batch.data(), rows.size(),
-                             static_cast<std::size_t>(golden_.height()),
-                             static_cast<std::size_t>(golden_.width()), outputs);
+    std::vector<std::uint8_t> batch;
+    for (const std::size_t row : rows)
+      batch.insert(batch.end(), framed_[row].samples.begin(), framed_[row].samples.end());
+    return feed_.run_whole_images(session, batch, rows.size(), framed_[0].height, framed_[0].width,
+                                  outputs);
   }
 
  private:
-  const Model& model_;
-  const Golden& golden_;
-  std::size_t length_ = 0;
-  std::vector<float> values_;
+  const Feed& feed_;
+  std::int64_t height_, width_;
+  std::vector<std::vector<float>> normalized_;
+  std::vector<Pixels> framed_;
 };
 
+// Adds what is wrong with the scores that a graph computes itself. `outputs` end with them.
+template <typename Fail>
+void check_scores(const std::vector<Output>& outputs, const std::string& activation, Fail fail) {
+  const auto logits = std::find_if(outputs.begin(), outputs.end(),
+                                   [](const Output& output) { return output.name == "logits"; });
+  const Output *probabilities = &outputs.end()[-3], *index = &outputs.end()[-2];
+  const Output* score = &outputs.end()[-1];
+  const std::size_t rows = logits->shape.empty() ? 0 : static_cast<std::size_t>(logits->shape[0]);
+  const std::size_t classes = rows ? logits->values.size() / rows : 0;
+  const std::size_t top = rows ? index->integers.size() / rows : 0;
+  if (probabilities->values.size() != rows * classes || score->values.size() != rows * top ||
+      top > classes)
+    return fail("probabilities, top_index and top_score do not have the shape of the logits");
+  for (std::size_t i = 0; i < rows; ++i) {
+    const auto part = [i](const auto& all, std::size_t size) {
+      const auto start = all.begin() + static_cast<std::ptrdiff_t>(i * size);
+      return std::vector(start, start + static_cast<std::ptrdiff_t>(size));
+    };
+    const GraphScores scores{part(probabilities->values, classes), part(index->integers, top),
+                             part(score->values, top)};
+    if (const std::string why =
+            score_failure(logits->values.data() + i * classes, scores, activation);
+        !why.empty())
+      fail(why);
+  }
+}
+
 // Runs every batch and adds its outputs to `measured`; adds what went wrong to `failures`.
-void run_all(const GoldenFeeds& feeds, const Session& session, const std::vector<Rows>& batches,
-             std::vector<Measured*> measured, std::vector<std::string>& failures) {
+// `activation` is that of a graph which computes scores itself, else empty.
+void run_all(const GoldenFeed& feed, const Session& session, const std::vector<Rows>& batches,
+             const std::vector<Measured*>& measured, const std::string& activation,
+             std::vector<std::string>& failures) {
   std::vector<std::string> names;
   for (const Measured* one : measured) names.push_back(one->reference.name);
+  if (!activation.empty()) names.insert(names.end(), std::begin(kScores), std::end(kScores));
   const auto fail = [&failures](const std::string& reason) {
     if (std::find(failures.begin(), failures.end(), reason) == failures.end())
       failures.push_back(reason);
@@ -113,7 +177,7 @@ void run_all(const GoldenFeeds& feeds, const Session& session, const std::vector
   for (const Rows& rows : batches) {
     std::vector<Output> outputs;
     try {
-      outputs = feeds.run(session, rows, names);
+      outputs = feed.run(session, rows, names);
     } catch (const Failure& error) {
       fail("batch " + std::to_string(rows.size()) + " fails: " + error.message);
       continue;
@@ -121,6 +185,7 @@ void run_all(const GoldenFeeds& feeds, const Session& session, const std::vector
     for (std::size_t i = 0; i < measured.size(); ++i)
       if (const std::string why = measured[i]->add(rows, outputs[i]); !why.empty())
         fail(names[i] + " at batch " + std::to_string(rows.size()) + " " + why);
+    if (!activation.empty()) check_scores(outputs, activation, fail);
   }
 }
 
@@ -164,53 +229,79 @@ void add_failures(const Measured& measured, const Tolerances& tolerances,
                        short_number(*allowed));
 }
 
-// Measures every output at one image size. The first entry is the one to report.
-std::vector<Measured> measure_size(const Model& model, const Golden& golden,
-                                   std::vector<std::string>& failures) {
-  const Manifest& manifest = model.manifest();
-  const Tolerances& tolerances = tolerances_of(manifest.precision);
-  const GoldenFeeds feeds(model, golden);
+// What the golden file has a reference for, of the outputs that the manifest promises.
+std::vector<Measured> promised_outputs(const Model& model, const Golden& golden,
+                                       const Tolerances& tolerances, Findings& found) {
   std::vector<Measured> measured;
-  for (const TensorSpec& output : manifest.outputs) {
+  for (const TensorSpec& output : model.manifest().outputs) {
+    if (model.feed().takes_whole_images() && is_score(output.name)) continue;  // see check_scores
     if (golden.outputs.count(output.name))
       measured.emplace_back(reference_of(golden, output.name, tolerances));
     else
-      failures.push_back(output.name + ": promised by the manifest, but not in the golden file");
+      found.failures.push_back(output.name +
+                               ": promised by the manifest, but not in the golden file");
   }
   if (measured.empty())
     throw artifact_error(model.name() +
                          ": the golden file has none of its outputs: it belongs to another model");
-  if (manifest.has_config && !golden.outputs.count(kFeatures))
-    failures.push_back("the golden file lacks the features, so the body would not be measured");
-  const auto fixed = manifest.inputs.front().fixed_batch();
+  if (model.manifest().has_config && !golden.outputs.count(kFeatures))
+    found.failures.push_back(
+        "the golden file lacks the features, so the body would not be measured");
+  return measured;
+}
+
+// The tensor that is measured even where it is no output: a zero head would hide a broken body.
+std::string inner_tensor(const Golden& golden, const std::vector<Measured>& measured) {
+  const std::string name = golden.outputs.count(kFeatures) ? kFeatures
+                           : golden.last_block             ? golden.last_block->name
+                                                           : "";
+  const bool is_output = std::any_of(measured.begin(), measured.end(),
+                                     [&](const Measured& m) { return m.reference.name == name; });
+  return is_output ? "" : name;
+}
+
+// The activation of a graph that computes scores itself; empty for others.
+std::string activation_in_graph(const Model& model) {
+  const std::vector<TensorSpec>& outputs = model.manifest().outputs;
+  const auto scores = std::count_if(outputs.begin(), outputs.end(),
+                                    [](const TensorSpec& spec) { return is_score(spec.name); });
+  const bool computes = model.feed().takes_whole_images() &&
+                        scores == static_cast<std::ptrdiff_t>(std::size(kScores)) &&
+                        outputs.front().name == kLogits;
+  return computes ? model.manifest().activation : "";
+}
+
+// Measures every output at one image size. The first entry is the one to report.
+std::vector<Measured> measure_size(const Model& model, const Golden& golden, Findings& found) {
+  const Tolerances& tolerances = tolerances_of(model.manifest().precision);
+  const GoldenFeed feed(model, golden);
+  std::vector<Measured> measured = promised_outputs(model, golden, tolerances, found);
+  const auto fixed = model.manifest().inputs.front().fixed_batch();
   const std::vector<std::size_t> batches =
       fixed ? std::vector<std::size_t>{static_cast<std::size_t>(*fixed)}
             : std::vector<std::size_t>{1, 2, 3};
-  auto session = model.session_with(manifest.outputs.front().name);
-  const bool has_features = std::any_of(measured.begin(), measured.end(), [](const Measured& m) {
-    return m.reference.name == kFeatures;
-  });
-  // A zero head would hide a broken body, so the features are measured where they are no output.
-  const bool is_inner =
-      !has_features && golden.outputs.count(kFeatures) && model.session_with(kFeatures) != nullptr;
-  const std::vector<Rows> all = plan(golden.samples(), batches);
-  const std::size_t outputs = measured.size();
-  if (is_inner) measured.emplace_back(reference_of(golden, kFeatures, tolerances));
-  std::vector<Measured*> together;
-  for (Measured& one : measured) together.push_back(&one);
-  const bool on_cpu = model.settings().provider == "cpu";
-  if (is_inner && !on_cpu) {  // there a further output can change which nodes are fused
-    run_all(feeds, *session, all,
-            {together.begin(), together.begin() + static_cast<std::ptrdiff_t>(outputs)}, failures);
-    Rows every;
-    for (std::size_t i = 0; i < batches.back(); ++i) every.push_back(i % golden.samples());
-    run_all(feeds, *model.session_with(kFeatures), {every}, {together.back()}, failures);
+  const auto session = model.session_with(model.manifest().outputs.front().name);
+  const std::string inner = inner_tensor(golden, measured);
+  const auto exposed = inner.empty() ? nullptr : model.session_with(inner);
+  if (exposed)
+    measured.emplace_back(reference_of(golden, inner, tolerances));
+  else if (!inner.empty())
+    found.notes.push_back(inner + ": not measured, the graph has no tensor of that name");
+  std::vector<Measured*> all;
+  for (Measured& one : measured) all.push_back(&one);
+  const std::vector<Rows> rows = plan(golden.samples(), batches);
+  const std::string activation = activation_in_graph(model);
+  if (exposed && model.settings().provider != "cpu") {
+    // there a further output can change which nodes are fused
+    run_all(feed, *session, rows, {all.begin(), all.end() - 1}, activation, found.failures);
+    run_all(feed, *exposed, in_order(golden.samples(), batches.back()), {all.back()}, "",
+            found.failures);
   } else {
-    run_all(feeds, is_inner ? *model.session_with(kFeatures) : *session, all, together, failures);
+    run_all(feed, exposed ? *exposed : *session, rows, all, activation, found.failures);
   }
-  for (const Measured& one : measured) add_failures(one, tolerances, failures);
+  for (const Measured& one : measured) add_failures(one, tolerances, found.failures);
   const auto logits = std::find_if(measured.begin(), measured.end(),
-                                   [](const Measured& m) { return m.reference.name == "logits"; });
+                                   [](const Measured& m) { return m.reference.name == kLogits; });
   if (logits != measured.end()) std::rotate(measured.begin(), logits, logits + 1);
   return measured;
 }
@@ -235,8 +326,8 @@ void add_measurements(const std::vector<Measured>& measured, const std::string& 
 }  // namespace
 
 Selftest measure(const Model& model, const Golden& golden) {
-  std::vector<std::string> failures;
-  const std::vector<Measured> measured = measure_size(model, golden, failures);
+  Findings found;
+  const std::vector<Measured> measured = measure_size(model, golden, found);
   const Measured& main = measured.front();
   Selftest result;
   result.output = main.reference.name;
@@ -248,13 +339,15 @@ Selftest measure(const Model& model, const Golden& golden) {
   result.samples = static_cast<std::int64_t>(golden.samples());
   add_measurements(measured, "", result.measurements);
   for (const Golden& other : golden.others) {
-    std::vector<std::string> reasons;
+    Findings there;
     const std::string size = std::to_string(other.height()) + "x" + std::to_string(other.width());
-    add_measurements(measure_size(model, other, reasons), " " + size, result.measurements);
-    for (const std::string& reason : reasons) failures.push_back(size + " px: " + reason);
+    add_measurements(measure_size(model, other, there), " " + size, result.measurements);
+    for (const std::string& reason : there.failures)
+      found.failures.push_back(size + " px: " + reason);
   }
-  result.passed = failures.empty();
-  result.reason = joined(failures);
+  result.passed = found.failures.empty();
+  result.reason = joined(found.failures);
+  result.notes = joined(found.notes);
   return result;
 }
 

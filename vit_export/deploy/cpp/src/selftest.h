@@ -24,6 +24,7 @@ struct Measurement {
 struct Selftest {
   bool passed = false;
   std::string reason;  // why it did not pass, joined by "; "
+  std::string notes;   // what could not be measured
   std::string output;  // that the figures below are of
   double max_abs = 0;
   std::optional<double> tolerance, baseline;

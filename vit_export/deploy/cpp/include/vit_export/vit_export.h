@@ -174,6 +174,7 @@ typedef struct vit_export_selftest {
   size_t struct_size; /* set it before the call: fields beyond it are not written */
   int32_t passed;
   const char* reason; /* why it did not pass; empty where it did */
+  const char* notes;  /* what could not be measured; empty where all was */
   const char* provider;
   const char* output; /* the output that the figures below are of: the logits, where there are */
   double max_abs;     /* over all batches; infinite where nothing could be compared */

@@ -172,6 +172,7 @@ struct Measurement {
 struct Selftest {
   bool passed = false;
   std::string reason;  // why it did not pass
+  std::string notes;   // what could not be measured
   std::string provider;
   std::string output;  // the output that the figures are of: the logits, where there are
   double max_abs = 0;
@@ -302,6 +303,7 @@ inline Selftest selftest(vit_export_selftest_result* result) {
   Selftest made;
   made.passed = raw.passed != 0;
   made.reason = raw.reason;
+  made.notes = raw.notes;
   made.provider = raw.provider;
   made.output = raw.output;
   made.max_abs = raw.max_abs;
