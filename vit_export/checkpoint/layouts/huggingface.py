@@ -65,10 +65,8 @@ HUGGING_FACE = Layout(
     ignored=("pooler.dense.{p}", "embeddings.mask_token"),
     unsupported={
         r"layer_scale|lambda_\d": "layer scale",
-        r"register_tokens": "register tokens",
         r"relative_position": "relative positions",
-        r"^decoder\.": "a decoder (masked image modelling)",
-        r"\.mlp\.weights_(in|out)\.": "a gated (SwiGLU) MLP",
     },
+    others=(r"decoder\.",),  # of ViTMAEForPreTraining and ViTForMaskedImageModeling
     assumed={"norm_eps": (1e-12, "the default of Hugging Face's ViT")},
 )
