@@ -45,6 +45,7 @@ EXTRAS = {
     "training": ("export",),
     "graph": ("export",),
     "engine": ("tensorrt", "tensorrt-rtx"),
+    "deploy": (),
     "quantization": ("export", "cpu"),
     "benchmark": ("cpu", "export"),
     "pipeline": ("export", "cpu"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.preprocess import Preprocess
 
 Outputs = dict[str, NDArray[np.generic]]
 
@@ -32,6 +33,9 @@ class Runner(Runnable, Protocol):
     """Runs one artifact on one provider."""
 
     outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Any], *, preprocess: Preprocess | None = None) -> Outputs:
+        """As `Runnable.run`; check that the first input has the range of images so normalised."""
 
     def release(self) -> None:
         """Free the memory of the backend; the next run loads the artifact again."""

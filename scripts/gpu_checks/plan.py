@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gpu_checks import cuda, speed, tensorrt
+from gpu_checks import cuda, engine_runs, speed, tensorrt
 from gpu_checks.outcome import Check
 
 VARIANTS = ("mnist", "ti16", "deit_ti", "b32", "b16")
@@ -16,6 +16,7 @@ FLOATS = ("fp32", "fp16", "bf16")
 INTEGERS = ("int8-static", "int8")
 EXPORT_S = 240  # an artifact may have to be made first
 SMALL_BUILD_S = 180  # an engine of the smallest model
+RUNS_S = 120  # of an engine that is there
 BUILD_S = 480  # an artifact, and an engine of the timed model
 SPEED_S = 120
 COMPILE_S = 420  # torch tries out kernels for two batch sizes
@@ -88,6 +89,19 @@ def _engines() -> Iterator[Check]:
                 _engine_name(backend, variant, precision), tensorrt.engine,
                 (backend, variant, precision), timeout_s=limit_s, runs_artifact=True,
             )  # fmt: skip
+
+    for name, function, arguments, backend in (
+        ("runtime cache", engine_runs.runtime_cache, (), "tensorrt-rtx"),
+        ("cuda graph capture that fails", engine_runs.failed_capture, (), "tensorrt"),
+        *(
+            ("memory under threads", engine_runs.memory_under_threads, (backend,), backend)
+            for backend in BACKENDS
+        ),
+    ):
+        yield Check(
+            f"engine {backend} {name}", function, arguments, timeout_s=RUNS_S, runs_artifact=True,
+            after=_engine_name(backend, "edge", "fp32"),
+        )  # fmt: skip
 
 
 def _engine_name(backend: str, variant: str, precision: str) -> str:

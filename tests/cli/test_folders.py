@@ -57,7 +57,7 @@ def test_a_module_of_the_current_folder_is_exported_without_a_line_of_another_li
     assert done.returncode == 0, done.stderr
     assert (trapped / "m.onnx").exists()
     assert done.stderr.splitlines() == [
-        "load the model", "torch -> onnx", "measure torch -> onnx", "simplify",
+        "load the model", "torch -> onnx", "measure torch -> onnx",
         "measure onnx -> simplified",
     ]  # fmt: skip
     assert "torchvision" not in done.stdout

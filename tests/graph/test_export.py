@@ -239,6 +239,25 @@ def test_repeated_blocks_with_equal_weights_keep_their_own(tmp_path, tiny_config
         np.testing.assert_allclose(logits, model(torch.from_numpy(X)).numpy(), atol=1e-5)
 
 
+def test_the_last_block_computes_only_the_tokens_that_are_read(make_model, tmp_path):
+    """Its queries and what follows; q and kv are layers of their own; the model stays whole."""
+    model = make_model(depth=2, distilled=True)
+    outputs, last = vit_outputs(model), model.blocks[-1]
+    file = export_module(outputs, tmp_path / "x.onnx", [IMAGES])
+    assert file.outputs[-1] == TensorSpec("blocks.1", "float32", ("batch_size", 2, 32))
+    graph = onnx.load(file.path, load_external_data=False).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    assert shapes["blocks.0.attn.qkv.weight"] == [32, 96]
+    assert shapes["blocks.1.attn.q.weight"] == [32, 32]
+    assert shapes["blocks.1.attn.kv.weight"] == [32, 64]
+    assert "blocks.1.attn.qkv.weight" not in shapes
+    assert model.blocks[-1] is last
+    with torch.no_grad():
+        expected = outputs(torch.from_numpy(X))
+    for found, wanted in zip(run(file.path, pixel_values=X), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+
+
 def test_blocks_that_differ_are_traced_one_by_one(tmp_path, make_model):
     model = make_model(depth=5)
     model.blocks[2].norm1.eps = 0.5

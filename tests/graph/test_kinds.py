@@ -25,11 +25,11 @@ from vit_export.pipeline.source import load_source
 
 # fields of a config of one block, settings of the export, products with a constant matrix
 KINDS = {
-    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 1}, 6),
+    "distilled": ({"distilled": True, "qkv_bias": False}, {"batch": 1}, 7),
     "pre_logits": (
         {"representation_size": 16, "act_layer": "gelu_tanh"},
         {"opset": 18, "external_data": True},
-        6,
+        7,
     ),
     "no head": ({"num_classes": 0, "global_pool": "avg"}, {"attention": "op"}, 4),
 }
@@ -70,7 +70,7 @@ def test_every_kind_of_model_is_exported_and_converted_whole(
 def test_an_artifact_of_dynamic_size_is_converted_whole(exported, run_ort, tmp_path):
     """Its positions are resampled in the graph."""
     path = exported(settings=ExportSettings(dynamic_size=True)).path
-    check_conversions(path, run_ort, tmp_path / "converted.onnx", images(2), 13)
+    check_conversions(path, run_ort, tmp_path / "converted.onnx", images(2), 14)
 
 
 def test_a_graph_that_is_not_simplified_is_converted_whole(raw_export, run_ort, tmp_path):

@@ -64,6 +64,14 @@ def test_the_same_operator_twice_in_a_module_is_numbered():
     assert nodes == ["mlp/Add", "mlp/Add_2", "mlp/Add_3"]
 
 
+def test_a_node_of_a_rewrite_counts_to_the_module_that_reads_it():
+    """The exporter leaves such nodes without metadata."""
+    model = graph_of(("Split", [""], "c0"), ("Add", ["", "module", "module.attn"], "c1"))
+    del next(iter(model.graph)).metadata_props[SCOPES]
+    nodes, _ = named(model)
+    assert nodes == ["attn/Split", "attn/Add"]
+
+
 def test_values_have_the_name_of_their_node_and_outputs_keep_theirs():
     """The profile of a runtime shows both."""
     model = graph_of(("Add", ["", "module.a"], "c0"), ("Add", ["", "module.b"], "c1"))

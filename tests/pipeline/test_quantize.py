@@ -42,11 +42,11 @@ def test_the_certificate_of_fp16_has_two_stages_and_counts_the_nodes(tiny_export
     stages = [stage.name for stage in manifest.certificate]
     assert stages[-2:] == ["fp32 -> fp16, every operation rounded", "fp32 -> fp16"]
     assert stages[:-2] == [stage.name for stage in tiny_export.manifest.certificate]
-    assert manifest.conversion.planned == manifest.conversion.narrowed == 14
+    assert manifest.conversion.planned == manifest.conversion.narrowed == 15
     assert manifest.conversion.kept == ()
     assert manifest.conversion.source_sha256 == tiny_export.manifest.graph_sha256
     assert manifest.certificate[-1].accuracy == "unmeasured"
-    assert converted_nodes(OnnxFile.read(fp16.path)) == 14
+    assert converted_nodes(OnnxFile.read(fp16.path)) == 15
     names = {path.name for path in fp16.path.parent.iterdir()}
     assert names == {"tiny.fp16.golden.npz", "tiny.fp16.onnx"}
     assert fp16.size_bytes == fp16.path.stat().st_size
@@ -234,7 +234,7 @@ def test_real_images_are_compared_and_certified(copied, tmp_path, photographs):
 def test_a_result_may_have_the_name_of_its_source_or_of_a_scratch_file(tiny_export, tmp_path):
     """Scratch files are in folders of their own."""
     made = quantize(tiny_export.path, tmp_path / "tiny.onnx", settings=FP16)
-    assert converted_nodes(OnnxFile.read(made.path)) == 14
+    assert converted_nodes(OnnxFile.read(made.path)) == 15
     assert made.manifest.graph_sha256 == OnnxFile.read(made.path).graph_sha256()
 
 
@@ -266,9 +266,9 @@ def test_a_conversion_of_nothing_is_refused(reweighted, tmp_path):
     def overflow(model) -> None:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and name.endswith("weight"):
-                parameter.data[0, 0] = 1e5
+                parameter.data[[0, -1], 0] = 1e5  # of q, and of k and v
 
     source = reweighted(overflow)
     settings = dataclasses.replace(FP16, budget=1.0)
-    with pytest.raises(GateError, match="none of its 14 products with weights would be fp16"):
+    with pytest.raises(GateError, match="none of its 15 products with weights would be fp16"):
         quantize(source.path, tmp_path / "half.onnx", settings=settings)

@@ -30,7 +30,7 @@ def test_dynamic_int8_certifies_that_rows_depend_on_their_neighbours(tiny_export
     assert stage.row_max_abs > 0
     assert any("share one activation scale" in note for note in stage.notes)
     manifest = OnnxFile.read(made.path).manifest
-    assert manifest.conversion.narrowed == converted_nodes(OnnxFile.read(made.path)) == 13
+    assert manifest.conversion.narrowed == converted_nodes(OnnxFile.read(made.path)) == 14
 
 
 def test_static_int8_is_calibrated_smoothed_and_independent_of_neighbours(
@@ -60,7 +60,7 @@ def test_a_node_that_was_not_converted_is_an_error(tiny_export, tmp_path, monkey
     """The nodes of the file are counted: a file without INT8 would compute the best outputs."""
     real = gate.converted_nodes
     monkeypatch.setattr(gate, "converted_nodes", lambda file: real(file) - 1)
-    with pytest.raises(GateError, match="12 nodes with weights are int8 in the file, expected 13"):
+    with pytest.raises(GateError, match="13 nodes with weights are int8 in the file, expected 14"):
         quantize(tiny_export.path, tmp_path / "q.onnx", settings=INT8)
     assert list(tmp_path.iterdir()) == []
 

@@ -215,6 +215,16 @@ def test_our_model_returns_the_requested_outputs_and_always_its_features(make_mo
     assert torch.equal(model.norm(blocks[-1]), tokens)
 
 
+def test_of_the_last_block_only_the_tokens_that_are_read_are_kept(make_model):
+    """All of them where the tokens are an output, or where the head averages them."""
+    x = torch.randn(2, 3, 32, 32)
+    model = make_model(distilled=True)
+    read, whole = vit_outputs(model)(x)[-1], vit_outputs(model, ("tokens",))(x)[-1]
+    assert torch.equal(read, whole[:, :2])
+    assert whole.shape == (2, 18, 32)
+    assert vit_outputs(make_model(global_pool="avg"))(x)[-1].shape == (2, 17, 32)
+
+
 def test_a_model_without_head_has_no_logits(make_model):
     """It returns its features."""
     assert vit_outputs(make_model(num_classes=0)).names == ("features",)

@@ -15,8 +15,8 @@ from vit_export.runtime.checks import (
     check_array,
     check_feeds,
     check_names,
-    check_range,
     check_sizes,
+    largest_magnitude,
     with_batch,
 )
 
@@ -105,28 +105,50 @@ def test_pixels_from_0_to_255_are_refused_and_noise_is_not(preprocess):
     with pytest.raises(
         InputError, match=r"values from 0 to 255.*\nhint: normalise it: \(pixels / 255 - "
     ):
-        check_range(SPEC, pixels, preprocess)
-    check_range(SPEC, generator.standard_normal(GOOD.shape).astype(np.float32), preprocess)
-    check_range(SPEC, (pixels / 255 - 0.45) / 0.22, preprocess)
+        check_array(SPEC, pixels, preprocess)
+    check_array(SPEC, generator.standard_normal(GOOD.shape).astype(np.float32), preprocess)
+    check_array(SPEC, (pixels / 255 - 0.45) / 0.22, preprocess)
 
 
 def test_the_limit_is_a_multiple_of_the_range():
-    """Negative and positive."""
+    """Negative and positive; without a preparation there is no limit."""
     preprocess = Preprocess(size=(32, 48))
     for sign in (1, -1):
-        check_range(SPEC, np.full((1, 1), sign * MAX_RANGE_FACTOR, np.float32), preprocess)
-        with pytest.raises(InputError):
-            check_range(
-                SPEC, np.full((1, 1), sign * (MAX_RANGE_FACTOR + 0.1), np.float32), preprocess
-            )
+        check_array(SPEC, np.full_like(GOOD, sign * MAX_RANGE_FACTOR), preprocess)
+        beyond = np.full_like(GOOD, sign * (MAX_RANGE_FACTOR + 0.1))
+        check_array(SPEC, beyond)
+        with pytest.raises(InputError, match=f"values from {sign * 16.1} to {sign * 16.1},"):
+            check_array(SPEC, beyond, preprocess)
 
 
-@pytest.mark.parametrize(
-    "value", [None, "text", np.zeros(0, np.float32), np.full(3, 255, np.uint8)]
-)
-def test_other_objects_than_float_arrays_have_no_range(value):
-    """Other checks refuse them; a tensor on a device is not copied."""
-    check_range(SPEC, value, Preprocess(size=(32, 48)))
+def test_only_the_first_input_has_the_range_of_an_image():
+    """The others of a model of several inputs are no images."""
+    other = TensorSpec("scale", "float32", ("batch_size", 1))
+    feeds = {"pixel_values": GOOD, "scale": np.full((2, 1), 1000, np.float32)}
+    check_feeds([SPEC, other], feeds, preprocess=IMAGENET)
+    with pytest.raises(InputError, match="input 'scale' holds values from 1e"):
+        check_feeds([other, SPEC], feeds, preprocess=IMAGENET)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_largest_magnitude_is_that_of_float_comparisons(dtype):
+    """Zeros of both signs, subnormal numbers, one sign only, any layout, more than one part."""
+    generator = np.random.default_rng(0)
+    large = generator.standard_normal((70, 3, 64, 64)).astype(dtype)
+    tiny = np.finfo(dtype).smallest_subnormal
+    small = [np.array(values, dtype) for values in (3, [0.0, -0.0], [-tiny, 0])]
+    for array in (large, -np.abs(large), np.abs(large), large[::-1, :, ::2], large.T, *small):
+        assert largest_magnitude(array) == np.abs(array).max()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("number", [np.nan, -np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_found_at_every_place(dtype, number):
+    """In the first part of a large array, and in its last."""
+    for place in (0, 1234, -1):
+        array = np.ones((70, 3, 64, 64), dtype)
+        array.reshape(-1)[place] = number
+        np.testing.assert_equal(largest_magnitude(array), abs(number))
 
 
 def test_with_batch_sets_the_dynamic_dimension():

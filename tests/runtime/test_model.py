@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,40 @@ def test_images_are_read_one_batch_ahead(vit):
     assert peak < 3 * 1024 * 1024 * 3
 
 
+def test_methods_that_end_early_leave_no_thread(vit, photographs, tmp_path):
+    """An error, an iterator that is dropped, and results that are all there."""
+
+    def threads():
+        return [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
+
+    images = [*photographs, tmp_path / "none.png", *[photographs[0]] * 40]
+    with pytest.raises(ImageError, match="image 2: ") as caught:
+        vit.classify(images)
+    assert threads() == []
+    with pytest.raises(ImageError):
+        vit.embed(images)
+    assert threads() == []
+    del caught
+    results = vit.classify_each(images)
+    next(results)
+    assert threads()
+    results.close()
+    assert threads() == []
+    assert len([*vit.classify_each(images)]) == len(images)
+    assert threads() == []
+
+
+def test_threads_may_share_a_model(vit, photographs):
+    """Each gets the predictions of its own images."""
+    batches = [[photographs[i % 2]] * (3 + i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(vit.classify, batches))
+    for predictions, images in zip(found, batches, strict=True):
+        expected = vit.classify(images[0])
+        assert len(predictions) == len(images)
+        assert all(close(each, expected) for each in predictions)
+
+
 def test_a_fixed_batch_is_filled_up(exported, photographs, vit):
     """Five images on a file for batches of three; it has no labels."""
     three = load(exported(settings=ExportSettings(batch=3)).path, provider="cpu")
@@ -140,8 +176,8 @@ class Changed:
     def __getattr__(self, name):
         return getattr(self.runner, name)
 
-    def run(self, feeds):
-        return {"logits": self.change(self.runner.run(feeds)["logits"])}
+    def run(self, feeds, *, preprocess=None):
+        return {"logits": self.change(self.runner.run(feeds, preprocess=preprocess)["logits"])}
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -305,6 +341,9 @@ def test_pixels_that_were_not_normalised_are_refused(vit):
     with pytest.raises(InputError, match=r"values from 0 to 255.*\nhint: normalise it"):
         vit.run(np.linspace(0, 255, 3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32))
     assert vit.run(generator.standard_normal((4, 3, 32, 32)).astype(np.float32)).shape == (4, 10)
+    for number in (np.nan, np.inf):
+        with pytest.raises(InputError, match="'pixel_values' holds NaN or infinite values"):
+            vit.run(np.full((1, 3, 32, 32), number, np.float32))
 
 
 def test_tensors_and_dicts_run_like_arrays(vit):

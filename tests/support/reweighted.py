@@ -17,6 +17,7 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.onnx_writer import stamp
 from vit_export.images.prepare import normalize
+from vit_export.model.last_block import LastBlock
 from vit_export.model.vit import VisionTransformer
 from vit_export.pipeline.export import ExportResult
 from vit_export.reference.oracle import record
@@ -37,7 +38,10 @@ class Artifact:
 
 def write_weights(source: Path, path: Path, model: VisionTransformer) -> None:
     """Write a graph with the weights of another model of the same config, metadata included."""
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    last = LastBlock(model.blocks[-1], read=1).state_dict()  # as it is exported
+    tensors |= {f"blocks.{len(model.blocks) - 1}.{name}": tensor for name, tensor in last.items()}
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
     proto = onnx.load(source)
     transposed = {node.input[1] for node in proto.graph.node if node.op_type == "MatMul"}
     for tensor in proto.graph.initializer:

@@ -22,8 +22,9 @@ def test_the_plan_says_which_checks_run_an_artifact_and_which_need_another():
         assert check.runs_artifact is not check.name.startswith(theirs), check.name
     for place, check in enumerate(found):
         assert not check.after or check.after in [earlier.name for earlier in found[:place]]
-        assert bool(check.after) is check.name.startswith(
-            ("speed GPU: engine", "speed host: engine")
+        assert bool(check.after) is (
+            check.name.startswith(("speed GPU: engine", "speed host: engine"))
+            or check.name.endswith(("runtime cache", "capture that fails", "under threads"))
         )
 
 
@@ -38,3 +39,12 @@ def test_the_printed_plan_names_every_check_its_limit_and_what_it_shows():
     (line,) = (line for line in lines if line.startswith("speed GPU: torch.compile "))
     assert "  420 s  " in line
     assert "uses CUDA graphs" in line
+    for name, shown in (
+        ("engine tensorrt-rtx runtime cache ", "writes its kernels to a file"),
+        ("engine tensorrt cuda graph capture that fails ", "warns once and runs on"),
+        ("engine tensorrt memory under threads ", "leak no memory"),
+        ("engine tensorrt-rtx memory under threads ", "leak no memory"),
+    ):
+        (line,) = (line for line in lines if line.startswith(name))
+        assert "  120 s  " in line
+        assert shown in line

@@ -73,6 +73,49 @@ def staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def staging_folder(output: Path) -> Iterator[Path]:
+    """Make a temporary folder whose content becomes that of `output`, a new or empty folder.
+
+    Nothing is left behind where the context fails.
+    """
+    exists = output.is_dir()
+    if exists and any(output.iterdir()):
+        raise OutputError(
+            f"cannot write {output}: the folder is not empty",
+            hint="name another folder with -o, or empty this one",
+        )
+    if os.path.lexists(output) and not exists:
+        raise OutputError(f"cannot write {output}: it is no folder", hint="name a folder with -o")
+    name = f".{output.absolute().name}.{secrets.token_hex(4)}.tmp"
+    folder = output / name if exists else output.with_name(name)
+    check_writable(folder if exists else output)
+    try:
+        folder.mkdir()
+        yield folder
+        if exists:  # kept: it may be the current folder, or a mount point
+            _move_content(folder, output)
+        else:
+            folder.rename(output)
+    except OSError as error:
+        raise _refusal(error, folder, output) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_content(folder: Path, target: Path) -> None:
+    """Move everything in a folder into another one, or nothing."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(folder.iterdir()):
+            moved.append(target / path.name)
+            path.rename(moved[-1])
+    except BaseException:  # an interrupt too
+        for path in filter(os.path.lexists, moved):
+            path.rename(folder / path.name)
+        raise
+
+
 def _refusal(error: OSError, folder: Path, output: Path) -> VitExportError:
     """Return the error that names the file which the operating system refused."""
     reason = f"{error.strerror or error}; nothing was left behind"

@@ -9,6 +9,7 @@ from vit_export.cli.commands.engine import engine
 from vit_export.cli.commands.finetune import finetune
 from vit_export.cli.commands.inspect import inspect
 from vit_export.cli.commands.onnx import onnx
+from vit_export.cli.commands.package import package
 from vit_export.cli.commands.predict import predict
 from vit_export.cli.commands.quantize import quantize
 from vit_export.cli.commands.validate import validate
@@ -24,6 +25,6 @@ def main() -> None:
 
 
 for command in (
-    onnx, quantize, engine, validate, bench, predict, inspect, finetune, variants, doctor,
+    onnx, quantize, engine, validate, bench, predict, inspect, package, finetune, variants, doctor,
 ):  # fmt: skip
     main.add_command(command)

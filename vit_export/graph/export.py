@@ -19,7 +19,8 @@ from vit_export.graph.builder import clear_origin
 from vit_export.graph.io import save_graph
 from vit_export.graph.names import name_after_modules
 from vit_export.graph.repeat import BEFORE, TRACED, Weights, repeat_block
-from vit_export.model.vit import VisionTransformer
+from vit_export.model.last_block import LastBlock
+from vit_export.model.vit import Block, VisionTransformer
 from vit_export.reference.outputs import Outputs
 
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
@@ -48,7 +49,13 @@ def export_module(
         for spec in inputs
     )
     try:
-        with _silenced(), torch.no_grad(), _shortened(model) as repeated:
+        with (
+            _silenced(),
+            _one_thread(),
+            torch.no_grad(),
+            _read_only(model),
+            _shortened(model) as repeated,
+        ):
             program = torch.onnx.export(
                 model,
                 tuple(example_input(spec, example_sizes) for spec in inputs),
@@ -75,6 +82,21 @@ def export_module(
     for value in exported.graph.initializers.values():
         value.const_value = None  # the exporter's rewrite rules keep their last graph alive
     return OnnxFile.read(path)
+
+
+@contextmanager
+def _read_only(model: Outputs) -> Iterator[None]:
+    """Let the last block of a Vision Transformer compute only the tokens that are read."""
+    module, read = model.module, model.read
+    if read is None or not isinstance(module, VisionTransformer):
+        yield
+        return
+    block = cast(Block, module.blocks[-1])
+    module.blocks[-1], model.read = LastBlock(block, read), None
+    try:
+        yield
+    finally:
+        module.blocks[-1], model.read = block, read
 
 
 @contextmanager
@@ -106,6 +128,17 @@ def _shortened(model: Outputs) -> Iterator[list[Weights]]:
         ]
     finally:
         module.blocks, model.taps = whole, taps
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread, as a forked child process must: it lacks those of its parent."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:

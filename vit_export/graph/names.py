@@ -41,6 +41,12 @@ def name_after_modules(model: ir.Model, *, keep: Collection[str]) -> None:
 
 
 def _scope(node: ir.Node) -> str:
-    """Return the path of the innermost module of a node; empty for the outermost module."""
+    """Return the path of the innermost module of a node; empty for the outermost module.
+
+    A node that a rewrite of the exporter made has no metadata, and counts to its first reader.
+    """
+    readers = [use.node for use in node.outputs[0].uses()]
+    if _SCOPES not in node.metadata_props and readers:
+        return _scope(readers[0])
     modules = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[:-1]  # last: the operation
     return f"{modules[-1]}.".removeprefix(_PREFIX).removesuffix(".") if modules else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_export import __version__
+from vit_export.host.cpus import usable_cpus
 from vit_export.host.nvidia import version_of
 from vit_export.host.probes import probe_nvidia, run_probe
 
@@ -51,11 +52,10 @@ def this_machine(packages: Iterable[str]) -> Machine:
     model = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
     names = getattr(os, "sysconf_names", {})  # none on Windows
     pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
-    has_affinity = hasattr(os, "sched_getaffinity")
     own = {"vit-export": __version__, "python": platform.python_version()}
     return Machine(
         processor=model[1] if model else platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
+        cores=usable_cpus(),
         memory_bytes=pages and pages * os.sysconf("SC_PAGE_SIZE"),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         system=f"{platform.system()} {platform.machine()}",

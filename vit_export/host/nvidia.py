@@ -7,7 +7,6 @@ A wheel's metadata does not say which libraries it is linked with, so `ldd` list
 import contextlib
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -31,6 +30,8 @@ WHEELS = {  # package -> wheels that contain the same module
 
 def version_of(*distributions: str) -> str:
     """Return the version of the first of these distributions that is installed, or `""`."""
+    import importlib.metadata  # 0.1 s, which a run on the CPU does without
+
     for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
@@ -39,6 +40,8 @@ def version_of(*distributions: str) -> str:
 
 def onnxruntime_wheels() -> tuple[str, ...]:
     """Return the installed wheels that contain `onnxruntime`; two overwrite each other's files."""
+    import importlib.metadata
+
     owners = importlib.metadata.packages_distributions().get("onnxruntime", ())
     return tuple(sorted({name.lower().replace("_", "-") for name in owners if name}))
 

@@ -67,11 +67,15 @@ class Attention(nn.Module):
         self.attend: Attend = F.scaled_dot_product_attention
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        q, k, v = self.project(x)  # each (B, h, N, d)
         x = self.attend(self.rope(q), self.rope(k), v)
         x = x.transpose(1, 2).flatten(2)  # (B, N, D)
         return self.proj_drop(self.proj(x))
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values, each (B, h, N, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class QuickGelu(nn.Module):
@@ -160,8 +164,16 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))  # (B, N, D)
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        x = x + self.attention_branch(x)  # (B, N, D)
+        return x + self.mlp_branch(x)
+
+    def attention_branch(self, x: Tensor) -> Tensor:
+        """Compute what attention adds to the residual stream (Eq. 2)."""
+        return self.drop_path(self.ls1(self.attn(self.norm1(x))))
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """Compute what the MLP adds to the residual stream (Eq. 3)."""
+        return self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class AttentionPool(nn.Module):

@@ -4,8 +4,10 @@ import gc
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vit_export import __version__
@@ -28,11 +30,17 @@ from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare, gated_always
 from vit_export.graph.export import export_module
 from vit_export.graph.simplify import simplify
+from vit_export.host.fork import forked
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.settings import ExportSettings
-from vit_export.pipeline.source import choose_activation, load_source, record_golden
+from vit_export.pipeline.source import (
+    LoadedSource,
+    choose_activation,
+    load_source,
+    record_golden,
+)
 from vit_export.progress import Progress, silent
 from vit_export.runtime.onnxruntime.runner import OrtRunner
 
@@ -100,46 +108,27 @@ def export(
     precision = f".{narrow.precision}" if narrow is not None else ""
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
     with staging(path) as folder:
-        golden = record_golden(loaded, settings.images, progress)
-        if LOGITS in golden.outputs:
-            check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
-        activation, activation_notes = choose_activation(loaded, golden, settings.activation)
-        golden_file = folder / golden_path(path).name
-        golden.write(golden_file)
-        check_golden_not_shared(path, golden_file)
-        scratch = folder / "scratch"  # a subfolder, so that its files cannot overwrite the result
-        scratch.mkdir()
-        progress("torch -> onnx")
-        raw = export_module(
-            loaded.model,
-            scratch / "exported.onnx",
-            loaded.inputs,
-            opset=opset,
-            example_sizes=loaded.example_sizes,
-        )
-        manifest = Manifest(
-            variant=loaded.variant,
-            config=loaded.config,
-            weights=loaded.weights,
-            opset=opset,
-            inputs=loaded.inputs,
-            outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
-            preprocess=loaded.preprocess,
-            labels=loaded.labels,
-            blocks=loaded.model.taps,
-            toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
-            activation=activation,
-        )
+        build = partial(_build, loaded, opset, folder / path.name, settings)
+        with forked(build, allowed=not torch.cuda.is_initialized()) as built:
+            golden = record_golden(loaded, settings.images, progress)
+            if LOGITS in golden.outputs:
+                check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
+            activation, activation_notes = choose_activation(loaded, golden, settings.activation)
+            golden_file = folder / golden_path(path).name
+            golden.write(golden_file)
+            check_golden_not_shared(path, golden_file)
+            progress("torch -> onnx")
+            raw, packed, manifest = built()
         loaded.free()  # from here on the weights are on disk
-        del loaded, source
-        packed, comparisons = _pack_and_gate(
-            raw, folder / path.name, golden, manifest, settings, progress
-        )
+        del loaded, source, build, built
+        gc.collect()  # takes a second with torch loaded, and frees reference cycles
+        trim_memory()
+        comparisons = _gate(raw, packed, golden, manifest, settings, progress)
         comparison = comparisons[-1]
         manifest = manifest.replace(
-            outputs=packed.outputs,
             graph_sha256=packed.graph_sha256(),
             certificate=tuple(comparison.stage for comparison in comparisons),
+            activation=activation,
         )
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
@@ -165,18 +154,51 @@ def export(
     )
 
 
-def _pack_and_gate(
+def _build(
+    loaded: LoadedSource, opset: int, path: Path, settings: ExportSettings
+) -> tuple[OnnxFile, OnnxFile, Manifest]:
+    """Export, simplify and pack a model; return the exported graph, the packed file, its manifest.
+
+    The manifest lacks what comes later: hash, certificate and activation.
+    """
+    scratch = path.parent / "scratch"  # a subfolder, so that its files cannot overwrite the result
+    scratch.mkdir(exist_ok=True)
+    raw = export_module(
+        loaded.model,
+        scratch / "exported.onnx",
+        loaded.inputs,
+        opset=opset,
+        example_sizes=loaded.example_sizes,
+    )
+    manifest = Manifest(
+        variant=loaded.variant,
+        config=loaded.config,
+        weights=loaded.weights,
+        opset=opset,
+        inputs=loaded.inputs,
+        outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
+        preprocess=loaded.preprocess,
+        labels=loaded.labels,
+        blocks=loaded.model.taps,
+        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
+    )
+    final = raw
+    if settings.simplify:
+        simplify(raw.path, scratch / "simplified.onnx")
+        final = OnnxFile.read(scratch / "simplified.onnx")
+    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
+    return raw, packed, manifest.replace(outputs=packed.outputs)
+
+
+def _gate(
     raw: OnnxFile,
-    path: Path,
+    packed: OnnxFile,
     golden: Golden,
     manifest: Manifest,
     settings: ExportSettings,
     progress: Progress,
-) -> tuple[OnnxFile, list[Comparison]]:
-    """Simplify and pack the exported graph; return the packed file and the gate of each stage.
-
-    The last gate is always that of the packed file, which is the one that is published.
-    """
+) -> list[Comparison]:
+    """Measure the exported graph and the packed file, which is the one that is published."""
 
     def gate(file: OnnxFile, stage: str, *, one_batch: bool = False) -> Comparison:
         progress(f"measure {stage}")
@@ -186,17 +208,11 @@ def _pack_and_gate(
         runner.release()
         return comparison
 
-    comparisons, final, stage = [], raw, "torch -> onnx"
-    gc.collect()  # takes a second with torch loaded, and frees reference cycles
-    trim_memory()
+    comparisons, stage = [], "torch -> onnx"
     if settings.simplify:
         comparisons.append(gate(raw, stage, one_batch=True))
         comparisons[0].raise_for_failure()
-        progress("simplify")
-        stage, simplified = "onnx -> simplified", raw.path.with_name("simplified.onnx")
-        simplify(raw.path, simplified)
-        final = OnnxFile.read(simplified)
-    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
+        stage = "onnx -> simplified"
     last = gate(packed, stage)
     if settings.simplify and not last.passed:
         gate(raw, "torch -> onnx").raise_for_failure()  # at every batch: it may be the exporter
@@ -206,7 +222,7 @@ def _pack_and_gate(
             hint="export without the simplifier: --no-simplify",
         )
     last.raise_for_failure()
-    return packed, [*comparisons, last]
+    return [*comparisons, last]
 
 
 def _notes(settings: ExportSettings) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from vit_export.reference.outputs import Outputs
 from vit_export.reference.precision import in_float64, in_half, round_to, to_float64
 
 BATCH = 8  # images at a time
-REPEATED = 2  # images at a time in float32, whose first batch is run twice
+REPEATED = 1  # images at a time in float32, whose first batch is run twice
 HALF_TYPES = {"e16": torch.float16, "ebf16": torch.bfloat16}  # by baseline
 Results = dict[str, Tensor]  # of a module, by name; a tap's are a subsample
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
 from vit_export.errors import ExportError, check_known, with_article
+from vit_export.model.last_block import count_read_tokens
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = (LOGITS, FEATURES, TOKENS)
@@ -34,6 +35,7 @@ class Outputs(nn.Module):
         self.module = module
         self.names = tuple(names)
         self.taps = tuple(taps)
+        self.read: int | None = None  # tokens of the last tap that the outputs need; None for all
         self.keep_tap: Callable[[Tensor], Tensor] | None = None  # applied to a tap's result
         self.fixed_batch: int | None = None  # the only batch size that the module takes
         self._compute = compute  # a module here would be registered a second time
@@ -45,20 +47,25 @@ class Outputs(nn.Module):
         return (*self.names, *self.taps)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        with _tapped(self.module, self.taps, self.keep_tap) as tapped:
+        with _tapped(self.module, self.taps, self.keep_tap, self.read) as tapped:
             outputs = self._compute(*inputs)
         return (*(outputs[name] for name in self.names), *(tapped[tap] for tap in self.taps))
 
 
 @contextmanager
 def _tapped(
-    module: nn.Module, taps: Sequence[str], keep_tap: Callable[[Tensor], Tensor] | None = None
+    module: nn.Module,
+    taps: Sequence[str],
+    keep_tap: Callable[[Tensor], Tensor] | None = None,
+    read: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     results: dict[str, Tensor] = {}
 
     def keep(tap: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(first, Tensor):
+            if read is not None and tap == taps[-1]:
+                first = first[:, :read]
             results[tap] = keep_tap(first) if keep_tap is not None else first
 
     with ExitStack() as hooks:
@@ -74,12 +81,15 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> O
         check_known("output", name, OUTPUTS)
     if model.config.num_classes == 0:
         names = [name for name in names if name != LOGITS]
-    return Outputs(
+    outputs = Outputs(
         model,
         names=tuple(dict.fromkeys((*names, FEATURES))),
         compute=model.forward_all,
         taps=[f"blocks.{i}" for i in range(len(model.blocks))],
     )
+    if TOKENS not in names:
+        outputs.read = count_read_tokens(model.config)
+    return outputs
 
 
 def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:

@@ -105,7 +105,7 @@ def load(
         labels: Class names: a list, a mapping from class number to name, or the path of a file
             as `--labels` takes it; by default those of the manifest.
         threads: CPU threads of one run of an `.onnx` file, at most 256; by default the backend's
-            choice.
+            choice, or the CPUs that the affinity and the container's quota leave to this process.
 
     Raises:
         ArtifactError: The file is missing, damaged, or lacks its weights.

@@ -1,24 +1,35 @@
 """Checks of a runner's inputs, before a backend gets them; they raise InputError."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import Shape, TensorSpec
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import InputError, nearest, with_article
 
 MAX_RANGE_FACTOR = 16  # of a normalised image's range; standard normal noise is below it
+PART_BYTES = 1 << 20  # of an array that is read twice; it fits into a core's cache
 
 
 def check_feeds(
-    specs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, patch_size: int = 1
+    specs: Sequence[TensorSpec],
+    feeds: Mapping[str, Any],
+    *,
+    patch_size: int = 1,
+    preprocess: Preprocess | None = None,
 ) -> None:
-    """Check names, dtypes, shapes and that all values are finite."""
+    """Check names, dtypes, shapes, that all values are finite, and the range of normalised images.
+
+    `preprocess` says how the first input, the images, was normalised; without it any finite value
+    is accepted.
+    """
     check_names(specs, feeds)
     for spec in specs:
-        check_array(spec, feeds[spec.name])
+        check_array(spec, feeds[spec.name], preprocess if spec is specs[0] else None)
     check_sizes(specs, {name: x.shape for name, x in feeds.items()}, patch_size=patch_size)
 
 
@@ -56,8 +67,8 @@ def check_names(
             raise InputError(f"input {spec.name!r} is missing (the model takes: {spec})")
 
 
-def check_array(spec: TensorSpec, array: Any) -> None:
-    """Check an array's dtype, shape and that its values are finite."""
+def check_array(spec: TensorSpec, array: Any, preprocess: Preprocess | None = None) -> None:
+    """Check an array's dtype and shape, that it is finite, and the range of a normalised image."""
     problem, hint = "", f"convert it with .astype('{spec.dtype}')"
     if not isinstance(array, np.ndarray):
         problem, hint = (
@@ -73,10 +84,48 @@ def check_array(spec: TensorSpec, array: Any) -> None:
     elif not spec.fits(array.shape):
         problem = f"has shape {array.shape}, expected ({', '.join(map(str, spec.shape))})"
         hint = _shape_hint(spec, array.shape)
-    elif array.dtype.kind == "f" and not np.isfinite(array).all():
-        problem, hint = "holds NaN or infinite values", ""
+    elif array.dtype.kind == "f" and array.size:
+        largest = largest_magnitude(array)
+        if not math.isfinite(largest):
+            problem, hint = "holds NaN or infinite values", ""
+        elif preprocess is not None and largest > MAX_RANGE_FACTOR * _largest_pixel(preprocess):
+            problem, hint = _range_problem(array, preprocess)
     if problem:
         raise InputError(f"input {spec.name!r} {problem}", hint=hint)
+
+
+def largest_magnitude(array: NDArray[np.floating]) -> float:
+    """Return the largest absolute value of a float array; NaN where one of its values is NaN.
+
+    IEEE 754 numbers without their sign have the order of their bits, with infinity and then NaN on
+    top. So two integer maxima find it, for float16 in a hundredth of the time of two float ones.
+    """
+    array, size = np.atleast_1d(array), array.itemsize
+    rows, magnitude = max(1, len(array) * PART_BYTES // array.nbytes), (1 << (8 * size - 1)) - 1
+    largest = 0
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows]
+        for kind in "iu":  # the largest positive, and the largest negative number
+            largest = max(largest, int(part.view(f"{kind}{size}").max()) & magnitude)
+    return float(np.array(largest, f"u{size}").view(array.dtype))
+
+
+def _largest_pixel(preprocess: Preprocess) -> float:
+    """Return the largest absolute value of a normalised pixel."""
+    ends = ((end - mean) / std for mean, std in zip(preprocess.mean, preprocess.std, strict=True)
+            for end in (0, 1))  # fmt: skip
+    return max(map(abs, ends))
+
+
+def _range_problem(array: NDArray[np.floating], preprocess: Preprocess) -> tuple[str, str]:
+    """Describe values that cannot be those of a normalised image, e.g. 0 to 255; and the hint."""
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    return (
+        f"holds values from {float(array.min()):.3g} to {float(array.max()):.3g}, but a normalised "
+        f"image of this model has values from {(-mean / std).min():.3g} to "
+        f"{((1 - mean) / std).max():.3g}",
+        f"normalise it: (pixels / 255 - {preprocess.mean}) / {preprocess.std}",
+    )
 
 
 def with_batch(shape: Shape, batch: int) -> tuple[int, ...]:
@@ -90,19 +139,3 @@ def _shape_hint(spec: TensorSpec, shape: Sequence[int]) -> str:
     if len(shape) == 4 and spec.fits((shape[0], shape[3], shape[1], shape[2])):
         return "channels come first: x.transpose(0, 3, 1, 2)"
     return ""
-
-
-def check_range(spec: TensorSpec, array: Any, preprocess: Preprocess) -> None:
-    """Check that pixel values can be those of a normalised image, unlike e.g. 0 to 255."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
-        return  # a device tensor is not copied for this check; `check_array` refuses the others
-    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
-    normalised = np.concatenate([(0 - mean) / std, (1 - mean) / std])
-    low, high = float(array.min()), float(array.max())
-    if max(abs(low), abs(high)) > MAX_RANGE_FACTOR * np.abs(normalised).max():
-        raise InputError(
-            f"input {spec.name!r} holds values from {low:.3g} to {high:.3g}, but a normalised "
-            f"image of this model has values from {normalised.min():.3g} to "
-            f"{normalised.max():.3g}",
-            hint=f"normalise it: (pixels / 255 - {preprocess.mean}) / {preprocess.std}",
-        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import count, islice
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -15,11 +15,11 @@ from vit_export.artifact.labels import Labels, class_labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
-from vit_export.images.decode import ImageSource, Pixels
-from vit_export.images.folder import Images, is_one_image, iterate_images
-from vit_export.images.prepare import normalize, resize_and_crop
+from vit_export.images.decode import ImageSource
+from vit_export.images.folder import Images, is_one_image
+from vit_export.images.prepare import normalize
+from vit_export.images.read_ahead import read_ahead
 from vit_export.runner import Runner, batch_size, run_filled
-from vit_export.runtime.checks import check_range
 from vit_export.runtime.prediction import Prediction, predict
 
 MAX_BATCH = 32  # images of one run, where the model takes any number
@@ -35,7 +35,8 @@ class Model:
     object, a Pillow image, or a uint8 array (H, W) or (H, W, C). **Many images** are all else: a
     folder (with all folders below), a glob pattern such as `"photos/*.jpg"`, a uint8 array
     (B, H, W, C), or any iterable of these, generators included. Images are read in batches, so
-    that memory does not grow with their number.
+    that memory does not grow with their number. Threads prepare the next batch while one runs:
+    files that a generator names are read up to a batch later, and must stay until then.
 
     Attributes:
         runner: Runs the artifact.
@@ -110,9 +111,7 @@ class Model:
         self._check_open()
         spec = self.runner.inputs[0]
         feeds = pixel_values if isinstance(pixel_values, Mapping) else {spec.name: pixel_values}
-        if self.preprocess is not None:
-            check_range(spec, feeds.get(spec.name), self.preprocess)
-        return self.runner.run(feeds)
+        return self.runner.run(feeds, preprocess=self.preprocess)
 
     def run(self, pixel_values: Any) -> NDArray[Any]:
         """Compute the first output; see `__call__`."""
@@ -153,7 +152,7 @@ class Model:
 
     def classify_each(
         self, images: Images, *, top: int = 5
-    ) -> Iterator[list[Prediction] | ImageError]:
+    ) -> Generator[list[Prediction] | ImageError]:
         """Classify images as `classify` does, and go on where one cannot be read.
 
         Yields:
@@ -162,11 +161,12 @@ class Model:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: expected a whole number, at least 1")
         self._check_classifies()
-        for row in self._each_row(images, self.runner, self.runner.outputs[0].name):
-            if isinstance(row, ImageError):
-                yield row
-            else:
-                yield predict(row, activation=self.activation, labels=self.labels, top=top)
+        with closing(self._each_row(images, self.runner, self.runner.outputs[0].name)) as rows:
+            for row in rows:
+                if isinstance(row, ImageError):
+                    yield row
+                else:
+                    yield predict(row, activation=self.activation, labels=self.labels, top=top)
 
     def embed(self, images: Images, *, normalize: bool = False) -> NDArray[np.float32]:
         """Compute the features of images: what the head reads.
@@ -191,7 +191,7 @@ class Model:
 
     def _each_row(
         self, images: Images, runner: Runner, output: str
-    ) -> Iterator[NDArray[Any] | ImageError]:
+    ) -> Generator[NDArray[Any] | ImageError]:
         """Prepare and run images in batches; yield the output's row of each, or its error."""
         if (preprocess := self.preprocess) is None:
             raise ArtifactError(
@@ -201,36 +201,41 @@ class Model:
                 "vit-export",
             )
         spec = runner.inputs[0]
-        prepared = enumerate(_prepare(image, preprocess) for image in iterate_images(images))
-        while batch := list(islice(prepared, batch_size(runner, MAX_BATCH))):
-            rows: Iterator[NDArray[Any]] = iter(())
-            if readable := [item for _, (_, item) in batch if not isinstance(item, ImageError)]:
-                self._check_open()
-                pixel_values = normalize(np.stack(readable), preprocess).astype(spec.dtype)
-                rows = iter(run_filled(runner, {spec.name: pixel_values})[output])
-            for index, (name, item) in batch:
-                if isinstance(item, ImageError):
-                    yield item
-                elif np.isfinite(row := next(rows)).all():
-                    yield row
-                else:
-                    raise GateError(
-                        f"{runner.path.name} on {self.provider!r} computes NaN or infinity for "
-                        f"image {index}{name}",
-                        hint="measure it on this provider: vit-export validate "
-                        f"{runner.path} --provider {self.provider}",
-                    )
+        size = batch_size(runner, MAX_BATCH)
+        with closing(read_ahead(images, preprocess, size)) as prepared:
+            for first in count(step=size):
+                if not (batch := list(islice(prepared, size))):
+                    return
+                rows: Iterator[NDArray[Any]] = iter(())
+                if readable := [item for _, item in batch if not isinstance(item, ImageError)]:
+                    self._check_open()
+                    pixel_values = normalize(np.stack(readable), preprocess)
+                    feeds = {spec.name: pixel_values.astype(spec.dtype, copy=False)}
+                    rows = iter(run_filled(runner, feeds)[output])
+                for index, (name, item) in enumerate(batch, first):
+                    if isinstance(item, ImageError):
+                        yield item
+                    elif np.isfinite(row := next(rows)).all():
+                        yield row
+                    else:
+                        raise GateError(
+                            f"{runner.path.name} on {self.provider!r} computes NaN or infinity "
+                            f"for image {index}{name}",
+                            hint="measure it on this provider: vit-export validate "
+                            f"{runner.path} --provider {self.provider}",
+                        )
 
     @staticmethod
-    def _all(results: Iterator[Result | ImageError], images: Images) -> list[Result]:
+    def _all(results: Generator[Result | ImageError], images: Images) -> list[Result]:
         """Return all results, or raise the first error with the number of its image."""
         collected: list[Result] = []
-        for result in results:
-            if isinstance(result, ImageError):
-                if is_one_image(images):
-                    raise result
-                raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
-            collected.append(result)
+        with closing(results):
+            for result in results:
+                if isinstance(result, ImageError):
+                    if is_one_image(images):
+                        raise result
+                    raise ImageError(f"image {len(collected)}: {result.message}", hint=result.hint)
+                collected.append(result)
         if not collected:
             raise ImageError("no images were given, expected at least one")
         return collected
@@ -265,12 +270,3 @@ class Model:
         classes = output.shape[1]
         if self.labels and isinstance(classes, int) and len(self.labels) != classes:
             raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
-
-
-def _prepare(image: ImageSource, preprocess: Preprocess) -> tuple[str, Pixels | ImageError]:
-    """Return an image's name for messages, and its pixels or the error that prevents them."""
-    name = f" ({image})" if isinstance(image, str | os.PathLike) else ""
-    try:
-        return name, resize_and_crop(image, preprocess)
-    except ImageError as error:
-        return name, error

@@ -112,9 +112,9 @@ def test_kept_layers_stay_float32_and_are_counted(tiny_export, tmp_path):
     for keep in ([], ["blocks.1.mlp.fc2"], ["blocks.0.attn"], layers):
         path = tmp_path / "half.onnx"
         done = to_half(tiny_export.path, path, keep=keep)
-        assert done.planned == 14  # 3 blocks of 4, the patches and the head
+        assert done.planned == 15  # 4 in each block, q apart in the last, the patches and the head
         kept = sum(name in weighted for name in keep)
-        assert done.narrowed == converted_nodes(OnnxFile.read(path)) == 14 - kept
+        assert done.narrowed == converted_nodes(OnnxFile.read(path)) == 15 - kept
     assert {t.dtype for t in OnnxFile.read(path).initializers} == {"float32", "int64"}
 
 

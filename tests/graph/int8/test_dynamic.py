@@ -15,9 +15,10 @@ from vit_export.graph.int8.dynamic import to_int8_dynamic
 from vit_export.graph.layers import converted_nodes
 
 LAYERS = [
-    f"blocks.{i}.{layer}" for i in range(3) for layer in ("attn.qkv", "attn.proj", "mlp.fc1",
-                                                          "mlp.fc2")
-]  # fmt: skip
+    *(f"blocks.{i}.attn.{layer}" for i in range(2) for layer in ("qkv", "proj")),
+    *(f"blocks.2.attn.{layer}" for layer in ("q", "kv", "proj")),  # only the class token is read
+    *(f"blocks.{i}.mlp.{layer}" for i in range(3) for layer in ("fc1", "fc2")),
+]
 X = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
 
@@ -54,10 +55,10 @@ def test_the_file_has_as_many_int8_products_as_planned(tiny_export, tmp_path):
     """Products of attention, the convolution and the norms stay float32."""
     conversion = to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")
     file, before = OnnxFile.read(tmp_path / "int8.onnx"), OnnxFile.read(tiny_export.path)
-    assert (conversion.recipe, conversion.planned, conversion.narrowed) == ("dynamic", 13, 13)
-    assert converted_nodes(file) == 13
+    assert (conversion.recipe, conversion.planned, conversion.narrowed) == ("dynamic", 14, 14)
+    assert converted_nodes(file) == 14
     assert converted_nodes(before) == 0
-    assert file.op_counts["MatMul"] == before.op_counts["MatMul"] - 12 == 6
+    assert file.op_counts["MatMul"] == before.op_counts["MatMul"] - 13 == 6
     for op in ("Conv", "LayerNormalization", "Softmax", "Gelu"):
         assert file.op_counts[op] == before.op_counts[op]
     assert file.ir_version <= 10
@@ -69,7 +70,7 @@ def test_onnxruntime_fuses_every_converted_product(tiny_export, fused_ops, tmp_p
     """Five nodes in the file become one kernel."""
     to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx")
     ops = fused_ops(tmp_path / "int8.onnx")
-    assert ops["DynamicQuantizeMatMul"] == 13
+    assert ops["DynamicQuantizeMatMul"] == 14
     assert not {"MatMulInteger", "DynamicQuantizeLinear", "Cast"} & set(ops)
 
 
@@ -86,8 +87,8 @@ def test_layers_that_are_kept_stay_float32(tiny_export, tmp_path):
     """Their weights to the bit; they still count as planned."""
     kept = ["blocks.1.mlp.fc2", "head"]
     conversion = to_int8_dynamic(tiny_export.path, tmp_path / "int8.onnx", keep=kept)
-    assert (conversion.planned, conversion.narrowed) == (13, 11)
-    assert converted_nodes(OnnxFile.read(tmp_path / "int8.onnx")) == 11
+    assert (conversion.planned, conversion.narrowed) == (14, 12)
+    assert converted_nodes(OnnxFile.read(tmp_path / "int8.onnx")) == 12
     before, after = constants(tiny_export.path), constants(tmp_path / "int8.onnx")
     for layer in (*LAYERS, "head"):
         assert (f"{layer}.weight" in after) == (layer in kept)

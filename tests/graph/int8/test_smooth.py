@@ -87,6 +87,26 @@ def test_norms_that_other_nodes_read_are_not_smoothed(write_graph, tmp_path):
     assert {"g", "w"} == set(constants(tmp_path / "s.onnx"))
 
 
+@pytest.mark.parametrize(("axis", "changed"), [(1, 1), (-2, 1), (2, 0), (-1, 0)])
+def test_a_norm_is_smoothed_through_slices_of_tokens(write_graph, run_ort, tmp_path, axis, changed):
+    """A slice of channels would need other factors."""
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "g"], ["t"], name="norm/LN"),
+        helper.make_node("Slice", ["t", "start", "stop", "axis"], ["s"], name="read/Slice"),
+        helper.make_node("MatMul", ["s", "w"], ["q"], name="q/MatMul"),
+        helper.make_node("MatMul", ["t", "v"], ["k"], name="k/MatMul"),
+        helper.make_node("MatMul", ["q", "k"], ["y"], name="y/MatMul"),
+    ]
+    rng = np.random.default_rng(0)
+    tensors = {"g": np.ones(4, np.float32), "start": np.array([0]), "stop": np.array([4])}
+    tensors |= {name: rng.standard_normal((4, 4)).astype(np.float32) for name in "wv"}
+    tensors["axis"] = np.array([axis])
+    source = write_graph(nodes, tensors, [2, 4, 4], [2, 4, 4])
+    assert smooth(source, tmp_path / "s.onnx", {"t": np.full(4, 64, np.float32)}) == changed
+    x = rng.standard_normal((2, 4, 4)).astype(np.float32)
+    assert np.array_equal(run_ort(source, x)[0], run_ort(tmp_path / "s.onnx", x)[0])
+
+
 def test_norms_that_share_constants_get_their_own(write_graph, run_ort, tmp_path):
     """All gammas of a fresh model are 1, and two layers may share a matrix."""
     nodes = [
@@ -107,7 +127,7 @@ def test_norms_that_share_constants_get_their_own(write_graph, run_ort, tmp_path
 def test_statistics_of_the_artifact_smooth_every_norm_before_a_product(
     tiny_export, names, tmp_path
 ):
-    """Two in each block; a slice reads the last one. Tensors keep their names."""
+    """Two in each block; another node reads the last one. Tensors keep their names."""
     runner = OrtRunner(tiny_export.path, provider="cpu")
     found = runner.expose(names).run({"pixel_values": X})
     reach = {n: 100 * np.abs(found[n]).reshape(-1, found[n].shape[-1]).max(axis=0) for n in names}

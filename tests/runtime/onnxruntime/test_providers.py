@@ -85,11 +85,13 @@ def test_a_version_that_does_not_report_nodes_is_refused(monkeypatch):
         check_wheel_usable("openvino")
 
 
-def test_the_metadata_of_all_packages_is_not_read_for_the_cpu(monkeypatch):
+def test_the_metadata_of_all_packages_is_not_read_for_the_cpu(monkeypatch, tmp_path):
     """It takes 0.2 s; only a GPU wheel, or an error, is worth it."""
     monkeypatch.setattr(providers, "installed_wheels", lambda: pytest.fail("was read"))
     assert not worth_trying("cuda")
-    monkeypatch.setattr(providers, "version_of", lambda name: "1.31.1")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
+    assert not worth_trying("cuda")
+    (tmp_path / "onnxruntime_gpu-1.31.1.dist-info").mkdir()  # overwritten by the wheel for CPUs
     assert worth_trying("cuda")
 
 

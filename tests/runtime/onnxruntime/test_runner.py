@@ -314,6 +314,15 @@ def test_shapes_are_checked_on_the_device_too(tiny_export, monkeypatch, x, reaso
             run({"pixel_values": x})
 
 
+def test_arrays_need_no_binding_on_a_gpu(tiny_export, monkeypatch):
+    """A binding would wait for all work on the device twice; the GPU is pretended."""
+    runner = OrtRunner(tiny_export.path, provider="cpu")
+    expected = runner.run({"pixel_values": X})["logits"]
+    runner._device = ("cuda", 0)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "io_binding", None)
+    np.testing.assert_array_equal(runner.run({"pixel_values": X})["logits"], expected)
+
+
 def test_threads_share_a_session(runner):
     """Eight threads, twenty runs each: every result is that of its own input."""
     inputs = [X + np.float32(i / 10) for i in range(8)]

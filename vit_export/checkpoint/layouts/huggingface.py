@@ -21,7 +21,7 @@ _V4, _V5 = "encoder.layer.{n}", "layers.{n}"
 
 HUGGING_FACE = Layout(
     name="huggingface",
-    prefix=r"(?:vit\.|deit\.)?",
+    prefix=r"(?:vit\.|deit\.|ijepa\.)?",
     rules=(
         rename("embeddings.cls_token", "cls_token"),
         rename(_DISTILLATION_TOKEN, "dist_token"),

@@ -78,7 +78,16 @@ TIMM = Layout(
             lacking=("blocks.{n}.attn.k_proj.bias",),
             unsupported="rotary positions (EVA-02)",
         ),
+        Cue(
+            having=(_KEYLESS, "fc_norm.weight", "pos_embed"),
+            asked={"rope": "none (EVA); EVA-02, which is not supported, has others"},
+        ),
         Cue(having=(_SCALES,), lacking=("pos_embed", "reg_token"), unsupported="rotary positions"),
+        Cue(
+            having=(_SCALES, "fc_norm.weight"),
+            lacking=("pos_embed",),
+            unsupported="rotary positions of another kind than DINOv3's",
+        ),
         Cue(
             having=(_SCALES, "pos_embed"),
             asked={"rope": "none (DeiT III); timm's ROPE-ViT, which is not supported, has others"},

@@ -61,9 +61,29 @@ def _readers(norm: ir.Node) -> list[ir.Node]:
         return []
     if any(v is not None and not v.is_initializer() for v in norm.inputs[1:]):
         return []
-    uses = list(norm.outputs[0].uses())
-    readers = [use.node for use in uses if use.idx == 0 and is_planned(use.node)]
+    uses = _uses(norm.outputs[0])
+    readers = [node for node, index in uses if index == 0 and is_planned(node)]
     return readers if len(readers) == len(uses) else []
+
+
+def _uses(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return the nodes and input numbers that read a tensor, or slices of it with all channels."""
+    uses = []
+    for node, index in value.uses():
+        sliced = node.outputs[0]
+        whole = _keeps_channels(node, value) and not sliced.is_graph_output()
+        uses += _uses(sliced) if whole else [(node, index)]
+    return uses
+
+
+def _keeps_channels(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node is a slice of a tensor along other axes than the last one."""
+    if node.op_type != "Slice" or node.inputs[0] is not value or value.shape is None:
+        return False
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    if axes is None or not axes.is_initializer():
+        return False
+    return -1 not in (a if a < 0 else a - len(value.shape) for a in constant_of(axes).numpy())
 
 
 def _factors(columns: Float32, rows: Float32, alpha: float) -> Float32:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.host.memory import trim_memory
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes
@@ -41,8 +42,7 @@ from vit_export.runtime.onnxruntime.providers import (
 )
 from vit_export.runtime.onnxruntime.session import SessionRequest, create_session
 from vit_export.runtime.onnxruntime.tensors import ort_value
-
-MAX_THREADS = 256  # ONNX Runtime starts them all, and a million of them never end starting
+from vit_export.runtime.onnxruntime.threads import with_threads
 
 
 class OrtRunner:
@@ -63,15 +63,9 @@ class OrtRunner:
         expose: Collection[str] = (),
         threads: int | None = None,
     ) -> None:
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-            raise UsageError(
-                f"threads={threads!r}: expected a whole number from 1 to {MAX_THREADS}, or None"
-            )
         given = {} if session_options is None else session_options
         set_session_options(ort.SessionOptions(), given)
-        if threads is not None and "intra_op_num_threads" in given:
-            raise UsageError("threads and intra_op_num_threads: expected only one")
-        given = {**given, **({"intra_op_num_threads": threads} if threads else {})}
+        given = with_threads(given, threads)
         candidates = options_of(provider_names(provider, options, device), options, device)
         self.path = Path(path)
         self.file = OnnxFile.read(path)
@@ -90,8 +84,7 @@ class OrtRunner:
         self.provider, self.options = request.provider, request.options
         self._request = replace(request, options=without_context_file(self.options))
         memory = PROVIDERS[self.provider].memory
-        self._on_gpu = memory != "cpu"
-        self._device = (memory, self.options.gpu if self._on_gpu else 0)
+        self._device = (memory, self.options.gpu if memory != "cpu" else 0)
         self._records_graphs = isinstance(self.options, CudaOptions) and self.options.cuda_graph
         self.profile = self.options.profile if isinstance(self.options, EngineOptions) else None
         self.inputs = self.file.inputs
@@ -144,12 +137,17 @@ class OrtRunner:
             expose=names,
         )
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied."""
+    def run(
+        self, feeds: Mapping[str, Any], *, preprocess: Preprocess | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Compute every output from numpy arrays, or from tensors that support DLPack, uncopied.
+
+        The first input, as an array, must have the range of images normalised by `preprocess`.
+        """
         from_host = all(isinstance(x, np.ndarray) for x in feeds.values())
-        if not self._records_graphs and (self._on_gpu or not from_host):
+        if not self._records_graphs and not from_host:
             return {name: value.numpy() for name, value in self.run_on_device(feeds).items()}
-        check_feeds(self.inputs, feeds, patch_size=self._patch_size)
+        check_feeds(self.inputs, feeds, patch_size=self._patch_size, preprocess=preprocess)
         check_profile(self.profile, {name: x.shape for name, x in feeds.items()})
         with self._named_failures():
             if self._records_graphs:
@@ -158,6 +156,8 @@ class OrtRunner:
                     recorded = self._recorded or RecordedRuns(session, self._names, self._device)
                     self._recorded = recorded
                 return recorded.run(feeds)
+            # on a GPU too: ONNX Runtime copies on the run's stream and waits once, for that stream;
+            # with an IOBinding it would wait three times, twice for all work on the device
             results = self._session.run(self._names, dict(feeds))
             return dict(zip(self._names, results, strict=True))
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import onnxruntime as ort
 
@@ -32,6 +33,7 @@ from vit_export.runtime.onnxruntime.providers import (
     plugin_devices,
     uses_plugin,
 )
+from vit_export.runtime.onnxruntime.threads import default_threads
 
 # ONNX Runtime 1.20 has no option for the folder in which a model in memory has its weights
 HAS_WEIGHTS_FOLDER = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 21)
@@ -48,6 +50,7 @@ SHAPE_OPERATORS = {
     *("Unsqueeze", "Where"),
 }
 SCALAR_BYTES = 8
+_open: WeakSet[ort.InferenceSession] = WeakSet()  # the sessions of this process
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def _checked_session(request: SessionRequest) -> tuple[ort.InferenceSession, int
     name, provider = request.file.path.name, request.provider
     try:
         session = _new_session(request)
+        _open.add(session)
     except BACKEND_ERRORS as error:
         if provider == "cpu":
             bf16 = any(tensor.dtype == "bfloat16" for tensor in request.file.initializers)
@@ -119,7 +123,8 @@ def _new_session(request: SessionRequest) -> ort.InferenceSession:
     file, provider, options = request.file, request.provider, request.options
     session_options = ort.SessionOptions()
     session_options.log_severity_level = FATAL_ONLY
-    set_session_options(session_options, request.session_options)
+    defaults = default_threads(others_open=bool(_open))
+    set_session_options(session_options, {**defaults, **request.session_options})
     entries = {"session.record_ep_graph_assignment_info": "1"}
     model: str | bytes = str(file.path)
     mapped = provider == "cpu" and file.weights_bytes >= MAPPED_FROM_BYTES

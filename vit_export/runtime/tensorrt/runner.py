@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vit_export.artifact.engine_sidecar import Sidecar, read_plan_file
 from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.preprocess import Preprocess
 from vit_export.errors import ArtifactError, InputError, ProviderError, UsageError, with_article
 from vit_export.runtime.checks import check_feeds, check_names, check_sizes, with_batch
 from vit_export.runtime.tensorrt.backend import load_backend
@@ -142,16 +143,19 @@ class TrtRunner:
             raise ArtifactError(f"{self.path.name}: an engine has no inner tensor {missing[0]!r}")
         return self
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def run(
+        self, feeds: Mapping[str, Any], *, preprocess: Preprocess | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Compute every output from numpy arrays, or from CUDA tensors that support DLPack.
 
+        The first input, as an array, must have the range of images normalised by `preprocess`.
         Batches of arrays that no profile accepts are split or padded with zeros.
         """
         if not all(isinstance(value, np.ndarray) for value in feeds.values()):
             with self._session() as session:
                 results = self._run_on_device(session, feeds, {})
                 return session.to_host({name: (x.ptr, x.shape[0]) for name, x in results.items()})
-        check_feeds(self.inputs, feeds)
+        check_feeds(self.inputs, feeds, preprocess=preprocess)
         chunks = split(len(feeds[self.inputs[0].name]), self._ranges)
         with self._session() as session:
             parts = [session.run(feeds, chunk) for chunk in chunks]

@@ -1,0 +1,90 @@
+"""The C++ library against Python, on the small artifacts of tests/edge."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vit_export
+from vit_export.artifact.golden import Golden, golden_path
+from vit_export.gate.validate import compare
+
+pytestmark = pytest.mark.cpp
+HERE = Path(__file__).parent
+EDGE = HERE.parents[1] / "edge" / "data"
+ARTIFACTS = ("edge.onnx", "edge.fp16.onnx", "edge.int8.onnx", "edge.int8-static.onnx")
+Probe = Callable[..., str]
+
+
+@pytest.fixture
+def probe(
+    cmake_build: Callable[..., Path],
+    run_program: Callable[..., subprocess.CompletedProcess[str]],
+) -> Probe:
+    """Calls the library through the program `probe`, which must succeed; returns its output."""
+    program = cmake_build(HERE, "tests") / "probe"
+
+    def run(*words: str | Path, status: int = 0, **variables: str) -> str:
+        child = run_program(program, *words, **variables)
+        assert child.returncode == status, child.stdout + child.stderr
+        return child.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_the_selftest_measures_what_the_gate_measures(probe: Probe, name: str) -> None:
+    artifact = EDGE / name
+    model = vit_export.load(artifact, provider="cpu")
+    expected = compare(model.runner, Golden.read(golden_path(artifact))).stage
+    first, *rest = probe(artifact, "selftest").splitlines()
+    verdict, output, max_abs, tolerance, cosine, row_max_abs = first.split()
+    assert (verdict, output) == ("passed", "logits")
+    assert expected.passed
+    assert float(tolerance) == pytest.approx(
+        -1 if expected.tolerance is None else expected.tolerance, rel=1e-6
+    )
+    found = [max_abs, cosine, row_max_abs]
+    wanted = [expected.max_abs, expected.cosine, expected.row_max_abs]
+    assert [*map(float, found)] == pytest.approx(wanted, rel=1e-3, abs=1e-7)
+    batches = {tuple(line.split()[:2]) for line in rest[:-1]}
+    assert batches == {(m.output, str(m.batch)) for m in expected.measurements}
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_images_of_several_sizes_are_classified_as_in_python(
+    probe: Probe, name: str, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    shapes = [(48, 64, 3), (32, 32, 3), (100, 33, 1), (40, 40, 4), (1, 7, 3)]
+    images = [random.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    words: list[str | Path] = []
+    for i, image in enumerate(images):
+        image.tofile(tmp_path / f"{i}.raw")
+        words += [tmp_path / f"{i}.raw", *map(str, image.shape)]
+    with vit_export.load(EDGE / name, provider="cpu") as model:
+        expected = model.classify(images, top=3)
+        features = model.embed(images)
+    lines = probe(EDGE / name, "classify", "3", *words).split("image\n")[1:]
+    for block, predictions in zip(lines, expected, strict=True):
+        rows = [line.split(" ", 2) for line in block.splitlines()]
+        assert [(int(i), label) for i, _, label in rows] == [
+            (p.index, p.label) for p in predictions
+        ]
+        scores = [float(score) for _, score, _ in rows]
+        assert scores == pytest.approx([p.score for p in predictions], abs=1e-6)
+    rows = [line.split()[1:] for line in probe(EDGE / name, "embed", *words).splitlines()]
+    np.testing.assert_allclose(np.array(rows, dtype=np.float64), features, rtol=0, atol=1e-5)
+
+
+def test_a_file_that_is_missing_is_an_error_with_its_name(probe: Probe) -> None:
+    assert "no.onnx: cannot be read as a model" in probe("no.onnx", "manifest", status=1)
+
+
+def test_the_version_of_the_library_is_that_of_the_package() -> None:
+    text = (HERE.parents[2] / "vit_export/deploy/cpp/CMakeLists.txt").read_text(encoding="utf-8")
+    assert f"project(vit_export VERSION {vit_export.__version__} " in text

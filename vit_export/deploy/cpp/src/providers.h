@@ -1,0 +1,17 @@
+// ONNX Runtime's execution providers: names, what is missing, and options.
+#pragma once
+
+#include <string>
+
+#include "session.h"
+
+namespace vit_export {
+
+// Throws Failure where the name is unknown, or the library was built without the provider.
+void check_provider(const OnnxRuntimeLibrary& library, const std::string& provider);
+
+// Adds the provider of the settings to the options of a session. Throws Failure.
+void append_provider(const OnnxRuntimeLibrary& library, OrtSessionOptions* options,
+                     const SessionSettings& settings);
+
+}  // namespace vit_export
