@@ -22,6 +22,7 @@ from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.network import without_prefix
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
 from vit_export.errors import CheckpointError, check_known
@@ -85,7 +86,7 @@ def load_checkpoint(
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
     location = _locate(source, known)
-    file = open_tensors(location.path)
+    file = without_prefix(open_tensors(location.path))
     path = str(file.path)
     chosen, binding = _bind(file, layout)
     beside = read_metadata(file.path.parent, layout=chosen.name)

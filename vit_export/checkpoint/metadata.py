@@ -147,7 +147,8 @@ def _hugging_face(config: _Json) -> Metadata:
     if model_type in ("clip", "siglip"):
         config = config.object("vision_config")
     activation = config.get("hidden_act", str, defaults.hidden_act)
-    config.check_supported("hidden_act", activation, ACTIVATIONS)
+    gated = config.get("use_gated_mlp", bool, False)
+    config.check_supported("hidden_act", activation, ["silu"] if gated else ACTIVATIONS)
     config.check_supported("pooler_act", config.get("pooler_act", str, "tanh"), ["tanh"])
     patch_size = config.size("patch_size")
     if isinstance(patch_size, tuple):
@@ -158,7 +159,7 @@ def _hugging_face(config: _Json) -> Metadata:
     fields = {
         "num_heads": config.get("num_attention_heads", int, defaults.num_attention_heads),
         "norm_eps": config.get("layer_norm_eps", float, defaults.layer_norm_eps),
-        "act_layer": ACTIVATIONS[activation],
+        "act_layer": ACTIVATIONS.get(activation),
         "img_size": config.size("image_size", 224),
         "patch_size": patch_size,
         "embed_dim": width,

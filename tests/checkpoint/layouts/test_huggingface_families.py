@@ -83,13 +83,21 @@ def test_dinov3_computes_the_same(
     gated: bool, tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
     """Its frequencies are the inverse of Meta's periods, rounded to float32 once more."""
-    options = {**WIDE, "num_register_tokens": 4, "use_gated_mlp": gated}
+    act = "silu" if gated else "gelu"
+    options = {**WIDE, "num_register_tokens": 4, "use_gated_mlp": gated, "hidden_act": act}
     original = randomised(built("DINOv3ViTModel", **options))
     original.save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path)
     assert (found.config.rope, found.config.global_pool) == ("float32", "token")
     assert "timm's averages" in found.report.assumed["global_pool"]
     assert compare(found.model, original, pooled) < 1e-6
+
+
+def test_a_gate_with_another_activation_is_refused(tmp_path: Path) -> None:
+    """DINOv3's own gated models have SiLU; the config's default is GELU."""
+    built("DINOv3ViTModel", **WIDE, use_gated_mlp=True).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="hidden_act 'gelu' is not supported; expected silu"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
