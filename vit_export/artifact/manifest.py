@@ -180,6 +180,18 @@ class Conversion(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class TokenMerging(Struct, frozen=True, kw_only=True):
+    """How many tokens a model merges; the certificate states what that costs.
+
+    Attributes:
+        per_block: Pairs of tokens that each block but the last merges.
+        tokens: Number of tokens that each block takes.
+    """
+
+    per_block: int
+    tokens: tuple[int, ...]
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """Everything that vit-export writes into an artifact about it.
 
@@ -199,6 +211,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         toolchain: Versions of the packages that made the file.
         certificate: One entry per stage.
         activation: How logits become scores; `"none"` where the model gives probabilities.
+        token_merging: Where tokens are merged, so that the outputs are not those of the full model.
     """
 
     variant: str
@@ -217,6 +230,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     certificate: tuple[Stage, ...] = ()
     schema_version: int = SCHEMA_VERSION
     activation: Activation = "softmax"
+    token_merging: TokenMerging | None = None
 
     @property
     def passed(self) -> bool | None:

@@ -33,6 +33,7 @@ from vit_export.graph.simplify import simplify
 from vit_export.host.fork import forked
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.agreement import FullModelLogits, check_merging
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import (
@@ -99,6 +100,7 @@ def export(
         OutputError: The output cannot be written.
     """
     started = time.monotonic()
+    check_merging(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
@@ -114,6 +116,9 @@ def export(
             if LOGITS in golden.outputs:
                 check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
             activation, activation_notes = choose_activation(loaded, golden, settings.activation)
+            full = None
+            if settings.images is not None and loaded.full_model is not None:
+                full = FullModelLogits.compute(loaded, settings.images, progress)
             golden_file = folder / golden_path(path).name
             golden.write(golden_file)
             check_golden_not_shared(path, golden_file)
@@ -125,9 +130,12 @@ def export(
         trim_memory()
         comparisons = _gate(raw, packed, golden, manifest, settings, progress)
         comparison = comparisons[-1]
+        stages = [comparison.stage for comparison in comparisons]
+        if full is not None:
+            stages.insert(0, full.compare(packed, manifest, golden.samples, progress))
         manifest = manifest.replace(
             graph_sha256=packed.graph_sha256(),
-            certificate=tuple(comparison.stage for comparison in comparisons),
+            certificate=tuple(stages),
             activation=activation,
         )
         if narrow is None:
@@ -180,6 +188,7 @@ def _build(
         preprocess=loaded.preprocess,
         labels=loaded.labels,
         blocks=loaded.model.taps,
+        token_merging=loaded.token_merging,
         toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
     final = raw

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, Activation
+from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, TOKENS, Activation
 from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -33,6 +33,8 @@ class ExportSettings:
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
         images: Folder of images to measure on, besides the synthetic golden images.
         simplify: Simplify the graph.
+        merge_tokens: Merge so many pairs of patch tokens in each block; needs `images`, which show
+            what that costs. The outputs are no longer those of the full model.
         external_data: Store the weights beside the file; above 2 GiB they always are.
         quantize: Convert the fp32 artifact to a narrower precision, which is measured too; the
             fp32 artifact is not kept.
@@ -55,6 +57,7 @@ class ExportSettings:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     activation: Activation | None = None
     images: str | os.PathLike[str] | None = None
+    merge_tokens: int | None = None
     simplify: bool = True
     external_data: bool = False
     quantize: QuantizeSettings | None = None
@@ -70,6 +73,25 @@ class ExportSettings:
             )
         if self.activation is not None:
             check_known("activation", self.activation, ACTIVATIONS)
+        if self.merge_tokens is not None:
+            self._check_merging(self.merge_tokens)
+
+    def _check_merging(self, per_block: int) -> None:
+        """Raise UsageError where tokens cannot be merged."""
+        if per_block < 1:
+            raise UsageError(f"--merge-tokens {per_block}: expected a number of pairs, from 1")
+        if self.dynamic_size:
+            raise UsageError(
+                "--merge-tokens needs a fixed image size, and so many tokens",
+                hint="export one file per size with --img-size",
+            )
+        if TOKENS in self.outputs:
+            raise UsageError("--outputs tokens: with --merge-tokens there is none for each patch")
+        if LOGITS not in self.outputs:
+            raise UsageError(
+                "--merge-tokens needs logits among --outputs: their top-1 class is compared with "
+                "that of the full model"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

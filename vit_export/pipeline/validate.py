@@ -107,6 +107,7 @@ def _recorded_from(
     config = manifest.vit_config(path.name)
     from vit_export.pipeline.source import load_source, record_golden  # needs torch
 
+    merging = manifest.token_merging
     loaded = load_source(
         None,
         weights=settings.weights,
@@ -116,6 +117,7 @@ def _recorded_from(
             overrides=config.not_in_a_checkpoint,
             dynamic_size=any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
             outputs=tuple(spec.name for spec in manifest.outputs),
+            merge_tokens=None if merging is None else merging.per_block,
         ),
     )
     if manifest.preprocess is not None:  # the user may have changed it at the export

@@ -66,6 +66,12 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             f"crop_pct {preprocess.crop_pct:g} ({preprocess.crop_mode}), mean {preprocess.mean}, "
             f"std {preprocess.std}",
         ))  # fmt: skip
+    if (merging := manifest.token_merging) is not None:
+        rows.append((
+            "merges tokens",
+            f"{merging.per_block} pairs a block, {merging.tokens[0]} tokens become "
+            f"{merging.tokens[-1]}: its outputs are not those of the full model",
+        ))  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())
     return [*rows, ("made with", versions), ("gate", VERDICT[manifest.passed])]
 
