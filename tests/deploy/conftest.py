@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -59,12 +60,15 @@ def cmake_build(onnxruntime_headers: Path) -> Callable[..., Path]:
     def build(source: Path, name: str, *options: str) -> Path:
         if name not in made:
             generator = ("-G", "Ninja") if shutil.which("ninja") else ()
-            command(
-                "cmake", "-S", source, "-B", MADE / name, *generator,
-                f"-DONNXRUNTIME_INCLUDE_DIR={onnxruntime_headers}", "-DVIT_EXPORT_WERROR=ON",
-                *options,
-            )  # fmt: skip
-            command("cmake", "--build", MADE / name, "--parallel", "2")
+            MADE.mkdir(parents=True, exist_ok=True)
+            with (MADE / f"{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # pytest-xdist may build it in another process
+                command(
+                    "cmake", "-S", source, "-B", MADE / name, *generator,
+                    f"-DONNXRUNTIME_INCLUDE_DIR={onnxruntime_headers}", "-DVIT_EXPORT_WERROR=ON",
+                    *options,
+                )  # fmt: skip
+                command("cmake", "--build", MADE / name, "--parallel", "2")
             made[name] = MADE / name
         return made[name]
 

@@ -84,6 +84,12 @@ def set_attribute(name: str, value: object) -> Damage:
     return damage
 
 
+def without_antialiasing(model: onnx.ModelProto) -> None:
+    """As a runtime resizes that ignores it."""
+    set_attribute("antialias", 0)(model)
+    set_attribute("exclude_outside", 0)(model)
+
+
 def shifted_crop(model: onnx.ModelProto) -> None:
     """One pixel too low."""
     halves = [n for n in model.graph.node if n.op_type == "Mod"]
@@ -110,7 +116,7 @@ DAMAGES = {
     "means of BGR": swapped_means,
     "std": another_std,
     "channels": swapped_channels,
-    "no antialiasing": set_attribute("antialias", 0),
+    "no antialiasing": without_antialiasing,
     "another cubic": set_attribute("cubic_coeff_a", -0.75),
     "bilinear": set_attribute("mode", "linear"),
     "pixels outside": set_attribute("exclude_outside", 0),

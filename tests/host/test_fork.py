@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from vit_export.errors import ExportError
+from vit_export.host import fork
 from vit_export.host.fork import forked
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
@@ -67,6 +69,29 @@ def test_work_of_a_child_that_dies_is_done_here():
         assert result() == "done"
 
 
+def test_work_of_a_child_that_stalls_is_done_here(monkeypatch):
+    """As one that waits for a lock which a thread of this process held when it was forked."""
+    monkeypatch.setattr(fork, "STALL_S", 0.2)
+    parent = os.getpid()
+    with forked(lambda: "done" if os.getpid() == parent else time.sleep(600)) as result:
+        assert result() == "done"
+
+
+@LINUX
+def test_a_child_that_computes_is_waited_for(monkeypatch):
+    """However long it takes."""
+    monkeypatch.setattr(fork, "STALL_S", 0.2)
+
+    def compute() -> int:
+        ends = time.process_time() + 1
+        while time.process_time() < ends:
+            pass
+        return os.getpid()
+
+    with forked(compute) as result:
+        assert result() != os.getpid()
+
+
 @LINUX
 def test_a_child_is_killed_where_its_result_is_no_longer_wanted(tmp_path):
     """It would go on writing into a folder that is removed."""
@@ -102,3 +127,33 @@ def test_ctrl_c_is_left_to_the_parent():
 
     with forked(work) as result:
         assert result() == "went on"
+
+
+@LINUX
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_of_this_process_is_not_collected_in_the_child(collects):
+    """The end of a session of ONNX Runtime would wait there for threads that do not exist."""
+    ended = []
+
+    class Session:
+        def __del__(self):
+            ended.append(os.getpid())
+
+    def work() -> tuple[list[int], bool]:
+        gc.collect()
+        return [*ended], gc.isenabled()
+
+    gc.disable()
+    try:
+        session = Session()
+        session.itself = session  # a cycle
+        del session
+        if collects:
+            gc.enable()
+        with forked(work) as result:
+            assert gc.isenabled() is collects
+            assert result() == ([], True)
+    finally:
+        gc.enable()
+    gc.collect()
+    assert ended == [os.getpid()]

@@ -51,7 +51,7 @@ def test_of_a_profile_of_onnx_runtimes_tensorrt_provider(
     """A session on the CPU stands in for the provider; the check of the profile is the real one."""
     model = load(tiny_export.path, provider="cpu")
     runner: Any = model.runner
-    runner.profile = TensorrtOptions(profile=profile).profile
+    runner.provider, runner.profile = "tensorrt", TensorrtOptions(profile=profile).profile
     ran, run = [], runner.run
 
     def record(feeds: dict[str, np.ndarray]) -> Any:

@@ -1,6 +1,7 @@
 """Scores of logits, and the check of a graph that computes them itself."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from vit_export.artifact.vocabulary import (
     TOP_SCORE,
     Activation,
 )
-from vit_export.gate.distance import Array
 
 MAX_SCORE_ERROR = 1e-6  # of a probability in float32
 
@@ -37,7 +37,7 @@ SCORES: Mapping[Activation, Callable[[NDArray[np.float64]], NDArray[np.float64]]
 }
 
 
-def score_failures(outputs: Mapping[str, Array], activation: Activation) -> Iterator[str]:
+def score_failures(outputs: Mapping[str, NDArray[Any]], activation: Activation) -> Iterator[str]:
     """Check probabilities and best classes of one batch against its logits."""
     if not set(SCORE_OUTPUTS) <= set(outputs):
         return

@@ -5,6 +5,7 @@ safely; elsewhere the work is done in this process.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import signal
 import sys
@@ -12,8 +13,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeVar
 
+STALL_S = 30.0  # a child that computes nothing for so long waits for a lock that nobody will free
 T = TypeVar("T")
 
 
@@ -21,10 +24,11 @@ T = TypeVar("T")
 def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[[], T]]:
     """Start work in a child; yield a function that waits for its result, which is pickled.
 
-    Where the child raises or dies, that function does the work again in this process, so that an
-    error is the same with and without a child. It does all of it where no child can be forked:
-    outside the main thread, as other threads may hold locks; in a daemon of `multiprocessing`; and
-    where it is not `allowed`. A child that still works when the context ends is killed.
+    Where the child raises, dies or stalls, that function does the work again in this process, so
+    that an error is the same with and without a child. It does all of it where no child can be
+    forked: outside the main thread, as other threads may hold locks; in a daemon of
+    `multiprocessing`; and where it is not `allowed`. A child that still works when the context ends
+    is killed.
     """
     main = threading.current_thread() is threading.main_thread()
     daemon = multiprocessing.current_process().daemon
@@ -37,10 +41,21 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
     with warnings.catch_warnings():
         # of Python 3.12 and later, for the idle threads of libraries too
         warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
-        child.start()
+        collects_garbage = gc.isenabled()
+        gc.disable()  # until the child has frozen the objects of this process
+        try:
+            child.start()
+        finally:
+            if collects_garbage:
+                gc.enable()
     sender.close()  # so that the end of the child ends the pipe
 
     def result() -> T:
+        before = -1
+        while not receiver.poll(STALL_S):
+            before, last = _processor_ticks(child.pid), before
+            if before == last:
+                child.kill()  # its pipe ends
         try:
             received: T = receiver.recv()
         except EOFError:
@@ -58,6 +73,10 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
 
 def _send_result(work: Callable[[], T], sender: Connection) -> None:
     """Be the child: do the work, and end without a word where it fails."""
+    # Garbage of the parent stays: the end of a session of ONNX Runtime waits for its threads, which
+    # a fork does not copy.
+    gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: this process is killed by its parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a progress bar may hold their lock
@@ -65,3 +84,9 @@ def _send_result(work: Callable[[], T], sender: Connection) -> None:
         sender.send(work())
     except Exception as error:
         raise SystemExit(1) from error
+
+
+def _processor_ticks(pid: int | None) -> int:
+    """Return the processor time of a process in clock ticks (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -5,8 +5,6 @@
 //   probe MODEL run BATCH FILE                    float32 values
 //
 // Raw files hold samples. An error is printed as `error CODE: message`, with exit status 1.
-#include <vit_export/vit_export.hpp>
-
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -14,6 +12,7 @@
 #include <iterator>
 #include <string>
 #include <vector>
+#include <vit_export/vit_export.hpp>
 
 namespace {
 

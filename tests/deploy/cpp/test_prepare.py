@@ -22,7 +22,7 @@ FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 SIZES = [  # height and width
     (1, 1), (1, 300), (300, 1), (2, 3), (31, 33), (32, 32), (36, 36), (37, 36), (64, 32), (32, 64),
     (47, 101), (101, 47), (224, 224), (225, 223), (249, 249), (250, 333), (427, 640), (640, 427),
-    (500, 375), (1, 2000), (511, 77), (77, 511), (240, 1000), (1023, 767),
+    (500, 375), (511, 77), (77, 511), (240, 900), (1023, 767), (41, 40),
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_images_of_every_size_are_prepared_to_the_bit(
     library: Library, interpolation: str, crop_mode: str
 ) -> None:
     images = [noise(*size, 3, seed=i) for i, size in enumerate(SIZES)]
-    for size, crop_pct in (((32, 32), 0.9), ((224, 224), 1.0), ((48, 32), 0.875), ((30, 41), 1.3)):
+    for size, crop_pct in (((32, 32), 0.9), ((64, 64), 1.0), ((48, 32), 0.875), ((30, 41), 1.3)):
         preprocess = Preprocess(
             size=size, crop_pct=crop_pct, interpolation=interpolation, crop_mode=crop_mode,
             mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),

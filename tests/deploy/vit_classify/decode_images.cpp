@@ -1,5 +1,5 @@
-// Decodes the images whose paths stand on standard input, one a line. Prints for each "width height"
-// and writes the pixels to the path plus ".rgb", or prints "Error: message".
+// Decodes the images whose paths stand on standard input, one a line. Prints for each "width
+// height" and writes the pixels to the path plus ".rgb", or prints "Error: message".
 #include <fstream>
 #include <iostream>
 #include <string>

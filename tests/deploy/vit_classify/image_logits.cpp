@@ -1,6 +1,5 @@
 // Prints the logits of each image on a line: image_logits MODEL IMAGE...
 #include <iostream>
-
 #include <vit_export/vit_export.hpp>
 
 #include "image.hpp"

@@ -23,6 +23,8 @@ if(BUILD_SHARED_LIBS)
 else()
   set(VIT_EXPORT_PC_LIBS "-lstdc++ -ldl -lpthread")
 endif()
+# The file names the prefix relative to itself, so that the installed folder may be moved.
+file(RELATIVE_PATH VIT_EXPORT_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(cmake/vit_export.pc.in ${CMAKE_CURRENT_BINARY_DIR}/vit_export.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/vit_export.pc
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

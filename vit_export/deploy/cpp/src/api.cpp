@@ -14,6 +14,7 @@
 #include "failure.h"
 #include "model.h"
 #include "prepare.h"
+#include "utf8.h"
 
 struct vit_export_status {
   vit_export_code code;
@@ -51,7 +52,8 @@ vit_export_status& exhausted() {
 
 vit_export_status* failed(vit_export_code code, const char* message, const char* hint) noexcept {
   try {
-    return new vit_export_status{code, message, hint};
+    return new vit_export_status{code, vit_export::valid_utf8(message),
+                                 vit_export::valid_utf8(hint)};
   } catch (...) {
     return &exhausted();
   }

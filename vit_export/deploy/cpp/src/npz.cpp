@@ -100,7 +100,12 @@ std::vector<std::uint8_t> read_data(const Bytes& bytes, const Entry& entry) {
                         " bytes, and the file has " + std::to_string(bytes.size()));
   std::vector<std::uint8_t> data(static_cast<std::size_t>(entry.size));
   bytes.read(start, data.size(), data.data());
-  if (crc32(data.data(), data.size()) != entry.crc)
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // a fuzzer would find no file with a right one
+  const bool checked = false;
+#else
+  const bool checked = true;
+#endif
+  if (checked && crc32(data.data(), data.size()) != entry.crc)
     throw runtime_error("'" + entry.name + "' has a wrong checksum");
   return data;
 }

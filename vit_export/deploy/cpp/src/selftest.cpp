@@ -12,6 +12,7 @@
 #include "number_text.h"
 #include "prepare.h"
 #include "scores.h"
+#include "utf8.h"
 
 namespace vit_export {
 
@@ -346,7 +347,7 @@ Selftest measure(const Model& model, const Golden& golden) {
       found.failures.push_back(size + " px: " + reason);
   }
   result.passed = found.failures.empty();
-  result.reason = joined(found.failures);
+  result.reason = valid_utf8(joined(found.failures));
   result.notes = joined(found.notes);
   return result;
 }

@@ -51,10 +51,9 @@ std::size_t edits(const std::string& from, const std::string& to) {
 }
 
 std::string unknown_option(const std::string& name) {
-  const auto nearest =
-      std::min_element(known.begin(), known.end(), [&](const auto& one, const auto& other) {
-        return edits(name, one) < edits(name, other);
-      });
+  const auto nearest = std::min_element(
+      known.begin(), known.end(),
+      [&](const auto& one, const auto& other) { return edits(name, one) < edits(name, other); });
   const bool is_near = edits(name, *nearest) <= nearest->size() / 2;
   return "no option '" + name + "'" + (is_near ? "; did you mean '" + *nearest + "'?" : "");
 }
@@ -98,17 +97,28 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
       if (equals != std::string::npos) throw UsageError(words[i] + ": " + name + " takes no value");
       return true;
     };
-    if (words[i] == "--") options_end = true;
-    else if (name == "--top") result.top = number(1);
-    else if (name == "--provider") result.provider = value();
-    else if (name == "--threads") result.threads = number(1, 256);
-    else if (name == "--bench") result.bench = number(1);
-    else if (name == "--embed") result.embed = flag();
-    else if (name == "--selftest") result.selftest = flag();
-    else if (name == "--json") result.json = flag();
-    else if (name == "--version") result.version = flag();
-    else if (name == "--help" || name == "-h") result.help = flag();
-    else throw UsageError(unknown_option(name));
+    if (words[i] == "--")
+      options_end = true;
+    else if (name == "--top")
+      result.top = number(1);
+    else if (name == "--provider")
+      result.provider = value();
+    else if (name == "--threads")
+      result.threads = number(1, 256);
+    else if (name == "--bench")
+      result.bench = number(1);
+    else if (name == "--embed")
+      result.embed = flag();
+    else if (name == "--selftest")
+      result.selftest = flag();
+    else if (name == "--json")
+      result.json = flag();
+    else if (name == "--version")
+      result.version = flag();
+    else if (name == "--help" || name == "-h")
+      result.help = flag();
+    else
+      throw UsageError(unknown_option(name));
   }
   if (result.help || result.version) return result;
   if (paths.empty()) throw UsageError("no model was given, expected an .onnx file");

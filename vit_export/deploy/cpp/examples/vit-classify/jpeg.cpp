@@ -3,11 +3,11 @@
 //
 // libjpeg reports an error by a function that must not return. A C++ exception cannot cross the
 // frames of a C library, so `Reader::guarded` jumps over them, and then throws.
+#include <jpeglib.h>
+
 #include <csetjmp>
 #include <cstdio>  // jpeglib.h uses its types
 #include <cstring>
-
-#include <jpeglib.h>
 
 #include "decoders.hpp"
 
@@ -73,8 +73,9 @@ class Reader {
     Stored stored = metadata();
     stored.image = Image(info_.image_width, info_.image_height);
     guarded([&, this] {
-      info_.out_color_space =
-          components == 1 ? JCS_GRAYSCALE : components == 3 ? JCS_RGB : JCS_CMYK;
+      info_.out_color_space = components == 1   ? JCS_GRAYSCALE
+                              : components == 3 ? JCS_RGB
+                                                : JCS_CMYK;
       jpeg_start_decompress(&info_);
       // libjpeg frees this row
       JSAMPARRAY row = info_.mem->alloc_sarray(reinterpret_cast<j_common_ptr>(&info_), JPOOL_IMAGE,

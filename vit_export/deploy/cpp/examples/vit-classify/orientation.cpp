@@ -86,9 +86,9 @@ int find_in_xmp(const std::string& xmp) {
   const std::string name = "tiff:Orientation";
   for (auto at = xmp.find(name); at != std::string::npos; at = xmp.find(name, at + 1)) {
     const std::size_t end = at + name.size();
-    const std::size_t digit = xmp.compare(end, 2, "=\"") == 0  ? end + 2
+    const std::size_t digit = xmp.compare(end, 2, "=\"") == 0 ? end + 2
                               : xmp.compare(end, 1, ">") == 0 ? end + 1
-                                                               : xmp.size();
+                                                              : xmp.size();
     if (digit < xmp.size() && std::isdigit(static_cast<unsigned char>(xmp[digit])) != 0) {
       return xmp[digit] - '0';
     }
@@ -100,8 +100,7 @@ int find_in_xmp(const std::string& xmp) {
 
 int orientation(const Stored& stored) {
   std::uint32_t value = 1;
-  const Found found =
-      stored.has_exif ? find_in_exif(stored.exif, value) : Found::nothing;
+  const Found found = stored.has_exif ? find_in_exif(stored.exif, value) : Found::nothing;
   if (found == Found::damaged) return 1;
   if (found == Found::nothing) value = static_cast<std::uint32_t>(find_in_xmp(stored.xmp));
   return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
@@ -112,8 +111,8 @@ Image upright(Image stored, int orientation) {
   const std::ptrdiff_t width = stored.width, height = stored.height, row = 3 * width;
   // where the first pixel comes from, and the steps to the pixel on its right and below it
   const bool from_right = orientation == 2 || orientation == 3 || orientation >= 7;
-  const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 ||
-                           orientation == 7;
+  const bool from_bottom =
+      orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const std::ptrdiff_t across = from_right ? -3 : 3;
   const std::ptrdiff_t down = from_bottom ? -row : row;
   const bool swaps_sides = orientation >= 5;

@@ -2,12 +2,12 @@
 //
 // libpng reports an error by a function that must not return. A C++ exception cannot cross the
 // frames of a C library, so `Reader::guarded` jumps over them, and then throws.
+#include <png.h>
+
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
 #include <vector>
-
-#include <png.h>
 
 #include "decoders.hpp"
 

@@ -8,7 +8,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
 #include <vit_export/vit_export.hpp>
 
 #include "arguments.hpp"
@@ -135,8 +134,10 @@ class Program {
       const std::vector<vit::Image> one{view(first)};
       what = (arguments_.embed ? "embed " : "classify ") + arguments_.images.front();
       measure([&] {
-        if (arguments_.embed) model_.embed(one);
-        else model_.classify(one, arguments_.top);
+        if (arguments_.embed)
+          model_.embed(one);
+        else
+          model_.classify(one, arguments_.top);
       });
     }
     std::sort(times_ms.begin(), times_ms.end());
@@ -146,14 +147,14 @@ class Program {
     double sum = 0;
     for (const double time : times_ms) sum += time;
     const double mean = sum / static_cast<double>(times_ms.size());
-    report_.json.emplace_back(
-        "bench", json::object({{"what", json::text(what)},
-                               {"runs", std::to_string(times_ms.size())},
-                               {"threads", std::to_string(model_.runtime().threads)},
-                               {"min_ms", json::number(times_ms.front())},
-                               {"mean_ms", json::number(mean)},
-                               {"median_ms", json::number(percentile(0.5))},
-                               {"p90_ms", json::number(percentile(0.9))}}));
+    report_.json.emplace_back("bench",
+                              json::object({{"what", json::text(what)},
+                                            {"runs", std::to_string(times_ms.size())},
+                                            {"threads", std::to_string(model_.runtime().threads)},
+                                            {"min_ms", json::number(times_ms.front())},
+                                            {"mean_ms", json::number(mean)},
+                                            {"median_ms", json::number(percentile(0.5))},
+                                            {"p90_ms", json::number(percentile(0.9))}}));
     report_.text += what + ": min " + formatted("%.2f", times_ms.front()) + " ms, mean " +
                     formatted("%.2f", mean) + ", median " + formatted("%.2f", percentile(0.5)) +
                     ", p90 " + formatted("%.2f", percentile(0.9)) + " of " +
