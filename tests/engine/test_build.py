@@ -165,7 +165,8 @@ def test_every_profile_has_kernels_of_its_own(
     built = build(half, batches=(BatchRange(1, 1, 1), BatchRange(2, 8, 32)))
     shapes = [profile["pixel_values"].opt for profile in built.profiles]
     assert shapes == [(1, 3, 32, 32), (8, 3, 32, 32)]
-    assert fused_attentions(tmp_path / "x.engine") == 6
+    # three blocks each, but at batch 1 the one query of the last block is not fused
+    assert fused_attentions(tmp_path / "x.engine") == 5
 
 
 def test_one_engine_runs_on_four_kinds_of_gpu(build: Callable[..., BuiltPlan], half: Path) -> None:

@@ -18,6 +18,7 @@ from vit_export.graph.export import export_module
 from vit_export.graph.half.convert import to_half
 from vit_export.graph.int8.static import to_int8_static
 from vit_export.graph.simplify import simplify
+from vit_export.model.last_block import count_read_tokens
 from vit_export.pipeline.source import load_source
 from vit_export.runtime.tensorrt.backend import load_backend
 from vit_export.variants import get_variant
@@ -68,7 +69,11 @@ def fused_attentions(plan: Path) -> int:
 @pytest.mark.slow  # four minutes together, of which h14 takes a third
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path: Path) -> None:
-    """An fp32 graph builds none."""
+    """An fp32 graph builds none.
+
+    The one query of a last block that only the class token leaves is not always fused: it was with
+    heads of size 32 (mnist) and was not with heads of size 64.
+    """
     fp32, manifest = fp32_graph(variant, tmp_path)
     with pytest.raises(EngineError, match=r"--precision fp16, but .* \d+ FLOAT"):
         build(fp32, manifest, "fp16", tmp_path / "x.engine")
@@ -79,7 +84,9 @@ def test_an_fp16_engine_has_one_fused_attention_per_block(variant: str, tmp_path
     built = build(half, manifest, "fp16", plan)
     assert set(built.product_types) == {"HALF"}
     assert built.compute_capabilities == TARGETS
-    assert fused_attentions(plan) == get_variant(variant).depth
+    config = get_variant(variant)
+    one_query = count_read_tokens(config) == 1 and config.embed_dim // config.num_heads == 64
+    assert fused_attentions(plan) == config.depth - one_query
 
 
 @pytest.mark.slow  # two minutes together

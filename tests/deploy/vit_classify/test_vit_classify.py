@@ -235,7 +235,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]
         path = folder / f"{name}.onnx"
         if not path.exists():
             digits = str(ROOT / "scripts/digits/digits.safetensors")
-            source = ["--weights", digits] if name == "digits" else ["--variant", name]
+            kind, _, preprocess = name.partition("-")
+            source = ["--weights", digits] if kind == "digits" else ["--variant", kind]
+            source += ["--preprocess", preprocess or "none"]
             result = CliRunner().invoke(main, ["onnx", *source, "-o", str(path)])
             assert result.exit_code == 0, result.output
         if precision == "fp32":
@@ -274,3 +276,19 @@ def test_ten_photographs_have_the_logits_that_python_computes(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     best = [np.argsort(-row, kind="stable")[:5].tolist() for row in found]
     assert best == [np.argsort(-row, kind="stable")[:5].tolist() for row in expected]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["digits-embedded", "ti16-embedded"])
+def test_a_graph_that_prepares_images_itself_gives_pythons_classes(
+    vit_classify: Callable[..., Done],
+    made: Callable[[str, str], Path],
+    ten: list[Path],
+    name: str,
+    precision: str,
+) -> None:
+    """Photographs go into the graph as they are."""
+    words = (made(name, precision), *ten, "--json")
+    done = vit_classify(*words)
+    assert done.returncode == 0, done.stderr
+    assert_same(last_json(done.stdout), last_json(predict(*words).stdout))

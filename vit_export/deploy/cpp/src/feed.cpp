@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 
+#include "cpus.h"
 #include "failure.h"
 #include "half.h"
 #include "prepare.h"
@@ -12,7 +13,8 @@ namespace vit_export {
 
 namespace {
 
-constexpr std::size_t kMostPrepared = 32;          // images of one run, as in Python
+constexpr std::size_t kMostPrepared = 32;          // images of one run
+constexpr std::size_t kPreparedPerCpu = 2;         // of one run on the CPU
 constexpr std::size_t kMostWhole = 8;              // the same of whole photographs
 constexpr std::size_t kMostWholeBytes = 1u << 26;  // of all images of one run
 
@@ -24,6 +26,11 @@ std::string whole_color(const Preprocess& preprocess) {
 }
 
 }  // namespace
+
+std::size_t largest_batch(const std::string& provider) {
+  if (provider != "cpu") return kMostPrepared;
+  return std::min(kMostPrepared, kPreparedPerCpu * static_cast<std::size_t>(usable_cpus()));
+}
 
 const Preprocess& Feed::preprocess() const {
   if (!manifest_.preprocess)
@@ -51,7 +58,7 @@ std::vector<std::vector<float>> Feed::rows(const Session& session,
     throw Failure(VIT_EXPORT_IMAGE_ERROR, "no images were given, expected at least one");
   std::vector<std::vector<float>> all(images.size());
   const bool whole = takes_whole_images();
-  const std::size_t most = fixed_or(whole ? kMostWhole : kMostPrepared);
+  const std::size_t most = fixed_or(whole ? kMostWhole : most_prepared_);
   for (std::size_t start = 0; start < images.size(); start += most) {
     Numbers numbers;
     for (std::size_t i = start; i < std::min(start + most, images.size()); ++i)

@@ -12,10 +12,14 @@
 
 namespace vit_export {
 
+// How many prepared images a provider runs at once, as in Python: dynamic INT8 depends on it.
+std::size_t largest_batch(const std::string& provider);
+
 class Feed {
  public:
   // `name` is that of the model's file, for messages; both live as long as the feed.
-  Feed(const Manifest& manifest, const std::string& name) : manifest_(manifest), name_(name) {}
+  Feed(const Manifest& manifest, const std::string& name, std::size_t most_prepared)
+      : manifest_(manifest), name_(name), most_prepared_(most_prepared) {}
 
   // Whether the graph prepares images itself: its input is `image`, uint8 (B, H, W, C).
   bool takes_whole_images() const { return manifest_.inputs.front().name == "image"; }
@@ -50,6 +54,7 @@ class Feed {
 
   const Manifest& manifest_;
   const std::string& name_;
+  const std::size_t most_prepared_;
 };
 
 }  // namespace vit_export

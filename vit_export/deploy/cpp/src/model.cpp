@@ -89,7 +89,7 @@ Model::Model(const std::string& path, const ModelOptions& options)
       library_(load_onnxruntime(options.library)),
       settings_(with_precision(options.session, manifest_)),
       session_(std::make_shared<Session>(library_, path, settings_)),
-      feed_(manifest_, name_) {
+      feed_(manifest_, name_, largest_batch(settings_.provider)) {
   check_session();
 }
 

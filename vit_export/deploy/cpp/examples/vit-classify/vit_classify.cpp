@@ -18,8 +18,7 @@ namespace {
 
 using Members = std::vector<std::pair<std::string, std::string>>;  // of a JSON object
 
-constexpr std::size_t max_batch = 32;                    // images of one run, as in Python
-constexpr std::size_t max_bytes = std::size_t{1} << 28;  // of decoded images, held for one run
+constexpr std::size_t max_bytes = std::size_t{1} << 28;  // of decoded images, held at once
 
 // What is known of one image: its classes or its features, or why there are none.
 struct Row {
@@ -169,8 +168,7 @@ class Program {
       std::vector<vit::Image> batch;
       std::vector<std::size_t> places;  // of the images of the batch in `rows`
       std::size_t bytes = 0;
-      const std::size_t end = std::min(next + max_batch, arguments_.images.size());
-      for (; next < end && bytes < max_bytes; ++next) {
+      for (; next < arguments_.images.size() && bytes < max_bytes; ++next) {
         rows.push_back({arguments_.images[next], {}, {}, ""});
         try {
           decoded.push_back(image::read(rows.back().image));
@@ -204,7 +202,7 @@ class Program {
                               json::array(each(rows, members)));
   }
 
-  // Runs images as one batch; where one of several cannot be used, each alone.
+  // Runs images together, in batches as in Python; where one cannot be used, each alone.
   void run_batch(const std::vector<vit::Image>& batch, const std::vector<std::size_t>& places,
                  std::vector<Row>& rows) const {
     if (batch.empty()) return;
