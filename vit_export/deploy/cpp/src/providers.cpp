@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <cctype>
+#include <cstdlib>
 #include <vector>
 
 #include "failure.h"
@@ -91,6 +91,18 @@ void append_cuda(const OrtApi* api, OrtSessionOptions* options,
   check_ort(api, status, VIT_EXPORT_PROVIDER_ERROR, what);
 }
 
+// Throws Failure where float32 products would use TF32 without anybody's request: ONNX Runtime's
+// TensorRT provider has no option against it (microsoft/onnxruntime, issue 26029).
+void check_tf32(const std::string& precision) {
+  constexpr const char* kVariable = "NVIDIA_TF32_OVERRIDE";
+  if (precision == "fp32" && !std::getenv(kVariable))
+    throw provider_error(
+        "provider 'tensorrt' would compute float32 products in TF32 (10 of 23 "
+        "bits), because " +
+            std::string(kVariable) + " is not set",
+        "set " + std::string(kVariable) + "=0 before the process starts, or 1 to allow TF32");
+}
+
 void append_tensorrt(const OrtApi* api, OrtSessionOptions* options,
                      const std::vector<const char*>& names,
                      const std::vector<const char*>& values) {
@@ -142,6 +154,7 @@ void append_provider(const OnnxRuntimeLibrary& library, OrtSessionOptions* optio
     values.push_back(value.c_str());
   }
   if (is_cuda) return append_cuda(api, options, names, values);
+  if (is_tensorrt) check_tf32(settings.precision);
   if (is_tensorrt) return append_tensorrt(api, options, names, values);
   // ONNX Runtime takes the short name of other providers, e.g. "XNNPACK" or "OpenVINO"
   std::string name = ort_name.substr(0, ort_name.rfind("ExecutionProvider"));
