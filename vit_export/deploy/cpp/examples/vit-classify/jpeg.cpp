@@ -3,10 +3,12 @@
 //
 // libjpeg reports an error by a function that must not return. A C++ exception cannot cross the
 // frames of a C library, so `Reader::guarded` jumps over them, and then throws.
+// clang-format off: jpeglib.h uses types of <cstdio> and does not include it
+#include <cstdio>
 #include <jpeglib.h>
+// clang-format on
 
 #include <csetjmp>
-#include <cstdio>  // jpeglib.h uses its types
 #include <cstring>
 
 #include "decoders.hpp"
