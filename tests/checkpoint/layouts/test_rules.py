@@ -149,13 +149,8 @@ def test_the_first_release_of_timm_has_pre_logits(tmp_path: Path, randomised: Ra
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"init_values": 0.1}, "layer scale: blocks.0.ls1.gamma"),
-        ({"pre_norm": True}, "a norm before the blocks: norm_pre"),
-        ({"reg_tokens": 2}, "register tokens: reg_token"),
         ({"qk_norm": True}, "norms of queries and keys: blocks.0.attn.k_norm"),
-        ({"global_pool": "avg"}, "a norm after average pooling"),
-        ({"global_pool": "map"}, "attention pooling: attn_pool"),
-        ({"mlp_layer": timm.layers.SwiGLU}, "a gated (SwiGLU) MLP: blocks.0.mlp.fc1_g"),
+        ({"scale_mlp_norm": True}, "a norm inside the MLP: blocks.0.mlp.norm"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
