@@ -14,7 +14,7 @@ from vit_export.checkpoint.assemble import blank_model
 from vit_export.checkpoint.layouts.timm import TIMM
 from vit_export.checkpoint.metadata import Metadata
 from vit_export.errors import CheckpointError, ConfigError
-from vit_export.variants import VARIANTS, ViTConfig, get_variant
+from vit_export.variants import FAMILIES, VARIANTS, ViTConfig, get_variant
 
 FAMILIES: list[dict[str, Any]] = [
     {},
@@ -39,10 +39,25 @@ def resolved(config: ViTConfig, **arguments: Any) -> ViTConfig:
     )[0]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_is_recognised_by_its_shapes(name: str) -> None:
+# variants of all others have the shapes of these, or an activation that no shape shows
+RECOGNISED = ("ViT", "DeiT III", "FlexiViT", "DINOv2", "small")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [config for family, configs in FAMILIES.items() for config in configs
+     if family.startswith(RECOGNISED) or config.distilled],
+    ids=lambda config: config.alias,
+)  # fmt: skip
+def test_a_variant_is_recognised_by_its_shapes(config: ViTConfig) -> None:
     """Name, number of heads and image preparation follow."""
-    assert resolved(VARIANTS[name]) == VARIANTS[name]
+    assert resolved(config) == config
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_shapes_of_a_variant_fit_its_name(name: str) -> None:
+    """`--variant` is the last word about all that shapes do not show."""
+    assert resolved(VARIANTS[name], variant=VARIANTS[name]) == VARIANTS[name]
 
 
 @settings(max_examples=30, deadline=None)

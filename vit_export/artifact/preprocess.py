@@ -36,6 +36,8 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
         crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
             whatever the aspect, before the crop.
+        known: Whether mean and std are those of the model. Where neither its checkpoint nor the
+            caller gave them they are placeholders, and `check_known` refuses to prepare images.
 
     Raises:
         ConfigError: On construction, when no image can be prepared by these values.
@@ -48,6 +50,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
     std: tuple[float, ...] = HALF
     color: str = "RGB"
     crop_mode: str = "center"
+    known: bool = True
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -58,9 +61,8 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             raise ConfigError(f"in_chans={channels}: must be at least 1")
         preparation = {name: getattr(self, name) for name in PREPARATION}
         check_preparation(channels=channels, **preparation, largest_crop=sys.float_info.max)
-        for name, choices in (("color", (*by_color, "")), ("crop_mode", ("center", "squash"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
+        if self.color not in (choices := (*by_color, "")):
+            raise ConfigError(f"color={self.color!r}: expected one of {choices}")
 
     @classmethod
     def of(cls, config: ViTConfig) -> Preprocess:
@@ -75,9 +77,10 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
 
     def replace(self, changes: Mapping[str, Any]) -> Preprocess:
-        """Return a copy with some of mean, std, crop_pct and interpolation changed.
+        """Return a copy with some fields of `PREPARATION` changed.
 
-        Text is read as `ViTConfig.replace` reads it; one mean or std counts for every channel.
+        Text is read as `ViTConfig.replace` reads it; one mean or std counts for every channel. With
+        both, the preparation is known.
         """
         check_preprocess_fields(changes)
         values = {k: parse_field(k, value, getattr(self, k)) for k, value in changes.items()}
@@ -85,7 +88,18 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             values[name] = per_channel(values[name], len(self.mean))
         current = {name: getattr(self, name) for name in PREPARATION}
         check_preparation(channels=len(self.mean), **(current | values))
-        return structs.replace(self, **values)
+        return structs.replace(self, **values, known=self.known or {"mean", "std"} <= set(values))
+
+    def check_known(self, source: str) -> None:
+        """Raise UsageError where mean and std are placeholders."""
+        if not self.known:
+            raise UsageError(
+                f"{source}: does not say how its images are prepared, and mean and std cannot be "
+                "guessed",
+                hint="give --mean and --std as the model was trained with, and --crop-pct, "
+                f"--crop-mode and --interpolation unless they are {self.crop_pct:g}, "
+                f"{self.crop_mode} and {self.interpolation}; best when it is exported",
+            )
 
 
 def check_preprocess_fields(changes: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from vit_export.checkpoint.metadata import CONFIG, PROCESSOR
+from vit_export.checkpoint.metadata import CARD, CONFIG, OPENCLIP_CONFIG, PROCESSOR
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.variants import VARIANTS, ViTConfig
 
@@ -14,9 +14,10 @@ FILE_NAMES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+BESIDE = (CONFIG, PROCESSOR, OPENCLIP_CONFIG, CARD)  # files that describe the weights
 DOWNLOADS = (  # tried in turn until there are weights
-    [*FILE_NAMES[:2], "model-*.safetensors", CONFIG, PROCESSOR],
-    [*FILE_NAMES[2:], "pytorch_model-*.bin", CONFIG, PROCESSOR],
+    [*FILE_NAMES[:2], "model-*.safetensors", *BESIDE],
+    [*FILE_NAMES[2:], "pytorch_model-*.bin", *BESIDE],
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 

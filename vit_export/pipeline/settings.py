@@ -28,7 +28,8 @@ class ExportSettings:
         attention: `"decomposed"`, or `"op"` for one Attention node per block.
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
         labels: Class names.
-        preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
+        preprocess: Any of mean, std, crop_pct, crop_mode and interpolation that differ from the
+            variant's.
         activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
         embed_preprocess: Put the image preparation into the graph: the input is then `image`, uint8
