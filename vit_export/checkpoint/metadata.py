@@ -144,6 +144,9 @@ def _hugging_face(config: _Json) -> Metadata:
                    f"{', '.join(MODEL_TYPES)}"},
         )  # fmt: skip
     defaults = MODEL_TYPES[model_type]
+    classes = config.get("architectures", list[str] | None) or [""]
+    projects = classes[0] in ("CLIPModel", "CLIPVisionModelWithProjection")
+    projection_dim = config.get("projection_dim", int | None) if projects else None
     if model_type in ("clip", "siglip"):
         config = config.object("vision_config")
     activation = config.get("hidden_act", str, defaults.hidden_act)
@@ -167,6 +170,7 @@ def _hugging_face(config: _Json) -> Metadata:
         "depth": config.get("num_hidden_layers", int | None),
         "in_chans": channels,
         "qkv_bias": config.get("qkv_bias", bool | None),
+        "projection_dim": projection_dim,
         "rope_theta": config.get("rope_theta", float | None),
     }
     return Metadata(
