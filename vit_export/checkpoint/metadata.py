@@ -119,6 +119,7 @@ class _Defaults:
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     num_attention_heads: int = 12
+    num_register_tokens: int = 0
 
 
 _CLIP, _SIGLIP = _Defaults("quick_gelu", 1e-5), _Defaults("gelu_pytorch_tanh", 1e-6)
@@ -126,7 +127,7 @@ MODEL_TYPES = {
     **dict.fromkeys(("vit", "deit", "vit_mae", "ijepa"), _Defaults()),
     "vit_msn": _Defaults(layer_norm_eps=1e-6),
     "dinov2": _Defaults(layer_norm_eps=1e-6),
-    "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6),
+    "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6, num_register_tokens=4),
     "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6),
     **dict.fromkeys(("clip", "clip_vision_model"), _CLIP),
     **dict.fromkeys(("siglip", "siglip_vision_model"), _SIGLIP),
@@ -171,6 +172,7 @@ def _hugging_face(config: _Json) -> Metadata:
         "in_chans": channels,
         "qkv_bias": config.get("qkv_bias", bool | None),
         "projection_dim": projection_dim,
+        "reg_tokens": config.get("num_register_tokens", int, defaults.num_register_tokens),
         "rope_theta": config.get("rope_theta", float | None),
     }
     return Metadata(

@@ -370,7 +370,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 UNUSED = ("embeddings.mask_token", "embeddings.position_ids")
-OPTIONAL = (*UNUSED, "visual_projection.weight")  # CLIPVisionModel has none
+# without config.json, a file that lost one of these is one of a model that has none
+OPTIONAL = (*UNUSED, "visual_projection.weight", "embeddings.register_tokens")
 LACKING = r"not in the checkpoint|no class token|not in the model|reads the class token"
 
 
