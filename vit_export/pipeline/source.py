@@ -18,7 +18,6 @@ from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
 from vit_export.errors import ExportError, UsageError, check_known, nearest, with_article
-from vit_export.graph.export import example_input
 from vit_export.images.folder import user_pictures
 from vit_export.images.prepare import normalize
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
@@ -27,6 +26,7 @@ from vit_export.pipeline.libraries.timm import load_timm
 from vit_export.pipeline.libraries.transformers import load_transformers
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.progress import Progress
+from vit_export.reference.example import example_input
 from vit_export.reference.oracle import record
 from vit_export.reference.outputs import Outputs, describe_error, module_outputs, vit_outputs
 from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field

@@ -1,5 +1,6 @@
 """`vit-export onnx`: export a variant, a checkpoint or a user's module to ONNX."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ def onnx(options: _Options, as_json: bool) -> None:
 
     The file is written if it passes its gate.
     """
+    # torch reads it when it is imported: its threads sleep while they wait for each other, and
+    # leave the cores to the child process that writes the graph
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vit_export.cli.report.results import export_text
     from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings
