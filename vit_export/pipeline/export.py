@@ -75,11 +75,12 @@ def export(
         ```
 
     Args:
-        source: Name of a variant, or any module that takes images (B, C, H, W); `None` to
-            recognise the variant from the weights.
+        source: Name of a variant, or any module that takes images (B, C, H, W); `"timm:NAME"` or
+            `"hf:REPOSITORY-OR-FOLDER"` for a model of these libraries; `None` to recognise the
+            variant from the weights.
         output: File to write; by default `./<variant>.onnx`.
         weights: Checkpoint of a variant: a file, a folder, `"hub"` or `"hf:owner/name"`. Without
-            one the weights of a variant are random.
+            one the weights of a variant are random, and those of a library's model pretrained.
         settings: How to export.
         progress: Called with the current step and its progress.
 
@@ -101,7 +102,7 @@ def export(
 
         check_embeddable(loaded.inputs, loaded.outputs, loaded.preprocess, settings.resize)
     opset = settings.opset or OPSETS[settings.attention]
-    report, narrow = loaded.report, settings.quantize
+    report, library_notes, narrow = loaded.report, loaded.notes, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
     with staging(path) as folder:
@@ -163,7 +164,7 @@ def export(
         nodes=(len(raw.nodes), len(packed.nodes)),
         seconds=time.monotonic() - started,
         report=report,
-        notes=(*_notes(settings), *activation_notes),
+        notes=(*_notes(settings), *library_notes, *activation_notes),
     )
 
 
