@@ -1,7 +1,7 @@
 """Which published models load, and which are refused and why: a table of timm, HF and torchvision.
 
-`census.txt` says which models load, `preparation.txt` whether images are prepared as published
-weights expect; so a change shows in a diff. To write the tables anew, set UPDATE_CENSUS=1.
+`census.txt` says which models load, so that a change shows in a diff. To write it anew, set
+UPDATE_CENSUS=1.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from originals import distance, perturb
 from torch import Tensor, nn
 
 from vit_export.checkpoint.architecture import PREPARATION
-from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.published import published_preparation
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
-from vit_export.variants import ViTConfig
 
 FAMILIES = ["vit_*", "deit*", "flexivit_*", "beit*", "eva*"]
 SMALL = {
@@ -63,8 +62,13 @@ def load(file: TensorFile, *, num_heads: int, img_size: Any = None) -> Loaded:
         return load_checkpoint(file.path, overrides=settings)
 
 
-def outcome(name: str, model: nn.Module, read: Any = lambda output: output) -> str:
-    """Whether a model loads and then computes the same in float64, or why it is refused."""
+def outcome(
+    name: str, model: nn.Module, read: Any = lambda output: output, encoder: Any = None
+) -> str:
+    """Whether a model loads and then computes the same in float64, or why it is refused.
+
+    `encoder` is the part of it that is compared, by default all.
+    """
     file = in_memory(name, model.state_dict())
     positions = any("pos" in tensor for tensor in file.tensors)  # else nothing shows the size
     size = None if positions else getattr(getattr(model, "patch_embed", None), "img_size", None)
@@ -82,7 +86,7 @@ def outcome(name: str, model: nn.Module, read: Any = lambda output: output) -> s
         return "loads exactly"  # compared in test_rules.py
     x = torch.randn(1, loaded.config.in_chans, *loaded.config.image_hw, dtype=torch.float64)
     with torch.no_grad():
-        error = distance(loaded.model.double()(x), read(model.double()(x)))
+        error = distance(loaded.model.double()(x), read((encoder or model).double()(x)))
     if 1e-12 < error < 1e-6 and loaded.config.rope != "none":
         return "loads, with rotary positions rounded to float32"  # the original's are float64 here
     return "loads exactly" if error < 1e-12 else "loads, but computes something else"
@@ -109,8 +113,10 @@ def huggingface_outcomes() -> dict[str, str]:
     for name in HUGGING_FACE:
         kind = getattr(transformers, name)
         sizes = {"image_size": [32, 32]} if name == "YolosModel" else {}
-        model = perturb(kind(kind.config_class(**{**SMALL, **sizes})))
-        outcomes[f"transformers {name}"] = outcome(name, model, read_huggingface)
+        unmasked = {"mask_ratio": 0.0} if "MAE" in name else {}
+        model = perturb(kind(kind.config_class(**{**SMALL, **sizes, **unmasked})))
+        encoder = model.vit if name == "ViTMAEForPreTraining" else model
+        outcomes[f"transformers {name}"] = outcome(name, model, read_huggingface, encoder)
     return outcomes
 
 
@@ -119,7 +125,7 @@ def read_huggingface(output: Any) -> Tensor:
     if "logits" in output:
         return output.logits
     pooled = output.get("pooler_output")
-    if output.last_hidden_state.shape[1] == 16:  # no class token (I-JEPA)
+    if pooled is None and output.last_hidden_state.shape[1] == 16:  # no class token (I-JEPA)
         return output.last_hidden_state.mean(dim=1)
     return output.last_hidden_state[:, 0] if pooled is None else pooled
 
@@ -184,44 +190,37 @@ def test_the_config_json_of_timm_gives_the_preparation_of_all_published_weights(
         }, name
 
 
-def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The fields of the image preparation that differ."""
-    differing = [
-        f"{field} {ours[field]} instead of {theirs[field]}"
-        for field in PREPARATION
-        if ours[field] != theirs[field]
-    ]
-    return "; ".join(differing) or "the same"
-
-
-def test_the_preparation_for_weights_of_torchvision_is_what_the_table_says() -> None:
-    """No file shows it: one assumption holds for all of torchvision's weights."""
-    ours = {field: value for field, (value, _) in TORCHVISION.assumed.items()}
-    outcomes = {}
+def test_published_files_of_torchvision_are_prepared_as_by_torchvision() -> None:
+    """Their shapes do not show whether images are resized to 224, 242 or 256 px, and how."""
     for model in torchvision.models.list_models(include="vit_*"):
         for weights in torchvision.models.get_model_weights(model):
-            preset = weights.transforms()
-            theirs = {
-                "mean": tuple(preset.mean),
-                "std": tuple(preset.std),
-                "crop_pct": preset.crop_size[0] / preset.resize_size[0],
-                "interpolation": preset.interpolation.value,
+            preset, name = weights.transforms(), weights.url.rpartition("/")[2]
+            assert published_preparation(digits_of(name)) == {
+                name: {
+                    "mean": tuple(preset.mean),
+                    "std": tuple(preset.std),
+                    "crop_pct": preset.crop_size[0] / preset.resize_size[0],
+                    "interpolation": preset.interpolation.value,
+                }
             }
-            outcomes[f"torchvision {weights}"] = compared(ours, theirs)
-    check_table("preparation.txt", "torchvision", outcomes)
 
 
-@pytest.mark.slow
-def test_the_preparation_for_files_of_timm_without_config_json_is_what_the_table_says() -> None:
-    """It is that of the variant with the same shapes."""
-    configs: dict[str, ViTConfig] = {}
-    outcomes = {}
-    for name in loadable_timm_weights():
-        cfg, model = timm.get_pretrained_cfg(name), name.split(".")[0]
-        if model not in configs:
-            with torch.device("meta"):
-                original = timm.create_model(model)
-            file = in_memory(model, original.state_dict())
-            configs[model] = load(file, num_heads=original.blocks[0].attn.num_heads).config
-        outcomes[f"timm {name}"] = compared(vars(configs[model]), vars(cfg))
-    check_table("preparation.txt", "timm", outcomes)
+def digits_of(name: str) -> str:
+    """The SHA-256 of a published file, as far as its name shows it."""
+    return name.removesuffix(".pth").rpartition("-")[2].ljust(64, "0")
+
+
+def test_published_files_of_deit_are_prepared_as_by_their_makers() -> None:
+    """Bare files of DeiT have the shapes of ViT, and other statistics."""
+    for model in timm.list_pretrained("deit_*"):
+        cfg = timm.get_pretrained_cfg(model)
+        name = cfg.url.rpartition("/")[2]
+        (fields,) = published_preparation(digits_of(name)).values()
+        assert fields == {field: getattr(cfg, field) for field in fields}
+        assert {*fields, "crop_mode"} == {*PREPARATION}
+
+
+def test_no_preparation_is_invented() -> None:
+    """ViT, DeiT, DINO and MAE share their shapes, and prepare images in different ways."""
+    file = in_memory("x", timm_model("vit_base_patch16_224").state_dict())
+    assert not load(file, num_heads=4).preprocess.known

@@ -167,7 +167,9 @@ def test_the_number_of_heads_of_a_variant_is_reported(tmp_path: Path) -> None:
     found = load_checkpoint(path)
     assert found.config == get_variant("mnist")
     assert found.report.assumed["num_heads"] == "3, from variant vit_mnist_28"
-    assert "vit_mnist_28" in found.report.assumed["preprocess"]
+    assert "unknown" in found.report.assumed["preprocess"]
+    assert not found.preprocess.known
+    assert load_checkpoint(path, variant="mnist").preprocess.known
 
 
 def test_an_unknown_number_of_heads_is_an_error_that_lists_the_possible_ones(file: Path) -> None:

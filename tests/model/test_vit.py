@@ -38,7 +38,7 @@ def test_tensor_names_and_shapes_are_those_of_timm(name):
     known = name.removesuffix("_in21k").split(".")[0]
     with torch.device("meta"):
         ours = shapes(VisionTransformer(config))
-        timms = timm.create_model(known, num_classes=config.num_classes, weight_init="skip")
+        timms = timm.create_model(known, num_classes=config.num_classes)
         theirs = {
             re.sub(r"gamma_(\d)", r"ls\1.gamma", name): shape  # of DINOv3
             for name, shape in shapes(timms).items()

@@ -201,6 +201,10 @@ def resolve(
     _check_channels(winners, inferred.get("in_chans", 0), source=source)
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
+    if known is not None:
+        for name in ("init_values", "mlp_ratio"):  # exact in the variant, not in the shapes
+            if name in inferred and _agrees(Claim(name, getattr(known, name), ""), inferred):
+                winners[name] = Claim(name, getattr(known, name), TENSORS)
     try:
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:

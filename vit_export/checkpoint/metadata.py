@@ -63,7 +63,9 @@ def _card_license(card: Path) -> str:
     header = re.match(
         r"---\r?\n(.*?)\n---", read_text(card, what="card", error=CheckpointError), re.S
     )
-    fields = dict(re.findall(r"^(license\w*): *['\"]?([\w.-]+)", header[1] if header else "", re.M))
+    fields: dict[str, str] = dict(
+        re.findall(r"^(license\w*): *['\"]?([\w.-]+)", header[1] if header else "", re.M)
+    )
     license = fields.get("license", "")
     return fields.get("license_name", license) if license == "other" else license
 
@@ -144,15 +146,16 @@ class _Defaults:
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     num_attention_heads: int = 12
+    num_register_tokens: int | None = None  # None: it has no such field
 
 
 _CLIP, _SIGLIP = _Defaults("quick_gelu", 1e-5), _Defaults("gelu_pytorch_tanh", 1e-6)
 MODEL_TYPES = {
     **dict.fromkeys(("vit", "deit", "vit_mae", "ijepa"), _Defaults()),
     "vit_msn": _Defaults(layer_norm_eps=1e-6),
-    "dinov2": _Defaults(layer_norm_eps=1e-6),
-    "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6),
-    "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6),
+    "dinov2": _Defaults(layer_norm_eps=1e-6, num_register_tokens=0),
+    "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6, num_register_tokens=4),
+    "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6, num_register_tokens=0),
     **dict.fromkeys(("clip", "clip_vision_model"), _CLIP),
     **dict.fromkeys(("siglip", "siglip_vision_model"), _SIGLIP),
 }
@@ -168,6 +171,12 @@ def _hugging_face(config: _Json) -> Metadata:
                    f"{', '.join(MODEL_TYPES)}"},
         )  # fmt: skip
     defaults = MODEL_TYPES[model_type]
+    classes = config.get("architectures", list[str] | None) or [""]
+    projects = classes[0] in ("CLIPModel", "CLIPVisionModelWithProjection")
+    registers = defaults.num_register_tokens
+    if registers is not None:
+        registers = config.get("num_register_tokens", int, registers)
+    projection_dim = config.get("projection_dim", int | None) if projects else None
     if model_type in ("clip", "siglip"):
         config = config.object("vision_config")
     activation = config.get("hidden_act", str, defaults.hidden_act)
@@ -191,6 +200,8 @@ def _hugging_face(config: _Json) -> Metadata:
         "depth": config.get("num_hidden_layers", int | None),
         "in_chans": channels,
         "qkv_bias": config.get("qkv_bias", bool | None),
+        "projection_dim": projection_dim,
+        "reg_tokens": registers,
         "rope_theta": config.get("rope_theta", float | None),
     }
     return Metadata(
@@ -216,6 +227,13 @@ def _labels(config: _Json) -> tuple[str, ...]:
     except ValueError as error:
         raise config.error(f"{key}: {error}") from error
     return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
+
+
+def processor_preparation(
+    fields: Mapping[str, Any], *, folder: Path, channels: int
+) -> dict[str, Any]:
+    """Config fields of an image processor, from the fields of its file."""
+    return _preparation(_Json(folder / PROCESSOR, fields), channels=channels)
 
 
 def _preparation(processor: _Json, *, channels: int) -> dict[str, Any]:

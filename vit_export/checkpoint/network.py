@@ -24,6 +24,9 @@ def without_prefix(file: TensorFile) -> TensorFile:
     those of a known layout; all other tensors are listed as not used.
     """
     _check_whole(file)
+    empty = tuple(name for name, tensor in file.tensors.items() if not tensor.numel())
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name not in empty}
+    file = dataclasses.replace(file, tensors=tensors, aside=(*file.aside, *empty))
     file = without_scan(file)
     names = list(file.tensors)
     if recognise(names, file.metadata) is not None:

@@ -1,7 +1,6 @@
 """Weights in pickles (.pth, .pt, .bin), read by torch's restricted unpickler."""
 
 import argparse
-import collections
 import pathlib
 import pickle
 import re
@@ -22,13 +21,21 @@ WRAPPERS = (
     *("teacher", "student", "target_encoder", "encoder", "backbone", "weights", "params"),
 )
 
+
+def _without_default(*_factory: object) -> dict[Any, Any]:
+    """Stand in for `collections.defaultdict`, into which torch's unpickler puts nothing."""
+    return {}
+
+
 # classes that trainers save beside the weights; to make one of them runs none of its own code
 HARMLESS: list[Any] = [
-    *(argparse.Namespace, collections.defaultdict, bool, dict, float, int, list, set, str, tuple),
+    *(argparse.Namespace, bool, dict, float, int, list, set, str, tuple),
+    (_without_default, "collections.defaultdict"),
     *(np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}),
     *(
-        (np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar")
+        (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
         for core in ("core", "_core")
+        for value, name in ((np.float64(), "scalar"), (np.empty(0), "_reconstruct"))
     ),
     *(
         (

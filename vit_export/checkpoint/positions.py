@@ -65,7 +65,7 @@ def trained_positions(
         return Trained(side * patch, "", none)
     if squares:
         raise _ambiguous(positions, None, squares, source)
-    raise _unknown_size(counts, patch, prefix, source)
+    raise _unknown_size(counts, patch, fields["class_token"], source)
 
 
 def _ambiguous(
@@ -81,12 +81,12 @@ def _ambiguous(
 
 
 def _unknown_size(
-    counts: Mapping[bool, int], patch: int, prefix: int, source: str
+    counts: Mapping[bool, int], patch: int, class_token: bool, source: str
 ) -> CheckpointError:
     patches = next(iter(counts.values()))
     rows = [n for n in range(math.isqrt(patches), 0, -1) if patches % n == 0]
     sizes_px = ", ".join(f"{n * patch}x{patches // n * patch}" for n in rows)
-    lost = "" if prefix else ". It holds no class token; a file that lost one is not complete"
+    lost = "" if class_token else ". It holds no class token; a file that lost one is not complete"
     return CheckpointError(
         f"{source}: pos_embed has positions for {patches} patches, which make no square image, and "
         f"no other size is known{lost}",

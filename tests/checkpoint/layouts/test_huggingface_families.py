@@ -155,6 +155,32 @@ def test_a_config_of_another_kind_of_model_is_not_ignored_silently(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "lost"),
+    [
+        (
+            "CLIPVisionModelWithProjection",
+            {**WIDE, "projection_dim": 8},
+            "visual_projection.weight",
+        ),
+        ("Dinov2WithRegistersModel", SIZES, "embeddings.register_tokens"),
+        ("DINOv3ViTModel", {**WIDE, "num_register_tokens": 4}, "embeddings.register_tokens"),
+    ],
+)
+def test_a_lost_part_that_config_json_states_is_refused(
+    name: str, options: dict[str, Any], lost: str, tmp_path: Path
+) -> None:
+    """The tensors alone would be those of a model without it."""
+    built(name, **options).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file({n: t for n, t in state.items() if n != lost}, path, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"! (projection_dim|reg_tokens): file 0, config.json"
+    ):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("lost", "what"),
     [
         ("encoder.layer.1.layer_scale2.lambda1", "- blocks.1.ls2.gamma"),

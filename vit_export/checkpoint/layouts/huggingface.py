@@ -42,12 +42,8 @@ HUGGING_FACE = Layout(
         rename(f"{_V5}.mlp.fc1.{{p}}", "blocks.{n}.mlp.fc1.{p}"),
         rename(f"{_V5}.mlp.fc2.{{p}}", "blocks.{n}.mlp.fc2.{p}"),
         rename("layernorm.{p}", "norm.{p}"),
-        # ViTForImageClassification has no pooler, and DeiTModel's pooler reads one token of two
-        Rule(
-            ("pooler.dense.{p}",),
-            "pre_logits.fc.{p}",
-            unless=(_DISTILLATION_TOKEN, "classifier.weight"),
-        ),
+        # classifiers have no pooler
+        Rule(("pooler.dense.{p}",), "pre_logits.fc.{p}", unless=("classifier.weight", _TEACHER)),
         rename("classifier.{p}", "head.{p}"),
         rename("cls_classifier.{p}", "head.{p}"),
         rename("distillation_classifier.{p}", "head_dist.{p}"),

@@ -1,7 +1,7 @@
 """Tensor names of OpenCLIP and OpenAI's CLIP: the image tower, `visual.*` of a whole model."""
 
 from vit_export.checkpoint.layouts.huggingface_clip import AS_POSITIONS, AS_TOKEN
-from vit_export.checkpoint.layouts.rules import TRANSPOSE, Cue, Layout, Rule, rename
+from vit_export.checkpoint.layouts.rules import TRANSPOSE, Cue, Layout, rename
 
 _BLOCK = "transformer.resblocks.{n}"
 
