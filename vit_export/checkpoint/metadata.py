@@ -17,6 +17,7 @@ import msgspec
 
 from vit_export.artifact.labels import parse_labels
 from vit_export.artifact.open_file import read_text
+from vit_export.artifact.preprocess import CROP_MODES
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.layouts.timm import UNSUPPORTED_ARCHITECTURES, architecture_fields
 from vit_export.errors import CheckpointError
@@ -266,7 +267,7 @@ def _timm(config: _Json) -> Metadata:
         "crop_pct": pretrained.get("crop_pct", float | None),
         "interpolation": pretrained.get("interpolation", str | None),
     }
-    known = mode in ("center", "squash")
+    known = mode in CROP_MODES
     return Metadata(
         fields={CONFIG: fields},
         crop_mode=mode if known else "center",
