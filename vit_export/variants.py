@@ -41,7 +41,7 @@ CHOICES = {
     "rope": ("none", "float32", "bfloat16"),
     "act_layer": ("gelu", "gelu_tanh", "quick_gelu"),
     "mlp_layer": ("mlp", "swiglu"),
-    "crop_mode": ("center", "squash"),
+    "crop_mode": ("center", "squash", "border"),
     "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
 }
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -101,7 +101,7 @@ class ViTConfig:
 
     # image preparation
     crop_pct: float = 0.9  # crop size / resized short side
-    crop_mode: Literal["center", "squash"] = "center"  # "squash" resizes without keeping the aspect
+    crop_mode: Literal["center", "squash", "border"] = "center"  # as in `Preprocess`
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] = "bicubic"
     mean: tuple[float, ...] = HALF  # per channel, of pixels in [0, 1]
     std: tuple[float, ...] = HALF

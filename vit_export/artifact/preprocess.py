@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from vit_export.errors import ConfigError, UsageError
 from vit_export.variants import (
+    CHOICES,
     HALF,
     PREPARATION,
     ViTConfig,
@@ -18,6 +19,7 @@ from vit_export.variants import (
     per_channel,
 )
 
+CROP_MODES = CHOICES["crop_mode"]
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
 
 
@@ -34,8 +36,9 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
-        crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
-            whatever the aspect, before the crop.
+        crop_mode: `"center"`; `"squash"` to resize both sides to `floor(size / crop_pct)`,
+            whatever the aspect, before the crop; or `"border"` to resize the long side to it, and
+            to fill what is missing with the mean colour.
         known: Whether mean and std are those of the model. Where neither its checkpoint nor the
             caller gave them they are placeholders, and `check_known` refuses to prepare images.
 
