@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec import structs
 from torch import nn
 
 from vit_export.artifact.golden import Golden, pictures
@@ -247,9 +246,7 @@ def _load_module(
         variant=kind.__name__,
         config={},
         weights=Weights(source=f"module {kind.__module__}.{kind.__qualname__}"),
-        preprocess=structs.replace(preprocess, known=False).replace(
-            known | dict(settings.preprocess)
-        ),
+        preprocess=preprocess.replace(known | dict(settings.preprocess)),
         labels=tuple(settings.labels),
         activation=None,
     )
