@@ -34,6 +34,7 @@ from vit_export.graph.simplify import simplify
 from vit_export.host.fork import forked
 from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.agreement import FullModelLogits, check_merging
 from vit_export.pipeline.embed import pack_embedded
 from vit_export.pipeline.quantize import ArtifactResult, quantize
 from vit_export.pipeline.settings import ExportSettings
@@ -101,6 +102,7 @@ def export(
         OutputError: The output cannot be written.
     """
     started = time.monotonic()
+    check_merging(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
@@ -118,6 +120,9 @@ def export(
             if LOGITS in golden.outputs:
                 check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
             activation, activation_notes = choose_activation(loaded, golden, settings.activation)
+            full = None
+            if settings.images is not None and loaded.full_model is not None:
+                full = FullModelLogits.compute(loaded, settings.images, progress)
             golden_file = folder / golden_path(path).name
             golden.write(golden_file)
             check_golden_not_shared(path, golden_file)
@@ -128,7 +133,9 @@ def export(
         gc.collect()  # takes a second with torch loaded, and frees reference cycles
         trim_memory()
         manifest = manifest.replace(activation=activation)
-        preparation: tuple[Stage, ...] = ()
+        measured: list[Stage] = []  # of the certificate, besides the gates
+        if full is not None:
+            measured.append(full.compare(packed, manifest, golden.samples, progress))
         if settings.embed_preprocess:
             packed, manifest, line = pack_embedded(
                 packed,
@@ -140,11 +147,11 @@ def export(
                 external_data=settings.external_data,
                 progress=progress,
             )
-            preparation = (line,)
+            measured.append(line)
         *before, comparison = _gate(raw, packed, golden, manifest, settings, progress)
         manifest = manifest.replace(
             graph_sha256=packed.graph_sha256(),
-            certificate=(*(c.stage for c in before), *preparation, comparison.stage),
+            certificate=(*(c.stage for c in before), *measured, comparison.stage),
         )
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
@@ -196,6 +203,7 @@ def _build(
         preprocess=loaded.preprocess,
         labels=loaded.labels,
         blocks=loaded.model.taps,
+        token_merging=loaded.token_merging,
         toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
     final = raw
