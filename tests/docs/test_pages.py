@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from markdown_pages import PAGES, ROOT, blocks, run_page
+from originals import TORCHVISION  # noqa: F401  (a page needs timm)
 from PIL import Image
 
 from vit_export.checkpoint.own import save_checkpoint

@@ -19,8 +19,9 @@ from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.errors import ExportError
 from vit_export.graph import export as graph_export
-from vit_export.graph.export import example_input, export_module
+from vit_export.graph.export import export_module
 from vit_export.model.vit import create_model
+from vit_export.reference.example import example_input
 from vit_export.reference.outputs import module_outputs, vit_outputs
 
 IMAGES = TensorSpec("pixel_values", "float32", ("batch_size", 3, 32, 32))

@@ -29,7 +29,7 @@ from vit_export.errors import (
     UsageError,
 )
 from vit_export.graph import simplify as simplify_stage
-from vit_export.pipeline import export as export_door
+from vit_export.pipeline import build as build_stage
 from vit_export.pipeline.export import export
 from vit_export.pipeline.settings import ExportSettings, ValidateSettings
 from vit_export.pipeline.validate import validate
@@ -89,6 +89,21 @@ from vit_export.pipeline.settings import ExportSettings
 fields = {"depth": 1, "embed_dim": 32, "num_heads": 2}
 export("mnist", sys.argv[1], settings=ExportSettings(overrides=fields))
 """
+
+
+def test_the_reference_imports_nothing_that_only_the_graph_needs():
+    """The child process that writes the graph imports it meanwhile: it takes seconds."""
+    code = """if True:
+        import sys
+        from vit_export.pipeline import export
+        from vit_export.pipeline.source import load_source, record_golden
+        from vit_export.progress import silent
+
+        record_golden(load_source("mnist"), None, silent)
+        print(*({"onnx", "onnx_ir", "onnxscript", "onnxsim", "torch._dynamo"} & set(sys.modules)))
+    """
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout == "\n"
 
 
 @pytest.mark.slow
@@ -277,13 +292,13 @@ def zeroed(path: Path) -> None:
 
 def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(tmp_path, monkeypatch):
     """The hint names the option that exports without it."""
-    real = export_door.simplify
+    real = build_stage.simplify
 
     def careless(source: Path, output: Path) -> None:
         real(source, output)
         zeroed(output)
 
-    monkeypatch.setattr(export_door, "simplify", careless)
+    monkeypatch.setattr(build_stage, "simplify", careless)
     with pytest.raises(GateError, match="--no-simplify"):
         export(Branches(), tmp_path / "m.onnx", settings=ExportSettings(overrides=SMALL_IMAGES))
     assert not list(tmp_path.iterdir())
@@ -291,7 +306,7 @@ def test_a_simplifier_that_changes_the_outputs_is_an_error_with_a_way_out(tmp_pa
 
 def test_an_exporter_that_mixes_rows_is_not_taken_for_the_simplifier(tmp_path, monkeypatch):
     """Its graph is right for one image, which is all that runs before the simplifier."""
-    real = export_door.export_module
+    real = build_stage.export_module
 
     def careless(*arguments: object, **options: object) -> OnnxFile:
         path = real(*arguments, **options).path
@@ -311,7 +326,7 @@ def test_an_exporter_that_mixes_rows_is_not_taken_for_the_simplifier(tmp_path, m
         onnx.save(model, path)
         return OnnxFile.read(path)
 
-    monkeypatch.setattr(export_door, "export_module", careless)
+    monkeypatch.setattr(build_stage, "export_module", careless)
     with pytest.raises(GateError, match=r"^torch -> onnx: .* at batch 3"):
         export(Branches(), tmp_path / "m.onnx", settings=ExportSettings(overrides=SMALL_IMAGES))
     assert not list(tmp_path.iterdir())
@@ -319,14 +334,14 @@ def test_an_exporter_that_mixes_rows_is_not_taken_for_the_simplifier(tmp_path, m
 
 def test_the_packed_file_is_gated_without_the_simplifier_too(tmp_path, monkeypatch):
     """It is the file that is published."""
-    real = export_door.pack_artifact
+    real = build_stage.pack_artifact
 
     def careless(final: OnnxFile, path: Path, *arguments: object, **options: object) -> OnnxFile:
         real(final, path, *arguments, **options)
         zeroed(path)
         return OnnxFile.read(path)
 
-    monkeypatch.setattr(export_door, "pack_artifact", careless)
+    monkeypatch.setattr(build_stage, "pack_artifact", careless)
     settings = ExportSettings(overrides=SMALL_IMAGES, simplify=False)
     with pytest.raises(GateError, match="torch -> onnx"):
         export(Branches(), tmp_path / "m.onnx", settings=settings)

@@ -14,9 +14,10 @@ FILE_NAMES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+SETTINGS = [CONFIG, PROCESSOR, "processor_config.json"]
 DOWNLOADS = (  # tried in turn until there are weights
-    [*FILE_NAMES[:2], "model-*.safetensors", CONFIG, PROCESSOR],
-    [*FILE_NAMES[2:], "pytorch_model-*.bin", CONFIG, PROCESSOR],
+    [*FILE_NAMES[:2], "model-*.safetensors", *SETTINGS],
+    [*FILE_NAMES[2:], "pytorch_model-*.bin", *SETTINGS],
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -30,10 +31,11 @@ class Location:
     stem: str  # name for a model that is no variant
 
 
-def fetch(source: str, *, variant: ViTConfig | None) -> Location:
+def fetch(source: str, *, variant: ViTConfig | None, weights: bool = True) -> Location:
     """Download weights and the JSON files beside them, unless they are in the cache.
 
-    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`.
+    A source is `hub`, for the repository of the variant, or `hf:owner/name[@revision]`. Without
+    `weights` only the JSON files are downloaded, and the path is that of config.json.
     huggingface_hub honours HF_HUB_OFFLINE, HF_ENDPOINT, HF_HOME and HF_TOKEN.
     """
     repository, revision = _repository(source, variant)
@@ -46,7 +48,7 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Location:
             hint="pip install 'vit-export[hub]'",
         ) from error
     try:
-        path = _download(snapshot_download, repository, revision)
+        path = _download(snapshot_download, repository, revision, weights=weights)
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{failed}: there is no such repository, or you have no access",
@@ -61,9 +63,8 @@ def fetch(source: str, *, variant: ViTConfig | None) -> Location:
     if path is None and constants.is_offline_mode():
         raise _not_cached(repository, constants)
     if path is None:
-        raise CheckpointError(
-            f"{repository} holds no weights: expected one of {', '.join(FILE_NAMES)}"
-        )
+        kind, names = ("weights", FILE_NAMES) if weights else ("settings", (CONFIG,))
+        raise CheckpointError(f"{repository} holds no {kind}: expected one of {', '.join(names)}")
     name = f"{repository}@{path.parent.name}"
     return Location(path=path, name=name, stem=repository.rpartition("/")[2])
 
@@ -87,11 +88,13 @@ def _repository(source: str, variant: ViTConfig | None) -> tuple[str, str | None
     return match["id"], match["revision"]
 
 
-def _download(snapshot: Callable[..., str], repository: str, revision: str | None) -> Path | None:
-    """The weights file in the cache; None where the repository has none."""
-    for patterns in DOWNLOADS:
+def _download(
+    snapshot: Callable[..., str], repository: str, revision: str | None, *, weights: bool
+) -> Path | None:
+    """The weights file (or config.json) in the cache; None where the repository has none."""
+    for patterns in DOWNLOADS if weights else (SETTINGS,):
         folder = snapshot(repository, revision=revision, allow_patterns=patterns)
-        for name in FILE_NAMES:
+        for name in FILE_NAMES if weights else (CONFIG,):
             if (path := Path(folder, name)).exists():
                 return path
     return None

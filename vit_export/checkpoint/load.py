@@ -83,7 +83,7 @@ def load_checkpoint(
         check_known("layout", layout, LAYOUTS)
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
-    location = _locate(source, known)
+    location = locate(source, known)
     file = open_tensors(location.path)
     path = str(file.path)
     chosen, binding = _bind(file, layout)
@@ -162,7 +162,8 @@ def _changes(report: LoadReport, old_grid: tuple[int, int], grid: tuple[int, int
         yield f"unused: {', '.join(report.unused)}"
 
 
-def _locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
+def locate(source: str | os.PathLike[str], variant: ViTConfig | None) -> Location:
+    """Return where weights lie, after downloading those of a hub."""
     text = os.fspath(source)
     if text == "hub" or text.startswith("hf:"):
         return fetch(text, variant=variant)

@@ -154,6 +154,13 @@ def _labels(config: _Json) -> tuple[str, ...]:
     return () if all(name == f"LABEL_{n}" for n, name in enumerate(labels)) else labels
 
 
+def processor_preparation(
+    fields: Mapping[str, Any], *, folder: Path, channels: int
+) -> tuple[str, dict[str, Any]]:
+    """Crop mode and config fields of an image processor, from the fields of its file."""
+    return _preparation(_Json(folder / PROCESSOR, fields), channels=channels)
+
+
 def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
     """Crop mode and config fields of a preprocessor_config.json.
 

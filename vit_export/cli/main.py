@@ -5,6 +5,7 @@ import click
 from vit_export import __version__
 from vit_export.cli.commands.bench import bench
 from vit_export.cli.commands.doctor import doctor
+from vit_export.cli.commands.embed import embed
 from vit_export.cli.commands.engine import engine
 from vit_export.cli.commands.finetune import finetune
 from vit_export.cli.commands.inspect import inspect
@@ -25,6 +26,7 @@ def main() -> None:
 
 
 for command in (
-    onnx, quantize, engine, validate, bench, predict, inspect, package, finetune, variants, doctor,
+    onnx, quantize, engine, validate, bench, predict, embed, inspect, package, finetune, variants,
+    doctor,
 ):  # fmt: skip
     main.add_command(command)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vit_export.artifact.manifest import TensorSpec
 from vit_export.artifact.onnx_reader import OnnxFile
@@ -21,10 +21,10 @@ from vit_export.graph.names import name_after_modules
 from vit_export.graph.repeat import BEFORE, TRACED, Weights, repeat_block
 from vit_export.model.last_block import LastBlock
 from vit_export.model.vit import Block, VisionTransformer
+from vit_export.reference.example import example_input
 from vit_export.reference.outputs import Outputs
 
 FIXED_SIZE_HINT = "export it with a fixed size, e.g. --batch 1"
-_EXAMPLE_SIZE = 2  # of a dynamic dimension; torch.export treats sizes 0 and 1 as constants
 _TORCH_FAILURES = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
 _LOGGERS = ("torch", "onnxscript", "onnx_ir")
 
@@ -139,13 +139,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def example_input(spec: TensorSpec, sizes: Mapping[str, int] | None = None) -> Tensor:
-    """Return zeros of a spec's shape; dynamic dimensions have `sizes`, or 2."""
-    known = sizes or {}
-    shape = [known.get(s, _EXAMPLE_SIZE) if isinstance(s, str) else s for s in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
 
 
 @contextmanager

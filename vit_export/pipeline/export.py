@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vit_export import __version__
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.labels import check_labels
 from vit_export.artifact.manifest import Manifest, Stage
@@ -19,7 +18,6 @@ from vit_export.artifact.onnx_writer import stamp
 from vit_export.artifact.publish import (
     check_golden_not_shared,
     check_output_name,
-    pack_artifact,
     publish_artifact,
     staging,
 )
@@ -28,15 +26,10 @@ from vit_export.checkpoint.load import LoadReport
 from vit_export.errors import GateError
 from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare, gated_always
-from vit_export.graph.embed import check_embeddable
-from vit_export.graph.export import export_module
-from vit_export.graph.simplify import simplify
 from vit_export.host.fork import forked
-from vit_export.host.machine import installed_versions
 from vit_export.host.memory import trim_memory
 from vit_export.pipeline.agreement import FullModelLogits, check_merging
-from vit_export.pipeline.embed import pack_embedded
-from vit_export.pipeline.quantize import ArtifactResult, quantize
+from vit_export.pipeline.result import ArtifactResult
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import (
     LoadedSource,
@@ -46,8 +39,6 @@ from vit_export.pipeline.source import (
 )
 from vit_export.progress import Progress, silent
 from vit_export.runtime.onnxruntime.runner import OrtRunner
-
-TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +76,12 @@ def export(
         ```
 
     Args:
-        source: Name of a variant, or any module that takes images (B, C, H, W); `None` to
-            recognise the variant from the weights.
+        source: Name of a variant, or any module that takes images (B, C, H, W); `"timm:NAME"` or
+            `"hf:REPOSITORY-OR-FOLDER"` for a model of these libraries; `None` to recognise the
+            variant from the weights.
         output: File to write; by default `./<variant>.onnx`.
         weights: Checkpoint of a variant: a file, a folder, `"hub"` or `"hf:owner/name"`. Without
-            one the weights of a variant are random.
+            one the weights of a variant are random, and those of a library's model pretrained.
         settings: How to export.
         progress: Called with the current step and its progress.
 
@@ -108,9 +100,11 @@ def export(
     progress("load the model")
     loaded = load_source(source, weights=weights, settings=settings)
     if settings.embed_preprocess:
+        from vit_export.graph.embed import check_embeddable  # needs onnx-ir
+
         check_embeddable(loaded.inputs, loaded.outputs, loaded.preprocess, settings.resize)
     opset = settings.opset or OPSETS[settings.attention]
-    report, narrow = loaded.report, settings.quantize
+    report, library_notes, narrow = loaded.report, loaded.notes, settings.quantize
     precision = f".{narrow.precision}" if narrow is not None else ""
     path = Path(output if output is not None else f"{loaded.variant}{precision}.onnx")
     with staging(path) as folder:
@@ -137,6 +131,8 @@ def export(
         if full is not None:
             measured.append(full.compare(packed, manifest, golden.samples, progress))
         if settings.embed_preprocess:
+            from vit_export.pipeline.embed import pack_embedded
+
             packed, manifest, line = pack_embedded(
                 packed,
                 packed.path,
@@ -156,6 +152,8 @@ def export(
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)
         else:
+            from vit_export.pipeline.quantize import quantize
+
             stamp(packed.path, manifest.metadata())
             if settings.images is not None and narrow.images is None and has_classes(manifest):
                 narrow = replace(narrow, images=settings.images)
@@ -173,45 +171,17 @@ def export(
         nodes=(len(raw.nodes), len(packed.nodes)),
         seconds=time.monotonic() - started,
         report=report,
-        notes=(*_notes(settings), *activation_notes),
+        notes=(*_notes(settings), *library_notes, *activation_notes),
     )
 
 
 def _build(
     loaded: LoadedSource, opset: int, path: Path, settings: ExportSettings
 ) -> tuple[OnnxFile, OnnxFile, Manifest]:
-    """Export, simplify and pack a model; return the exported graph, the packed file, its manifest.
+    """Build: in a child process, so that nothing else waits a second for its imports."""
+    from vit_export.pipeline.build import build
 
-    The manifest lacks what comes later: hash, certificate and activation.
-    """
-    scratch = path.parent / "scratch"  # a subfolder, so that its files cannot overwrite the result
-    scratch.mkdir(exist_ok=True)
-    raw = export_module(
-        loaded.model,
-        scratch / "exported.onnx",
-        loaded.inputs,
-        opset=opset,
-        example_sizes=loaded.example_sizes,
-    )
-    manifest = Manifest(
-        variant=loaded.variant,
-        config=loaded.config,
-        weights=loaded.weights,
-        opset=opset,
-        inputs=loaded.inputs,
-        outputs=tuple(s for s in raw.outputs if s.name in loaded.outputs),
-        preprocess=loaded.preprocess,
-        labels=loaded.labels,
-        blocks=loaded.model.taps,
-        token_merging=loaded.token_merging,
-        toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
-    )
-    final = raw
-    if settings.simplify:
-        simplify(raw.path, scratch / "simplified.onnx")
-        final = OnnxFile.read(scratch / "simplified.onnx")
-    packed = pack_artifact(final, path, manifest, external_data=settings.external_data)
-    return raw, packed, manifest.replace(outputs=packed.outputs)
+    return build(loaded, opset, path, settings)
 
 
 def _gate(

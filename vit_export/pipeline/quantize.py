@@ -26,38 +26,13 @@ from vit_export.gate.validate import Comparison
 from vit_export.graph.embed import take_off_preparation
 from vit_export.graph.layers import weight_bytes
 from vit_export.pipeline.embed import pack_embedded
+from vit_export.pipeline.result import ArtifactResult
 from vit_export.progress import Progress, silent
 from vit_export.quantization.gate import compare_file, run_gate
 from vit_export.quantization.prepare import prepare
 from vit_export.quantization.search import Repair, Sensitivity, repair, sensitivities, units_of
 from vit_export.quantization.settings import QuantizeSettings
 from vit_export.quantization.trials import AccuracyLimits, TrialConverter
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArtifactResult:
-    """Files and gate of an artifact.
-
-    Attributes:
-        path: The `.onnx` file.
-        golden: The golden file beside it.
-        manifest: The manifest in the file, certificate included.
-        comparison: The gate on the file.
-        files: All files, external data included.
-        seconds: Duration.
-    """
-
-    path: Path
-    golden: Path
-    manifest: Manifest
-    comparison: Comparison
-    files: tuple[Path, ...]
-    seconds: float
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the artifact, external data included, golden file excluded."""
-        return OnnxFile.read(self.path).total_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

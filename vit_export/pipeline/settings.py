@@ -27,6 +27,8 @@ class ExportSettings:
         reset_head: Replace the checkpoint's head with a zero-initialised one, for a different
             number of classes.
         seed: Seed of the random weights of a variant that is exported without a checkpoint.
+        random_init: Give a model of timm or transformers random weights, instead of downloading
+            its pretrained ones.
         overrides: Config fields to change, e.g. `{"img_size": 384}`.
         batch: A fixed batch size; dynamic by default.
         dynamic_size: Make height and width dynamic (multiples of the patch size); the graph
@@ -58,6 +60,7 @@ class ExportSettings:
     layout: str | None = None
     reset_head: bool = False
     seed: int = 0
+    random_init: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
     dynamic_size: bool = False

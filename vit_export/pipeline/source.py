@@ -18,20 +18,30 @@ from vit_export.artifact.manifest import TensorSpec, TokenMerging, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
-from vit_export.errors import ExportError, GateError, UsageError, nearest, with_article
-from vit_export.graph.export import example_input
+from vit_export.errors import (
+    ExportError,
+    GateError,
+    UsageError,
+    check_known,
+    nearest,
+    with_article,
+)
 from vit_export.images.folder import user_pictures
 from vit_export.images.prepare import normalize
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
 from vit_export.model.token_merging import merge_tokens, token_counts
 from vit_export.model.vit import VisionTransformer, create_model
+from vit_export.pipeline.libraries.timm import load_timm
+from vit_export.pipeline.libraries.transformers import load_transformers
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.progress import Progress
+from vit_export.reference.example import example_input
 from vit_export.reference.near_ties import without_near_ties
 from vit_export.reference.oracle import record
 from vit_export.reference.outputs import Outputs, describe_error, module_outputs, vit_outputs
 from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
+LIBRARIES = {"timm:": load_timm, "hf:": load_transformers}  # by how a source begins
 LEAST_GOLDEN = 3  # images that form every batch of the gate
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
@@ -53,6 +63,7 @@ class LoadedSource:
     report: LoadReport | None = None  # where there was a checkpoint
     full_model: VisionTransformer | None = None  # where `model` merges tokens
     token_merging: TokenMerging | None = None
+    notes: tuple[str, ...] = ()  # for the user
     owned: bool = False  # the model was built here, so that its weights can be freed
 
     def free(self) -> None:
@@ -82,6 +93,10 @@ def load_source(
         raise UsageError(f"{option} needs --weights FILE")
     if isinstance(source, nn.Module) and not isinstance(source, VisionTransformer):
         return _load_module(source, weights, settings)
+    if settings.random_init and weights is not None:
+        raise UsageError("--random-init and --weights are two sources of the weights")
+    if isinstance(source, str) and source.startswith(tuple(LIBRARIES)):
+        return _load_library(source, weights, settings)
     labels, report = tuple(settings.labels), None
     activation: Activation = "softmax"
     if isinstance(source, VisionTransformer):
@@ -168,21 +183,65 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
     return (*sizes, (max(patch, height - 3 * patch), max(patch, width - 2 * patch)))
 
 
+def _check_no_variant(*further: tuple[str, bool, str], settings: ExportSettings) -> None:
+    """Raise UsageError for settings that only a named variant can follow."""
+    for option, given, hint in (
+        ("--merge-tokens", settings.merge_tokens is not None,
+         "export a variant with --variant or --weights"),
+        ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
+        ("--attention", settings.attention != "decomposed",
+         "where the module calls F.scaled_dot_product_attention, export it with --opset 23"),
+        *further,
+    ):  # fmt: skip
+        if given:
+            raise UsageError(f"{option} is for named variants, not for a module", hint=hint)
+
+
+def _load_library(
+    source: str, weights: str | os.PathLike[str] | None, settings: ExportSettings
+) -> LoadedSource:
+    """Load a model of timm or transformers, with everything that its library says about it."""
+    library, _, name = source.partition(":")
+    _check_no_variant(
+        ("--layout", settings.layout is not None, "the library names the tensors"),
+        ("--reset-head", settings.reset_head, "train the new head before the export"),
+        settings=settings,
+    )
+    found = LIBRARIES[f"{library}:"](name, weights=weights, settings=settings)
+    preprocess = found.preprocess
+    shape = (settings.batch or BATCH_DIM, len(preprocess.mean), *preprocess.size)
+    images = TensorSpec(PIXEL_VALUES, "float32", shape)
+    outputs = module_outputs(found.module, [example_input(images)], found.compute)
+    outputs.fixed_batch = settings.batch
+    wanted = settings.outputs if tuple(settings.outputs) != (LOGITS,) else outputs.names[:1]
+    for output in wanted:
+        check_known("output", output, outputs.names)
+    return LoadedSource(
+        model=outputs,
+        inputs=(images,),
+        outputs=tuple(wanted),
+        variant=found.name,
+        config={},
+        weights=found.weights,
+        preprocess=preprocess,
+        labels=tuple(settings.labels) or found.labels,
+        activation=found.activation,
+        report=found.report,
+        notes=found.notes,
+        owned=True,
+    )
+
+
 def _load_module(
     module: nn.Module, weights: str | os.PathLike[str] | None, settings: ExportSettings
 ) -> LoadedSource:
     """Load a module; UsageError for settings that only a named variant can follow."""
-    for option, given, hint in (
-        ("--merge-tokens", settings.merge_tokens is not None, "merge them in the module"),
-        ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
+    _check_no_variant(
         ("--weights", weights is not None, "load the weights of a module in its factory"),
-        ("--attention", settings.attention != "decomposed",
-         "call F.scaled_dot_product_attention in the module, and export with --opset 23"),
         ("--outputs", tuple(settings.outputs) != (LOGITS,),
          "a module is exported with the outputs it returns"),
-    ):  # fmt: skip
-        if given:
-            raise UsageError(f"{option} is for named variants, not for a module", hint=hint)
+        settings=settings,
+    )  # fmt: skip
     if unknown := set(settings.overrides) - {"img_size", "in_chans"}:
         raise UsageError(
             f"a module has no field {', '.join(sorted(unknown))}: only img_size and in_chans can "

@@ -92,22 +92,22 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> O
     return outputs
 
 
-def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
+def module_outputs(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    compute: Callable[..., Any] | None = None,
+) -> Outputs:
     """Wrap any module, after calling it once to find its outputs and blocks.
 
     The taps are those members of `find_blocks` that are called and return tensors (B, ...).
+    `compute` calls the module where that is more than a plain call.
     """
-    taps, name = find_blocks(module), type(module).__name__
+    taps, name, call = find_blocks(module), type(module).__name__, compute or module
     try:
         with torch.no_grad(), _tapped(module, taps) as tapped:
-            result = module(*inputs)
+            result = call(*inputs)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise ExportError(
-            f"{name} fails on inputs of shape {shapes}: {describe_error(error)}",
-            hint="if it takes images of another size, give it with --img-size PX; another number "
-            "of channels with --set in_chans=N",
-        ) from error
+        raise call_error(module, inputs, error) from error
     outputs = _read_outputs(result, name)
     # blocks that are never called, or have no batch axis in front, cannot be compared row by row
     rows = len(inputs[0])
@@ -115,8 +115,18 @@ def module_outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
     return Outputs(
         module,
         names=tuple(outputs),
-        compute=lambda *inputs: _read_outputs(module(*inputs), name),
+        compute=lambda *inputs: _read_outputs(call(*inputs), name),
         taps=taps,
+    )
+
+
+def call_error(module: nn.Module, inputs: Sequence[Tensor], error: BaseException) -> ExportError:
+    """Return the error of a module that fails on its inputs."""
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    return ExportError(
+        f"{type(module).__name__} fails on inputs of shape {shapes}: {describe_error(error)}",
+        hint="if it takes images of another size, give it with --img-size PX; another number "
+        "of channels with --set in_chans=N",
     )
 
 

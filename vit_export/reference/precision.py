@@ -78,6 +78,11 @@ class Rounding(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype = dtype
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave the next method as it is: a wrapper would import `torch._dynamo` for a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -190,12 +190,29 @@ class Model:
             ArtifactError: The artifact has no tensor `features`, or no image preparation.
             ImageError, DataError, GateError: As `classify`.
         """
-        rows = self._each_row(images, self._runner_with_features(), FEATURES)
-        features = np.stack(self._all(rows, images)).astype(np.float32)
-        if normalize:
-            lengths = np.linalg.norm(features, axis=1, keepdims=True)
-            features /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        return features
+        rows = self._all(self.embed_each(images, normalize=normalize), images)
+        return np.stack(rows)
+
+    def embed_each(
+        self, images: Images, *, normalize: bool = False
+    ) -> Generator[NDArray[np.float32] | ImageError]:
+        """Compute features as `embed` does, and go on where an image cannot be read.
+
+        Yields:
+            The features of each image in turn, float32 (D,), or the error of one that cannot be
+            read.
+        """
+        runner = self._runner_with_features()
+        with closing(self._each_row(images, runner, FEATURES)) as rows:
+            for row in rows:
+                if isinstance(row, ImageError):
+                    yield row
+                    continue
+                features = row.astype(np.float32)
+                if normalize:
+                    length = np.linalg.norm(features)
+                    features /= np.maximum(length, np.finfo(np.float32).tiny)
+                yield features
 
     def _each_row(
         self, images: Images, runner: Runner, output: str

@@ -1,5 +1,6 @@
 """`vit-export onnx`: export a variant, a checkpoint or a user's module to ONNX."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ from vit_export.variants import get_variant
 @dataclass(frozen=True, kw_only=True)
 class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOptions):
     module: str | None = option("Source", "Export any nn.Module instead.", "PKG:FACTORY")
+    timm: str | None = option("Source", "Any image model of timm, with its weights.", "NAME")
+    hf: str | None = option(
+        "Source", "Any image classifier or encoder of transformers.", "REPO-OR-FOLDER"
+    )
+    random_init: bool = option("Source", "Random weights instead of a library's pretrained ones.")
     seed: int = option("Source", "Seed of random weights.", default=0)
     num_classes: int | None = option("Source", "0 exports features.")
     batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
@@ -68,6 +74,9 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     def __post_init__(self) -> None:
         if self.module and (self.variant or self.weights):
             raise UsageError("--module stands alone: give neither --variant nor --weights with it")
+        doors = ("variant", "module", "timm", "hf")
+        if len(several := [f"--{name}" for name in doors if getattr(self, name)]) > 1:
+            raise UsageError(f"{' and '.join(several)} are several sources: give one of them")
         if self.resize is not None and self.preprocess == "none":
             raise UsageError(f"--resize {self.resize} needs --preprocess embedded")
         if not 0 <= self.seed < 2**63:
@@ -81,7 +90,8 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
             from vit_export.pipeline.source import build_module
 
             return build_module(self.module, seed=self.seed)
-        if self.variant and not self.weights:
+        library = f"timm:{self.timm}" if self.timm else f"hf:{self.hf}" if self.hf else None
+        if self.random_init if library else self.variant and not self.weights:
             click.secho(
                 f"WARNING: the weights are RANDOM (seed {self.seed}), so what this model predicts "
                 "means nothing.\nhint: give trained weights with --weights FILE",
@@ -89,7 +99,7 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
                 bold=True,
                 err=True,
             )
-        return self.variant
+        return library or self.variant
 
 
 @command(_Options)
@@ -98,6 +108,9 @@ def onnx(options: _Options, as_json: bool) -> None:
 
     The file is written if it passes its gate.
     """
+    # torch reads it when it is imported: its threads sleep while they wait for each other, and
+    # leave the cores to the child process that writes the graph
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vit_export.cli.report.results import export_text
     from vit_export.pipeline.export import export
     from vit_export.pipeline.settings import ExportSettings
@@ -122,6 +135,7 @@ def onnx(options: _Options, as_json: bool) -> None:
         layout=options.layout,
         reset_head=options.reset_head,
         seed=options.seed,
+        random_init=options.random_init,
         dynamic_size=options.dynamic_size,
         opset=options.opset,
         attention=options.attention,

@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
-from vit_export.cli.console import emit, note_rejected
+from vit_export.cli.console import emit
+from vit_export.cli.open_model import ModelOptions, image_files, provider_line
 from vit_export.cli.option_fields import command, option
-from vit_export.cli.options import LabelsOption, PreparationOptions, RunOptions
+from vit_export.cli.options import LabelsOption
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options(LabelsOption, RunOptions, PreparationOptions):
+class _Options(LabelsOption, ModelOptions):
     top: int = option(
         "Output",
         "Classes per image; of a multi-label model, also all others with a score of 0.5 or more.",
@@ -29,27 +30,9 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
     A folder includes its subfolders; a pattern is e.g. "photos/*.jpg".
     """
     from vit_export.errors import ImageError
-    from vit_export.images.folder import list_images
-    from vit_export.runtime import load, load_engine
 
-    provider, labels = options.providers(artifact), options.class_names() or None
-    preprocess = options.preprocess_of(artifact)
-    if options.trust_host_code or options.runtime_cache is not None:
-        model = load_engine(
-            artifact,
-            provider=provider,
-            device=options.device,
-            allow_host_code=options.trust_host_code,
-            runtime_cache=options.runtime_cache,
-            preprocess=preprocess,
-            labels=labels,
-        )
-    else:
-        model = load(artifact, provider=provider, device=options.device,
-                     preprocess=preprocess, labels=labels)  # fmt: skip
-    click.get_current_context().with_resource(model)  # closed in the end
-    note_rejected(artifact, provider, model.provider, model.rejected)
-    files = [file for image in images for file in list_images(image)]
+    model = options.open_model(artifact, options.class_names() or None)
+    files = image_files(images)
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     unreadable: list[ImageError] = []
@@ -61,8 +44,7 @@ def predict(artifact: str, images: tuple[str, ...], options: _Options, as_json: 
         else:
             rows.append(row | {"top": result})
             lines += [str(file), *(f"  {100 * p.score:6.2f} %  {p.label}" for p in result)]
-    beside = f" ({count} nodes on shapes run on the CPU)" if (count := model.nodes_on_cpu) else ""
-    lines.append(f"provider: {model.provider}{beside}")
+    lines.append(provider_line(model))
     emit(
         as_json,
         {"rejected": model.rejected, "predictions": rows},
