@@ -20,7 +20,7 @@ from vit_export.artifact.manifest import (
     TensorSpec,
     Weights,
 )
-from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.preprocess import CROP_MODES, Preprocess
 from vit_export.errors import ArtifactError, ConfigError, UsageError
 from vit_export.variants import CHOICES, get_variant
 
@@ -49,7 +49,7 @@ preparations = st.integers(1, 4).flatmap(lambda channels: st.builds(
     crop_pct=st.floats(0.1, 1), mean=st.tuples(*[number] * channels),
     std=st.tuples(*[positive] * channels), color=st.just({1: "L", 3: "RGB"}.get(channels, "")),
     interpolation=st.sampled_from(CHOICES["interpolation"]),
-    crop_mode=st.sampled_from(["center", "squash"]),
+    crop_mode=st.sampled_from(CROP_MODES),
 ))  # fmt: skip
 manifests = st.builds(
     Manifest, variant=text,
@@ -201,7 +201,7 @@ def test_the_config_of_an_artifact_is_read_back():
 
 @pytest.mark.parametrize(
     "change",
-    [{"interpolation": "box"}, {"color": "BGR"}, {"crop_mode": "border"}, {"crop_pct": 0.0},
+    [{"interpolation": "box"}, {"color": "BGR"}, {"crop_mode": "middle"}, {"crop_pct": 0.0},
      {"size": (0, 16)}, {"mean": (0.5,)}, {"std": (0.5, 0.0, 0.5)}],
 )  # fmt: skip
 def test_an_impossible_image_preparation_is_refused(change):

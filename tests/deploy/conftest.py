@@ -75,6 +75,15 @@ def cmake_build(onnxruntime_headers: Path) -> Callable[..., Path]:
     return build
 
 
+@pytest.fixture(scope="session")
+def release(cmake_build: Callable[..., Path]) -> Path:
+    """Folder of all programs, optimised, and of `library/libvit_export.so`, which they use."""
+    return cmake_build(
+        Path(__file__).parent / "cpp", "release", "-DBUILD_SHARED_LIBS=ON",
+        "-DVIT_EXPORT_BUILD_EXAMPLES=ON", "-DVIT_EXPORT_INSTALL=ON",
+    )  # fmt: skip
+
+
 @pytest.fixture
 def run_program(onnxruntime_library: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a program on ONNX Runtime's library of the Python wheel."""

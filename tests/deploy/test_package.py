@@ -59,12 +59,12 @@ def test_the_readme_of_a_copied_folder_leads_to_a_program(
 
 def test_the_program_builds_on_an_installed_library_without_libjpeg_and_libpng(
     cmake_build: Callable[..., Path],
+    release: Path,
     run_program: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """For a board without them: the self-test works, and an image is an error with a reason."""
-    library = cmake_build(Path(__file__).parent / "vit_classify", "vit_classify")
-    prefix = library.parent / "installed"  # kept, as what CMake knows of it is
-    subprocess.run(["cmake", "--install", library, "--prefix", prefix], check=True)
+    prefix = release.parent / "installed"  # kept, as what CMake knows of it is
+    subprocess.run(["cmake", "--install", release, "--prefix", prefix], check=True)
     source = CMAKE_FOLDER / "examples" / "vit-classify"
     options = (f"-DCMAKE_PREFIX_PATH={prefix}", "-DVIT_EXPORT_EXAMPLE_IMAGES=OFF")
     program = cmake_build(source, "no_images", *options) / "vit-classify"

@@ -28,6 +28,8 @@ MODES = {
     "whole": Preprocess(size=(32, 32), crop_pct=1.0),
     "not square": Preprocess(size=(24, 40), crop_pct=0.875),
     "squash": Preprocess(size=(32, 24), crop_pct=0.9, crop_mode="squash"),
+    "border": Preprocess(size=(32, 24), crop_pct=0.9, crop_mode="border", **IMAGENET),
+    "whole in a border": Preprocess(size=(28, 28), crop_pct=1.0, crop_mode="border"),
     "grey": Preprocess(size=(28, 28), crop_pct=1.0, mean=(0.13,), std=(0.3,), color="L"),
     "four channels": Preprocess(size=(16, 16), mean=(0.5,) * 4, std=(0.5,) * 4, color=""),
 }
@@ -130,7 +132,7 @@ def test_an_image_of_the_size_before_the_crop_is_normalised_to_the_bit(
 
 @pytest.mark.parametrize("opset", [18, 19, 20, 23])
 @pytest.mark.parametrize(("resize", "interpolation"), FORMS)
-@pytest.mark.parametrize("mode", ["center", "not square", "grey"])
+@pytest.mark.parametrize("mode", ["center", "not square", "border", "grey"])
 def test_onnx_accepts_the_graph(mode: str, resize: str, interpolation: str, opset: int) -> None:
     """Checked with strict shape inference, which knows the size that the model takes."""
     model = preparation_model(variant(mode, interpolation), resize, opset=opset)
@@ -152,7 +154,7 @@ def test_lanczos_needs_matrix_products() -> None:
 
 
 def test_a_crop_wider_than_the_image_is_refused() -> None:
-    with pytest.raises(UsageError, match="does not pad"):
+    with pytest.raises(UsageError, match=r"--crop-pct 1\.2: expected at most 1"):
         preparation_model(Preprocess(size=(32, 32), crop_pct=1.2), "op")
 
 

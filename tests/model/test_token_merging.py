@@ -47,12 +47,12 @@ def logits_by_loops(model, image, pairs):
         times = torch.tensor(sizes)
         k_all, v_all = (part.repeat_interleave(times, dim=1) for part in (k, v))
         weights = (q @ k_all.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-        added = block.attn.proj((weights @ v_all).transpose(0, 1).flatten(1))
+        added = block.ls1(block.attn.proj((weights @ v_all).transpose(0, 1).flatten(1)))
         x = [token + more for token, more in zip(x, added, strict=True)]
         if number + 1 < config.depth:
             keys = k.mean(dim=0)
             x, sizes = merged_by_loops(x, sizes, keys, config.num_prefix_tokens, pairs)
-        x = [token + block.mlp(block.norm2(token)) for token in x]
+        x = [token + block.ls2(block.mlp(block.norm2(token))) for token in x]
     return model.forward_heads(model.norm(torch.stack(x)[None]))["logits"][0]
 
 
@@ -63,6 +63,7 @@ def logits_by_loops(model, image, pairs):
         (1, {}),
         (5, {}),
         (3, {"distilled": True}),
+        (4, {"reg_tokens": 2, "init_values": 0.3}),
         (2, {"img_size": (24, 40), "qkv_bias": False, "pos_embed": "none"}),
         (1, {"img_size": (8, 24), "depth": 2}),  # three patches: B has one
         (3, {"depth": 4, "pos_embed": "sincos", "num_heads": 1, "representation_size": 8}),
@@ -142,11 +143,12 @@ def test_a_head_that_reads_patches_is_refused(make_model, fields):
 
 def test_other_parts_of_the_attention_are_refused_by_name(make_model):
     """Such as positions that are added to queries and keys: a merged token has several."""
+    model = make_model(rope="float32", pos_embed="none")
+    with pytest.raises(UsageError, match=r"of this model has a RotaryEmbedding \('rope'\)"):
+        merge_tokens(model, 2)
     model = make_model()
-    model.blocks[1].attn.rope = nn.Identity()
-    merge_tokens(model, 2)
-    model.blocks[1].attn.rope = nn.LayerNorm(16)
-    with pytest.raises(UsageError, match=r"the attention of this model has a LayerNorm \('rope'\)"):
+    model.blocks[1].attn.q_norm = nn.LayerNorm(16)
+    with pytest.raises(UsageError, match=r"of this model has a LayerNorm \('q_norm'\)"):
         merge_tokens(model, 2)
 
 

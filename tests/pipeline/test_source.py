@@ -90,11 +90,13 @@ def test_a_module_made_by_timm_brings_its_image_preparation():
     """Input size and normalisation."""
     net = Net()
     net.default_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
-                       "crop_pct": 0.95, "interpolation": "bilinear"}  # fmt: skip
+                       "crop_pct": 0.95, "interpolation": "bilinear",
+                       "crop_mode": "border"}  # fmt: skip
     loaded = load(net, preprocess={"std": "0.5,0.5,0.5"})
     assert loaded.inputs[0].shape == ("batch_size", 3, 16, 16)
     prepared = loaded.preprocess
     assert (prepared.crop_pct, prepared.interpolation) == (0.95, "bilinear")
+    assert prepared.crop_mode == "border"
     assert (prepared.mean, prepared.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     net.default_cfg = {"input_size": (16000,)}  # of another kind of input
     assert load(net).inputs[0].shape == ("batch_size", 3, 224, 224)

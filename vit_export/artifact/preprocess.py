@@ -18,6 +18,7 @@ from vit_export.variants import (
     per_channel,
 )
 
+CROP_MODES = ("center", "squash", "border")  # timm's
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
 
 
@@ -34,8 +35,9 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
         color: `"RGB"`, `"L"` (grey), or `""` for another number of channels (arrays only).
-        crop_mode: `"center"`, or `"squash"` to resize both sides to `floor(size / crop_pct)`,
-            whatever the aspect, before the crop.
+        crop_mode: `"center"`; `"squash"` to resize both sides to `floor(size / crop_pct)`,
+            whatever the aspect, before the crop; or `"border"` to resize the long side to it, and
+            to fill what is missing with the mean colour.
 
     Raises:
         ConfigError: On construction, when no image can be prepared by these values.
@@ -58,7 +60,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             raise ConfigError(f"in_chans={channels}: must be at least 1")
         preparation = {name: getattr(self, name) for name in PREPARATION}
         check_preparation(channels=channels, **preparation, largest_crop=sys.float_info.max)
-        for name, choices in (("color", (*by_color, "")), ("crop_mode", ("center", "squash"))):
+        for name, choices in (("color", (*by_color, "")), ("crop_mode", CROP_MODES)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
 

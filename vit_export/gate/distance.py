@@ -85,6 +85,7 @@ class Measured:
     cosine: dict[int, float] = field(default_factory=dict)  # smallest one, by batch size
     rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one of each sample
     row_max_abs: float = 0.0  # largest difference between two rows of one sample
+    has_equal_rows: bool = False  # whether a sample has run more than once
     _product: float = 0.0  # sum of y * y64
     _square: float = 0.0  # sum of y64 * y64
 
@@ -113,6 +114,7 @@ class Measured:
         self._product += float((picked * expected).sum())
         self._square += float((expected * expected).sum())
         for sample, row in zip(samples, picked, strict=True):
+            self.has_equal_rows |= sample in self.rows
             first = self.rows.setdefault(sample, row)
             self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
         return ""

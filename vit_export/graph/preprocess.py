@@ -14,7 +14,7 @@ from vit_export.errors import UsageError, check_known
 from vit_export.graph.resample import A, resample
 from vit_export.graph.section import Section
 from vit_export.images.decode import LUMA
-from vit_export.images.prepare import size_before_crop
+from vit_export.images.prepare import border_color, size_before_crop
 
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # of a Resize node, by Pillow's name
 
@@ -33,8 +33,8 @@ def check_expressible(preprocess: Preprocess, resize: str) -> None:
         for rows, side in zip(size_before_crop(preprocess), preprocess.size, strict=True)
     ):
         raise UsageError(
-            f"--crop-pct {preprocess.crop_pct:g}: an embedded preparation does not pad images, "
-            "expected at most 1"
+            f"--crop-pct {preprocess.crop_pct:g}: expected at most 1 with --preprocess embedded, "
+            "so that golden images fill the model's input"
         )
 
 
@@ -48,24 +48,27 @@ def preparation(image: ir.Value, preprocess: Preprocess, resize: str) -> tuple[S
     pixels = _luma(add, image) if preprocess.color == "L" else image
     image_hw = add("Shape", pixels, start=1, end=3)
     resized_hw = _resized_hw(add, image_hw, preprocess)
-    start = _crop_start(add, resized_hw, preprocess.size)
+    start = _crop_start(add, resized_hw, preprocess)
+    first = add("Max", start, [0]) if preprocess.crop_mode == "border" else start
     if preprocess.interpolation == "nearest":
-        cut = _nearest(add, pixels, image_hw, resized_hw, start, preprocess.size)
+        cut = _nearest(add, pixels, image_hw, resized_hw, first, preprocess.size)
     elif resize == "op":
-        cut = _resized(add, pixels, image_hw, resized_hw, start, preprocess)
+        cut = _resized(add, pixels, image_hw, resized_hw, first, preprocess)
     else:
         planes = resample(
             add,
             pixels,
             image_hw=image_hw,
             resized_hw=resized_hw,
-            start=start,
+            start=first,
             size=preprocess.size,
             interpolation=preprocess.interpolation,
             rows_first=_rows_first(add, image_hw, resized_hw),
         )
-        return add, _normalized(add, planes, preprocess)
-    planes = add("Cast", add("Transpose", cut, perm=[0, 3, 1, 2]), to=ir.DataType.FLOAT)
+    if preprocess.interpolation == "nearest" or resize == "op":
+        planes = add("Cast", add("Transpose", cut, perm=[0, 3, 1, 2]), to=ir.DataType.FLOAT)
+    if preprocess.crop_mode == "border":
+        planes = _bordered(add, planes, resized_hw, start, preprocess)
     return add, _normalized(add, planes, preprocess)
 
 
@@ -82,20 +85,48 @@ def _resized_hw(add: Section, image_hw: ir.Value, preprocess: Preprocess) -> ir.
     rows, columns = size_before_crop(preprocess)
     if preprocess.crop_mode == "squash":
         return add.constant([rows, columns])
-    if rows == columns:
+    is_border = preprocess.crop_mode == "border"
+    if rows == columns and not is_border:
         return add("Div", add("Mul", image_hw, rows), add("ReduceMin", image_hw))
     # in float64, as in Python, since the roundings of the quotients count
     sides = add("Cast", image_hw, to=ir.DataType.DOUBLE)
     wanted = add("Cast", [rows, columns], to=ir.DataType.DOUBLE)
-    ratio = add("ReduceMin", add("Div", sides, wanted))
-    return add("Cast", add("Round", add("Div", sides, ratio)), to=ir.DataType.INT64)
+    ratio = add("ReduceMax" if is_border else "ReduceMin", add("Div", sides, wanted))
+    resized = add("Cast", add("Round", add("Div", sides, ratio)), to=ir.DataType.INT64)
+    return add("Max", resized, [1]) if is_border else resized
 
 
-def _crop_start(add: Section, resized_hw: ir.Value, size: tuple[int, int]) -> ir.Value:
-    """Compute the first row and column of the crop: half of the rest, rounded to even."""
-    rest = add("Sub", resized_hw, list(size))
-    odd = add("Mod", add("Div", rest, 2), 2)
+def _crop_start(add: Section, resized_hw: ir.Value, preprocess: Preprocess) -> ir.Value:
+    """Compute the first row and column of the crop: half of the rest, rounded to even.
+
+    It is negative where a border precedes the image: half of it, rounded towards zero.
+    """
+    rest = add("Sub", resized_hw, list(preprocess.size))
+    more = add("Max", rest, [0]) if preprocess.crop_mode == "border" else rest
+    odd = add("Mod", add("Div", more, 2), 2)
     return add("Div", add("Add", rest, odd), 2)
+
+
+def _bordered(
+    add: Section,
+    planes: ir.Value,
+    resized_hw: ir.Value,
+    start: ir.Value,
+    preprocess: Preprocess,
+) -> ir.Value:
+    """Move what was cut to its place, (B, C, R, S), and fill what it does not cover."""
+    shift, size = add("Min", start, [0]), add("Min", resized_hw, list(preprocess.size))
+    covered = []
+    for axis, side in enumerate(preprocess.size):
+        first, count = (add("Slice", x, [axis], [axis + 1], [0]) for x in (shift, size))
+        places = add("Add", np.arange(side), first)
+        last = add("Sub", count, 1)
+        index = add("Max", add("Min", places, last), [0])
+        planes = add("Gather", planes, index, axis=axis + 2)
+        covered.append(add("Equal", places, index))
+    inside = add("And", add("Unsqueeze", covered[0], [1]), covered[1])
+    fill = border_color(preprocess).astype(np.float32)
+    return add("Where", inside, planes, fill[:, None, None])
 
 
 def _rows_first(add: Section, image_hw: ir.Value, resized_hw: ir.Value) -> ir.Value:

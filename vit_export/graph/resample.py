@@ -95,6 +95,7 @@ def _weights(add: Section, sides: Sequence[ir.Value], size: int, interpolation: 
     given, resized, start = sides
     index = add("Range", 0, add("Squeeze", given, [0]), 1)
     places = add("Add", add("Unsqueeze", add("Range", 0, size, 1), [1]), start)
+    places = add("Min", places, add("Sub", resized, 1))  # a border may follow the last pixel
     wanted, centers = (add("Add", add("Mul", x, 2), 1) for x in (places, index))
     apart = add("Abs", add("Sub", add("Mul", wanted, given), add("Mul", centers, resized)))
     # antialiasing: where an image shrinks, the filter is wider by the same factor

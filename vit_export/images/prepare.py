@@ -69,7 +69,7 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
     pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):
         raise _wrong_channels(pixels, len(preprocess.mean))
-    return _center_crop(pixels, preprocess.size)
+    return _center_crop(pixels, preprocess)
 
 
 def whole_image(image: ImageSource, preprocess: Preprocess) -> Pixels:
@@ -136,6 +136,9 @@ def resized_hw(height: int, width: int, preprocess: Preprocess) -> tuple[int, in
     rows, columns = size_before_crop(preprocess)
     if preprocess.crop_mode == "squash":
         return rows, columns
+    if preprocess.crop_mode == "border":  # timm's ResizeKeepRatio(longest=1), which can give 0
+        ratio = max(height / rows, width / columns)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
     if rows != columns:  # timm's ResizeKeepRatio
         ratio = min(height / rows, width / columns)
         return round(height / ratio), round(width / ratio)
@@ -178,11 +181,22 @@ def _resize(picture: Decoded, preprocess: Preprocess) -> Pixels:
     return as_array(resize(image))
 
 
-def _center_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Cut out the centre as torchvision's `center_crop`; missing pixels are zeros."""
+def border_color(preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """Return the level of each channel of a border: the mean, as timm rounds it."""
+    return np.clip(np.round(255 * np.array(preprocess.mean)), 0, 255).astype(np.uint8)
+
+
+def _center_crop(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Cut out the centre as torchvision's `center_crop` and timm's `center_crop_or_pad`."""
+    size = preprocess.size
     missing = [max(0, want - have) for want, have in zip(size, pixels.shape, strict=False)]
     if any(missing):
-        margins = [(lack // 2, (lack + 1) // 2) for lack in missing]
-        pixels = np.pad(pixels, [*margins, (0, 0)])
+        whole = [lack + have for lack, have in zip(missing, pixels.shape, strict=False)]
+        fill = border_color(preprocess) if preprocess.crop_mode == "border" else 0
+        padded = np.full((*whole, pixels.shape[2]), fill, np.uint8)
+        inside = (slice(lack // 2, lack // 2 + have)
+                  for lack, have in zip(missing, pixels.shape, strict=False))  # fmt: skip
+        padded[(*inside,)] = pixels
+        pixels = padded
     top, left = (round((have - want) / 2) for want, have in zip(size, pixels.shape, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]

@@ -174,13 +174,6 @@ def merge_tokens(model: VisionTransformer, per_block: int) -> VisionTransformer:
 
 def check_mergeable(model: VisionTransformer) -> None:
     """Raise UsageError where the tokens of a model cannot be merged, with the reason."""
-    config, read = model.config, count_read_tokens(model.config)
-    if read is None or read > config.num_prefix_tokens:
-        what = f"{config.global_pool!r}" if read is None else f"token {config.read_token}"
-        raise UsageError(
-            f"--merge-tokens: the head reads patches (global_pool={what}), which are merged",
-            hint="it is for models that read their class token",
-        )
     for block in model.blocks:
         if type(block) is not Block:
             raise UsageError(
@@ -191,7 +184,14 @@ def check_mergeable(model: VisionTransformer) -> None:
             if name not in ATTENTION_PARTS and not isinstance(part, nn.Identity):
                 raise UsageError(
                     f"--merge-tokens: the attention of this model has "
-                    f"{with_article(type(part).__name__)} ({name!r}), so a merged token would need "
-                    "one position where it has several",
+                    f"{with_article(type(part).__name__)} ({name!r}), which needs one position for "
+                    "each token, and a merged token has several",
                     hint="it is for models whose positions are added before the first block",
                 )
+    config, read = model.config, count_read_tokens(model.config)
+    if read is None or read > config.num_prefix_tokens:
+        what = f"{config.global_pool!r}" if read is None else f"token {config.read_token}"
+        raise UsageError(
+            f"--merge-tokens: the head reads patches (global_pool={what}), which are merged",
+            hint="it is for models that read their class token",
+        )

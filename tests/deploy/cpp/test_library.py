@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from control_groups import MACHINES, make_machine
 
 import vit_export
 from vit_export.artifact.golden import Golden, golden_path
+from vit_export.deploy.package_cpp import CMAKE_FOLDER
+from vit_export.errors import ProviderError, nearest
 from vit_export.gate.validate import compare
+from vit_export.runtime import feed
 
 pytestmark = pytest.mark.cpp
 HERE = Path(__file__).parent
@@ -25,11 +30,11 @@ Probe = Callable[..., str]
 
 @pytest.fixture
 def probe(
-    cmake_build: Callable[..., Path],
+    release: Path,
     run_program: Callable[..., subprocess.CompletedProcess[str]],
 ) -> Probe:
     """Calls the library through the program `probe`, which must succeed; returns its output."""
-    program = cmake_build(HERE, "tests") / "probe"
+    program = release / "probe"
 
     def run(*words: str | Path, status: int = 0, **variables: str) -> str:
         child = run_program(program, *words, **variables)
@@ -88,6 +93,53 @@ def test_a_file_that_is_missing_is_an_error_with_its_name(probe: Probe) -> None:
     assert "no.onnx: cannot be read as a model" in probe("no.onnx", "manifest", status=1)
 
 
+def test_as_many_images_run_at_once_as_in_python() -> None:
+    text = (CMAKE_FOLDER / "src/feed.cpp").read_text(encoding="utf-8")
+    for name, value in (
+        ("kMostPrepared", feed.MAX_BATCH),
+        ("kPreparedPerCpu", feed.IMAGES_PER_CPU),
+        ("kMostWhole", feed.MAX_WHOLE),
+        ("kMostWholeBytes", feed.MAX_WHOLE_BYTES),
+    ):
+        found = re.search(rf" {name} = (?:(1)u << )?(\d+);", text)
+        assert found, name
+        assert (1 << int(found[2]) if found[1] else int(found[2])) == value
+
+
+def test_quotas_of_control_groups_are_read_as_in_python(
+    release: Path,
+    run_program: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """They decide how many threads start and how many images run at once."""
+    roots = [
+        make_machine(tmp_path / str(number), cgroup, files)
+        for number, (cgroup, files, *_) in enumerate(MACHINES)
+    ]
+    found = run_program(release / "quota", *roots).stdout.split()
+    assert [*map(float, found)] == [quota or 0.0 for _, _, quota, _ in MACHINES]
+
+
+@pytest.mark.parametrize("word", ["cudaa", "CUDA", "tensort", "openvinno", "trt", "rt", "xyz", ""])
+def test_a_mistyped_provider_gets_the_names_that_python_suggests(probe: Probe, word: str) -> None:
+    found = probe(EDGE / "edge.onnx", "manifest", status=1, PROBE_PROVIDER=word)
+    known = found.partition("(known: ")[2].partition(";")[0].split(", ")
+    assert found.startswith(f"error 1: unknown provider '{word}'{nearest(word, known)} (known: ")
+
+
+def test_onnxruntimes_name_of_a_provider_counts_too(probe: Probe) -> None:
+    words = (EDGE / "edge.onnx", "selftest")
+    assert probe(*words, PROBE_PROVIDER="CPUExecutionProvider").startswith("passed ")
+
+
+def test_tensorrt_takes_no_graph_that_prepares_images(probe: Probe) -> None:
+    artifact = EDGE / "edge.op.onnx"
+    with pytest.raises(ProviderError) as error:
+        vit_export.load(artifact, provider="tensorrt")
+    found = probe(artifact, "manifest", status=1, PROBE_PROVIDER="tensorrt")
+    assert found.splitlines()[0] == f"error 4: {error.value.message}"
+
+
 def test_the_version_of_the_library_is_that_of_the_package() -> None:
-    text = (HERE.parents[2] / "vit_export/deploy/cpp/CMakeLists.txt").read_text(encoding="utf-8")
+    text = (CMAKE_FOLDER / "CMakeLists.txt").read_text(encoding="utf-8")
     assert f"project(vit_export VERSION {vit_export.__version__} " in text

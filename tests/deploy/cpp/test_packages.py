@@ -35,6 +35,13 @@ add_executable(user user.cpp)
 target_link_libraries(user PRIVATE vit_export::vit_export)
 """
 
+JSON = """
+cmake_minimum_required(VERSION 3.20)
+project(json LANGUAGES CXX)
+add_library(nlohmann_json INTERFACE)
+add_library(nlohmann_json::nlohmann_json ALIAS nlohmann_json)
+"""
+
 
 def command(*words: str | Path, **variables: str) -> str:
     """Run a program, which must succeed; return what it prints."""
@@ -55,11 +62,10 @@ def write_project(folder: Path, find: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed(cmake_build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefix into which the shared library is installed."""
-    folder = cmake_build(CMAKE_FOLDER, "shared", "-DBUILD_SHARED_LIBS=ON")
     prefix = tmp_path_factory.mktemp("prefix")
-    command("cmake", "--install", folder, "--prefix", prefix)
+    command("cmake", "--install", release, "--prefix", prefix)
     return prefix
 
 
@@ -86,6 +92,50 @@ def test_pkg_config_finds_the_installed_package(
     assert child.stdout.endswith(" 1\n"), child.stderr
 
 
+@pytest.fixture(scope="session")
+def oldest_cmake() -> Path:
+    """The oldest CMake that the library promises to build with; its wheel is kept in build/."""
+    folder = ROOT / "build" / "cpp" / "cmake-3.20"
+    program = folder / "cmake" / "data" / "bin" / "cmake"
+    if not program.is_file():
+        command(
+            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder,
+            "cmake==3.20.*",
+        )  # fmt: skip
+        program.chmod(0o755)
+    return program
+
+
+def test_cmake_3_20_configures_it_and_installs_only_a_project_of_its_own(
+    oldest_cmake: Path, onnxruntime_headers: Path, tmp_path: Path
+) -> None:
+    user = write_project(tmp_path / "user", f"add_subdirectory({CMAKE_FOLDER} library)")
+    for source, installs in ((CMAKE_FOLDER, "ON"), (user, "OFF")):
+        build = tmp_path / installs
+        headers = f"-DONNXRUNTIME_INCLUDE_DIR={onnxruntime_headers}"
+        command(oldest_cmake, "-S", source, "-B", build, headers, "-DVIT_EXPORT_BUILD_EXAMPLES=ON")
+        cache = (build / "CMakeCache.txt").read_text(encoding="utf-8")
+        assert f"VIT_EXPORT_INSTALL:BOOL={installs}\n" in cache
+
+
+def test_json_may_come_from_elsewhere_than_the_system(
+    oldest_cmake: Path, onnxruntime_headers: Path, tmp_path: Path
+) -> None:
+    """By FetchContent, here from a folder in place of the download."""
+    (tmp_path / "CMakeLists.txt").write_text(JSON, encoding="utf-8")
+    words = [
+        "-G", "Ninja", "-S", CMAKE_FOLDER, "-B", tmp_path / "build",
+        f"-DONNXRUNTIME_INCLUDE_DIR={onnxruntime_headers}",
+        "-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON",
+    ]  # fmt: skip
+    child = subprocess.run([oldest_cmake, *words], capture_output=True, text=True, check=False)
+    assert "-DVIT_EXPORT_FETCH_JSON=ON" in child.stderr
+    source = f"-DFETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON={tmp_path}"
+    command(oldest_cmake, *words, "-DVIT_EXPORT_FETCH_JSON=ON", source)
+    reader = "CMakeFiles/vit_export.dir/src/json_text.cpp.o"
+    command(oldest_cmake, "--build", tmp_path / "build", "--target", reader)
+
+
 def test_the_wheel_contains_headers_and_sources(tmp_path: Path) -> None:
     command(
         sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, PWD=str(ROOT)
@@ -103,7 +153,7 @@ def test_the_wheel_contains_headers_and_sources(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["1.24.4", "newest"])
 def test_another_onnxruntime_runs_underneath_without_a_rebuild(
-    cmake_build: Callable[..., Path], run_program: Run, tmp_path: Path, version: str
+    release: Path, run_program: Run, tmp_path: Path, version: str
 ) -> None:
     """The wheels are downloaded once, and kept in build/."""
     wheels = ROOT / "build" / "cpp" / "wheels" / version
@@ -120,7 +170,7 @@ def test_another_onnxruntime_runs_underneath_without_a_rebuild(
         ]
         archive.extractall(tmp_path, names)
     folder = str(tmp_path / "onnxruntime" / "capi")
-    program = cmake_build(HERE, "tests") / "probe"
+    program = release / "probe"
     child = run_program(program, MODEL, "manifest", ONNXRUNTIME_LIBRARY=folder)
     assert wheel.name.split("-")[1] in child.stdout, child.stdout
     child = run_program(program, MODEL, "selftest", ONNXRUNTIME_LIBRARY=folder)
@@ -128,9 +178,9 @@ def test_another_onnxruntime_runs_underneath_without_a_rebuild(
 
 
 def test_a_library_that_is_too_old_or_missing_is_an_error(
-    cmake_build: Callable[..., Path], run_program: Run, tmp_path: Path
+    release: Path, run_program: Run, tmp_path: Path
 ) -> None:
-    program = cmake_build(HERE, "tests") / "probe"
+    program = release / "probe"
     child = run_program(program, MODEL, "manifest", ONNXRUNTIME_LIBRARY=str(tmp_path))
     assert "holds no libonnxruntime.so" in child.stdout
     assert "hint: `pip install onnxruntime`" in child.stdout
@@ -139,10 +189,10 @@ def test_a_library_that_is_too_old_or_missing_is_an_error(
 
 
 def test_the_library_is_found_beside_the_program(
-    cmake_build: Callable[..., Path], onnxruntime_library: Path, run_program: Run, tmp_path: Path
+    release: Path, onnxruntime_library: Path, run_program: Run, tmp_path: Path
 ) -> None:
     program = tmp_path / "probe"
-    program.write_bytes((cmake_build(HERE, "tests") / "probe").read_bytes())
+    program.write_bytes((release / "probe").read_bytes())
     program.chmod(0o755)
     (library,) = onnxruntime_library.glob("libonnxruntime.so.*")
     (tmp_path / library.name).symlink_to(library)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from c_interface import Library, StatusError
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_export.artifact.preprocess import Preprocess
+from vit_export.artifact.preprocess import CROP_MODES, Preprocess
 from vit_export.images.prepare import prepare_batch
 
 pytestmark = pytest.mark.cpp
@@ -27,9 +27,8 @@ SIZES = [  # height and width
 
 
 @pytest.fixture(scope="session")
-def library(cmake_build: Callable[..., Path]) -> Library:
-    folder = cmake_build(CMAKE_FOLDER, "shared", "-DBUILD_SHARED_LIBS=ON")
-    return Library(folder / "libvit_export.so")
+def library(release: Path) -> Library:
+    return Library(release / "library" / "libvit_export.so")
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -41,7 +40,7 @@ def check(library: Library, images: Sequence[NDArray[np.uint8]], preprocess: Pre
     np.testing.assert_array_equal(prepared, prepare_batch(images, preprocess))
 
 
-@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("interpolation", IN_MANIFESTS)
 def test_images_of_every_size_are_prepared_to_the_bit(
     library: Library, interpolation: str, crop_mode: str

@@ -238,13 +238,13 @@ def test_eight_threads_share_a_model(cmake_build: Callable[..., Path], run_progr
     assert child.returncode == 0, child.stderr[-3000:]
 
 
-def test_a_hundred_loads_leak_no_memory(cmake_build: Callable[..., Path], run_program: Run) -> None:
+def test_a_hundred_loads_leak_no_memory(release: Path, run_program: Run) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("no valgrind on this machine: scripts/test-cpp installs it")
     child = run_program(
         "valgrind", "--leak-check=full", "--errors-for-leak-kinds=definite,possible",
         "--error-exitcode=9", f"--suppressions={HERE / 'valgrind.supp'}", "--quiet",
-        cmake_build(HERE, "tests") / "loads", MODEL, "100",
+        release / "loads", MODEL, "100",
     )  # fmt: skip
     assert child.returncode == 0, child.stderr[-3000:]
     assert child.stdout == "100 loads, 200 errors\n"

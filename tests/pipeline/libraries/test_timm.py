@@ -252,14 +252,20 @@ def test_a_model_without_pretrained_weights_says_so():
 
 
 def test_a_preparation_that_ours_cannot_express_is_refused_by_name(monkeypatch):
-    """A border, which ours does not draw, unless the user gives another preparation."""
-    _configured(monkeypatch, crop_mode="border")
-    with pytest.raises(UsageError, match="crop_mode='border'") as raised:
+    """A crop of a later timm, unless the user gives another preparation."""
+    _configured(monkeypatch, crop_mode="later")
+    with pytest.raises(UsageError, match="crop_mode='later'") as raised:
         load_timm("test_vit", weights=None, settings=settings())
     assert "--mean, --std, --crop-pct and --interpolation" in raised.value.hint
     given = load_timm("test_vit", weights=None, settings=settings(preprocess=PREPARATION))
     assert given.preprocess.interpolation == "bilinear"
     assert given.preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_border_is_drawn_as_timm_draws_it(monkeypatch):
+    """Which the loading measures on pictures."""
+    _configured(monkeypatch, crop_mode="border")
+    assert load_timm("test_vit", weights=None, settings=settings()).preprocess.crop_mode == "border"
 
 
 def _configured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:

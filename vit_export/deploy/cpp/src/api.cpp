@@ -144,7 +144,7 @@ vit_export::ModelOptions model_options(const vit_export_options& given) {
                       std::to_string(kMostThreads));
   if (given.device < 0)
     throw usage_error("device=" + std::to_string(given.device) + ": expected 0 or more");
-  if (given.provider && *given.provider) made.session.provider = given.provider;
+  if (given.provider) made.session.provider = given.provider;
   made.session.device = given.device;
   made.session.threads =
       given.threads ? given.threads : std::min(vit_export::usable_cpus(), kMostThreads);

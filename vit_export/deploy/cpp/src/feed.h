@@ -21,8 +21,7 @@ class Feed {
   Feed(const Manifest& manifest, const std::string& name, std::size_t most_prepared)
       : manifest_(manifest), name_(name), most_prepared_(most_prepared) {}
 
-  // Whether the graph prepares images itself: its input is `image`, uint8 (B, H, W, C).
-  bool takes_whole_images() const { return manifest_.inputs.front().name == "image"; }
+  bool takes_whole_images() const { return manifest_.embedded(); }
   // Throws Failure where the manifest has none.
   const Preprocess& preprocess() const;
 

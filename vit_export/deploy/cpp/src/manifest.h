@@ -37,6 +37,9 @@ struct Manifest {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::vector<std::string> labels;
+
+  // Whether the graph prepares images itself: its input is `image`, uint8 (B, H, W, C).
+  bool embedded() const { return inputs.front().name == "image"; }
 };
 
 // Reads the text; `source` names the file in messages. Throws Failure.

@@ -7,6 +7,7 @@
 
 #include "failure.h"
 #include "number_text.h"
+#include "providers.h"
 
 namespace vit_export {
 
@@ -44,8 +45,17 @@ Manifest manifest_of(const OnnxFile& file, const std::string& name) {
   return read_manifest(file.manifest, name);
 }
 
-SessionSettings with_precision(SessionSettings settings, const Manifest& manifest) {
+// The settings for one file; throws Failure where its provider cannot run such a file.
+SessionSettings settings_for(SessionSettings settings, const Manifest& manifest,
+                             const std::string& name) {
+  settings.provider = short_provider_name(settings.provider);
   settings.precision = manifest.precision;
+  if (settings.provider == "tensorrt" && manifest.embedded())
+    throw Failure(VIT_EXPORT_PROVIDER_ERROR,
+                  name +
+                      ": prepares images of any size itself, and provider 'tensorrt' builds an " +
+                      "engine for one range of sizes",
+                  "export the model with --preprocess none, or use provider cuda");
   return settings;
 }
 
@@ -87,7 +97,7 @@ Model::Model(const std::string& path, const ModelOptions& options)
       file_(read_file(path)),
       manifest_(manifest_of(file_, name_)),
       library_(load_onnxruntime(options.library)),
-      settings_(with_precision(options.session, manifest_)),
+      settings_(settings_for(options.session, manifest_, name_)),
       session_(std::make_shared<Session>(library_, path, settings_)),
       feed_(manifest_, name_, largest_batch(settings_.provider)) {
   check_session();

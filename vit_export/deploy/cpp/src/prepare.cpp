@@ -30,6 +30,11 @@ Size size_before_crop(const Preprocess& preprocess) {
 Size resized(double height, double width, const Preprocess& preprocess) {
   const auto [rows, columns] = size_before_crop(preprocess);
   if (preprocess.crop_mode == "squash") return {rows, columns};
+  if (preprocess.crop_mode == "border") {  // timm's ResizeKeepRatio(longest=1), which can give 0
+    const double ratio = std::max(height / rows, width / columns);
+    return {std::max(1.0, std::nearbyint(height / ratio)),
+            std::max(1.0, std::nearbyint(width / ratio))};
+  }
   if (rows != columns) {  // timm's ResizeKeepRatio
     const double ratio = std::min(height / rows, width / columns);
     return {std::nearbyint(height / ratio), std::nearbyint(width / ratio)};
@@ -43,8 +48,17 @@ std::string size_text(double height, double width) {
          std::to_string(static_cast<std::int64_t>(width));
 }
 
-// Cuts out the centre as torchvision's `center_crop`; missing pixels are zeros.
-Pixels center_crop(const Pixels& image, std::int64_t height, std::int64_t width) {
+// The level of each channel of a border: the mean, as timm rounds it.
+std::vector<std::uint8_t> border_color(const Preprocess& preprocess) {
+  std::vector<std::uint8_t> levels;
+  for (const double mean : preprocess.mean)
+    levels.push_back(static_cast<std::uint8_t>(std::clamp(std::nearbyint(255 * mean), 0.0, 255.0)));
+  return levels;
+}
+
+// Cuts out the centre as torchvision's `center_crop` and timm's `center_crop_or_pad`.
+Pixels center_crop(const Pixels& image, const Preprocess& preprocess) {
+  const std::int64_t height = preprocess.height, width = preprocess.width;
   const auto start = [](std::int64_t have, std::int64_t want) -> std::int64_t {
     if (have < want) return -((want - have) / 2);
     return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(have - want) / 2));
@@ -52,6 +66,10 @@ Pixels center_crop(const Pixels& image, std::int64_t height, std::int64_t width)
   if (image.height == height && image.width == width) return image;
   Pixels out{height, width, image.channels, {}};
   out.samples.resize(static_cast<std::size_t>(height * width * image.channels));
+  if (preprocess.crop_mode == "border") {
+    const std::vector<std::uint8_t> color = border_color(preprocess);
+    for (std::size_t i = 0; i < out.samples.size(); ++i) out.samples[i] = color[i % color.size()];
+  }
   const std::int64_t top = start(image.height, height), left = start(image.width, width);
   const std::int64_t columns = std::min(width, image.width);
   for (std::int64_t y = std::max<std::int64_t>(0, -top); y < height && y + top < image.height;
@@ -112,8 +130,9 @@ void check_preprocess(const Preprocess& preprocess) {
   const auto wrong = [](const std::string& text) { return std::runtime_error(text); };
   if (preprocess.color != "RGB" && preprocess.color != "L" && !preprocess.color.empty())
     throw wrong("color='" + preprocess.color + "': expected one of 'RGB', 'L', ''");
-  if (preprocess.crop_mode != "center" && preprocess.crop_mode != "squash")
-    throw wrong("crop_mode='" + preprocess.crop_mode + "': expected one of 'center', 'squash'");
+  const std::string& mode = preprocess.crop_mode;
+  if (mode != "center" && mode != "squash" && mode != "border")
+    throw wrong("crop_mode='" + mode + "': expected one of 'center', 'squash', 'border'");
   if (!interpolation_of(preprocess.interpolation))
     throw wrong("interpolation='" + preprocess.interpolation + "': expected one of " +
                 interpolation_names());
@@ -186,7 +205,7 @@ Pixels resize_and_crop(const PixelView& given, const Preprocess& preprocess) {
   const Pixels pixels =
       resize(image, static_cast<std::int64_t>(height), static_cast<std::int64_t>(width),
              *interpolation_of(preprocess.interpolation));
-  return center_crop(pixels, preprocess.height, preprocess.width);
+  return center_crop(pixels, preprocess);
 }
 
 Pixels before_preparation(const std::uint8_t* pixels, const Preprocess& preprocess) {
@@ -201,7 +220,9 @@ Pixels before_preparation(const std::uint8_t* pixels, const Preprocess& preproce
              channels * copies,
              {}};
   if (out.height < preprocess.height || out.width < preprocess.width)
-    throw image_error("an embedded preparation does not pad images");
+    throw image_error("crop_pct=" + std::to_string(preprocess.crop_pct) +
+                      ": expected at most 1 of a graph that prepares images, so that golden images "
+                      "fill the model's input");
   out.samples.resize(static_cast<std::size_t>(out.height * out.width * out.channels));
   const auto margin = [](std::int64_t have, std::int64_t want) {
     return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(have - want) / 2));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "failure.h"
+#include "nearest.h"
 
 namespace vit_export {
 
@@ -118,6 +119,11 @@ void append_tensorrt(const OrtApi* api, OrtSessionOptions* options,
 
 }  // namespace
 
+std::string short_provider_name(const std::string& provider) {
+  const Provider* known = find_provider(provider);
+  return known ? known->name : provider;
+}
+
 void check_provider(const OnnxRuntimeLibrary& library, const std::string& provider) {
   const std::vector<std::string> active = available(library);
   const Provider* known = find_provider(provider);
@@ -125,9 +131,9 @@ void check_provider(const OnnxRuntimeLibrary& library, const std::string& provid
   if (!known && std::find(active.begin(), active.end(), ort_name) == active.end()) {
     std::vector<std::string> names;
     for (const Provider& one : kProviders) names.emplace_back(one.name);
-    throw Failure(VIT_EXPORT_USAGE_ERROR, "unknown provider '" + provider +
-                                              "' (known: " + joined(names) +
-                                              "; this library has: " + joined(active) + ")");
+    throw Failure(VIT_EXPORT_USAGE_ERROR,
+                  "unknown provider '" + provider + "'" + nearest(provider, names) +
+                      " (known: " + joined(names) + "; this library has: " + joined(active) + ")");
   }
   if (std::find(active.begin(), active.end(), ort_name) == active.end())
     throw provider_error("provider '" + provider + "': ONNX Runtime " + library.version + " (" +

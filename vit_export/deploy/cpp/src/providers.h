@@ -7,6 +7,9 @@
 
 namespace vit_export {
 
+// Returns the name that Python uses, e.g. "cpu" for "CPUExecutionProvider"; others as they are.
+std::string short_provider_name(const std::string& provider);
+
 // Throws Failure where the name is unknown, or the library was built without the provider.
 void check_provider(const OnnxRuntimeLibrary& library, const std::string& provider);
 

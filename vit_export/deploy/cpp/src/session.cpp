@@ -14,6 +14,9 @@ namespace vit_export {
 
 namespace {
 
+// In ONNX Runtime's message where a node has no kernel but the CPU's.
+constexpr const char* kFallbackDisabled = "fallback to CPU EP has been explicitly disabled";
+
 // Owns a handle of ONNX Runtime.
 template <typename T>
 using Owned = std::unique_ptr<T, void(ORT_API_CALL*)(T*)>;
@@ -153,13 +156,23 @@ Session::Session(const OnnxRuntimeLibrary& library, const std::string& path,
     call.code = VIT_EXPORT_PROVIDER_ERROR;
     call.what = "provider '" + settings.provider + "' cannot run " + name_;
   }
-  if (exposed.empty()) {
-    call(api->CreateSession(library.env, path.c_str(), raw, &session_));
-  } else {
-    const std::string model = exposing_bytes(path, exposed);
-    call(api->AddSessionConfigEntry(raw, "session.model_external_initializers_file_folder_path",
-                                    folder_of(path).c_str()));
-    call(api->CreateSessionFromArray(library.env, model.data(), model.size(), raw, &session_));
+  try {
+    if (exposed.empty()) {
+      call(api->CreateSession(library.env, path.c_str(), raw, &session_));
+    } else {
+      const std::string model = exposing_bytes(path, exposed);
+      call(api->AddSessionConfigEntry(raw, "session.model_external_initializers_file_folder_path",
+                                      folder_of(path).c_str()));
+      call(api->CreateSessionFromArray(library.env, model.data(), model.size(), raw, &session_));
+    }
+  } catch (const Failure& failure) {
+    if (failure.message.find(kFallbackDisabled) == std::string::npos) throw;
+    throw Failure(VIT_EXPORT_PROVIDER_ERROR,
+                  name_ +
+                      ": ONNX Runtime placed some of its nodes on CPUExecutionProvider instead " +
+                      "of '" + settings.provider + "'",
+                  "set cpu_fallback in the options to let them run there, as sizes that a graph "
+                  "computes may; or use another provider");
   }
   try {
     std::size_t count = 0;

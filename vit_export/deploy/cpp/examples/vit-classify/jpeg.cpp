@@ -3,7 +3,8 @@
 //
 // libjpeg reports an error by a function that must not return. A C++ exception cannot cross the
 // frames of a C library, so `Reader::guarded` jumps over them, and then throws.
-// clang-format off: jpeglib.h uses types of <cstdio> and does not include it
+// jpeglib.h uses types of <cstdio> and does not include it
+// clang-format off
 #include <cstdio>
 #include <jpeglib.h>
 // clang-format on

@@ -293,7 +293,8 @@ int run(const std::vector<std::string>& words, bool as_json) {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
-  const bool as_json = std::find(words.begin(), words.end(), "--json") != words.end();
+  const auto options_end = std::find(words.begin(), words.end(), "--");
+  const bool as_json = std::find(words.begin(), options_end, "--json") != options_end;
   try {
     const int status = run(words, as_json);
     if (!std::cout.flush()) return fail(1, false, "cannot write to standard output", "");

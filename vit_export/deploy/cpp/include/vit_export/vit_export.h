@@ -91,7 +91,7 @@ typedef struct vit_export_preprocess {
   uint32_t width;
   double crop_pct;           /* crop size / resized short side */
   const char* interpolation; /* nearest, box, bilinear, hamming, bicubic or lanczos (Pillow's) */
-  const char* crop_mode;     /* center or squash, as in the manifest */
+  const char* crop_mode;     /* center, squash or border, as in the manifest */
   const char* color;         /* RGB, L (grey), or "" for another number of channels */
   const double* mean;        /* one per channel, of pixels in [0, 1] */
   const double* std;
