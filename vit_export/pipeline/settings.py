@@ -37,6 +37,8 @@ class ExportSettings:
         attention: `"decomposed"`, or `"op"` for one Attention node per block.
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
         labels: Class names.
+        text_embeddings: An .npz file of names and vectors that the text tower of an image-text
+            model made; they become the head of a zero-shot classifier.
         preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
         activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
@@ -68,6 +70,7 @@ class ExportSettings:
     attention: str = "decomposed"
     outputs: Sequence[str] = (LOGITS,)
     labels: Sequence[str] = ()
+    text_embeddings: str | os.PathLike[str] | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     activation: Activation | None = None
     embed_preprocess: bool = False

@@ -35,6 +35,7 @@ from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.libraries.timm import load_timm
 from vit_export.pipeline.libraries.transformers import load_transformers
 from vit_export.pipeline.settings import ExportSettings
+from vit_export.pipeline.zero_shot import encoder_settings, with_text_head
 from vit_export.progress import Progress
 from vit_export.reference.example import example_input
 from vit_export.reference.near_ties import without_near_ties
@@ -60,6 +61,7 @@ class LoadedSource:
     preprocess: Preprocess
     labels: tuple[str, ...]
     activation: Activation | None  # None for a module, whose outputs show it
+    activation_from: str = "checkpoint's config"  # where that was found
     other_sizes: tuple[tuple[int, int], ...] = ()  # (height, width); measured too
     report: LoadReport | None = None  # where there was a checkpoint
     full_model: VisionTransformer | None = None  # where `model` merges tokens
@@ -89,6 +91,9 @@ def load_source(
     settings: ExportSettings = ExportSettings(),
 ) -> LoadedSource:
     """Build or load the model to export; arguments and errors are those of `export`."""
+    if settings.text_embeddings is not None:
+        encoder = load_source(source, weights=weights, settings=encoder_settings(settings))
+        return with_text_head(encoder, settings.text_embeddings, settings)
     if weights is None and (settings.reset_head or settings.layout is not None):
         option = "--reset-head" if settings.reset_head else "--layout"
         raise UsageError(f"{option} needs --weights FILE")
@@ -360,7 +365,7 @@ def choose_activation(
         if wanted or chosen == "softmax":
             return chosen, ()
         return chosen, (
-            f"the checkpoint's config says that the activation of its scores is {chosen}; "
+            f"the activation of the scores is {chosen}, as the {loaded.activation_from} says; "
             "--activation softmax changes it",
         )
     logits = golden.outputs.get(LOGITS)

@@ -9,7 +9,7 @@ from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.vocabulary import PIXEL_VALUES, SCORE_OUTPUTS
+from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, SCORE_OUTPUTS
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.preparation import measure_preparation
 from vit_export.gate.validate import Comparison, compare
@@ -131,6 +131,11 @@ def _recorded_from(
             hint="give --golden FILE",
         )
     config = manifest.vit_config(path.name)
+    if config.num_classes == 0 and LOGITS in [spec.name for spec in manifest.outputs]:
+        raise UsageError(
+            f"{path}: its head is of text embeddings, which no checkpoint holds",
+            hint="measure it with its golden file: leave --weights out",
+        )
     from vit_export.pipeline.source import load_source, record_golden  # needs torch
 
     merging = manifest.token_merging

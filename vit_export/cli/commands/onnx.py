@@ -38,6 +38,11 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     random_init: bool = option("Source", "Random weights instead of a library's pretrained ones.")
     seed: int = option("Source", "Seed of random weights.", default=0)
     num_classes: int | None = option("Source", "0 exports features.")
+    text_embeddings: Path | None = option(
+        "Source",
+        "Classify by your own words: names and vectors of the model's text tower (.npz).",
+        "FILE",
+    )
     batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
     dynamic_size: bool = option(
         "Graph", "Accept any height and width that are multiples of the patch size."
@@ -128,6 +133,7 @@ def onnx(options: _Options, as_json: bool) -> None:
         batch=_batch(options.batch),
         outputs=outputs,
         labels=options.class_names(),
+        text_embeddings=options.text_embeddings,
         preprocess=options.preparation(),
         merge_tokens=options.merge_tokens,
         simplify=not options.no_simplify,
