@@ -155,6 +155,14 @@ def ratio(error: float, allowed: float) -> float:
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Return the smallest cosine similarity between rows; that of two zero rows is 1."""
+    return float(cosines(a, b).min())
+
+
+def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine similarity of each row of `a` with that of `b`; of two zero rows 1."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     without_angle = (a == b).all(axis=1).astype(np.float64)
-    return float(np.divide((a * b).sum(axis=1), norms, out=without_angle, where=norms > 0).min())
+    found: NDArray[np.float64] = np.divide(
+        (a * b).sum(axis=1), norms, out=without_angle, where=norms > 0
+    )
+    return found

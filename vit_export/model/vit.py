@@ -20,18 +20,20 @@ from torch import Tensor, nn
 from vit_export.model.rope import RotaryEmbedding
 from vit_export.variants import ViTConfig
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]  # (q, k, v, attn_mask=None), as of F.scaled_dot_product_attention
 
 
-def attend_decomposed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_decomposed(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """Attention of q, k and v (B, h, N, d) as two products and a softmax (Eq. 5 to 7).
 
     It holds N x N weights in memory. q is scaled before the product, so that q k^T stays small
-    in half precision.
+    in half precision. The mask is added to q k^T.
     """
     q = q * q.shape[-1] ** -0.5
-    weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, h, N, N)
-    return weights @ v
+    scores = q @ k.transpose(-2, -1)  # (B, h, N, N)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1) @ v
 
 
 ATTENTION: dict[str, Attend] = {

@@ -138,6 +138,7 @@ def _recorded_from(
         )
     from vit_export.pipeline.source import load_source, record_golden  # needs torch
 
+    merging = manifest.token_merging
     loaded = load_source(
         None,
         weights=settings.weights,
@@ -148,6 +149,7 @@ def _recorded_from(
             dynamic_size=not manifest.embedded
             and any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
             outputs=tuple(s.name for s in manifest.outputs if s.name not in SCORE_OUTPUTS),
+            merge_tokens=None if merging is None else merging.per_block,
         ),
     )
     if manifest.preprocess is not None:  # the user may have changed it at the export

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
 from vit_export.errors import ExportError, check_known, with_article
-from vit_export.model.last_block import count_read_tokens
+from vit_export.model.last_block import LastBlock, count_read_tokens
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = (LOGITS, FEATURES, TOKENS)
@@ -89,7 +89,7 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> O
         compute=model.forward_all,
         taps=[f"blocks.{i}" for i in range(len(model.blocks))],
     )
-    if TOKENS not in names:
+    if TOKENS not in names and not isinstance(model.blocks[-1], LastBlock):
         outputs.read = count_read_tokens(model.config)
     return outputs
 

@@ -52,6 +52,9 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
         "Graph", "op: an Attention node a block", default="decomposed", choices=list(OPSETS)
     )
     outputs: str = option("Graph", "Any of logits,features,tokens.", default=LOGITS)
+    merge_tokens: int | None = option(
+        "Graph", "Merge R pairs of patch tokens in each block; needs --images.", "R"
+    )
     no_simplify: bool = option("Graph", "Leave the graph as torch exports it.")
     activation: Activation | None = option(
         "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
@@ -132,6 +135,7 @@ def onnx(options: _Options, as_json: bool) -> None:
         labels=options.class_names(),
         text_embeddings=options.text_embeddings,
         preprocess=options.preparation(),
+        merge_tokens=options.merge_tokens,
         simplify=not options.no_simplify,
         quantize=quantize,
         layout=options.layout,

@@ -123,7 +123,7 @@ class Program {
     std::string what = "run of zeros";
     if (arguments_.images.empty()) {
       const vit::Manifest& manifest = model_.manifest();
-      if (!manifest.preprocess) {
+      if (!manifest.preprocess || manifest.inputs.front().dtype == "uint8") {
         throw vit::Error(vit::ErrorCode::usage, arguments_.model + ": --bench needs an image");
       }
       const vit::Preprocess& p = *manifest.preprocess;
