@@ -84,14 +84,15 @@ def load_transformers(
             raise library_error("transformers", what, error) from error
         model.eval()
         preprocess = _preparation(transformers, folder, config, settings, what)
-        compute = _compute(model, preprocess, classifies=bool(CLASSIFIER.search(kind.__name__)))
+        classifies = bool(CLASSIFIER.search(kind.__name__))
+        compute = _compute(model, preprocess, classifies=classifies)
     return LibraryModel(
         module=model,
         compute=compute,
         name=place.stem,
         preprocess=preprocess,
         weights=origin,
-        labels=_labels(config),
+        labels=_labels(config) if classifies else (),
         activation=SCORES.get(getattr(config, "problem_type", None) or "", "softmax"),
         report=report,
         notes=notes,
@@ -118,7 +119,7 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
     showed = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with captured_logs("transformers"), torch.random.fork_rng():
+        with captured_logs("transformers"), torch.random.fork_rng(devices=[]):
             yield
     finally:
         if showed:
