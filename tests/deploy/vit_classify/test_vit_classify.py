@@ -134,6 +134,7 @@ def test_wrong_usage_and_unusable_files_have_pythons_exit_status(
         ((artifact, ten[0], "--top"), 2, "--top: expected a value after it"),
         ((artifact, ten[0], "--threads", "257"), 2, "expected a whole number 1 to 256"),
         ((artifact, ten[0], "--json=yes"), 2, "--json takes no value"),
+        ((EDGE / "edge.op.onnx", "--bench", "3"), 2, "edge.op.onnx: --bench needs an image"),
         ((artifact, ten[0], "--provider", "cudaa"), 2, "unknown provider 'cudaa'"),
         ((artifact, ten[0], "--provider", "cuda"), 1, "cuda"),
         ((tmp_path / "missing.onnx", ten[0]), 1, "missing.onnx"),
@@ -201,6 +202,13 @@ def test_the_selftest_passes_and_notices_another_golden_file(
     assert not data["selftest"]["passed"]
     assert "does not compute what its torch model computes" in data["error"]
     assert "predictions" not in data
+    golden = {n: a for n, a in golden.items() if not n.endswith(".features")}
+    golden["block.names"] = np.array([*golden["block.names"][:-1], "elsewhere"])
+    np.savez(tmp_path / "edge.golden.npz", **golden)
+    done = vit_classify(tmp_path / "edge.onnx", "--selftest", "--json")
+    note = "elsewhere: not measured, the graph has no tensor of that name"
+    assert last_json(done.stdout)["selftest"]["notes"] == note
+    assert f"note: {note}\n" in done.stderr
     (tmp_path / "edge.golden.npz").unlink()
     done = vit_classify(tmp_path / "edge.onnx", "--selftest")
     assert done.returncode == 1
