@@ -20,20 +20,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NOT_IN_A_CHECKPOINT = (  # fields that its tensors do not show, or that an export may change
     *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
-    *("norm_eps", "act_layer"),
+    *("norm_eps", "act_layer", "pos_embed", "no_embed_class", "normalize"),
+    *("interpolate_antialias", "interpolate_offset"),
 )
 PREPARATION = ("mean", "std", "crop_pct", "interpolation")  # fields of the image preparation
 IDENTITY = ("variant", "alias", "hub")  # fields that name the variant; users cannot set them
 CHOICES = {
-    "global_pool": ("token", "avg"),
+    "global_pool": ("token", "avg", "map", "token_mean"),
     "pos_embed": ("learned", "sincos", "none"),
-    "act_layer": ("gelu", "gelu_tanh"),
+    "rope": ("none", "float32", "bfloat16"),
+    "act_layer": ("gelu", "gelu_tanh", "quick_gelu"),
+    "mlp_layer": ("mlp", "swiglu"),
     "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
 }
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("patch_size in_chans embed_dim depth num_heads", lambda x: x >= 1, "must be at least 1"),
-    ("num_classes representation_size read_token", lambda x: x >= 0, "must be at least 0"),
-    ("mlp_ratio norm_eps", lambda x: 0 < x < math.inf, "must be positive and finite"),
+    ("num_classes representation_size projection_dim", lambda x: x >= 0, "must be at least 0"),
+    ("read_token reg_tokens", lambda x: x >= 0, "must be at least 0"),
+    ("mlp_ratio norm_eps rope_theta", lambda x: 0 < x < math.inf, "must be positive and finite"),
+    ("init_values interpolate_offset", lambda x: 0 <= x < math.inf, "must be 0 or positive"),
     ("drop_rate drop_path_rate", lambda x: 0 <= x < 1, "must lie in [0, 1)"),
 )
 
@@ -54,14 +59,29 @@ class ViTConfig:
     depth: int = 12  # number of encoder blocks
     num_heads: int = 12
     mlp_ratio: float = 4.0  # hidden width of the MLP = mlp_ratio * embed_dim
+    mlp_layer: Literal["mlp", "swiglu"] = "mlp"
+    act_layer: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"  # of "mlp"; "swiglu" has SiLU
     qkv_bias: bool = True
+    patch_bias: bool = True  # CLIP: False
+    class_token: bool = True
     distilled: bool = False  # DeiT: a second token with a head of its own
-    representation_size: int = 0  # width of the pre-logits layer; 0: none
-    global_pool: Literal["token", "avg"] = "token"
-    read_token: int = 0  # the token that `global_pool="token"` reads
+    reg_tokens: int = 0  # register tokens, which stand between the class token and the patches
     pos_embed: Literal["learned", "sincos", "none"] = "learned"
-    act_layer: Literal["gelu", "gelu_tanh"] = "gelu"
+    no_embed_class: bool = False  # only patches have positions, and no class or register token
+    interpolate_antialias: bool = True  # when positions are resampled; DINOv2: False
+    interpolate_offset: float = 0.0  # patches; DINO and DINOv2 resample to 0.1 more than there are
+    rope: Literal["none", "float32", "bfloat16"] = "none"  # DINOv3: the dtype of RoPE's periods
+    rope_theta: float = 100.0  # the longest period of RoPE
+    init_values: float = 0.0  # LayerScale's initial value; 0: no LayerScale
+    pre_norm: bool = False  # CLIP: a norm before the blocks
+    final_norm: bool = True  # a norm after the blocks
+    fc_norm: bool = False  # it stands after the pooling, not before
     norm_eps: float = 1e-6  # Hugging Face: 1e-12, nn.TransformerEncoder: 1e-5
+    global_pool: Literal["token", "avg", "map", "token_mean"] = "token"
+    read_token: int = 0  # the token that `global_pool="token"` reads
+    representation_size: int = 0  # width of the pre-logits layer; 0: none
+    projection_dim: int = 0  # CLIP: width of the features after their projection; 0: none
+    normalize: bool = False  # divide the features by their L2 norm
 
     # training
     drop_rate: float = 0.0  # dropout after the embedding, each projection and each MLP layer
@@ -91,8 +111,13 @@ class ViTConfig:
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of tokens before the patches: class token, and DeiT's distillation token."""
-        return 2 if self.distilled else 1
+        """Number of tokens before the patches: class, distillation and register tokens."""
+        return self.class_token + self.distilled + self.reg_tokens
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Number of tokens before the patches that have a position."""
+        return 0 if self.no_embed_class else self.num_prefix_tokens
 
     @property
     def num_tokens(self) -> int:
@@ -102,26 +127,40 @@ class ViTConfig:
 
     @property
     def mlp_dim(self) -> int:
-        """Hidden width of the MLP."""
+        """Hidden width of the MLP: what its second layer reads."""
         return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled tokens."""
+        return self.embed_dim * (2 if self.global_pool == "token_mean" else 1)
 
     @property
     def num_features(self) -> int:
         """Width of the features, the input of the head."""
-        return self.representation_size or self.embed_dim
+        return self.projection_dim or self.representation_size or self.pooled_width
 
     @property
     def num_params(self) -> int:
         """Number of parameters, embeddings included."""
         dim, hidden = self.embed_dim, self.mlp_dim
-        patch = (self.in_chans * self.patch_size**2 + 1) * dim
-        positions = self.num_tokens * dim if self.pos_embed == "learned" else 0
-        qkv = 3 * dim * (dim + self.qkv_bias)
-        block = 4 * dim + qkv + dim * (dim + 1) + hidden * (dim + 1) + dim * (hidden + 1)
-        pre_logits = self.representation_size * (dim + 1)
-        heads = (self.num_features + 1) * self.num_classes * (2 if self.distilled else 1)
+        patch = (self.in_chans * self.patch_size**2 + self.patch_bias) * dim
         tokens = self.num_prefix_tokens * dim
-        return patch + tokens + positions + self.depth * block + 2 * dim + pre_logits + heads
+        rows, columns = self.grid_hw
+        positions = (self.num_prefix_positions + rows * columns) * dim
+        positions = positions if self.pos_embed == "learned" else 0
+        qkv = 3 * dim * (dim + self.qkv_bias)
+        first = hidden * (2 if self.mlp_layer == "swiglu" else 1)
+        mlp = first * (dim + 1) + dim * (hidden + 1)
+        block = 4 * dim + qkv + dim * (dim + 1) + mlp + 2 * dim * bool(self.init_values)
+        norms = 2 * dim * (self.pre_norm + self.final_norm)
+        pool = 3 * dim + 4 * dim * (dim + 1) + hidden * (dim + 1) + dim * (hidden + 1)
+        pool = pool if self.global_pool == "map" else 0
+        pre_logits = self.representation_size * (self.pooled_width + 1)
+        projection = self.projection_dim * (self.representation_size or self.pooled_width)
+        heads = (self.num_features + 1) * self.num_classes * (2 if self.distilled else 1)
+        ends = norms + pool + pre_logits + projection + heads
+        return patch + tokens + positions + self.depth * block + ends
 
     @property
     def not_in_a_checkpoint(self) -> dict[str, Any]:
@@ -223,14 +262,29 @@ def _check_buildable(config: ViTConfig) -> None:
             "pos_embed='sincos' needs an embed_dim divisible by 4 (a sine and a cosine for each "
             f"axis), not {config.embed_dim}"
         )
-    reads_class_token = config.global_pool == "token" and config.read_token == 0
-    if config.distilled and (not reads_class_token or config.representation_size):
-        raise ConfigError(
-            "a distilled model reads its class and distillation tokens and has no pre-logits layer: "
-            "it needs global_pool='token', read_token=0 and representation_size=0"
-        )
-    for name in ("global_pool", "pos_embed", "act_layer"):
+    for name in ("global_pool", "pos_embed", "rope", "act_layer", "mlp_layer"):
         _check_choice(name, getattr(config, name))
+    if config.global_pool in ("token", "token_mean") and not config.class_token:
+        raise ConfigError(
+            f"global_pool={config.global_pool!r} reads the class token, and class_token is False: "
+            "it needs 'avg' or 'map'"
+        )
+    if config.global_pool == "token_mean" and config.fc_norm:
+        raise ConfigError("global_pool='token_mean' and fc_norm=True: no such model is known")
+    if config.rope != "none" and config.embed_dim // config.num_heads % 4:
+        raise ConfigError(
+            "rope needs heads whose width is divisible by 4 (a sine and a cosine for each axis), "
+            f"not {config.embed_dim // config.num_heads}"
+        )
+    plain = config.global_pool == "token" and config.read_token == 0 and config.class_token
+    after = config.representation_size or config.projection_dim or config.fc_norm
+    if config.distilled and (not plain or after or config.reg_tokens):
+        raise ConfigError(
+            "a distilled model reads its class and distillation tokens, and has no pre-logits layer, "
+            "projection, fc_norm or register tokens: it needs global_pool='token', read_token=0, "
+            "class_token=True, reg_tokens=0, fc_norm=False, representation_size=0 and "
+            "projection_dim=0"
+        )
     preparation = {name: getattr(config, name) for name in PREPARATION}
     check_preparation(channels=config.in_chans, **preparation)
 

@@ -227,7 +227,18 @@ def measure_folders(plan: Plan, sessions: Sequence[Session], images: int) -> lis
     """Time every way to classify the folder of photographs; the first one includes the start."""
     plan = replace(plan, rounds=min(plan.rounds, FOLDER_TURNS))
     with started(plan, sessions) as entrants:
+        expected: list[int] = []  # of the first that answers, which is vit-export
         for entrant in entrants:
-            entrant.ask("take", inputs=plan.inputs["photographs"], batch=None)
+            found = entrant.ask("take", inputs=plan.inputs["photographs"], batch=None)
+            if not found:
+                continue
+            expected = expected or found["classes"]
+            if len(found["classes"]) != images:
+                entrant.row["failed"] = (
+                    f"classified {len(found['classes'])} of {images} photographs"
+                )
+                continue
+            pairs = zip(found["classes"], expected, strict=True)
+            entrant.row["same_class"] = sum(a == b for a, b in pairs) / images
         take_turns(plan, entrants, lambda e: e.ask("time_folder"))
         return [result(entrant, entrants[0], images) for entrant in entrants]

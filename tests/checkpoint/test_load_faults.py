@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.errors import CheckpointError, ConfigError
@@ -35,7 +35,7 @@ def hf_folder(tmp_path: Path) -> Callable[..., Path]:
     def write(processor: Any = None, **options: Any) -> Path:
         config = transformers.ViTConfig(
             hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
-            image_size=32, patch_size=8, num_labels=3, **options,
+            patch_size=8, num_labels=3, **{"image_size": 32, **options},
         )  # fmt: skip
         transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
         if processor is not None:
@@ -74,25 +74,26 @@ def test_a_size_in_config_json_decides_before_the_user(hf_folder: Callable[..., 
     assert loaded.config.image_hw == (64, 16)
 
 
-# models without a class token, or without a position for it
+# models without a class token
 
 
-@pytest.mark.parametrize("overrides", [{}, {"img_size": "24x40"}])
-def test_a_model_without_class_token_is_refused_by_that_name(
-    overrides: dict[str, Any], tmp_path: Path
-) -> None:
-    """The error does not blame the grid or the image size."""
-    path = timm_file(tmp_path / "x.pth", class_token=False, global_pool="avg", fc_norm=False)
-    with pytest.raises(CheckpointError, match="it has no class token, and") as error:
-        load_checkpoint(path, overrides={**HEADS, **overrides})
-    assert error.value.hint == "export the module itself with --module package.module:factory"
-
-
-def test_positions_without_one_for_the_class_token_are_named_as_a_cause(tmp_path: Path) -> None:
-    """FlexiViT's: 16 positions are no grid with a class token."""
-    path = timm_file(tmp_path / "x.pth", no_embed_class=True)
-    with pytest.raises(CheckpointError, match=r"15 patches.* 4 x 4 patches .*no_embed_class"):
+def test_a_file_that_lost_its_class_token_is_refused_by_that_name(tmp_path: Path) -> None:
+    """17 positions are no grid: a model without class token has 16 for 4 x 4 patches."""
+    path = timm_file(tmp_path / "x.safetensors")
+    state = load_file(path)
+    del state["cls_token"]
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match="a file that lost one is not complete"):
         load_checkpoint(path, overrides=HEADS)
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_size_is_refused(
+    hf_folder: Callable[..., Path],
+) -> None:
+    """The original ignores the last pixels, e.g. SigLIP so400m/14 for 384 px."""
+    with pytest.raises(CheckpointError, match="38 x 38 px, which are no multiple") as error:
+        load_checkpoint(hf_folder(image_size=38))
+    assert "--img-size 32x32" in error.value.hint
 
 
 # scores

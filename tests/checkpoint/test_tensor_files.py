@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -306,13 +305,6 @@ def test_a_pickled_module_is_refused_with_the_way_to_convert_it(tmp_path: Path) 
     with pytest.raises(CheckpointError, match=r"needs torch\.nn\.modules\.linear\.Linear") as e:
         open_tensors(tmp_path / "model.pth")
     assert "'model.safetensors'" in str(e.value)
-
-
-def test_settings_beside_the_weights_are_refused_as_code_is(tmp_path: Path) -> None:
-    """The error names the class argparse.Namespace."""
-    torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"needs argparse\.Namespace"):
-        open_tensors(tmp_path / "x.pth")
 
 
 def test_a_program_is_no_checkpoint(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from preparation_graphs import preparation_model
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS, PROBABILITIES, TOP_INDEX, TOP_SCORE
+from vit_export.errors import ArtifactError
 from vit_export.gate.preparation import gate_image, gate_sizes, measure_preparation
 from vit_export.gate.scores import score_failures, softmax
 from vit_export.images.prepare import before_preparation, prepare_batch, resize_and_crop
@@ -158,6 +159,21 @@ def test_a_graph_that_cannot_run_is_refused(tmp_path: Path) -> None:
     model = preparation_model(PREPROCESS, "op")
     set_attribute("antialias", 0)(model)
     assert "px fails: " in measure(tmp_path / "bad.onnx", model, PREPROCESS).reason
+
+
+def test_a_graph_that_runs_one_image_only_is_refused(tmp_path: Path, monkeypatch) -> None:
+    onnx.save(preparation_model(PREPROCESS, "op"), tmp_path / "one.onnx")
+    runner = OrtRunner(tmp_path / "one.onnx", provider="cpu")
+    run = runner.run
+
+    def one_image(feeds):
+        if len(feeds["image"]) > 1:
+            raise ArtifactError("too many")
+        return run(feeds)
+
+    monkeypatch.setattr(runner, "run", one_image)
+    stage = measure_preparation(runner, PREPROCESS, resize="op", stage="preparation")
+    assert stage.reason == "a batch of 3 images fails: too many"
 
 
 def test_preparation_for_another_model_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -67,6 +68,47 @@ def test_work_of_a_child_that_dies_is_done_here():
 
     with forked(die) as result:
         assert result() == "done"
+
+
+def test_work_of_a_child_that_dies_within_its_answer_is_done_here():
+    """An answer that is larger than a pipe is written while the parent reads."""
+    parent = os.getpid()
+
+    def die_soon() -> bytes:
+        if os.getpid() != parent:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return bytes(1 << 20)
+
+    with forked(die_soon) as result:
+        time.sleep(1)
+        assert result() == bytes(1 << 20)
+
+
+def test_work_is_done_here_where_no_process_can_be_started(monkeypatch):
+    """As under a limit of processes, or without memory for another one."""
+
+    def refused() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    with forked(os.getpid) as result:
+        assert result() == os.getpid()
+    assert gc.isenabled()
+
+
+@LINUX
+def test_what_is_printed_before_appears_once():
+    """A pipe is written when its buffer is full, and a fork copies the buffer."""
+    code = """if True:
+        import contextlib, io, os
+        from vit_export.host.fork import forked
+
+        print("before")
+        with contextlib.redirect_stdout(io.StringIO()), forked(os.getpid) as result:
+            result()
+    """
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout == "before\n"
 
 
 def test_work_of_a_child_that_stalls_is_done_here(monkeypatch):

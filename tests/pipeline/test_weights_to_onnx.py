@@ -51,6 +51,12 @@ def _timm(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Orig
     return _module(randomised(layout_models.timm_vit(size)), folder)
 
 
+def _dinov2(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
+    """With registers; it has no head, so its features are compared."""
+    options = {"init_values": 0.1, "reg_tokens": 4, "no_embed_class": True, "num_classes": 0}
+    return _module(randomised(layout_models.timm_vit(size, **options)), folder)
+
+
 def _deit(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> Original:
     original = timm.models.deit.VisionTransformerDistilled(
         img_size=size.image, patch_size=size.patch, in_chans=size.channels, depth=size.depth,
@@ -76,6 +82,7 @@ def _notebook(size: Any, folder: Path, randomised: Callable[..., nn.Module]) -> 
 
 LAYOUTS: dict[str, Callable[..., Original]] = {
     "timm": _timm,
+    "dinov2": _dinov2,
     "deit": _deit,
     "hf-vit": _hugging_face("ViTForImageClassification"),
     "hf-deit": _hugging_face("DeiTForImageClassificationWithTeacher"),
@@ -88,7 +95,8 @@ SIZE = layout_models.SQUARE[0]
 
 
 @pytest.mark.parametrize("layout", [
-    name if name == "notebook" else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS
+    name if name in ("notebook", "dinov2") else pytest.param(name, marks=pytest.mark.slow)
+    for name in LAYOUTS
 ])  # fmt: skip
 def test_onnx_logits_are_those_of_the_original_model(layout, tmp_path, randomised):
     """Within the tolerance of the export, which is measured against our torch model."""

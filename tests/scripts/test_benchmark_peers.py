@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vit_export.checkpoint.load import load_checkpoint
 from vit_export.pipeline.export import ExportResult
@@ -67,6 +68,20 @@ def test_every_candidate_is_measured_in_turns_and_against_the_reference(files):
         assert row["max_abs"] < 1e-5
         assert row["top1"] == 1
     assert rows[0]["ratio_to_ours"] == 1
+
+
+def test_a_folder_reader_that_skips_photographs_is_no_winner(files, photographs):
+    """The others are compared by the classes that they find."""
+    ours = next(s for s in candidates.FOLDERS if s.module == "our_folder")
+    bare = next(s for s in candidates.FOLDERS if s.module == "one_by_one")
+    folder = files / "photographs"
+    folder.mkdir()
+    for number, photograph in enumerate(photographs[:2]):
+        Image.open(photograph).convert("RGB").save(folder / f"{number}.jpg")
+    measured = measure.measure_folders(plan(files), [ours, bare], 2)
+    assert [row["same_class"] for row in measured] == [1, 1]
+    skipped = measure.measure_folders(plan(files), [ours, bare], 3)
+    assert {row["failed"] for row in skipped} == {"classified 2 of 3 photographs"}
 
 
 def test_a_wrong_model_has_a_large_error(files):

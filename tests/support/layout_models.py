@@ -94,6 +94,13 @@ def hf_model(name: str, size: Size, **options: Any) -> nn.Module:
     return model
 
 
+def hf_family(name: str, size: Size, **options: Any) -> nn.Module:
+    """A model of a later family of transformers, by the name of its class."""
+    kind = getattr(transformers, name)
+    model: nn.Module = kind(hf_config(kind.config_class, size, **options))
+    return model
+
+
 def google_arrays(size: Size, *, big_vision: bool, pre_logits: int = 0) -> Arrays:
     """Random weights in the names and shapes of the original JAX code."""
     rng = np.random.default_rng(0)

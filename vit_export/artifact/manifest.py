@@ -82,12 +82,14 @@ class Stage(Record, frozen=True, kw_only=True, rename={"name": "hop"}):
         cosine: Smallest cosine similarity with the reference over images (logits).
         top1_agreement: Share of golden images with the reference's top-1 class.
         row_max_abs: Largest difference between rows that must be equal.
-        passed: `None` only where the artifact cannot run on this machine.
+        passed: `None` where the artifact cannot run on this machine, and where no tolerance
+            applies: a model that merges tokens beside the full model.
         reason: `reasons` joined by "; ".
         reasons: Why it did not pass, one sentence each; empty when it did.
         accuracy: What was measured on real images, or `"unmeasured"`; empty in fp32.
         real_images: Number of real images that it was measured on.
-        real_agreement: Share of them with the same top-1 class as the fp32 artifact.
+        real_agreement: Share of them with the same top-1 class as the fp32 artifact, or the full
+            model.
         accuracy_drop: Percentage points of top-1 accuracy that labelled real images lose by it.
         notes: What could not be measured.
         measurements: Every output at every batch size.
@@ -180,6 +182,18 @@ class Conversion(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class TokenMerging(Struct, frozen=True, kw_only=True):
+    """How many tokens a model merges (arXiv 2210.09461); the certificate states what that costs.
+
+    Attributes:
+        per_block: Pairs of patch tokens that each block but the last merges.
+        tokens: Number of tokens that each block takes.
+    """
+
+    per_block: int
+    tokens: tuple[int, ...]
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """Everything that vit-export writes into an artifact about it.
 
@@ -201,6 +215,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         activation: How logits become scores; `"none"` where the model gives probabilities.
         resize: How the graph resizes images, where it prepares them itself: one of
             `RESIZE_FORMS`; empty where the input is `pixel_values`.
+        token_merging: Where tokens are merged, so that the outputs are not those of the full model.
     """
 
     variant: str
@@ -220,6 +235,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     activation: Activation = "softmax"
     resize: str = ""
+    token_merging: TokenMerging | None = None
 
     @property
     def embedded(self) -> bool:

@@ -1,20 +1,29 @@
 """The architecture of a checkpoint's model, from its tensors and from claims of others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from vit_export.checkpoint.layouts.rules import Layout
+from vit_export.checkpoint.layouts.rules import Cue, Layout
 from vit_export.checkpoint.metadata import CONFIG, MODULE_HINT, PROCESSOR, Metadata
+from vit_export.checkpoint.positions import trained_positions
 from vit_export.errors import CheckpointError, ConfigError
 from vit_export.variants import IDENTITY, PREPARATION, VARIANTS, ViTConfig, parse_field
 
 # fields that tensors show beyond doubt, so that no other claim may contradict them
-DECIDED = ("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "qkv_bias", "distilled")
+DECIDED = (
+    *("embed_dim", "depth", "patch_size", "in_chans", "mlp_ratio", "mlp_layer", "qkv_bias"),
+    *("patch_bias", "class_token", "distilled", "reg_tokens", "init_values", "pre_norm"),
+    *("fc_norm", "projection_dim"),
+)
 MATCHED = (*DECIDED, "representation_size", "img_size")  # by a variant
+PARTS = (  # that few models have: reported where they are there
+    *("mlp_layer", "patch_bias", "class_token", "reg_tokens", "no_embed_class", "init_values"),
+    *("pre_norm", "fc_norm", "projection_dim"),
+)
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
@@ -33,12 +42,22 @@ class Claim:
 
 def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
     """Return the config fields that the shapes of meta tensors show, `img_size` excepted."""
+    pre_norm = "norm_pre.weight" in state
     fields: dict[str, Any] = {
+        "class_token": "cls_token" in state,
         "distilled": "dist_token" in state or "head_dist.weight" in state,
+        "reg_tokens": _axis(state, "reg_token", 1),
+        "pre_norm": pre_norm,
+        "patch_bias": "patch_embed.proj.bias" in state or not pre_norm,  # only CLIP has none
         "qkv_bias": any(name.endswith(".attn.qkv.bias") for name in state),
+        "init_values": float(any(name.endswith(".ls1.gamma") for name in state)),
+        "fc_norm": "fc_norm.weight" in state and "norm.weight" not in state,
         "num_classes": _rows(state, "head") or _rows(state, "head_dist"),
         "representation_size": _rows(state, "pre_logits.fc"),
+        "projection_dim": _rows(state, "projection"),
     }
+    if "attn_pool.latent" in state:
+        fields["global_pool"] = "map"
     blocks = sorted({int(name.split(".")[1]) for name in state if name.startswith("blocks.")})
     if blocks:
         fields["depth"] = blocks[-1] + 1
@@ -49,7 +68,7 @@ def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str,
                 f"{missing} is the first that is missing",
                 hint="load the whole file: this one is not complete",
             )
-    shown_by = ("cls_token", "norm.weight", "norm.bias", "patch_embed.proj.bias")
+    shown_by = ("cls_token", "norm.weight", "norm.bias", "fc_norm.weight", "patch_embed.proj.bias")
     if width := next(filter(None, (_axis(state, name, -1) for name in shown_by)), 0):
         fields["embed_dim"] = width
     kernel = state.get("patch_embed.proj.weight")
@@ -62,6 +81,10 @@ def fields_from_shapes(state: Mapping[str, Tensor], *, source: str) -> dict[str,
                 hint=MODULE_HINT,
             )
     hidden = next(filter(None, (_rows(state, f"blocks.{block}.mlp.fc1") for block in blocks)), 0)
+    second = (_axis(state, f"blocks.{block}.mlp.fc2.weight", 1) for block in blocks)
+    gated = hidden == 2 * next(filter(None, second), 0)
+    fields["mlp_layer"] = "swiglu" if gated and hidden else "mlp"
+    hidden = hidden // 2 if gated else hidden
     if hidden and width:
         ratio = hidden / width
         if int(width * ratio) < hidden:  # despite rounding, int(width * ratio) is hidden
@@ -85,6 +108,7 @@ def resolve(
     state: Mapping[str, Tensor],
     *,
     layout: Layout,
+    names: Iterable[str],
     metadata: Metadata,
     own: ViTConfig | None,
     variant: ViTConfig | None,
@@ -98,8 +122,9 @@ def resolve(
     Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
     checkpoint, defaults of its library. Fields without any claim are those of the variant.
 
-    `state` are meta tensors under our names, `own` is the config inside a file of vit-export, and
-    `num_heads` is known where shapes show it. A model that is no variant is named `stem`.
+    `state` are meta tensors under our names, `names` those in the file, `own` is the config inside
+    a file of vit-export, and `num_heads` is known where shapes show it. A model that is no variant
+    is named `stem`.
 
     Returns the config, with the file's image size and number of classes; the fields that shapes
     show; and those that did not come from the file, with value and source.
@@ -109,15 +134,21 @@ def resolve(
         inferred["num_heads"] = num_heads
     own_fields = vars(own) if own else {}
     of_variant = {f"variant {variant.variant}": vars(variant)} if variant else {}
-    sizes = {OWN: own_fields, **metadata.fields, USER: overrides, **of_variant}
-    trained = trained_size(
+    by_origin = {OWN: own_fields, **metadata.fields, USER: overrides, **of_variant}
+    cues = list(layout.says(names))
+    said = [fields["no_embed_class"] for fields in by_origin.values() if "no_embed_class" in fields]
+    said += [cue.fields["no_embed_class"][0] for cue in cues if "no_embed_class" in cue.fields]
+    trained = trained_positions(
         state.get("pos_embed"),
         inferred,
-        sizes={origin: fields.get("img_size") for origin, fields in sizes.items()},
+        sizes={origin: fields.get("img_size") for origin, fields in by_origin.items()},
+        wanted=USER,
+        no_embed_class=parse_field("no_embed_class", said[0], False) if said else None,
         source=source,
     )
     if trained is not None:
-        inferred["img_size"] = trained[0]
+        inferred["img_size"] = trained.img_size
+        inferred["no_embed_class"] = trained.no_embed_class
     decided = (*DECIDED, *(["num_heads"] if num_heads or own else []))
     plain = ViTConfig(variant="")
     settings = {
@@ -132,9 +163,15 @@ def resolve(
         for name, value in fields.items()
         if name not in IDENTITY and value is not None
     ]
-    for name, (value, origin) in layout.assumed.items():
+    stated_fields = {claim.field for claim in claims} | (vars(variant) if variant else {}).keys()
+    _check_asked(cues, stated_fields, source)
+    defaults = [item for cue in cues for item in cue.fields.items()]
+    for name, (value, origin) in (*defaults, *layout.assumed.items()):
         if name not in ("mean", "std") or len(value) == inferred.get("in_chans", len(value)):
             claims.append(Claim(name, value, origin))
+    if inferred["fc_norm"] or not inferred["class_token"]:
+        sign = "a norm after the pooling" if inferred["fc_norm"] else "no class token"
+        claims.append(Claim("global_pool", "avg", f"its tensors, which show {sign}"))
     compared = decided if "img_size" in overrides else (*decided, "img_size")
     of_variants = [
         Claim(name, fields[name], origin, decisive=True)
@@ -160,59 +197,18 @@ def resolve(
             hint="correct the wrong value there, or set it, e.g. with --set num_heads=N or --mean",
         ) from error
     assumed = _assumptions(claims, winners, base, f"variant {known.variant}" if known else DEFAULT)
-    if trained is not None and isinstance(trained[0], tuple) and trained[1] != OWN:
-        height, width = trained[0]
-        origin = "as set" if trained[1] == USER else f"from {trained[1]}"
-        assumed["img_size"] = f"{height}x{width} px, {origin}: it has as many patches as the file"
-    return config, inferred, {**assumed, **metadata.notes}
-
-
-def trained_size(
-    pos_embed: Tensor | None,
-    fields: Mapping[str, Any],  # of `fields_from_shapes`
-    *,
-    sizes: Mapping[str, Any],  # in pixels or None, by who states them; the most trusted first
-    source: str,
-) -> tuple[int | tuple[int, int], str] | None:
-    """Find the image size in pixels whose patches are as many as the positions (1, N, D).
-
-    A position embedding shows the number of patches, not its rows and columns. So the first
-    stated size that makes as many patches is taken, with who states it, or else the square one,
-    with "". Without positions the result is None.
-    """
-    if pos_embed is None or pos_embed.ndim != 3 or "patch_size" not in fields:
-        return None
-    positions, patch_size = pos_embed.shape[1], fields["patch_size"]
-    patches = positions - (2 if fields["distilled"] else 1)
-    if patches < 1:
-        return None
-    for origin, size in sizes.items():
-        size = parse_field("img_size", size or 0, 0)
-        height, width = size if isinstance(size, tuple) else (size, size)
-        fits = height % patch_size == width % patch_size == 0
-        if fits and height * width == patches * patch_size**2:
-            return size, origin
-    side = math.isqrt(patches)
-    if side * side == patches:
-        return side * patch_size, ""
-    rows = [n for n in range(side, 0, -1) if patches % n == 0]
-    sizes_px = ", ".join(f"{n * patch_size}x{patches // n * patch_size}" for n in rows)
-    message = (
-        f"{source}: pos_embed has positions for {patches} patches, which make no square image, and "
-        "no other size is known"
-    )
-    hint = (
-        "give the image size that the model was trained on with --img-size HEIGHTxWIDTH (one of "
-        f"{sizes_px} px, or height and width exchanged)"
-    )
-    side = math.isqrt(positions)
-    if side * side == positions:
-        message += (
-            f". Or its {positions} positions are {side} x {side} patches and none of them belongs "
-            "to the class token (timm's no_embed_class, e.g. FlexiViT), which is not supported"
+    if trained is not None and trained.no_embed_class and not said:
+        rows, columns = config.grid_hw
+        assumed["no_embed_class"] = (
+            f"True: pos_embed has as many positions as {rows} x {columns} patches, none for other "
+            "tokens"
         )
-        hint += "; export a model of the other kind with --module package.module:factory"
-    raise CheckpointError(message, hint=hint)
+    if trained is not None and isinstance(trained.img_size, tuple) and trained.origin != OWN:
+        height, width = trained.img_size
+        origin = "as set" if trained.origin == USER else f"from {trained.origin}"
+        assumed["img_size"] = f"{height}x{width} px, {origin}: it has as many patches as the file"
+    shown = {n: v for n, v in inferred.items() if n not in PARTS or v != getattr(plain, n)}
+    return config, shown, {**assumed, **metadata.notes}
 
 
 def _check_conflicts(claims: Sequence[Claim], *, source: str) -> None:
@@ -241,13 +237,19 @@ def _agrees(claim: Claim, in_file: Mapping[str, Any]) -> bool:
     if claim.field == "mlp_ratio":  # two ratios may make the same hidden width
         width = in_file.get("embed_dim", 0)
         return int(width * claim.value + 1e-6) == int(width * value)
+    if claim.field == "init_values":  # tensors show only whether there is a LayerScale
+        return bool(claim.value) == bool(value)
     return bool(claim.value == value)
 
 
 def _matching(inferred: Mapping[str, Any], names: Sequence[str] = MATCHED) -> ViTConfig | None:
     """The first variant whose fields of these names are the same."""
     for config in VARIANTS.values():
-        if all(inferred.get(name) == getattr(config, name) for name in names):
+        if all(
+            _agrees(Claim(name, getattr(config, name), ""), inferred)
+            for name in names
+            if name in inferred
+        ) and inferred.keys() >= {*names}:
             return config
     return None
 
@@ -270,6 +272,18 @@ def _heads(
     )
 
 
+def _check_asked(cues: Iterable[Cue], stated: Container[str], source: str) -> None:
+    """Raise CheckpointError for a field that a model of this kind must have stated."""
+    for cue in cues:
+        for name, values in cue.asked.items():
+            if name not in stated:
+                raise CheckpointError(
+                    f"{source}: tensors do not show {name}, and no file beside it states it; "
+                    f"models of this kind have different ones: {values}",
+                    hint=f"give it with --set {name}=VALUE, or name the model with --variant",
+                )
+
+
 def _check_channels(winners: Mapping[str, Claim], channels: int, *, source: str) -> None:
     """Raise CheckpointError where a JSON file has not one mean and std for each channel."""
     for claim in (winners[name] for name in ("mean", "std") if name in winners):
@@ -289,7 +303,8 @@ def _assumptions(
     """What did not come from the file: each field with its value and source."""
     assumed: dict[str, str] = {}
     preparation: dict[str, list[str]] = {}
-    for name in dict.fromkeys([*winners, *NEVER_IN_TENSORS, *PREPARATION]):
+    unknown_size = ["img_size"] if "img_size" not in winners else []
+    for name in dict.fromkeys([*winners, *unknown_size, *NEVER_IN_TENSORS, *PREPARATION]):
         claim = winners.get(name) or Claim(name, getattr(base, name), base_source)
         if claim.source == USER:
             replaced = next((c for c in claims if c.field == name and c.source == CONFIG), None)

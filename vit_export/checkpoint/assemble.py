@@ -76,6 +76,12 @@ def check_shapes(
         f"  + {name}: in the checkpoint, not in the model"
         for name in (*surplus, *binding.unexpected)
     ]
+    unexpected += [
+        f"  + {name}: not in the model, and incomplete in the checkpoint (lacks "
+        f"{', '.join(lacking)})"
+        for name, lacking in binding.incomplete.items()
+        if name not in expected and name not in dropped
+    ]
     if lines := [*wrong, *missing, *unexpected]:
         count = "1 tensor does" if len(lines) == 1 else f"{len(lines)} tensors do"
         raise CheckpointError(
@@ -121,8 +127,7 @@ def fill(
     for step in steps:
         value = step.conversion.apply(*(file.read(name) for name in step.sources))
         if step.target == "pos_embed":
-            prefix, grid = config.num_prefix_tokens, config.grid_hw
-            value = resample_pos_embed(value, source=grid_hw, target=grid, num_prefix_tokens=prefix)
+            value = resample_pos_embed(value, source=grid_hw, config=config)
         state[step.target] = torch.empty(value.shape, dtype=torch.float32).copy_(value)
         filled_in = state[step.target]
         # a finite sum proves it in a tenth of the time

@@ -6,7 +6,7 @@ Everything that does not fit is listed in one error.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.network import without_prefix
 from vit_export.checkpoint.own import read_config
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
 from vit_export.errors import CheckpointError, check_known
@@ -29,7 +30,8 @@ from vit_export.model.vit import VisionTransformer
 from vit_export.variants import ViTConfig, get_variant
 
 HEADS = tuple(f"{head}.{p}" for head in ("head", "head_dist") for p in ("weight", "bias"))
-PRE_LOGITS = ("pre_logits.fc.weight", "pre_logits.fc.bias")
+BEFORE_HEAD = ("pre_logits.fc.weight", "pre_logits.fc.bias", "projection.weight")
+LAYERS_BEFORE_HEAD = ("representation_size", "projection_dim")  # their widths; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def load_checkpoint(
     plain = ViTConfig(variant="")
     plain.replace({k: v for k, v in overrides.items() if k not in vars(plain)})  # unknown fields
     location = locate(source, known)
-    file = open_tensors(location.path)
+    file = without_prefix(open_tensors(location.path))
     path = str(file.path)
     chosen, binding = _bind(file, layout)
     beside = read_metadata(file.path.parent, layout=chosen.name)
@@ -93,10 +95,11 @@ def load_checkpoint(
     qkv = [file.tensors[s.sources[0]] for s in binding.steps if s.target.endswith("qkv.weight")]
     heads = next((t.shape[1] for t in qkv if t.ndim == 3), None)  # (D, h, d), as in JAX
     if "pos_embed" in converted:
-        _check_positions({*converted, *failed}, own, overrides, source=path)
+        _check_positions(own, overrides, source=path)
     trained, inferred, assumed = resolve(
         converted,
         layout=chosen,
+        names=file.tensors,
         metadata=metadata,
         own=own,
         variant=known,
@@ -198,6 +201,10 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
         if shown := [name for name in names if re.search(pattern, name)]:
             more = f" and {len(shown) - 1} more" if shown[1:] else ""
             lines.append(f"  + {part}: {shown[0]}{more}")
+    for cue in layout.says(names):
+        if cue.unsupported:
+            first = next(layout.matches(cue.having[-1], names)).group()
+            lines.append(f"  + {cue.unsupported}: {first}")
     if lines:
         raise CheckpointError(
             f"cannot load {file.path} ({layout.name}): its model has parts that vit-export's "
@@ -207,16 +214,8 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
     return layout, bind(layout, names)
 
 
-def _check_positions(
-    names: Set[str], own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str
-) -> None:
-    """Raise CheckpointError where the position embedding would be lost or cannot be understood."""
-    if "cls_token" not in names:
-        raise CheckpointError(
-            f"cannot load {source}: it has no class token, and vit-export's VisionTransformer "
-            "needs one",
-            hint=MODULE_HINT,
-        )
+def _check_positions(own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str) -> None:
+    """Raise CheckpointError where the position embedding would be lost."""
     wanted = overrides.get("pos_embed", "learned")
     if wanted != "learned" and (own is None or own.pos_embed == "learned"):
         raise CheckpointError(
@@ -232,7 +231,7 @@ def _choose_head(
     target = config.replace({name: overrides[name] for name in WANTED if name in overrides})
     there, wanted = config.num_classes, target.num_classes
     if reset_head and wanted:
-        return target.replace({"representation_size": 0}), {*HEADS, *PRE_LOGITS}
+        return target.replace(dict.fromkeys(LAYERS_BEFORE_HEAD, 0)), {*HEADS, *BEFORE_HEAD}
     if reset_head:
         raise CheckpointError(
             f"cannot reset the head of {source}: it has no head, so the number of classes is "

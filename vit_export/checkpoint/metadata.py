@@ -19,11 +19,13 @@ from vit_export.artifact.labels import parse_labels
 from vit_export.artifact.open_file import read_text
 from vit_export.artifact.preprocess import CROP_MODES
 from vit_export.artifact.vocabulary import Activation
+from vit_export.checkpoint.layouts.timm import UNSUPPORTED_ARCHITECTURES, architecture_fields
 from vit_export.errors import CheckpointError
 from vit_export.variants import VARIANTS
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
     **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_tanh"), "gelu_tanh"),
 }
@@ -47,10 +49,11 @@ class Metadata:
 def read_metadata(folder: Path, *, layout: str) -> Metadata:
     """Read the JSON files in a folder; only `huggingface` and `timm` write such files."""
     path = folder / CONFIG
-    if layout not in ("huggingface", "timm") or not path.exists():
+    hugging_face = layout.startswith("huggingface")
+    if not (hugging_face or layout == "timm") or not path.exists():
         return Metadata()
     config = _read(path)
-    if layout == "huggingface" and config.data.get("model_type") in ("vit", "deit"):
+    if hugging_face:
         return _hugging_face(config)
     if layout == "timm" and ("pretrained_cfg" in config.data or "architecture" in config.data):
         return _timm(config)
@@ -110,9 +113,47 @@ def _read(path: Path) -> _Json:
         raise _Json(path, {}).error(f"is no JSON object ({error})") from error
 
 
+@dataclass(frozen=True)
+class _Defaults:
+    """What a field of a config.json means where it is missing, by its model_type."""
+
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    num_attention_heads: int = 12
+    num_register_tokens: int = 0
+
+
+_CLIP, _SIGLIP = _Defaults("quick_gelu", 1e-5), _Defaults("gelu_pytorch_tanh", 1e-6)
+MODEL_TYPES = {
+    **dict.fromkeys(("vit", "deit", "vit_mae", "ijepa"), _Defaults()),
+    "vit_msn": _Defaults(layer_norm_eps=1e-6),
+    "dinov2": _Defaults(layer_norm_eps=1e-6),
+    "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6, num_register_tokens=4),
+    "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6),
+    **dict.fromkeys(("clip", "clip_vision_model"), _CLIP),
+    **dict.fromkeys(("siglip", "siglip_vision_model"), _SIGLIP),
+}
+
+
 def _hugging_face(config: _Json) -> Metadata:
-    activation = config.get("hidden_act", str, "gelu")
-    config.check_supported("hidden_act", activation, ACTIVATIONS)
+    whole, model_type = config, config.get("model_type", str | None) or ""
+    preparation = _processor(config, channels=config.get("num_channels", int | None) or 3)
+    if model_type not in MODEL_TYPES:
+        return Metadata(
+            fields={PROCESSOR: preparation[1]},
+            crop_mode=preparation[0],
+            notes={CONFIG: f"not used: its model_type {model_type!r} is none of "
+                   f"{', '.join(MODEL_TYPES)}"},
+        )  # fmt: skip
+    defaults = MODEL_TYPES[model_type]
+    classes = config.get("architectures", list[str] | None) or [""]
+    projects = classes[0] in ("CLIPModel", "CLIPVisionModelWithProjection")
+    projection_dim = config.get("projection_dim", int | None) if projects else None
+    if model_type in ("clip", "siglip"):
+        config = config.object("vision_config")
+    activation = config.get("hidden_act", str, defaults.hidden_act)
+    gated = config.get("use_gated_mlp", bool, False)
+    config.check_supported("hidden_act", activation, ["silu"] if gated else ACTIVATIONS)
     config.check_supported("pooler_act", config.get("pooler_act", str, "tanh"), ["tanh"])
     patch_size = config.size("patch_size")
     if isinstance(patch_size, tuple):
@@ -121,9 +162,9 @@ def _hugging_face(config: _Json) -> Metadata:
     hidden = config.get("intermediate_size", int | None)
     channels = config.get("num_channels", int | None)
     fields = {
-        "num_heads": config.get("num_attention_heads", int, 12),
-        "norm_eps": config.get("layer_norm_eps", float, 1e-12),
-        "act_layer": ACTIVATIONS[activation],
+        "num_heads": config.get("num_attention_heads", int, defaults.num_attention_heads),
+        "norm_eps": config.get("layer_norm_eps", float, defaults.layer_norm_eps),
+        "act_layer": ACTIVATIONS.get(activation),
         "img_size": config.size("image_size", 224),
         "patch_size": patch_size,
         "embed_dim": width,
@@ -131,16 +172,22 @@ def _hugging_face(config: _Json) -> Metadata:
         "depth": config.get("num_hidden_layers", int | None),
         "in_chans": channels,
         "qkv_bias": config.get("qkv_bias", bool | None),
+        "projection_dim": projection_dim,
+        "reg_tokens": config.get("num_register_tokens", int, defaults.num_register_tokens),
+        "rope_theta": config.get("rope_theta", float | None),
     }
-    crop_mode, preparation = "center", dict[str, Any]()
-    if (path := config.path.with_name(PROCESSOR)).exists():
-        crop_mode, preparation = _preparation(_read(path), channels=channels or 3)
     return Metadata(
-        fields={CONFIG: fields, PROCESSOR: preparation},
-        crop_mode=crop_mode,
-        activation=SCORES.get(config.get("problem_type", str | None) or "", "softmax"),
-        labels=_labels(config),
+        fields={CONFIG: fields, PROCESSOR: preparation[1]},
+        crop_mode=preparation[0],
+        activation=SCORES.get(whole.get("problem_type", str | None) or "", "softmax"),
+        labels=_labels(whole),
     )
+
+
+def _processor(config: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
+    """Crop mode and config fields of the preprocessor_config.json beside a config.json."""
+    path = config.path.with_name(PROCESSOR)
+    return _preparation(_read(path), channels=channels) if path.exists() else ("center", {})
 
 
 def _labels(config: _Json) -> tuple[str, ...]:
@@ -195,14 +242,22 @@ def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any
 
 def _timm(config: _Json) -> Metadata:
     pretrained, arguments = config.object("pretrained_cfg"), config.object("model_args")
+    architecture = (config.get("architecture", str | None) or "").split(".")[0]
+    if UNSUPPORTED_ARCHITECTURES.match(architecture):
+        raise CheckpointError(
+            f"{config.path}: architecture {architecture!r} is not supported", hint=MODULE_HINT
+        )
+    not_shown = architecture_fields(architecture)
     pools = (source.get("global_pool", str | None) for source in (config, arguments))
-    pool = next(filter(None, pools), "token")
-    config.check_supported("global_pool", pool, ["token", "avg"])
-    variant = VARIANTS.get((config.get("architecture", str | None) or "").split(".")[0])
+    pool = next(filter(None, pools), not_shown.get("global_pool"))
+    if pool is not None:
+        config.check_supported("global_pool", pool, ["token", "avg", "map"])
+    variant = VARIANTS.get(architecture)
     input_size = pretrained.get("input_size", tuple[int, int, int] | None)
     mode = pretrained.get("crop_mode", str, "center")
     names = tuple[str, ...] | None
     fields = {
+        **not_shown,
         "num_heads": arguments.get("num_heads", int | None) or (variant and variant.num_heads),
         "qkv_bias": arguments.get("qkv_bias", bool | None),
         "global_pool": pool,

@@ -1,11 +1,14 @@
 """Weights in pickles (.pth, .pt, .bin), read by torch's restricted unpickler."""
 
+import argparse
+import pathlib
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +16,36 @@ from vit_export.errors import CheckpointError, with_article
 
 # keys that training scripts use for weights; averaged ones first, as timm's loader does
 AVERAGED = ("state_dict_ema", "model_ema", "ema")
-WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "module", "net")
+WRAPPERS = (
+    *(*AVERAGED, "state_dict", "model_state_dict", "model", "module", "net", "network"),
+    *("teacher", "student", "target_encoder", "encoder", "backbone", "weights", "params"),
+)
+
+
+def _without_default(*_factory: object) -> dict[Any, Any]:
+    """Stand in for `collections.defaultdict`, into which torch's unpickler puts nothing."""
+    return {}
+
+
+# classes that trainers save beside the weights; to make one of them runs none of its own code
+HARMLESS: list[Any] = [
+    *(argparse.Namespace, bool, dict, float, int, list, set, str, tuple),
+    (_without_default, "collections.defaultdict"),
+    *(np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}),
+    *(
+        (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for value, name in ((np.float64(), "scalar"), (np.empty(0), "_reconstruct"))
+    ),
+    *(
+        (
+            pathlib.PurePosixPath if kind == "PosixPath" else pathlib.PureWindowsPath,
+            f"{module}.{kind}",
+        )
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("PosixPath", "WindowsPath")
+    ),
+]
 
 CONVERT = """\
 if you trust its source, convert it once, where all that it needs is installed, and load the result:
@@ -31,10 +63,11 @@ def load_pickled(path: Path, *, mmap: bool) -> Any:
     """
     by_name = mmap and path.suffix != ".safetensors"  # torch takes the kind from that suffix
     try:
-        if by_name:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            if by_name:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
             AttributeError, AssertionError) as error:  # fmt: skip
         if needed := re.search(r"GLOBAL (\S+)", str(error)):
@@ -64,13 +97,22 @@ def select_state_dict(
         raise CheckpointError(f"{source} holds an empty state dict")
     for wrapper in WRAPPERS:
         inner = loaded.get(wrapper)
-        if isinstance(inner, Mapping) and inner:
+        if isinstance(inner, Mapping) and _holds_tensors(inner):
             tensors, aside, notes = select_state_dict(inner, source=source)
             if wrapper in AVERAGED:
                 notes["weights"] = f"{wrapper}, the averaged copy"
+            elif wrapper in ("teacher", "student", "target_encoder", "encoder"):
+                notes["weights"] = wrapper
             return tensors, (*(str(key) for key in loaded if key != wrapper), *aside), notes
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(loaded)[:8]))
         raise CheckpointError(f"{source} holds no tensors (its keys: {keys}); {expected}")
     return tensors, tuple(str(name) for name in loaded if str(name) not in tensors), {}
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a mapping holds tensors, itself or in another mapping."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_tensors, value.values()))
+    return isinstance(value, Tensor)

@@ -4,7 +4,7 @@ Images are decoded batch by batch, so a folder may be of any size.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import LOGITS
 from vit_export.errors import DataError
+from vit_export.gate.distance import Array
 from vit_export.images.digits_csv import read_digits
 from vit_export.images.folder import list_images, spread
 from vit_export.images.prepare import prepare_batch
 from vit_export.progress import Progress, silent
-from vit_export.runner import Runner, batch_size, run_filled
+from vit_export.runner import Runnable, Runner, batch_size, run_filled
 
 BATCH = 32
 
@@ -62,10 +63,14 @@ class Accuracy:
         return 100 * (self.reference_top1 - self.top1)
 
     def __str__(self) -> str:
+        return self.text("fp32")
+
+    def text(self, reference: str) -> str:
+        """Return the figures as a sentence; `reference` names what was compared with."""
         text = f"{self.images} real images: top-1 agrees on {100 * self.agreement:.2f} %"
         if self.top1 is not None and self.reference_top1 is not None:
             text += (f", {100 * self.top1:.2f} % right "
-                     f"(fp32: {100 * self.reference_top1:.2f} %)")  # fmt: skip
+                     f"({reference}: {100 * self.reference_top1:.2f} %)")  # fmt: skip
         return text
 
 
@@ -112,16 +117,31 @@ def top1(
     runner: Runner, images: RealImages, preprocess: Preprocess, *, progress: Progress = silent
 ) -> NDArray[np.int64]:
     """Return the top-1 class of every image, int64 (S,); -1 where a logit is not finite."""
-    spec = runner.inputs[0]
-    size = batch_size(runner, BATCH)
     classes = []
-    for start in range(0, len(images), size):
-        progress(f"{images.source} on {runner.provider}", start, len(images))
-        batch = prepare_batch(images.images[start : start + size], preprocess)
-        logits = run_filled(runner, {spec.name: batch.astype(spec.dtype)})[LOGITS]
+    for logits in _batches(runner, images, preprocess, progress):
         finite = np.isfinite(logits).all(axis=1)
         classes.append(np.where(finite, logits.argmax(axis=1), -1))
     return np.concatenate(classes).astype(np.int64)
+
+
+def real_logits(
+    runner: Runnable, images: RealImages, preprocess: Preprocess, *, progress: Progress = silent
+) -> NDArray[np.float32]:
+    """Return the logits of every image, float32 (S, num_classes)."""
+    batches = list(_batches(runner, images, preprocess, progress))
+    return np.concatenate(batches).astype(np.float32)
+
+
+def _batches(
+    runner: Runnable, images: RealImages, preprocess: Preprocess, progress: Progress
+) -> Iterator[Array]:
+    """Yield the logits of one batch of images after the other."""
+    spec = runner.inputs[0]
+    size = batch_size(runner, BATCH)
+    for start in range(0, len(images), size):
+        progress(f"{images.source} on {runner.provider}", start, len(images))
+        batch = prepare_batch(images.images[start : start + size], preprocess)
+        yield run_filled(runner, {spec.name: batch.astype(spec.dtype)})[LOGITS]
 
 
 def compare_classes(

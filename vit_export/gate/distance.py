@@ -85,6 +85,7 @@ class Measured:
     cosine: dict[int, float] = field(default_factory=dict)  # smallest one, by batch size
     rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # first one of each sample
     row_max_abs: float = 0.0  # largest difference between two rows of one sample
+    has_equal_rows: bool = False  # whether a sample has run more than once
     _product: float = 0.0  # sum of y * y64
     _square: float = 0.0  # sum of y64 * y64
 
@@ -113,6 +114,7 @@ class Measured:
         self._product += float((picked * expected).sum())
         self._square += float((expected * expected).sum())
         for sample, row in zip(samples, picked, strict=True):
+            self.has_equal_rows |= sample in self.rows
             first = self.rows.setdefault(sample, row)
             self.row_max_abs = max(self.row_max_abs, float(np.abs(row - first).max()))
         return ""
@@ -153,6 +155,14 @@ def ratio(error: float, allowed: float) -> float:
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Return the smallest cosine similarity between rows; that of two zero rows is 1."""
+    return float(cosines(a, b).min())
+
+
+def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine similarity of each row of `a` with that of `b`; of two zero rows 1."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     without_angle = (a == b).all(axis=1).astype(np.float64)
-    return float(np.divide((a * b).sum(axis=1), norms, out=without_angle, where=norms > 0).min())
+    found: NDArray[np.float64] = np.divide(
+        (a * b).sum(axis=1), norms, out=without_angle, where=norms > 0
+    )
+    return found

@@ -159,7 +159,11 @@ def _batch_failures(part: Runner, preprocess: Preprocess, channels: int) -> Iter
     size = part.inputs[0].fixed_batch or 3
     height, width = (2 * side - 1 for side in preprocess.size)
     images = np.stack([gate_image(number, height, width, channels) for number in range(size)])
-    together = part.run({IMAGE: images})[PIXEL_VALUES]
+    try:
+        together = part.run({IMAGE: images})[PIXEL_VALUES]
+    except RUN_ERRORS as error:
+        yield f"a batch of {size} images fails: {error.message}"
+        return
     for row, image in zip(together, images, strict=True):
         alone = run_filled(part, {IMAGE: image[None]})[PIXEL_VALUES][0]
         if not np.array_equal(row, alone):

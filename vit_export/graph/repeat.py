@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vit_export.errors import ExportError
 from vit_export.graph.builder import constant_of, lazy_tensor
 
 BEFORE, TRACED = "blocks.0", "blocks.1"  # the second is repeated
@@ -30,7 +31,7 @@ def repeat_block(graph: ir.Graph, traced: Weights, blocks: Sequence[Weights]) ->
     readers = [(use.node, use.idx) for use in previous.uses() if use.node not in nodes]
     weights = {graph.initializers[f"{TRACED}.{name}"]: name for name in traced}
     transposed = {
-        value: not np.array_equal(constant_of(value).numpy(), traced[name])
+        value: _is_transposed(constant_of(value).numpy(), traced[name], name)
         for value, name in weights.items()
     }
 
@@ -76,3 +77,12 @@ def repeat_block(graph: ir.Graph, traced: Weights, blocks: Sequence[Weights]) ->
             graph.register_initializer(value)
         for value in (copies[source] for copies in added if repeated for source in sources):
             graph.register_initializer(value)
+
+
+def _is_transposed(exported: NDArray[np.float32], traced: NDArray[np.float32], name: str) -> bool:
+    """Return whether the exporter transposed a weight; ExportError where it did anything else."""
+    if np.array_equal(exported, traced):
+        return False
+    if np.array_equal(exported, traced.T):
+        return True
+    raise ExportError(f"torch's exporter changed the weight {name!r} of {TRACED}")

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,8 +28,8 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
     Where the child raises, dies or stalls, that function does the work again in this process, so
     that an error is the same with and without a child. It does all of it where no child can be
     forked: outside the main thread, as other threads may hold locks; in a daemon of
-    `multiprocessing`; and where it is not `allowed`. A child that still works when the context ends
-    is killed.
+    `multiprocessing`; where the system has no room for a process; and where it is not `allowed`. A
+    child that still works when the context ends is killed.
     """
     main = threading.current_thread() is threading.main_thread()
     daemon = multiprocessing.current_process().daemon
@@ -38,27 +39,23 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send_result, args=(work, sender), daemon=True)
-    with warnings.catch_warnings():
-        # of Python 3.12 and later, for the idle threads of libraries too
-        warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
-        collects_garbage = gc.isenabled()
-        gc.disable()  # until the child has frozen the objects of this process
-        try:
-            child.start()
-        finally:
-            if collects_garbage:
-                gc.enable()
+    is_running = _start(child)
     sender.close()  # so that the end of the child ends the pipe
+    if not is_running:
+        receiver.close()
+        yield work
+        return
 
     def result() -> T:
         before = -1
         while not receiver.poll(STALL_S):
             before, last = _processor_ticks(child.pid), before
             if before == last:
-                child.kill()  # its pipe ends
+                child.kill()
+                return work()
         try:
             received: T = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):  # it died before or within its answer
             return work()
         return received
 
@@ -69,6 +66,25 @@ def forked(work: Callable[[], T], *, allowed: bool = True) -> Iterator[Callable[
         child.kill()
         child.join()
         child.close()
+
+
+def _start(child: ForkProcess) -> bool:
+    """Fork a child; return whether the system had room for it."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        stream.flush()  # or the child would write it a second time
+    collects_garbage = gc.isenabled()
+    gc.disable()  # until the child has frozen the objects of this process
+    try:
+        with warnings.catch_warnings():
+            # of Python 3.12 and later, for the idle threads of libraries too
+            warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
+            child.start()
+    except OSError:  # of fork(2): too many processes, or too little memory
+        return False
+    finally:
+        if collects_garbage:
+            gc.enable()
+    return True
 
 
 def _send_result(work: Callable[[], T], sender: Connection) -> None:

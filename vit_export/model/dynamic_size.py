@@ -23,6 +23,14 @@ class AnySizeVisionTransformer(VisionTransformer):
         """Make one that shares the weights of a model."""
         if model.pos_embed is None:
             raise UsageError("--dynamic-size: the model has no position embedding to resample")
+        if model.config.rope != "none":
+            raise UsageError("--dynamic-size: rotary positions are constants of one size")
+        if model.config.interpolate_offset:
+            raise UsageError(
+                "--dynamic-size: this model's positions are resampled with an offset, as DINO's "
+                "authors do, which a graph for any size cannot express",
+                hint="--set interpolate_offset=0 resamples them without",
+            )
         with torch.device("meta"):
             shared = cls(model.config)
         shared.load_state_dict(model.state_dict(), assign=True)
@@ -32,7 +40,8 @@ class AnySizeVisionTransformer(VisionTransformer):
         """Return E_pos (1, N, D), resampled to a grid of patches."""
         if self.pos_embed is None:
             return None
-        num_prefix = self.config.num_prefix_tokens
+        num_prefix = self.config.num_prefix_positions
         prefix, patches = self.pos_embed[:, :num_prefix], self.pos_embed[:, num_prefix:]
-        patches = resample_grid(patches, source=self.config.grid_hw, target=grid_hw)
+        source = self.config.grid_hw
+        patches = resample_grid(patches, source=source, target=grid_hw, config=self.config)
         return torch.cat((prefix, patches), dim=1)

@@ -15,7 +15,7 @@ from vit_export.variants import ViTConfig
 
 def count_read_tokens(config: ViTConfig) -> int | None:
     """Return R, the number of leading tokens that the head reads; None where it needs them all."""
-    if config.global_pool != "token":
+    if config.global_pool != "token" or config.rope != "none":  # angles are those of all tokens
         return None
     read = 2 if config.distilled else config.read_token + 1
     return read if read < config.num_tokens else None

@@ -41,6 +41,7 @@ def build(
         preprocess=loaded.preprocess,
         labels=loaded.labels,
         blocks=loaded.model.taps,
+        token_merging=loaded.token_merging,
         toolchain={"vit-export": __version__, **installed_versions(TOOLCHAIN)},
     )
     final = raw

@@ -28,6 +28,7 @@ from vit_export.gate.accuracy import has_classes
 from vit_export.gate.validate import Comparison, compare, gated_always
 from vit_export.host.fork import forked
 from vit_export.host.memory import trim_memory
+from vit_export.pipeline.agreement import FullModelLogits, check_merging
 from vit_export.pipeline.result import ArtifactResult
 from vit_export.pipeline.settings import ExportSettings
 from vit_export.pipeline.source import (
@@ -93,6 +94,7 @@ def export(
         OutputError: The output cannot be written.
     """
     started = time.monotonic()
+    check_merging(settings)
     if output is not None:
         check_output_name(Path(output))
     progress("load the model")
@@ -112,6 +114,9 @@ def export(
             if LOGITS in golden.outputs:
                 check_labels(loaded.labels, golden.outputs[LOGITS].shape[-1])
             activation, activation_notes = choose_activation(loaded, golden, settings.activation)
+            full = None
+            if settings.images is not None and loaded.full_model is not None:
+                full = FullModelLogits.compute(loaded, settings.images, progress)
             golden_file = folder / golden_path(path).name
             golden.write(golden_file)
             check_golden_not_shared(path, golden_file)
@@ -122,7 +127,9 @@ def export(
         gc.collect()  # takes a second with torch loaded, and frees reference cycles
         trim_memory()
         manifest = manifest.replace(activation=activation)
-        preparation: tuple[Stage, ...] = ()
+        measured: list[Stage] = []  # of the certificate, besides the gates
+        if full is not None:
+            measured.append(full.compare(packed, manifest, golden.samples, progress))
         if settings.embed_preprocess:
             from vit_export.pipeline.embed import pack_embedded
 
@@ -136,11 +143,11 @@ def export(
                 external_data=settings.external_data,
                 progress=progress,
             )
-            preparation = (line,)
+            measured.append(line)
         *before, comparison = _gate(raw, packed, golden, manifest, settings, progress)
         manifest = manifest.replace(
             graph_sha256=packed.graph_sha256(),
-            certificate=(*(c.stage for c in before), *preparation, comparison.stage),
+            certificate=(*(c.stage for c in before), *measured, comparison.stage),
         )
         if narrow is None:
             files = publish_artifact(packed, [golden_file], manifest, path)

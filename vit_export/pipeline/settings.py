@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import ACTIVATIONS, LOGITS, OPSETS, RESIZE_FORMS, Activation
+from vit_export.artifact.vocabulary import (
+    ACTIVATIONS,
+    LOGITS,
+    OPSETS,
+    RESIZE_FORMS,
+    TOKENS,
+    Activation,
+)
 from vit_export.errors import UsageError, check_known
 from vit_export.quantization.settings import QuantizeSettings
 
@@ -30,6 +37,8 @@ class ExportSettings:
         attention: `"decomposed"`, or `"op"` for one Attention node per block.
         outputs: Any of `"logits"`, `"features"`, `"tokens"`.
         labels: Class names.
+        text_embeddings: An .npz file of names and vectors that the text tower of an image-text
+            model made; they become the head of a zero-shot classifier.
         preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
         activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
@@ -39,6 +48,8 @@ class ExportSettings:
             no antialiasing.
         images: Folder of images to measure on, besides the synthetic golden images.
         simplify: Simplify the graph.
+        merge_tokens: Merge so many pairs of patch tokens in each block; needs `images`, which show
+            what that costs. The outputs are no longer those of the full model.
         external_data: Store the weights beside the file; above 2 GiB they always are.
         quantize: Convert the fp32 artifact to a narrower precision, which is measured too; the
             fp32 artifact is not kept.
@@ -59,11 +70,13 @@ class ExportSettings:
     attention: str = "decomposed"
     outputs: Sequence[str] = (LOGITS,)
     labels: Sequence[str] = ()
+    text_embeddings: str | os.PathLike[str] | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     activation: Activation | None = None
     embed_preprocess: bool = False
     resize: str = RESIZE_FORMS[0]
     images: str | os.PathLike[str] | None = None
+    merge_tokens: int | None = None
     simplify: bool = True
     external_data: bool = False
     quantize: QuantizeSettings | None = None
@@ -85,6 +98,32 @@ class ExportSettings:
             )
         if self.activation is not None:
             check_known("activation", self.activation, ACTIVATIONS)
+        if self.merge_tokens is not None:
+            self._check_merging()
+
+    def _check_merging(self) -> None:
+        """Raise UsageError for settings that merging tokens contradicts."""
+        if self.dynamic_size:
+            raise UsageError(
+                "--merge-tokens needs a fixed image size, and so a fixed number of tokens",
+                hint="export one file per size with --img-size",
+            )
+        if self.attention == "op":
+            raise UsageError(
+                "--attention op: merged tokens count in attention by their size, and the Attention "
+                "node of ONNX Runtime takes no bias of that shape (batch, 1, 1, tokens)",
+                hint="leave --attention op or --merge-tokens out",
+            )
+        if TOKENS in self.outputs:
+            raise UsageError(
+                "--outputs tokens: with --merge-tokens there is no token for each patch any more",
+                hint="leave tokens or --merge-tokens out",
+            )
+        if LOGITS not in self.outputs:
+            raise UsageError(
+                "--merge-tokens needs logits among --outputs: their top-1 class is compared with "
+                "that of the full model"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,29 +10,41 @@ from typing import Any
 import numpy as np
 import torch
 from msgspec import structs
+from numpy.typing import NDArray
 from torch import nn
 
 from vit_export.artifact.golden import Golden, pictures
 from vit_export.artifact.labels import check_labels
-from vit_export.artifact.manifest import TensorSpec, Weights
+from vit_export.artifact.manifest import TensorSpec, TokenMerging, Weights
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, Activation
 from vit_export.checkpoint.load import LoadReport, load_checkpoint
-from vit_export.errors import ExportError, UsageError, check_known, nearest, with_article
+from vit_export.errors import (
+    ExportError,
+    GateError,
+    UsageError,
+    check_known,
+    nearest,
+    with_article,
+)
 from vit_export.images.folder import user_pictures
 from vit_export.images.prepare import normalize
 from vit_export.model.dynamic_size import AnySizeVisionTransformer
+from vit_export.model.token_merging import merge_tokens, token_counts
 from vit_export.model.vit import VisionTransformer, create_model
 from vit_export.pipeline.libraries.timm import load_timm
 from vit_export.pipeline.libraries.transformers import load_transformers
 from vit_export.pipeline.settings import ExportSettings
+from vit_export.pipeline.zero_shot import encoder_settings, with_text_head
 from vit_export.progress import Progress
 from vit_export.reference.example import example_input
+from vit_export.reference.near_ties import without_near_ties
 from vit_export.reference.oracle import record
 from vit_export.reference.outputs import Outputs, describe_error, module_outputs, vit_outputs
 from vit_export.variants import PREPARATION, ViTConfig, get_variant, parse_field
 
 LIBRARIES = {"timm:": load_timm, "hf:": load_transformers}  # by how a source begins
+LEAST_GOLDEN = 3  # images that form every batch of the gate
 BATCH_DIM, HEIGHT, WIDTH = "batch_size", "height", "width"
 
 
@@ -49,15 +61,19 @@ class LoadedSource:
     preprocess: Preprocess
     labels: tuple[str, ...]
     activation: Activation | None  # None for a module, whose outputs show it
+    activation_from: str = "checkpoint's config"  # where that was found
     other_sizes: tuple[tuple[int, int], ...] = ()  # (height, width); measured too
     report: LoadReport | None = None  # where there was a checkpoint
+    full_model: VisionTransformer | None = None  # where `model` merges tokens
+    token_merging: TokenMerging | None = None
     notes: tuple[str, ...] = ()  # for the user
     owned: bool = False  # the model was built here, so that its weights can be freed
 
     def free(self) -> None:
         """Free the weights, which rewrite rules of torch's exporter keep with their last graph."""
         if self.owned:
-            for parameter in self.model.parameters():
+            full = () if self.full_model is None else self.full_model.parameters()
+            for parameter in (*self.model.parameters(), *full):
                 parameter.data = torch.empty(0)
 
     @property
@@ -75,6 +91,9 @@ def load_source(
     settings: ExportSettings = ExportSettings(),
 ) -> LoadedSource:
     """Build or load the model to export; arguments and errors are those of `export`."""
+    if settings.text_embeddings is not None:
+        encoder = load_source(source, weights=weights, settings=encoder_settings(settings))
+        return with_text_head(encoder, settings.text_embeddings, settings)
     if weights is None and (settings.reset_head or settings.layout is not None):
         option = "--reset-head" if settings.reset_head else "--layout"
         raise UsageError(f"{option} needs --weights FILE")
@@ -123,7 +142,17 @@ def load_source(
         model = AnySizeVisionTransformer.of(model)
         image_hw, other_sizes = (HEIGHT, WIDTH), _other_sizes(config)
     shape = (settings.batch or BATCH_DIM, config.in_chans, *image_hw)
-    outputs = vit_outputs(model.set_attention(settings.attention), settings.outputs)
+    full_model = model.set_attention(settings.attention)
+    merging = None
+    if (per_block := settings.merge_tokens) is not None:
+        if config.num_classes < 2:
+            raise UsageError(
+                f"--merge-tokens compares classes with those of the full model, and this one has "
+                f"{config.num_classes or 'none'}: expected at least 2"
+            )
+        model = merge_tokens(full_model, per_block)
+        merging = TokenMerging(per_block=per_block, tokens=tuple(token_counts(config, per_block)))
+    outputs = vit_outputs(model, settings.outputs)
     kept = tuple(name for name in outputs.names if name in settings.outputs)
     return LoadedSource(
         model=outputs,
@@ -137,6 +166,8 @@ def load_source(
         activation=activation,
         other_sizes=other_sizes,
         report=report,
+        full_model=None if merging is None else full_model,
+        token_merging=merging,
         owned=not isinstance(source, nn.Module),
     )
 
@@ -161,6 +192,8 @@ def _other_sizes(config: ViTConfig) -> tuple[tuple[int, int], ...]:
 def _check_no_variant(*further: tuple[str, bool, str], settings: ExportSettings) -> None:
     """Raise UsageError for settings that only a named variant can follow."""
     for option, given, hint in (
+        ("--merge-tokens", settings.merge_tokens is not None,
+         "export a variant with --variant or --weights"),
         ("--dynamic-size", settings.dynamic_size, "give one size with --img-size"),
         ("--attention", settings.attention != "decomposed",
          "where the module calls F.scaled_dot_product_attention, export it with --opset 23"),
@@ -297,11 +330,26 @@ def record_golden(
         shown = pictures(*size, len(preprocess.mean))
         if folder is not None:
             shown = np.concatenate([shown, user_pictures(folder, preprocess)])
+        if loaded.token_merging is not None:
+            shown = _without_near_ties(loaded, shown)
         inputs = {loaded.inputs[0].name: normalize(shown, preprocess)}
         return record(loaded.model, inputs, images=shown, progress=progress)
 
     others = tuple(at(size) for size in loaded.other_sizes)
     return replace(at(preprocess.size, images), others=others)
+
+
+def _without_near_ties(loaded: LoadedSource, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the golden images on which rounding cannot change which tokens are merged."""
+    stable = without_near_ties(loaded.model, normalize(shown, loaded.preprocess))
+    if stable.sum() < LEAST_GOLDEN:
+        raise GateError(
+            f"on {len(shown) - stable.sum()} of {len(shown)} golden images rounding to float32 can "
+            f"change which tokens are merged, so the export cannot be measured on them, and "
+            f"{LEAST_GOLDEN} others are needed",
+            hint="give more images with --images, or merge another number of tokens",
+        )
+    return shown[stable]
 
 
 def choose_activation(
@@ -317,7 +365,7 @@ def choose_activation(
         if wanted or chosen == "softmax":
             return chosen, ()
         return chosen, (
-            f"the checkpoint's config says that the activation of its scores is {chosen}; "
+            f"the activation of the scores is {chosen}, as the {loaded.activation_from} says; "
             "--activation softmax changes it",
         )
     logits = golden.outputs.get(LOGITS)

@@ -9,7 +9,7 @@ from vit_export.artifact.engine_sidecar import is_engine
 from vit_export.artifact.golden import BATCHES, Golden, find_golden
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import OnnxFile
-from vit_export.artifact.vocabulary import PIXEL_VALUES, SCORE_OUTPUTS
+from vit_export.artifact.vocabulary import LOGITS, PIXEL_VALUES, SCORE_OUTPUTS
 from vit_export.errors import ArtifactError, UsageError
 from vit_export.gate.preparation import measure_preparation
 from vit_export.gate.validate import Comparison, compare
@@ -131,8 +131,14 @@ def _recorded_from(
             hint="give --golden FILE",
         )
     config = manifest.vit_config(path.name)
+    if config.num_classes == 0 and LOGITS in [spec.name for spec in manifest.outputs]:
+        raise UsageError(
+            f"{path}: its head is of text embeddings, which no checkpoint holds",
+            hint="measure it with its golden file: leave --weights out",
+        )
     from vit_export.pipeline.source import load_source, record_golden  # needs torch
 
+    merging = manifest.token_merging
     loaded = load_source(
         None,
         weights=settings.weights,
@@ -143,6 +149,7 @@ def _recorded_from(
             dynamic_size=not manifest.embedded
             and any(isinstance(size, str) for size in manifest.inputs[0].shape[2:]),
             outputs=tuple(s.name for s in manifest.outputs if s.name not in SCORE_OUTPUTS),
+            merge_tokens=None if merging is None else merging.per_block,
         ),
     )
     if manifest.preprocess is not None:  # the user may have changed it at the export

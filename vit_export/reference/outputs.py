@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, TOKENS
 from vit_export.errors import ExportError, check_known, with_article
-from vit_export.model.last_block import count_read_tokens
+from vit_export.model.last_block import LastBlock, count_read_tokens
 from vit_export.model.vit import VisionTransformer
 
 OUTPUTS = (LOGITS, FEATURES, TOKENS)
@@ -30,15 +30,17 @@ class Outputs(nn.Module):
         names: Sequence[str],
         compute: Callable[..., Mapping[str, Tensor]],
         taps: Sequence[str] = (),
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.module = module
+        self.zero_shot = head  # a further module that `compute` calls
         self.names = tuple(names)
         self.taps = tuple(taps)
         self.read: int | None = None  # tokens of the last tap that the outputs need; None for all
         self.keep_tap: Callable[[Tensor], Tensor] | None = None  # applied to a tap's result
         self.fixed_batch: int | None = None  # the only batch size that the module takes
-        self._compute = compute  # a module here would be registered a second time
+        self.compute = compute  # a module here would be registered a second time
         self.train(module.training)
 
     @property
@@ -48,7 +50,7 @@ class Outputs(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with _tapped(self.module, self.taps, self.keep_tap, self.read) as tapped:
-            outputs = self._compute(*inputs)
+            outputs = self.compute(*inputs)
         return (*(outputs[name] for name in self.names), *(tapped[tap] for tap in self.taps))
 
 
@@ -87,7 +89,7 @@ def vit_outputs(model: VisionTransformer, names: Sequence[str] = (LOGITS,)) -> O
         compute=model.forward_all,
         taps=[f"blocks.{i}" for i in range(len(model.blocks))],
     )
-    if TOKENS not in names:
+    if TOKENS not in names and not isinstance(model.blocks[-1], LastBlock):
         outputs.read = count_read_tokens(model.config)
     return outputs
 

@@ -43,7 +43,7 @@ def converted(model: Outputs, convert: Callable[[Tensor], Tensor]) -> Iterator[N
 
     with ExitStack() as stack:
         stack.callback(restore_from, 0)
-        convert_all(inner for inner in model.module.modules() if inner not in in_blocks)
+        convert_all(inner for inner in model.modules() if inner not in in_blocks)
         outside = len(originals)
         for block in blocks:
             before = block.register_forward_pre_hook(lambda b, _inputs: convert_all(b.modules()))

@@ -87,7 +87,7 @@ class _Run:
     history: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.device = self.model.cls_token.device
+        self.device = self.model.patch_embed.proj.weight.device
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.origin = {
             **dataclasses.asdict(self.recipe),

@@ -27,7 +27,7 @@ def predict_logits(
     """
     model.eval()
     chosen = np.arange(len(images)) if rows is None else rows
-    device = model.cls_token.device
+    device = model.patch_embed.proj.weight.device
     parts = []
     with torch.inference_mode(), autocast(device):
         for start in range(0, len(chosen), batch_size):
@@ -38,7 +38,7 @@ def predict_logits(
 
 def normalized(model: VisionTransformer, images: Pixels) -> Tensor:
     """Normalise uint8 (B, H, W, C) to float32 (B, C, H, W) on the model's device."""
-    device = model.cls_token.device
+    device = model.patch_embed.proj.weight.device
     mean, std = (
         torch.tensor(stats, device=device)[:, None, None]
         for stats in (model.config.mean, model.config.std)

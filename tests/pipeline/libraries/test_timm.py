@@ -59,15 +59,15 @@ def test_a_users_fine_tune_is_loaded_with_the_classes_of_its_head(
 
 
 @pytest.mark.slow
-def test_a_swin_of_real_size_becomes_the_same_file(command, agrees, tmp_path):
-    """A user's fine-tune for seven classes."""
+def test_a_swin_becomes_the_same_file(command, agrees, tmp_path):
+    """A user's fine-tune for seven classes, at a small size."""
     name = "swin_tiny_patch4_window7_224"
     torch.manual_seed(0)
-    original = timm.create_model(name, num_classes=7).eval()
+    original = timm.create_model(name, num_classes=7, img_size=96).eval()
     weights = saved(original, tmp_path / "mine.safetensors")
-    result = command("--timm", name, "--weights", weights)
+    result = command("--timm", name, "--weights", weights, "--img-size", 96)
     assert result.exit_code == 0, result.output
-    agrees(original.double(), timm_pixels(original))
+    agrees(original.double(), timm_pixels(original, input_size=(3, 96, 96)))
 
 
 def test_random_weights_are_said_aloud_and_features_can_be_embedded(
@@ -252,14 +252,20 @@ def test_a_model_without_pretrained_weights_says_so():
 
 
 def test_a_preparation_that_ours_cannot_express_is_refused_by_name(monkeypatch):
-    """A border, which ours does not draw, unless the user gives another preparation."""
-    _configured(monkeypatch, crop_mode="border")
-    with pytest.raises(UsageError, match="crop_mode='border'") as raised:
+    """A crop of a later timm, unless the user gives another preparation."""
+    _configured(monkeypatch, crop_mode="later")
+    with pytest.raises(UsageError, match="crop_mode='later'") as raised:
         load_timm("test_vit", weights=None, settings=settings())
     assert "--mean, --std, --crop-pct and --interpolation" in raised.value.hint
     given = load_timm("test_vit", weights=None, settings=settings(preprocess=PREPARATION))
     assert given.preprocess.interpolation == "bilinear"
     assert given.preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_border_is_drawn_as_timm_draws_it(monkeypatch):
+    """Which the loading measures on pictures."""
+    _configured(monkeypatch, crop_mode="border")
+    assert load_timm("test_vit", weights=None, settings=settings()).preprocess.crop_mode == "border"
 
 
 def _configured(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:

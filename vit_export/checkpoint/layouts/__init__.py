@@ -8,6 +8,8 @@ vit-export's in `tests/checkpoint/layouts/`. Nothing else has to change.
 from collections.abc import Container, Iterable
 
 from vit_export.checkpoint.layouts.huggingface import HUGGING_FACE
+from vit_export.checkpoint.layouts.huggingface_clip import HUGGINGFACE_CLIP, HUGGINGFACE_SIGLIP
+from vit_export.checkpoint.layouts.huggingface_dino import HUGGINGFACE_DINOV2, HUGGINGFACE_DINOV3
 from vit_export.checkpoint.layouts.jax import BIG_VISION, GOOGLE_JAX
 from vit_export.checkpoint.layouts.notebook import TRANSFORMER_ENCODER
 from vit_export.checkpoint.layouts.rules import Layout, bind
@@ -17,7 +19,8 @@ from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        VIT_EXPORT, TIMM, HUGGING_FACE, TORCHVISION, GOOGLE_JAX, BIG_VISION, TRANSFORMER_ENCODER,
+        VIT_EXPORT, TIMM, HUGGING_FACE, HUGGINGFACE_DINOV2, HUGGINGFACE_DINOV3, HUGGINGFACE_CLIP,
+        HUGGINGFACE_SIGLIP, TORCHVISION, GOOGLE_JAX, BIG_VISION, TRANSFORMER_ENCODER,
     )
 }  # fmt: skip
 
@@ -30,7 +33,11 @@ def recognise(names: Iterable[str], metadata: Container[str] = ()) -> Layout | N
     names = list(names)
     if VIT_EXPORT.name in metadata:
         return VIT_EXPORT
-    others = [layout for layout in LAYOUTS.values() if layout is not VIT_EXPORT]
+    others = [
+        layout
+        for layout in LAYOUTS.values()
+        if layout is not VIT_EXPORT and all(layout.has(form, names) for form in layout.required)
+    ]
     unmatched = [len(bind(layout, names).unexpected) for layout in others]
     least = min(unmatched)
     return others[unmatched.index(least)] if least * 2 < len(names) else None

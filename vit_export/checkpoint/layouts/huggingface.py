@@ -21,7 +21,7 @@ _V4, _V5 = "encoder.layer.{n}", "layers.{n}"
 
 HUGGING_FACE = Layout(
     name="huggingface",
-    prefix=r"(?:vit\.|deit\.)?",
+    prefix=r"(?:vit\.|deit\.|ijepa\.)?",
     rules=(
         rename("embeddings.cls_token", "cls_token"),
         rename(_DISTILLATION_TOKEN, "dist_token"),
@@ -65,10 +65,8 @@ HUGGING_FACE = Layout(
     ignored=("pooler.dense.{p}", "embeddings.mask_token"),
     unsupported={
         r"layer_scale|lambda_\d": "layer scale",
-        r"register_tokens": "register tokens",
         r"relative_position": "relative positions",
-        r"^decoder\.": "a decoder (masked image modelling)",
-        r"\.mlp\.weights_(in|out)\.": "a gated (SwiGLU) MLP",
     },
+    others=(r"decoder\.",),  # of ViTMAEForPreTraining and ViTForMaskedImageModeling
     assumed={"norm_eps": (1e-12, "the default of Hugging Face's ViT")},
 )

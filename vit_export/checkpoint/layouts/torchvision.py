@@ -22,6 +22,8 @@ TORCHVISION = Layout(
         rename("encoder.ln.{p}", "norm.{p}"),
         rename("heads.pre_logits.{p}", "pre_logits.fc.{p}"),
         rename("heads.head.{p}", "head.{p}"),
+        # heads that were replaced after training
+        *(rename(f"{form}.{{p}}", "head.{p}") for form in ("heads", "heads.{i}", "heads.head.{i}")),
     ),
     unsupported={r"^conv_proj\.(conv_bn|\d)": "a convolutional stem"},
     assumed={

@@ -38,6 +38,11 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
     random_init: bool = option("Source", "Random weights instead of a library's pretrained ones.")
     seed: int = option("Source", "Seed of random weights.", default=0)
     num_classes: int | None = option("Source", "0 exports features.")
+    text_embeddings: Path | None = option(
+        "Source",
+        "Classify by your own words: names and vectors of the model's text tower (.npz).",
+        "FILE",
+    )
     batch: str = option("Graph", "Batch size.", "dynamic|N", default="dynamic")
     dynamic_size: bool = option(
         "Graph", "Accept any height and width that are multiples of the patch size."
@@ -47,6 +52,9 @@ class _Options(LabelsOption, PrecisionOptions, PreparationOptions, CheckpointOpt
         "Graph", "op: an Attention node a block", default="decomposed", choices=list(OPSETS)
     )
     outputs: str = option("Graph", "Any of logits,features,tokens.", default=LOGITS)
+    merge_tokens: int | None = option(
+        "Graph", "Merge R pairs of patch tokens in each block; needs --images.", "R"
+    )
     no_simplify: bool = option("Graph", "Leave the graph as torch exports it.")
     activation: Activation | None = option(
         "Graph", "How logits become scores; detected by default.", choices=ACTIVATIONS
@@ -125,7 +133,9 @@ def onnx(options: _Options, as_json: bool) -> None:
         batch=_batch(options.batch),
         outputs=outputs,
         labels=options.class_names(),
+        text_embeddings=options.text_embeddings,
         preprocess=options.preparation(),
+        merge_tokens=options.merge_tokens,
         simplify=not options.no_simplify,
         quantize=quantize,
         layout=options.layout,

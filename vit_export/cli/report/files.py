@@ -69,6 +69,12 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.embedded:
         how = "matrix products" if manifest.resize == "matmul" else "Resize nodes"
         rows.append(("prepared", f"in the graph, by {how}: takes uint8 images of any size"))
+    if (merging := manifest.token_merging) is not None:
+        rows.append((
+            "merges tokens",
+            f"{merging.per_block} pairs a block, {merging.tokens[0]} tokens become "
+            f"{merging.tokens[-1]}: its outputs are not those of the full model",
+        ))  # fmt: skip
     versions = ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items())
     return [*rows, ("made with", versions), ("gate", VERDICT[manifest.passed])]
 

@@ -39,9 +39,10 @@ def comparison_text(comparison: Comparison) -> str:
     agreement = (
         "" if share is None else f", top-1 agrees on {100 * share:.4g} % of the golden images"
     )
+    rows_differ = "" if stage.row_max_abs is None else f", rows differ by {cell(stage.row_max_abs)}"
     lines.append(
         f"{VERDICT[stage.passed]} on {stage.provider}: {stage.samples} samples, batches "
-        f"{', '.join(map(str, stage.batches))}, rows differ by {cell(stage.row_max_abs)}{agreement}"
+        f"{', '.join(map(str, stage.batches))}{rows_differ}{agreement}"
     )
     if stage.accuracy:
         lines.append(f"accuracy: {stage.accuracy}")
