@@ -136,6 +136,7 @@ static void misuse_options(const char* path) {
   longer.later = 1;
   expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &longer.known, &model), "later field");
   expect(VIT_EXPORT_USAGE_ERROR, api->create_model(NULL, NULL, &model), "null path");
+  expect(VIT_EXPORT_USAGE_ERROR, api->create_model("", NULL, &model), "empty path");
   expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, NULL, NULL), "null model");
   expect(VIT_EXPORT_ARTIFACT_ERROR, api->create_model("/", NULL, &model), "a folder");
 }

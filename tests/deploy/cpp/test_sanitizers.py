@@ -129,9 +129,9 @@ def models(folder: Path) -> Iterator[tuple[Path, str]]:
         path = folder / f"{i}.onnx"
         path.write_bytes(content)
         yield path, words
-    yield folder, "no regular file"
-    yield folder / "none.onnx", "cannot be read"
-    yield Path("/dev/zero"), "no regular file"
+    yield folder, "is a folder, expected a "
+    yield folder / "none.onnx", "none.onnx: no such file"
+    yield Path("/dev/zero"), "is a pipe, socket or device, expected a file"
 
 
 def npz(**arrays: Any) -> bytes:
@@ -200,7 +200,7 @@ def goldens(folder: Path) -> Iterator[tuple[Path, str]]:
         path = folder / f"{i}.npz"
         path.write_bytes(content)
         yield path, words
-    yield folder, "no regular file"
+    yield folder, "is a folder, expected a "
 
 
 def without_logits(folder: Path) -> tuple[Path, Path, str]:

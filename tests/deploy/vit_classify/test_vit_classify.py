@@ -134,8 +134,11 @@ def test_wrong_usage_and_unusable_files_have_pythons_exit_status(
         ((artifact, ten[0], "--top"), 2, "--top: expected a value after it"),
         ((artifact, ten[0], "--threads", "257"), 2, "expected a whole number 1 to 256"),
         ((artifact, ten[0], "--json=yes"), 2, "--json takes no value"),
-        ((EDGE / "edge.op.onnx", "--bench", "3"), 2, "edge.op.onnx: --bench needs an image"),
-        ((artifact, ten[0], "--provider", "cudaa"), 2, "unknown provider 'cudaa'"),
+        ((artifact, ten[0], "--provider", "cudaa"), 2, "'cudaa'; did you mean 'cuda'"),
+        ((artifact, ten[0], "--provider="), 2, "unknown provider ''"),
+        (("", ten[0]), 2, "path is empty"),
+        ((EDGE / "edge.op.onnx", "--bench", "1"), 2, "edge.op.onnx: --bench needs an image"),
+        ((tmp_path, ten[0]), 1, "is a folder, expected a file"),
         ((artifact, ten[0], "--provider", "cuda"), 1, "cuda"),
         ((tmp_path / "missing.onnx", ten[0]), 1, "missing.onnx"),
         ((tmp_path / "no.onnx", ten[0]), 1, "no.onnx"),
@@ -167,6 +170,8 @@ def test_options_end_at_two_dashes(
     shutil.copy(ten[0], "--top")
     done = vit_classify("--json", EDGE / "edge.onnx", "--", "--top")
     assert last_json(done.stdout)["predictions"][0]["image"] == "--top"
+    done = vit_classify(EDGE / "edge.onnx", "--", "--json")
+    assert (done.returncode, done.stdout) == (1, "provider: cpu\n")
 
 
 def test_features_are_those_of_embed(vit_classify: Callable[..., Done], ten: list[Path]) -> None:
@@ -212,7 +217,8 @@ def test_the_selftest_passes_and_notices_another_golden_file(
     (tmp_path / "edge.golden.npz").unlink()
     done = vit_classify(tmp_path / "edge.onnx", "--selftest")
     assert done.returncode == 1
-    assert "edge.golden.npz" in done.stderr
+    assert "there is no golden file edge.golden.npz beside it" in done.stderr
+    assert "hint: copy the golden file" in done.stderr
 
 
 def test_bench_times_an_image_or_the_model_alone(

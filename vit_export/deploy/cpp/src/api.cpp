@@ -228,7 +228,7 @@ vit_export_status* create_model(const char* path, const vit_export_options* opti
                                 vit_export_model** model) {
   return guarded([&] {
     required(model, "model") = nullptr;
-    required(path, "path");
+    if (!required(path, "path")) throw usage_error("path is empty, expected an .onnx file");
     const vit_export_options settings =
         options ? read_struct(options, "options") : vit_export_options{};
     auto made = std::make_unique<vit_export_model>(path, model_options(settings));

@@ -49,12 +49,13 @@ FileBytes::FileBytes(const std::string& path, const std::string& what) : path_(p
   if (file_ < 0 || ::fstat(file_, &status) != 0) {
     const int reason = errno;
     if (file_ >= 0) ::close(file_);
-    throw artifact_error(path + ": cannot be read as a " + what + " (" + std::strerror(reason) +
-                         ")");
+    if (reason == ENOENT) throw artifact_error(path + ": no such " + what);
+    throw artifact_error(path + ": cannot be read (" + std::strerror(reason) + ")");
   }
   if (!S_ISREG(status.st_mode)) {
     ::close(file_);
-    throw artifact_error(path + ": is no regular file, expected a " + what);
+    const char* const kind = S_ISDIR(status.st_mode) ? "folder" : "pipe, socket or device";
+    throw artifact_error(path + ": is a " + kind + ", expected a " + what);
   }
   size_ = static_cast<std::uint64_t>(status.st_size);
 }

@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -23,7 +25,7 @@ Failure input_error(std::string message, std::string hint = {}) {
 }
 
 OnnxFile read_file(const std::string& path) {
-  const FileBytes bytes(path, "model");
+  const FileBytes bytes(path, "file");
   if (bytes.size() == 0) throw artifact_error(path + ": the file is empty", kCopyAgain);
   std::string reason;
   try {
@@ -242,6 +244,10 @@ Selftest Model::selftest(const std::string& golden) const {
     const std::size_t dot = path_.rfind('.'), slash = path_.rfind('/');
     const bool has_suffix = dot != std::string::npos && (slash == std::string::npos || dot > slash);
     path = (has_suffix ? path_.substr(0, dot) : path_) + ".golden.npz";
+    if (::access(path.c_str(), F_OK) != 0)
+      throw artifact_error(path_ + ": there is no golden file " + path.substr(path.rfind('/') + 1) +
+                               " beside it, so it cannot be measured",
+                           "copy the golden file that was written beside the model");
   }
   return measure(*this, read_golden(FileBytes(path, "golden file"), path));
 }

@@ -135,7 +135,7 @@ TensorSpec spec_of(const Caller& call, const OrtSession* session, std::size_t in
 
 // The model's bytes with an inner tensor as a further output.
 std::string exposing_bytes(const std::string& path, const std::string& tensor) {
-  const FileBytes file(path, "model");
+  const FileBytes file(path, "file");
   std::string model = file.text(0, static_cast<std::size_t>(file.size()));
   return model += exposing_suffix(tensor);
 }
