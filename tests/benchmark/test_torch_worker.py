@@ -11,6 +11,10 @@ import torch
 
 from vit_export.artifact.engine_sidecar import sidecar_path
 from vit_export.artifact.golden import Golden
+from vit_export.artifact.manifest import TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import IMAGE
+from vit_export.benchmark import torch_worker
 from vit_export.benchmark.torch_worker import TorchRunner
 from vit_export.checkpoint.own import save_checkpoint
 from vit_export.errors import ArtifactError, ProviderError, UsageError
@@ -103,3 +107,13 @@ def test_missing_weights_architecture_and_devices_are_errors(tiny_export, tmp_pa
     with pytest.raises(ArtifactError, match="its architecture is unknown") as caught:
         TorchRunner(foreign)
     assert caught.value.hint == "leave --against out"
+
+
+def test_torch_is_not_compared_with_a_graph_that_prepares_images(tiny_export, monkeypatch):
+    """It would time another work."""
+    manifest = OnnxFile.read(tiny_export.path).manifest
+    whole = TensorSpec(IMAGE, "uint8", ("batch", "height", "width", 3))
+    monkeypatch.setattr(torch_worker, "read_manifest", lambda _: manifest.replace(inputs=(whole,)))
+    with pytest.raises(ArtifactError, match="its graph prepares images too") as caught:
+        TorchRunner(tiny_export.path)
+    assert "without --preprocess embedded" in caught.value.hint

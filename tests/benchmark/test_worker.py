@@ -15,6 +15,8 @@ import pytest
 
 from vit_export.artifact.golden import Golden, golden_path
 from vit_export.artifact.manifest import Manifest, TensorSpec
+from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.vocabulary import IMAGE
 from vit_export.benchmark import worker
 from vit_export.benchmark.worker import Stopwatch, load_artifact, peak_rss_bytes, random_feeds
 from vit_export.errors import ArtifactError
@@ -95,6 +97,15 @@ def test_providers_that_auto_rejected_are_notes():
     assert Stopwatch(lambda: model).load(batch=1)["notes"] == []
     model.rejected = {"cuda": "no GPU"}
     assert Stopwatch(lambda: model).load(batch=1)["notes"] == ["not cuda: no GPU"]
+
+
+def test_the_time_of_a_graph_that_prepares_images_says_so(tiny_export):
+    """Beside a graph that gets them prepared, it looks slow."""
+    whole = TensorSpec(IMAGE, "uint8", ("batch", "height", "width", 3))
+    model = Recorded((whole,))
+    model.manifest = OnnxFile.read(tiny_export.path).manifest.replace(inputs=(whole,))
+    notes = Stopwatch(lambda: model).load(batch=1)["notes"]
+    assert notes == ["each run also prepares images of 640 x 480"]
 
 
 def test_the_first_run_of_a_turn_is_not_counted():

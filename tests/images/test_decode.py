@@ -300,3 +300,11 @@ def test_a_path_is_no_pillow_image_while_another_thread_imports_pillow(monkeypat
     """The module is there and its class is not yet: the first images of several threads."""
     monkeypatch.setitem(sys.modules, "PIL.Image", ModuleType("PIL.Image"))
     assert not is_pillow_image("photo.jpg")
+
+
+def test_a_closed_file_is_an_image_error(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(noise(21, 33, 3)), tmp_path / "a.png")
+    with path.open("rb") as stream:
+        pass
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read \(read of closed file\)"):
+        pixels_of(stream)

@@ -257,3 +257,16 @@ def test_progress_counts_every_block_of_both_passes(make_model):
         assert [step for step in steps if what in step[0]] == [
             (f"torch {what}", done, total) for done in range(1, total + 1)
         ]
+
+
+def test_a_number_for_all_images_is_no_output():
+    """Its hint is not that of a model that fixes its batch size."""
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.flatten(1), x.mean()
+
+    images = torch.zeros(4, 3, 8, 8)
+    with pytest.raises(GateError, match="gives 'output_1' as one number for 4 images") as caught:
+        record(module_outputs(Pair(), [images]), {"pixel_values": images.numpy()})
+    assert "leave this one out" in caught.value.hint

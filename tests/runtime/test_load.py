@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from vit_export import errors, runtime
-from vit_export.errors import ProviderError, UsageError
+from vit_export.errors import ArtifactError, ProviderError, UsageError
 from vit_export.runtime import CudaOptions, engine_check, load, load_engine
 
 
@@ -20,6 +21,12 @@ def test_load_engine_refuses_other_files(tiny_export, options):
         UsageError, match=r"tiny\.onnx: not the name of an engine \(.*\)\nhint: .*load\(\)"
     ):
         load_engine(tiny_export.path, **options)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"m.onnx", ""])
+def test_what_is_no_path_is_refused_by_name(path):
+    with pytest.raises(ArtifactError, match=f"^{re.escape(repr(path))}: not the path of a file"):
+        load(path)
 
 
 @pytest.mark.parametrize("options", [{"threads": 4}, {"options": CudaOptions()}])

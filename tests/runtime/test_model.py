@@ -236,7 +236,9 @@ def test_labels_and_preprocess_arguments_replace_those_of_the_manifest(tiny_expo
     assert all(p.label == f"new {p.index}" for p in vit.classify(photographs[0], top=10))
     assert load(tiny_export.path, labels=dict(enumerate(vit.labels))).labels == vit.labels
     with pytest.raises(UsageError, match="2 labels for a model of 10 classes"):
-        load(tiny_export.path, labels=["zero", "one"]).classify(photographs[0])
+        load(tiny_export.path, labels=["zero", "one"])
+    with pytest.raises(UsageError, match=r"^preprocess=\{\}: expected a Preprocess"):
+        load(tiny_export.path, preprocess={})
     logits = vit.run(prepare_batch([photographs[0]], other))[0]
     best = vit.classify(photographs[0], top=10)
     assert [p.index for p in best] == np.argsort(-logits, kind="stable").tolist()

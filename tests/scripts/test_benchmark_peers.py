@@ -134,6 +134,20 @@ def test_a_stage_is_measured_again_unless_its_settings_are_the_same(tmp_path):
     assert rows(4, {"threads": 1}, resume=True) == [{"n": 4}]
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(["nothere"], "unknown variant 'nothere'"), (["--rounds", "0"], "--rounds"),
+     (["--batch", "1,0"], "0: expected at least 1"), (["--output", "/dev/null/x"], "/dev/null/x")],
+)  # fmt: skip
+def test_wrong_words_are_refused_before_anything_is_installed(words, reason, tmp_path):
+    folders = ["--files", tmp_path / "files", "--environments", tmp_path / "environments"]
+    command = [sys.executable, SCRIPTS / "benchmark_peers", "--quick", *folders, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert not list(tmp_path.glob("environments/*"))
+
+
 @pytest.mark.slow
 def test_packages_that_cannot_be_installed_are_a_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -38,6 +38,17 @@ def test_it_measures_a_tiny_model(tiny_export):
             assert row[f"{kind}_met"] == (ratio <= row["limit"])
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(["absent.onnx"], "absent.onnx: no such file"), (["--rounds", "0"], "expected at least 1")],
+)
+def test_wrong_words_are_refused_in_one_sentence(words, reason):
+    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_programs_that_compute_different_results_are_not_compared(script):
     """Such as a bare program with another mean."""
     programs, environment = script["PROGRAMS"], {}

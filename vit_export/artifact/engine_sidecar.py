@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from vit_export.artifact.manifest import Manifest, Stage
 from vit_export.artifact.onnx_reader import mapped
-from vit_export.artifact.open_file import read_text, replace_file
+from vit_export.artifact.open_file import as_path, read_text, replace_file
 from vit_export.artifact.typed_json import SCHEMA_VERSION, Record, decode
 from vit_export.artifact.vocabulary import ENGINE_SUFFIXES
 from vit_export.errors import ArtifactError
@@ -164,7 +164,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
 
 def is_engine(path: str | os.PathLike[str]) -> bool:
     """Return whether a file is a TensorRT engine, by its name."""
-    return Path(path).suffix in ENGINE_SUFFIXES
+    return as_path(path).suffix in ENGINE_SUFFIXES
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:

@@ -239,7 +239,10 @@ def _other_kind(path: Path, buffer: memoryview) -> tuple[str, str] | None:
         beside = [stem + suffix for suffix in suffixes if os.path.isfile(stem + suffix)]
         return "is a golden file", f"give the artifact: {' or '.join(beside) or stem + '.onnx'}"
     if start.startswith((b"\xff\xd8\xff", b"\x89PNG")):
-        return "is an image", "give the artifact first, then images"
+        return (
+            "is an image",
+            "give an artifact; only predict and embed take images, after it",
+        )
     if kind := _checkpoint_kind(start, len(buffer)):
         return f"is a checkpoint ({kind})", f"export it first: vit-export onnx --weights {path}"
     return None

@@ -19,7 +19,7 @@ def open_file(
     Opening a FIFO blocks, and a device such as /dev/zero never ends. So the kind of the
     file is checked before it is opened.
     """
-    path = Path(path)
+    path = as_path(path, error)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -31,6 +31,13 @@ def open_file(
         raise error(f"{path}: no such {what}") from None
     except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
         raise error(f"{path}: cannot be read ({_reason(cause)})") from cause
+
+
+def as_path(path: str | os.PathLike[str], error: type[VitExportError] = ArtifactError) -> Path:
+    """Return a path that a caller gives; an error where it is none, or empty."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise error(f"{path!r}: not the path of a file, expected text or a pathlib.Path")
+    return Path(path)
 
 
 def read_text(

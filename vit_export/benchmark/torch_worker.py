@@ -51,6 +51,11 @@ class TorchRunner:
                 f"{self.path.name}: has no vit-export manifest, so its architecture is unknown",
                 hint="leave --against out",
             )
+        if manifest.embedded:
+            raise ArtifactError(
+                f"{self.path.name}: its graph prepares images too, which the torch model does not",
+                hint="compare the same model exported without --preprocess embedded",
+            )
         has_gpu = torch.cuda.is_available()
         if provider == "cuda" and not has_gpu:
             raise ProviderError(

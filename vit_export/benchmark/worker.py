@@ -78,11 +78,11 @@ class Stopwatch:
         if self._runner.manifest is not None:
             self._precision = self._runner.manifest.precision
         rejected = getattr(self._runner, "rejected", {})
-        return {
-            "provider": self._runner.provider,
-            "precision": self._precision,
-            "notes": [f"not {name}: {reason}" for name, reason in rejected.items()],
-        }
+        notes = [f"not {name}: {reason}" for name, reason in rejected.items()]
+        if self._runner.manifest is not None and self._runner.manifest.embedded:
+            height, width = PHOTOGRAPH_HW
+            notes.append(f"each run also prepares images of {width} x {height}")
+        return {"provider": self._runner.provider, "precision": self._precision, "notes": notes}
 
     def time(self, batch: int, seconds: float, min_runs: int = 1) -> Answer:
         """Time the runs of some seconds; return the seconds of each, and the memory so far.

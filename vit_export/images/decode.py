@@ -93,7 +93,10 @@ def decode(source: ImageSource, color: str) -> Decoded:
         return _read(io.BytesIO(source), f"{len(source)} bytes", color)
     if hasattr(source, "read"):
         name = f"file object {getattr(source, 'name', type(source).__name__)}"
-        content = source.read()
+        try:
+            content = source.read()
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            raise ImageError(f"{name}: cannot be read ({error})") from error
         if not isinstance(content, bytes):
             raise ImageError(f"{name}: gives text", hint="open the file in binary mode, 'rb'")
         return _read(io.BytesIO(content), name, color)

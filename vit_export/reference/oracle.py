@@ -160,6 +160,11 @@ def _run(
     finally:
         model.keep_tap = None
     for name, y in zip(model.all_names, parts[0], strict=True):
+        if not y.ndim:
+            raise GateError(
+                f"the torch model gives {name!r} as one number for {size} images",
+                hint="an output has a row for each image: leave this one out",
+            )
         if y.shape[:1] != (size,):
             raise GateError(
                 f"the torch model gives {name!r} of shape {tuple(y.shape)} for {size} images: it "

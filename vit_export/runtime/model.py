@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_export.artifact.labels import Labels, class_labels
+from vit_export.artifact.labels import Labels, check_labels, class_labels
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS, Activation
 from vit_export.errors import ArtifactError, GateError, ImageError, InputError, UsageError
@@ -55,6 +55,12 @@ class Model:
         self.runner = runner
         self.manifest = manifest = runner.manifest
         self.preprocess = own = manifest.preprocess if manifest else None
+        if not isinstance(preprocess, Preprocess | None):
+            raise UsageError(
+                f"preprocess={preprocess!r}: expected a Preprocess or None",
+                hint="from vit_export.runtime import Preprocess; Preprocess(size=..., mean=..., "
+                "std=...)",
+            )
         if preprocess is not None and preprocess != own:
             if manifest is not None and manifest.embedded:
                 raise UsageError(
@@ -65,6 +71,13 @@ class Model:
             self.preprocess = preprocess
         from_manifest = manifest.labels if manifest else ()
         self.labels = from_manifest if labels is None else class_labels(labels)
+        output = runner.outputs[0]
+        if (
+            labels is not None
+            and output.name == LOGITS
+            and isinstance(classes := output.shape[-1], int)
+        ):
+            check_labels(self.labels, classes)
         self.activation: Activation = manifest.activation if manifest else "softmax"
         self._lock = threading.Lock()
         self._with_features: Runner | None = None
@@ -289,6 +302,5 @@ class Model:
                 "classes)",
                 hint="export it with --outputs logits, or call the model for its outputs",
             )
-        classes = output.shape[1]
-        if self.labels and isinstance(classes, int) and len(self.labels) != classes:
-            raise UsageError(f"{len(self.labels)} labels for a model of {classes} classes")
+        if isinstance(classes := output.shape[1], int):
+            check_labels(self.labels, classes)

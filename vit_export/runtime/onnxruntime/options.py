@@ -80,7 +80,7 @@ class _Options:
         for name, least in (("device", 0), ("memory_limit_bytes", 1)):
             value = getattr(self, name, None)
             if value is not None and (type(value) is not int or value < least):
-                raise UsageError(f"{name}={value}: expected a whole number, {least} or more")
+                raise UsageError(f"{name}={value!r}: expected a whole number, {least} or more")
 
     @property
     def gpu(self) -> int:
