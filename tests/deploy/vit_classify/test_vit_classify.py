@@ -233,6 +233,17 @@ def test_bench_times_an_image_or_the_model_alone(
         assert 0 < result["min_ms"] <= result["median_ms"] <= result["p90_ms"]
 
 
+def test_percentiles_of_two_runs_lie_between_them(
+    vit_classify: Callable[..., Done], ten: list[Path]
+) -> None:
+    """As in NumPy."""
+    done = vit_classify(EDGE / "edge.onnx", ten[0], "--bench", "2", "--json")
+    result = last_json(done.stdout)["bench"]
+    largest = 2 * result["mean_ms"] - result["min_ms"]
+    assert result["median_ms"] == pytest.approx(result["mean_ms"])
+    assert result["p90_ms"] == pytest.approx(0.1 * result["min_ms"] + 0.9 * largest)
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Exports a model once, and converts it to INT8 once."""

@@ -144,8 +144,12 @@ class Program {
       });
     }
     std::sort(times_ms.begin(), times_ms.end());
-    const auto percentile = [&](double share) {
-      return times_ms[static_cast<std::size_t>(share * static_cast<double>(times_ms.size() - 1))];
+    const auto percentile = [&](double share) {  // between two times, as NumPy's
+      const double place = share * static_cast<double>(times_ms.size() - 1);
+      const auto below = static_cast<std::size_t>(place);
+      const std::size_t above = std::min(below + 1, times_ms.size() - 1);
+      const double part = place - static_cast<double>(below);
+      return times_ms[below] + part * (times_ms[above] - times_ms[below]);
     };
     double sum = 0;
     for (const double time : times_ms) sum += time;
@@ -161,7 +165,8 @@ class Program {
     report_.text += what + ": min " + formatted("%.2f", times_ms.front()) + " ms, mean " +
                     formatted("%.2f", mean) + ", median " + formatted("%.2f", percentile(0.5)) +
                     ", p90 " + formatted("%.2f", percentile(0.9)) + " of " +
-                    std::to_string(times_ms.size()) + " runs\n";
+                    std::to_string(times_ms.size()) +
+                    (times_ms.size() == 1 ? " run\n" : " runs\n");
   }
 
   void images() {
