@@ -165,8 +165,7 @@ class Program {
     report_.text += what + ": min " + formatted("%.2f", times_ms.front()) + " ms, mean " +
                     formatted("%.2f", mean) + ", median " + formatted("%.2f", percentile(0.5)) +
                     ", p90 " + formatted("%.2f", percentile(0.9)) + " of " +
-                    std::to_string(times_ms.size()) +
-                    (times_ms.size() == 1 ? " run\n" : " runs\n");
+                    std::to_string(times_ms.size()) + (times_ms.size() == 1 ? " run\n" : " runs\n");
   }
 
   void images() {
