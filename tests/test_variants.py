@@ -12,13 +12,22 @@ import torch
 
 from vit_export.errors import ConfigError, UnknownVariantError
 from vit_export.model.vit import VisionTransformer
-from vit_export.variants import ALIASES, IDENTITY, VARIANTS, ViTConfig, get_variant
+from vit_export.variants import (
+    ALIASES,
+    FAMILIES,
+    IDENTITY,
+    VARIANTS,
+    ViTConfig,
+    find_variants,
+    get_variant,
+    weights_license,
+)
 
 FULL = list(VARIANTS)
 
 
-def test_there_are_twenty_variants_with_one_alias_each():
-    assert len(VARIANTS) == len(ALIASES) == 20
+def test_every_variant_has_an_alias_and_a_family_of_its_own():
+    assert len(VARIANTS) == len(ALIASES) == sum(map(len, FAMILIES.values())) > 50
     assert not set(VARIANTS) & set(ALIASES)
     assert all(config.variant == name for name, config in VARIANTS.items())
 
@@ -29,6 +38,31 @@ def test_a_name_and_its_alias_give_the_same_config(name):
     assert config.variant == name
     assert get_variant(config.alias) is not None
     assert get_variant(config.alias) == config == VARIANTS[name]
+
+
+@pytest.mark.parametrize(
+    ("words", "aliases"),
+    [
+        (["dinov3"], {"dinov3_s16", "dinov3_b16", "dinov3_l16"}),
+        (["DINOv2", "large"], {"dinov2_l14", "dinov2_l14_reg"}),
+        (["clip_b32"], {"clip_b32", "openclip_b32"}),
+        (["FlexiViT"], {"flexi_s", "flexi_b"}),
+    ],
+)
+def test_variants_are_found_by_name_alias_and_family(words, aliases):
+    found = find_variants(words)
+    assert {config.alias for configs in found.values() for config in configs} == aliases
+
+
+def test_a_search_without_result_names_the_nearest_variant():
+    with pytest.raises(UnknownVariantError, match="no variant is called 'dinvo3_s16'; did you"):
+        find_variants(["dinvo3_s16"])
+
+
+def test_the_licence_is_that_of_published_weights():
+    assert weights_license(get_variant("mae_b16")) == "cc-by-nc-4.0"
+    assert weights_license(get_variant("b16")) == "apache-2.0"
+    assert weights_license(get_variant("mnist")) == ""
 
 
 @pytest.mark.parametrize("name", FULL)

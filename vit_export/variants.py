@@ -1,15 +1,17 @@
 """Named variants: one frozen config per architecture, in one table.
 
-Sizes are those of Table 1 of "An Image Is Worth 16x16 Words" (arXiv 2010.11929) and of
-Table 1 of "Training data-efficient image transformers" (arXiv 2012.12877). Field and
-variant names are timm's, so that most checkpoints need no renaming.
+Field and variant names are timm's, so that most checkpoints need no renaming; a name ends with the
+tag of timm's weights where two variants have one architecture. Sources: ViT (arXiv 2010.11929,
+Table 1), DeiT (2012.12877), DeiT III (2204.07118), FlexiViT (2212.08013), CLIP (2103.00020),
+SigLIP (2303.15343), SigLIP 2 (2502.14786), MAE (2111.06377), DINO (2104.14294), DINOv2
+(2304.07193), registers (2309.16588), DINOv3 (2508.10104).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,12 +20,20 @@ from vit_export.errors import ConfigError, UnknownVariantError, nearest
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NOT_IN_A_CHECKPOINT = (  # fields that its tensors do not show, or that an export may change
     *("img_size", "num_classes", "num_heads", "global_pool", "read_token"),
     *("norm_eps", "act_layer", "pos_embed", "no_embed_class", "normalize"),
     *("interpolate_antialias", "interpolate_offset"),
 )
-PREPARATION = ("mean", "std", "crop_pct", "interpolation")  # fields of the image preparation
+PREPARATION = (
+    "mean",
+    "std",
+    "crop_pct",
+    "crop_mode",
+    "interpolation",
+)  # fields of the image preparation
 IDENTITY = ("variant", "alias", "hub")  # fields that name the variant; users cannot set them
 CHOICES = {
     "global_pool": ("token", "avg", "map", "token_mean"),
@@ -31,6 +41,7 @@ CHOICES = {
     "rope": ("none", "float32", "bfloat16"),
     "act_layer": ("gelu", "gelu_tanh", "quick_gelu"),
     "mlp_layer": ("mlp", "swiglu"),
+    "crop_mode": ("center", "squash", "border"),
     "interpolation": ("bicubic", "bilinear", "nearest", "lanczos"),
 }
 _LIMITS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -53,6 +64,7 @@ class ViTConfig:
     # architecture
     img_size: int | tuple[int, int] = 224  # px; (height, width) when not square
     patch_size: int = 16  # px
+    cut_edges: bool = False  # ignore pixels after the last whole patch (SigLIP so400m/14 at 384 px)
     in_chans: int = 3  # 1 reads grey images, 3 reads RGB
     num_classes: int = 1000  # 0: no head, the logits are the features
     embed_dim: int = 768  # D, the width of a token
@@ -89,6 +101,7 @@ class ViTConfig:
 
     # image preparation
     crop_pct: float = 0.9  # crop size / resized short side
+    crop_mode: Literal["center", "squash", "border"] = "center"  # as in `Preprocess`
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] = "bicubic"
     mean: tuple[float, ...] = HALF  # per channel, of pixels in [0, 1]
     std: tuple[float, ...] = HALF
@@ -238,7 +251,7 @@ def _check_buildable(config: ViTConfig) -> None:
                 raise ConfigError(f"{name}={value}: {limit}")
     for axis, size in zip(("height", "width"), config.image_hw, strict=True):
         below = size // config.patch_size * config.patch_size
-        if size < 1 or size != below:
+        if size < 1 or not below or (size != below and not config.cut_edges):
             near = ", ".join(str(s) for s in (below, below + config.patch_size) if s > 0)
             raise ConfigError(
                 f"image {axis} {size} px is not a multiple of patch_size {config.patch_size}; "
@@ -295,6 +308,7 @@ def check_preparation(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     crop_pct: float,
+    crop_mode: str,
     interpolation: str,
     largest_crop: float = 1,
 ) -> None:
@@ -308,6 +322,7 @@ def check_preparation(
         raise ConfigError(f"std={std}: every value must be positive")
     if not 0 < crop_pct <= largest_crop:
         raise ConfigError(f"crop_pct={crop_pct}: must lie in (0, {largest_crop}]")
+    _check_choice("crop_mode", crop_mode)
     _check_choice("interpolation", interpolation)
 
 
@@ -326,39 +341,174 @@ _S: dict[str, Any] = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 _B: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _L: dict[str, Any] = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
 _H: dict[str, Any] = {"embed_dim": 1280, "depth": 32, "num_heads": 16}
+_SO: dict[str, Any] = {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 3.7362}
 _384: dict[str, Any] = {"img_size": 384, "crop_pct": 1.0}
 _21K: dict[str, Any] = {"num_classes": 21843}
-_DEIT: dict[str, Any] = {"distilled": True, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_DEIT: dict[str, Any] = {"distilled": True, **_IMAGENET}
+_DEIT3: dict[str, Any] = {"no_embed_class": True, "init_values": 1e-6, **_IMAGENET}
+_FLEXI: dict[str, Any] = {"img_size": 240, "crop_pct": 0.95, "no_embed_class": True}
+_FEATURES: dict[str, Any] = {"num_classes": 0, **_IMAGENET}
+_DINOV2: dict[str, Any] = {
+    **_FEATURES,
+    "img_size": 518,
+    "patch_size": 14,
+    "crop_pct": 1.0,
+    "init_values": 1e-5,
+}
+_REG4: dict[str, Any] = {"reg_tokens": 4, "no_embed_class": True}
+_DINOV3: dict[str, Any] = {
+    **_FEATURES,
+    "img_size": 256,
+    "crop_pct": 1.0,
+    "init_values": 1e-5,
+    "reg_tokens": 4,
+    "qkv_bias": False,
+    "pos_embed": "none",
+    "rope": "float32",
+    "norm_eps": 1e-5,
+    "global_pool": "avg",
+}
+_CLIP: dict[str, Any] = {
+    "num_classes": 0,
+    "pre_norm": True,
+    "patch_bias": False,
+    "norm_eps": 1e-5,
+    "mean": CLIP_MEAN,
+    "std": CLIP_STD,
+    "crop_pct": 1.0,
+}
+_OPENAI: dict[str, Any] = {**_CLIP, "act_layer": "quick_gelu"}
+_SIGLIP: dict[str, Any] = {
+    "num_classes": 0,
+    "class_token": False,
+    "global_pool": "map",
+    "act_layer": "gelu_tanh",
+    "crop_pct": 1.0,
+    "crop_mode": "squash",
+    "interpolation": "bicubic",
+}
 
-_ROWS = (
-    _vit("vit_tiny_patch16_224", "ti16", **_TI, hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_small_patch16_224", "s16", **_S, hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_base_patch16_224", "b16", **_B, hub="timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_base_patch32_224", "b32", **_B, patch_size=32, hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
-    _vit("vit_large_patch16_224", "l16", **_L, hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
-    _vit("vit_large_patch32_224", "l32", **_L, patch_size=32),
-    _vit("vit_huge_patch14_224", "h14", **_H, patch_size=14),
-    _vit("vit_base_patch16_384", "b16_384", **_B, **_384, hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k"),
-    _vit("vit_base_patch32_384", "b32_384", **_B, patch_size=32, **_384, hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
-    _vit("vit_large_patch16_384", "l16_384", **_L, **_384, hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k"),
-    # ImageNet-21k, with the pre-logits representation layer of the original release
-    _vit("vit_base_patch16_224_in21k", "b16_in21k", **_B, **_21K, representation_size=768, hub="google/vit-base-patch16-224-in21k"),
-    _vit("vit_base_patch32_224_in21k", "b32_in21k", **_B, patch_size=32, **_21K, representation_size=768, hub="google/vit-base-patch32-224-in21k"),
-    _vit("vit_large_patch16_224_in21k", "l16_in21k", **_L, **_21K, representation_size=1024, hub="google/vit-large-patch16-224-in21k"),
-    _vit("vit_large_patch32_224_in21k", "l32_in21k", **_L, patch_size=32, **_21K, representation_size=1024, hub="google/vit-large-patch32-224-in21k"),
-    _vit("vit_huge_patch14_224_in21k", "h14_in21k", **_H, patch_size=14, **_21K, representation_size=1280, hub="google/vit-huge-patch14-224-in21k"),
-    # DeiT, distilled: two tokens, two heads, the mean of both logits
-    _vit("deit_tiny_distilled_patch16_224", "deit_ti", **_TI, **_DEIT, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k"),
-    _vit("deit_small_distilled_patch16_224", "deit_s", **_S, **_DEIT, hub="timm/deit_small_distilled_patch16_224.fb_in1k"),
-    _vit("deit_base_distilled_patch16_224", "deit_b", **_B, **_DEIT, hub="timm/deit_base_distilled_patch16_224.fb_in1k"),
-    _vit("deit_base_distilled_patch16_384", "deit_b_384", **_B, **_DEIT, **_384, hub="timm/deit_base_distilled_patch16_384.fb_in1k"),
-    # small grey images
-    _vit("vit_mnist_28", "mnist", img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=96, depth=6, num_heads=3,
-         crop_pct=1.0, mean=(0.1307,), std=(0.3081,)),
-)  # fmt: skip
+FAMILIES: dict[str, tuple[ViTConfig, ...]] = {
+    "ViT, AugReg": (
+        _vit("vit_tiny_patch16_224", "ti16", **_TI, hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+        _vit("vit_small_patch16_224", "s16", **_S, hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
+        _vit("vit_base_patch16_224", "b16", **_B, hub="timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),
+        _vit("vit_base_patch32_224", "b32", **_B, patch_size=32, hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
+        _vit("vit_large_patch16_224", "l16", **_L, hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
+        _vit("vit_large_patch32_224", "l32", **_L, patch_size=32),
+        _vit("vit_huge_patch14_224", "h14", **_H, patch_size=14),
+        _vit("vit_small_patch16_384", "s16_384", **_S, **_384, hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k"),
+        _vit("vit_base_patch16_384", "b16_384", **_B, **_384, hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k"),
+        _vit("vit_base_patch32_384", "b32_384", **_B, patch_size=32, **_384, hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
+        _vit("vit_large_patch16_384", "l16_384", **_L, **_384, hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k"),
+    ),
+    # with the pre-logits representation layer of the original release
+    "ViT, ImageNet-21k": (
+        _vit("vit_base_patch16_224_in21k", "b16_in21k", **_B, **_21K, representation_size=768, hub="google/vit-base-patch16-224-in21k"),
+        _vit("vit_base_patch32_224_in21k", "b32_in21k", **_B, patch_size=32, **_21K, representation_size=768, hub="google/vit-base-patch32-224-in21k"),
+        _vit("vit_large_patch16_224_in21k", "l16_in21k", **_L, **_21K, representation_size=1024, hub="google/vit-large-patch16-224-in21k"),
+        _vit("vit_large_patch32_224_in21k", "l32_in21k", **_L, patch_size=32, **_21K, representation_size=1024, hub="google/vit-large-patch32-224-in21k"),
+        _vit("vit_huge_patch14_224_in21k", "h14_in21k", **_H, patch_size=14, **_21K, representation_size=1280, hub="google/vit-huge-patch14-224-in21k"),
+    ),
+    # distilled: two tokens, two heads, the mean of both logits
+    "DeiT": (
+        _vit("deit_tiny_patch16_224", "deit_ti_plain", **_TI, **_IMAGENET, hub="timm/deit_tiny_patch16_224.fb_in1k"),
+        _vit("deit_small_patch16_224", "deit_s_plain", **_S, **_IMAGENET, hub="timm/deit_small_patch16_224.fb_in1k"),
+        _vit("deit_base_patch16_224", "deit_b_plain", **_B, **_IMAGENET, hub="timm/deit_base_patch16_224.fb_in1k"),
+        _vit("deit_tiny_distilled_patch16_224", "deit_ti", **_TI, **_DEIT, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k"),
+        _vit("deit_small_distilled_patch16_224", "deit_s", **_S, **_DEIT, hub="timm/deit_small_distilled_patch16_224.fb_in1k"),
+        _vit("deit_base_distilled_patch16_224", "deit_b", **_B, **_DEIT, hub="timm/deit_base_distilled_patch16_224.fb_in1k"),
+        _vit("deit_base_distilled_patch16_384", "deit_b_384", **_B, **_DEIT, **_384, hub="timm/deit_base_distilled_patch16_384.fb_in1k"),
+    ),
+    "DeiT III": (
+        _vit("deit3_small_patch16_224", "deit3_s", **_S, **_DEIT3, hub="timm/deit3_small_patch16_224.fb_in1k"),
+        _vit("deit3_base_patch16_224", "deit3_b", **_B, **_DEIT3, hub="timm/deit3_base_patch16_224.fb_in1k"),
+    ),
+    "FlexiViT": (
+        _vit("flexivit_small", "flexi_s", **_S, **_FLEXI, hub="timm/flexivit_small.1200ep_in1k"),
+        _vit("flexivit_base", "flexi_b", **_B, **_FLEXI, hub="timm/flexivit_base.1200ep_in1k"),
+    ),
+    "CLIP": (  # features after the projection
+        _vit("vit_base_patch32_clip_quickgelu_224", "clip_b32", **_B, patch_size=32, **_OPENAI, projection_dim=512, hub="openai/clip-vit-base-patch32"),
+        _vit("vit_base_patch16_clip_quickgelu_224", "clip_b16", **_B, **_OPENAI, projection_dim=512, hub="openai/clip-vit-base-patch16"),
+        _vit("vit_large_patch14_clip_quickgelu_224", "clip_l14", **_L, patch_size=14, **_OPENAI, projection_dim=768, hub="openai/clip-vit-large-patch14"),
+        _vit("vit_large_patch14_clip_quickgelu_336", "clip_l14_336", **_L, patch_size=14, **_OPENAI, img_size=336, projection_dim=768, hub="openai/clip-vit-large-patch14-336"),
+        _vit("vit_base_patch32_clip_224", "openclip_b32", **_B, patch_size=32, **_CLIP, projection_dim=512, hub="laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        _vit("vit_base_patch16_clip_224", "openclip_b16", **_B, **_CLIP, projection_dim=512, hub="laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
+        _vit("vit_large_patch14_clip_224", "openclip_l14", **_L, patch_size=14, **{**_CLIP, "mean": HALF, "std": HALF}, projection_dim=768, hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K"),
+    ),
+    "SigLIP": (
+        _vit("vit_base_patch16_siglip_224", "siglip_b16", **_B, **_SIGLIP, hub="google/siglip-base-patch16-224"),
+        _vit("vit_base_patch16_siglip_384", "siglip_b16_384", **_B, **_SIGLIP, img_size=384, hub="google/siglip-base-patch16-384"),
+        _vit("vit_so400m_patch14_siglip_384", "siglip_so400m_384", **_SO, **_SIGLIP, img_size=384, patch_size=14, cut_edges=True, hub="google/siglip-so400m-patch14-384"),
+        _vit("vit_base_patch16_siglip_224.v2_webli", "siglip2_b16", **_B, **_SIGLIP, hub="google/siglip2-base-patch16-224"),
+        _vit("vit_base_patch16_siglip_384.v2_webli", "siglip2_b16_384", **_B, **_SIGLIP, img_size=384, hub="google/siglip2-base-patch16-384"),
+    ),
+    "MAE": (
+        _vit("vit_base_patch16_224.mae", "mae_b16", **_B, **_FEATURES, hub="timm/vit_base_patch16_224.mae"),
+    ),
+    "DINO": (
+        _vit("vit_small_patch16_224.dino", "dino_s16", **_S, **_FEATURES, hub="timm/vit_small_patch16_224.dino"),
+        _vit("vit_base_patch16_224.dino", "dino_b16", **_B, **_FEATURES, hub="timm/vit_base_patch16_224.dino"),
+    ),
+    "DINOv2": (
+        _vit("vit_small_patch14_dinov2", "dinov2_s14", **_S, **_DINOV2, hub="timm/vit_small_patch14_dinov2.lvd142m"),
+        _vit("vit_base_patch14_dinov2", "dinov2_b14", **_B, **_DINOV2, hub="timm/vit_base_patch14_dinov2.lvd142m"),
+        _vit("vit_large_patch14_dinov2", "dinov2_l14", **_L, **_DINOV2, hub="timm/vit_large_patch14_dinov2.lvd142m"),
+        _vit("vit_small_patch14_reg4_dinov2", "dinov2_s14_reg", **_S, **_DINOV2, **_REG4, hub="timm/vit_small_patch14_reg4_dinov2.lvd142m"),
+        _vit("vit_base_patch14_reg4_dinov2", "dinov2_b14_reg", **_B, **_DINOV2, **_REG4, hub="timm/vit_base_patch14_reg4_dinov2.lvd142m"),
+        _vit("vit_large_patch14_reg4_dinov2", "dinov2_l14_reg", **_L, **_DINOV2, **_REG4, hub="timm/vit_large_patch14_reg4_dinov2.lvd142m"),
+    ),
+    "DINOv3": (  # features are the mean of the patches, as in timm
+        _vit("vit_small_patch16_dinov3", "dinov3_s16", **_S, **_DINOV3, hub="timm/vit_small_patch16_dinov3.lvd1689m"),
+        _vit("vit_base_patch16_dinov3", "dinov3_b16", **_B, **_DINOV3, hub="timm/vit_base_patch16_dinov3.lvd1689m"),
+        _vit("vit_large_patch16_dinov3", "dinov3_l16", **_L, **_DINOV3, hub="timm/vit_large_patch16_dinov3.lvd1689m"),
+    ),
+    "small grey images": (
+        _vit("vit_mnist_28", "mnist", img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=96, depth=6, num_heads=3,
+             crop_pct=1.0, mean=(0.1307,), std=(0.3081,)),
+    ),
+}  # fmt: skip
 
-VARIANTS: dict[str, ViTConfig] = {row.variant: row for row in _ROWS}
-ALIASES: dict[str, str] = {row.alias: row.variant for row in _ROWS}
+VARIANTS: dict[str, ViTConfig] = {row.variant: row for rows in FAMILIES.values() for row in rows}
+ALIASES: dict[str, str] = {row.alias: row.variant for row in VARIANTS.values()}
+
+# of the weights in `hub`, by family; all others: apache-2.0
+_LICENSES = {"CLIP": "mit", "MAE": "cc-by-nc-4.0", "DINOv3": "dinov3-license"}
+
+
+def weights_license(config: ViTConfig) -> str:
+    """Return the licence of a variant's published weights, "" where it has none.
+
+    As the card of the repository names it, or, for OpenAI's CLIP, that of its code and weights.
+    """
+    family = next((name for name, rows in FAMILIES.items() if config in rows), "")
+    return _LICENSES.get(family, "apache-2.0") if config.hub else ""
+
+
+def find_variants(words: Iterable[str]) -> dict[str, tuple[ViTConfig, ...]]:
+    """Return the variants, by family, whose name, alias or family holds every word."""
+    found = {
+        family: tuple(
+            config
+            for config in configs
+            if all(
+                word.lower() in f"{config.variant} {config.alias} {family}".lower()
+                for word in words
+            )
+        )
+        for family, configs in FAMILIES.items()
+    }
+    found = {family: configs for family, configs in found.items() if configs}
+    if not found:
+        names = [*VARIANTS, *ALIASES, *FAMILIES]
+        asked = " ".join(words)
+        raise UnknownVariantError(
+            f"no variant is called {asked!r}{nearest(asked, names)}",
+            hint="`vit-export variants` lists all variants",
+        )
+    return found
 
 
 def get_variant(name: str, **overrides: Any) -> ViTConfig:

@@ -1,7 +1,7 @@
 """Which published models load, and which are refused and why: a table of timm, HF and torchvision.
 
-`census.txt` says which models load, `preparation.txt` whether images are prepared as published
-weights expect; so a change shows in a diff. To write the tables anew, set UPDATE_CENSUS=1.
+`census.txt` says which models load, so that a change shows in a diff. To write it anew, set
+UPDATE_CENSUS=1.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from originals import distance, perturb
 from torch import Tensor, nn
 
 from vit_export.checkpoint.architecture import PREPARATION
-from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.published import published_preparation
 from vit_export.checkpoint.tensor_files import TensorFile
 from vit_export.errors import CheckpointError
-from vit_export.variants import ViTConfig
 
 FAMILIES = ["vit_*", "deit*", "flexivit_*", "beit*", "eva*"]
 SMALL = {
@@ -186,50 +185,42 @@ def test_the_config_json_of_timm_gives_the_preparation_of_all_published_weights(
         (tmp_path / "config.json").write_text(json.dumps(about))
         metadata = read_metadata(tmp_path, layout="timm")
         fields = metadata.fields["config.json"]
-        assert metadata.crop_mode == cfg.crop_mode, name
         assert {field: fields[field] for field in PREPARATION} == {
             field: getattr(cfg, field) for field in PREPARATION
         }, name
 
 
-def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The fields of the image preparation that differ."""
-    differing = [
-        f"{field} {ours[field]} instead of {theirs[field]}"
-        for field in PREPARATION
-        if ours[field] != theirs[field]
-    ]
-    return "; ".join(differing) or "the same"
-
-
-def test_the_preparation_for_weights_of_torchvision_is_what_the_table_says() -> None:
-    """No file shows it: one assumption holds for all of torchvision's weights."""
-    ours = {field: value for field, (value, _) in TORCHVISION.assumed.items()}
-    outcomes = {}
+def test_published_files_of_torchvision_are_prepared_as_by_torchvision() -> None:
+    """Their shapes do not show whether images are resized to 224, 242 or 256 px, and how."""
     for model in torchvision.models.list_models(include="vit_*"):
         for weights in torchvision.models.get_model_weights(model):
-            preset = weights.transforms()
-            theirs = {
-                "mean": tuple(preset.mean),
-                "std": tuple(preset.std),
-                "crop_pct": preset.crop_size[0] / preset.resize_size[0],
-                "interpolation": preset.interpolation.value,
+            preset, name = weights.transforms(), weights.url.rpartition("/")[2]
+            assert published_preparation(digits_of(name)) == {
+                name: {
+                    "mean": tuple(preset.mean),
+                    "std": tuple(preset.std),
+                    "crop_pct": preset.crop_size[0] / preset.resize_size[0],
+                    "interpolation": preset.interpolation.value,
+                }
             }
-            outcomes[f"torchvision {weights}"] = compared(ours, theirs)
-    check_table("preparation.txt", "torchvision", outcomes)
 
 
-@pytest.mark.slow
-def test_the_preparation_for_files_of_timm_without_config_json_is_what_the_table_says() -> None:
-    """It is that of the variant with the same shapes."""
-    configs: dict[str, ViTConfig] = {}
-    outcomes = {}
-    for name in loadable_timm_weights():
-        cfg, model = timm.get_pretrained_cfg(name), name.split(".")[0]
-        if model not in configs:
-            with torch.device("meta"):
-                original = timm.create_model(model)
-            file = in_memory(model, original.state_dict())
-            configs[model] = load(file, num_heads=original.blocks[0].attn.num_heads).config
-        outcomes[f"timm {name}"] = compared(vars(configs[model]), vars(cfg))
-    check_table("preparation.txt", "timm", outcomes)
+def digits_of(name: str) -> str:
+    """The SHA-256 of a published file, as far as its name shows it."""
+    return name.removesuffix(".pth").rpartition("-")[2].ljust(64, "0")
+
+
+def test_published_files_of_deit_are_prepared_as_by_their_makers() -> None:
+    """Bare files of DeiT have the shapes of ViT, and other statistics."""
+    for model in timm.list_pretrained("deit_*"):
+        cfg = timm.get_pretrained_cfg(model)
+        name = cfg.url.rpartition("/")[2]
+        (fields,) = published_preparation(digits_of(name)).values()
+        assert fields == {field: getattr(cfg, field) for field in fields}
+        assert {*fields, "crop_mode"} == {*PREPARATION}
+
+
+def test_no_preparation_is_invented() -> None:
+    """ViT, DeiT, DINO and MAE share their shapes, and prepare images in different ways."""
+    file = in_memory("x", timm_model("vit_base_patch16_224").state_dict())
+    assert not load(file, num_heads=4).preprocess.known

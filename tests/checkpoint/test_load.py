@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import timm
 import torch
@@ -66,7 +65,7 @@ def file(tmp_path: Path) -> Path:
         {"pos_embed": "sincos", "global_pool": "avg"},
         {"pos_embed": "none", "representation_size": 12},
         {"in_chans": 1, "mean": (0.25,), "std": (0.125,), "norm_eps": 1e-5, "read_token": 1},
-        {"num_classes": 0, "act_layer": "gelu_tanh", "qkv_bias": False},
+        {"num_classes": 0, "act_layer": "gelu_tanh", "qkv_bias": False, "crop_mode": "squash"},
     ],
 )
 def test_a_saved_checkpoint_loads_bit_for_bit(overrides: dict[str, Any], tmp_path: Path) -> None:
@@ -74,12 +73,11 @@ def test_a_saved_checkpoint_loads_bit_for_bit(overrides: dict[str, Any], tmp_pat
     model = tiny(**overrides)
     labels = tuple(f"class {n}" for n in range(model.config.num_classes))
     path = tmp_path / "own.safetensors"
-    save_checkpoint(model, path, labels=labels, crop_mode="squash")
+    save_checkpoint(model, path, labels=labels)
     found = load_checkpoint(path)
     assert found.config == model.config
     assert found.labels == labels
-    preprocess = Preprocess.of(model.config)
-    assert found.preprocess == msgspec.structs.replace(preprocess, crop_mode="squash")
+    assert found.preprocess == Preprocess.of(model.config)
     assert found.report.layout == "vit_export"
     assert not found.report.assumed
     assert not found.model.training
@@ -169,7 +167,9 @@ def test_the_number_of_heads_of_a_variant_is_reported(tmp_path: Path) -> None:
     found = load_checkpoint(path)
     assert found.config == get_variant("mnist")
     assert found.report.assumed["num_heads"] == "3, from variant vit_mnist_28"
-    assert "vit_mnist_28" in found.report.assumed["preprocess"]
+    assert "unknown" in found.report.assumed["preprocess"]
+    assert not found.preprocess.known
+    assert load_checkpoint(path, variant="mnist").preprocess.known
 
 
 def test_an_unknown_number_of_heads_is_an_error_that_lists_the_possible_ones(file: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_timm_config_gives_preparation_labels_and_heads(timm_folder: Path) -> 
     assert (found.preprocess.crop_pct, found.preprocess.interpolation) == (0.95, "bilinear")
     assert found.report.assumed["num_heads"] == "4, from config.json"
     about = found.report.assumed["preprocess"]
-    assert about == "mean, std, crop_pct, interpolation from config.json"
+    assert about == "mean, std, crop_pct, crop_mode, interpolation from config.json"
 
 
 @pytest.mark.parametrize(

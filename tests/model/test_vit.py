@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,7 @@ from vit_export.model.vit import (
     create_model,
     sincos_pos_embed,
 )
-from vit_export.variants import VARIANTS, ViTConfig
+from vit_export.variants import PREPARATION, VARIANTS, ViTConfig, weights_license
 
 timm = importlib.import_module("timm")  # after the conftest has made torchvision importable
 
@@ -34,12 +35,16 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_tensor_names_and_shapes_are_those_of_timm(name):
     """So a checkpoint of timm needs no renaming; timm has dropped the pre-logits layer."""
     config = VARIANTS[name]
-    known = name.removesuffix("_in21k")
+    known = name.removesuffix("_in21k").split(".")[0]
     with torch.device("meta"):
         ours = shapes(VisionTransformer(config))
-        timms = timm.create_model(known, num_classes=config.num_classes, weight_init="skip")
-        theirs = shapes(timms)
+        timms = timm.create_model(known, num_classes=config.num_classes)
+        theirs = {
+            re.sub(r"gamma_(\d)", r"ls\1.gamma", name): shape  # of DINOv3
+            for name, shape in shapes(timms).items()
+        }
     extra = {"pre_logits.fc.weight", "pre_logits.fc.bias"} if config.representation_size else set()
+    extra |= {"projection.weight"} if config.projection_dim else set()
     assert set(ours) - set(theirs) == extra
     assert {name: ours.get(name) for name in theirs} == theirs
 
@@ -50,7 +55,8 @@ def test_image_preparation_is_that_of_the_weights_in_the_table(name):
     config = VARIANTS[name]
     theirs = timm.get_pretrained_cfg(config.hub.removeprefix("timm/"))
     assert config.image_hw == theirs.input_size[1:]
-    for field in ("crop_pct", "interpolation", "mean", "std", "num_classes"):
+    assert weights_license(config) == theirs.license
+    for field in (*PREPARATION, "num_classes"):
         assert getattr(config, field) == getattr(theirs, field), field
 
 

@@ -101,7 +101,9 @@ def hf_family(name: str, size: Size, **options: Any) -> nn.Module:
     return model
 
 
-def google_arrays(size: Size, *, big_vision: bool, pre_logits: int = 0) -> Arrays:
+def google_arrays(
+    size: Size, *, big_vision: bool, pre_logits: int = 0, pool: str = "tok"
+) -> Arrays:
     """Random weights in the names and shapes of the original JAX code."""
     rng = np.random.default_rng(0)
     width, head = size.width, size.width // size.heads
@@ -122,8 +124,12 @@ def google_arrays(size: Size, *, big_vision: bool, pre_logits: int = 0) -> Array
         shapes["Transformer/posembed_input/pos_embedding"] = (1, patches + 1, width)
     if pre_logits:
         shapes |= {"pre_logits/kernel": (width, pre_logits), "pre_logits/bias": (pre_logits,)}
-    for n in range(size.depth):
-        block = f"Transformer/encoderblock_{n}"
+    parts = [(f"Transformer/encoderblock_{n}", attention, norm2, mlp) for n in range(size.depth)]
+    if pool == "map":
+        del shapes["cls"]
+        shapes["MAPHead_0/probe"] = (1, 1, width)
+        parts.append(("MAPHead_0", 0, 0, 0))
+    for block, attention, norm2, mlp in parts:
         attn = f"{block}/MultiHeadDotProductAttention_{attention}"
         for part in ("query", "key", "value"):
             shapes[f"{attn}/{part}/kernel"] = (width, size.heads, head)
@@ -160,25 +166,36 @@ def google_logits(arrays: Arrays, x: Tensor, size: Size, *, big_vision: bool) ->
     cut = x.permute(0, 2, 3, 1).reshape(-1, height // p, p, columns // p, p, size.channels)
     x = torch.einsum("brpcqk,pqkd->brcd", cut, w["embedding/kernel"]) + w["embedding/bias"]
     x = x.flatten(1, 2)
-    cls = w["cls"].expand(len(x), -1, -1)
+    cls = w["cls"].expand(len(x), -1, -1) if "cls" in w else x[:, :0]
     if big_vision:
         x = torch.cat((cls, x + w["pos_embedding"]), dim=1)
     else:
         x = torch.cat((cls, x), dim=1) + w["Transformer/posembed_input/pos_embedding"]
-    for n in range(size.depth):
-        block = f"Transformer/encoderblock_{n}"
-        attn = f"{block}/MultiHeadDotProductAttention_{attention}"
-        y = norm(x, f"{block}/LayerNorm_0")
+
+    def attend(query: Tensor, y: Tensor, attn: str) -> Tensor:
+        given = {"query": query, "key": y, "value": y}
         q, k, v = (
-            torch.einsum("bnd,dhe->bnhe", y, w[f"{attn}/{part}/kernel"]) + w[f"{attn}/{part}/bias"]
-            for part in ("query", "key", "value")
+            torch.einsum("bnd,dhe->bnhe", z, w[f"{attn}/{part}/kernel"]) + w[f"{attn}/{part}/bias"]
+            for part, z in given.items()
         )
         scores = torch.einsum("bnhe,bmhe->bhnm", q, k) / math.sqrt(q.shape[-1])
         y = torch.einsum("bhnm,bmhe->bnhe", scores.softmax(-1), v)
-        x = x + torch.einsum("bnhe,hed->bnd", y, w[f"{attn}/out/kernel"]) + w[f"{attn}/out/bias"]
-        y = dense(norm(x, f"{block}/LayerNorm_{norm2}"), f"{block}/MlpBlock_{mlp}/Dense_0")
-        x = x + dense(F.gelu(y, approximate="tanh"), f"{block}/MlpBlock_{mlp}/Dense_1")
-    x = norm(x, "Transformer/encoder_norm")[:, 0]
+        return torch.einsum("bnhe,hed->bnd", y, w[f"{attn}/out/kernel"]) + w[f"{attn}/out/bias"]
+
+    def mlp_of(y: Tensor, name: str) -> Tensor:
+        return dense(F.gelu(dense(y, f"{name}/Dense_0"), approximate="tanh"), f"{name}/Dense_1")
+
+    for n in range(size.depth):
+        block = f"Transformer/encoderblock_{n}"
+        y = norm(x, f"{block}/LayerNorm_0")
+        x = x + attend(y, y, f"{block}/MultiHeadDotProductAttention_{attention}")
+        x = x + mlp_of(norm(x, f"{block}/LayerNorm_{norm2}"), f"{block}/MlpBlock_{mlp}")
+    x = norm(x, "Transformer/encoder_norm")
+    if "MAPHead_0/probe" in w:
+        probe = w["MAPHead_0/probe"].expand(len(x), -1, -1)
+        x = attend(probe, x, "MAPHead_0/MultiHeadDotProductAttention_0")
+        x = x + mlp_of(norm(x, "MAPHead_0/LayerNorm_0"), "MAPHead_0/MlpBlock_0")
+    x = x[:, 0]
     if "pre_logits/kernel" in w:
         x = torch.tanh(dense(x, "pre_logits"))
     return dense(x, "head")

@@ -77,7 +77,7 @@ def run(tmp_path: Path, digits: LabelledImages) -> Train:
         split = split_data(data, validation, fraction=0.2, seed=recipe.seed)
         model = changes.pop("model", None) or tiny()
         files = TrainingFiles.beside(tmp_path / changes.pop("output", "digits.safetensors"))
-        options = {"crop_mode": "center", "resume": False, "progress": silent,
+        options = {"resume": False, "progress": silent,
                    "epoch_done": lambda _: None}  # fmt: skip
         return Trained(train(model, split, recipe, files, **{**options, **changes}), files)
 

@@ -138,7 +138,8 @@ def test_the_checkpoint_prepares_images_as_the_training_did(digits, weights, tmp
     start = tmp_path / "timm" / "model.safetensors"
     start.parent.mkdir()
     save_file(load_file(weights), start)
-    about = {"model_args": {"num_heads": 2}, "pretrained_cfg": {"crop_mode": "squash"}}
+    preparation = {"crop_mode": "squash", "mean": [0.2], "std": [0.3]}
+    about = {"model_args": {"num_heads": 2}, "pretrained_cfg": preparation}
     (start.parent / "config.json").write_text(json.dumps(about))
     output = tmp_path / "m.safetensors"
     finetune(digits, output, settings=FinetuneSettings(weights=start, recipe=ONCE))

@@ -132,6 +132,7 @@ class Weights(Record, frozen=True, kw_only=True):
         changes: Everything that was not a straight copy.
         reset_head: Whether a zero head replaced the checkpoint's.
         seed: Seed of random weights; `None` for weights of a checkpoint or a module.
+        license: As the card of the hub's repository or timm's config.json names it.
     """
 
     source: str
@@ -140,6 +141,7 @@ class Weights(Record, frozen=True, kw_only=True):
     changes: tuple[str, ...] = ()
     reset_head: bool = False
     seed: int | None = None
+    license: str = ""
 
     def __post_init__(self) -> None:
         found = _RANDOM.fullmatch(self.source)

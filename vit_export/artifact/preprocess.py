@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from vit_export.errors import ConfigError, UsageError
 from vit_export.variants import (
+    CHOICES,
     HALF,
     PREPARATION,
     ViTConfig,
@@ -18,7 +19,7 @@ from vit_export.variants import (
     per_channel,
 )
 
-CROP_MODES = ("center", "squash", "border")  # timm's
+CROP_MODES = CHOICES["crop_mode"]
 _COLORS = {1: "L", 3: "RGB"}  # by number of channels
 
 
@@ -38,6 +39,8 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         crop_mode: `"center"`; `"squash"` to resize both sides to `floor(size / crop_pct)`,
             whatever the aspect, before the crop; or `"border"` to resize the long side to it, and
             to fill what is missing with the mean colour.
+        known: Whether mean and std are those of the model. Where neither its checkpoint nor the
+            caller gave them they are placeholders, and `check_known` refuses to prepare images.
 
     Raises:
         ConfigError: On construction, when no image can be prepared by these values.
@@ -50,6 +53,7 @@ class Preprocess(Struct, frozen=True, kw_only=True):
     std: tuple[float, ...] = HALF
     color: str = "RGB"
     crop_mode: str = "center"
+    known: bool = True
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -60,9 +64,8 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             raise ConfigError(f"in_chans={channels}: must be at least 1")
         preparation = {name: getattr(self, name) for name in PREPARATION}
         check_preparation(channels=channels, **preparation, largest_crop=sys.float_info.max)
-        for name, choices in (("color", (*by_color, "")), ("crop_mode", CROP_MODES)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {choices}")
+        if self.color not in (choices := (*by_color, "")):
+            raise ConfigError(f"color={self.color!r}: expected one of {choices}")
 
     @classmethod
     def of(cls, config: ViTConfig) -> Preprocess:
@@ -77,9 +80,10 @@ class Preprocess(Struct, frozen=True, kw_only=True):
         return cls(size=size, mean=values, std=values, color=_COLORS.get(channels, ""))
 
     def replace(self, changes: Mapping[str, Any]) -> Preprocess:
-        """Return a copy with some of mean, std, crop_pct and interpolation changed.
+        """Return a copy with some fields of `PREPARATION` changed.
 
-        Text is read as `ViTConfig.replace` reads it; one mean or std counts for every channel.
+        Text is read as `ViTConfig.replace` reads it; one mean or std counts for every channel. With
+        both, the preparation is known.
         """
         check_preprocess_fields(changes)
         values = {k: parse_field(k, value, getattr(self, k)) for k, value in changes.items()}
@@ -87,7 +91,18 @@ class Preprocess(Struct, frozen=True, kw_only=True):
             values[name] = per_channel(values[name], len(self.mean))
         current = {name: getattr(self, name) for name in PREPARATION}
         check_preparation(channels=len(self.mean), **(current | values))
-        return structs.replace(self, **values)
+        return structs.replace(self, **values, known=self.known or {"mean", "std"} <= set(values))
+
+    def check_known(self, source: str) -> None:
+        """Raise UsageError where mean and std are placeholders."""
+        if not self.known:
+            raise UsageError(
+                f"{source}: does not say how its images are prepared, and mean and std cannot be "
+                "guessed",
+                hint="give --mean and --std as the model was trained with, and --crop-pct, "
+                f"--crop-mode and --interpolation unless they are {self.crop_pct:g}, "
+                f"{self.crop_mode} and {self.interpolation}; best when it is exported",
+            )
 
 
 def check_preprocess_fields(changes: Iterable[str]) -> None:

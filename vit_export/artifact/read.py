@@ -31,7 +31,9 @@ def read_preprocess(path: str | os.PathLike[str], changes: Mapping[str, Any]) ->
             "the model with other values",
         )
     if manifest is not None and manifest.preprocess is not None:
-        return manifest.preprocess.replace(changes)
+        changed = manifest.preprocess.replace(changes)
+        changed.check_known(os.fspath(path))
+        return changed
     inputs = manifest.inputs if manifest is not None else OnnxFile.read(path).inputs
     shape = inputs[0].shape if inputs else ()
     sizes = [size for size in shape[1:] if isinstance(size, int)]

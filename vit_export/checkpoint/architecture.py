@@ -27,7 +27,21 @@ PARTS = (  # that few models have: reported where they are there
 NEVER_IN_TENSORS = ("norm_eps", "act_layer", "global_pool")
 TENSORS, OWN, USER = "file", "its own config", "you"
 DEFAULT = "the original release of ViT"
+UNKNOWN_PREPARATION = (
+    "unknown: no file beside the weights says how images are prepared; predict refuses without "
+    "--mean and --std"
+)
 WANTED = ("img_size", "num_classes")  # fields of the model wanted, which may differ from the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The architecture of a checkpoint's model."""
+
+    config: ViTConfig  # with the file's image size and number of classes
+    shown: dict[str, Any]  # fields that shapes show
+    assumed: dict[str, str]  # fields that did not come from the file: value and source
+    preparation_known: bool  # whether something says how images are prepared
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def resolve(
     num_heads: int | None,
     source: str,
     stem: str,
-) -> tuple[ViTConfig, dict[str, Any], dict[str, str]]:
+) -> Resolved:
     """Find the architecture; of several claims about a field, the first in precedence wins.
 
     Precedence: the user, the config inside a file of vit-export, the tensors, files beside the
@@ -126,8 +140,6 @@ def resolve(
     a file of vit-export, and `num_heads` is known where shapes show it. A model that is no variant
     is named `stem`.
 
-    Returns the config, with the file's image size and number of classes; the fields that shapes
-    show; and those that did not come from the file, with value and source.
     """
     inferred = fields_from_shapes(state, source=source)
     if num_heads:
@@ -149,6 +161,8 @@ def resolve(
     if trained is not None:
         inferred["img_size"] = trained.img_size
         inferred["no_embed_class"] = trained.no_embed_class
+        if trained.cut_edges:
+            inferred["cut_edges"] = True
     decided = (*DECIDED, *(["num_heads"] if num_heads or own else []))
     plain = ViTConfig(variant="")
     settings = {
@@ -187,6 +201,10 @@ def resolve(
     _check_channels(winners, inferred.get("in_chans", 0), source=source)
     known = own or variant or _matching(inferred)
     base = known or ViTConfig(variant=stem)
+    if known is not None:
+        for name in ("init_values", "mlp_ratio"):  # exact in the variant, not in the shapes
+            if name in inferred and _agrees(Claim(name, getattr(known, name), ""), inferred):
+                winners[name] = Claim(name, getattr(known, name), TENSORS)
     try:
         config = base.replace({name: claim.value for name, claim in winners.items()})
     except ConfigError as error:
@@ -208,7 +226,15 @@ def resolve(
         origin = "as set" if trained.origin == USER else f"from {trained.origin}"
         assumed["img_size"] = f"{height}x{width} px, {origin}: it has as many patches as the file"
     shown = {n: v for n, v in inferred.items() if n not in PARTS or v != getattr(plain, n)}
-    return config, shown, {**assumed, **metadata.notes}
+    prepared = bool(own or variant or {"mean", "std"} <= winners.keys())
+    if not prepared:
+        assumed["preprocess"] = UNKNOWN_PREPARATION
+    return Resolved(
+        config=config,
+        shown=shown,
+        assumed={**assumed, **metadata.notes},
+        preparation_known=prepared,
+    )
 
 
 def _check_conflicts(claims: Sequence[Claim], *, source: str) -> None:
@@ -310,7 +336,7 @@ def _assumptions(
             replaced = next((c for c in claims if c.field == name and c.source == CONFIG), None)
             if replaced and name not in PREPARATION:
                 assumed[name] = f"{claim.value}, as set; {replaced.value}, from {CONFIG} otherwise"
-        elif name in PREPARATION and claim.source in (CONFIG, PROCESSOR, base_source):
+        elif name in PREPARATION and claim.source != OWN:
             preparation.setdefault(claim.source, []).append(name)
         elif claim.source not in (TENSORS, OWN):
             assumed[name] = f"{claim.value}, from {claim.source}"

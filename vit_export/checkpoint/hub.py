@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from vit_export.checkpoint.metadata import CONFIG, PROCESSOR
+from vit_export.checkpoint.metadata import CARD, CONFIG, OPENCLIP_CONFIG, PROCESSOR
 from vit_export.errors import CheckpointError, UsageError
 from vit_export.variants import VARIANTS, ViTConfig
 
@@ -14,10 +14,12 @@ FILE_NAMES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-SETTINGS = [CONFIG, PROCESSOR, "processor_config.json"]
+BESIDE = (  # files that describe the weights
+    *(CONFIG, PROCESSOR, "processor_config.json", OPENCLIP_CONFIG, CARD),
+)
 DOWNLOADS = (  # tried in turn until there are weights
-    [*FILE_NAMES[:2], "model-*.safetensors", *SETTINGS],
-    [*FILE_NAMES[2:], "pytorch_model-*.bin", *SETTINGS],
+    [*FILE_NAMES[:2], "model-*.safetensors", *BESIDE],
+    [*FILE_NAMES[2:], "pytorch_model-*.bin", *BESIDE],
 )
 REPOSITORY = re.compile(r"hf:(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -92,7 +94,7 @@ def _download(
     snapshot: Callable[..., str], repository: str, revision: str | None, *, weights: bool
 ) -> Path | None:
     """The weights file (or config.json) in the cache; None where the repository has none."""
-    for patterns in DOWNLOADS if weights else (SETTINGS,):
+    for patterns in DOWNLOADS if weights else (BESIDE,):
         folder = snapshot(repository, revision=revision, allow_patterns=patterns)
         for name in FILE_NAMES if weights else (CONFIG,):
             if (path := Path(folder, name)).exists():

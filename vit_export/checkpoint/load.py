@@ -4,6 +4,7 @@ Each tensor is used, resampled, re-initialised on request, or unused, and the re
 Everything that does not fit is listed in one error.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from msgspec import structs
 
 from vit_export.artifact.manifest import Weights
 from vit_export.artifact.preprocess import Preprocess
@@ -20,10 +21,12 @@ from vit_export.checkpoint.architecture import WANTED, resolve
 from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
+from vit_export.checkpoint.layouts.meta_dino import PERIODS, rope_fields
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
-from vit_export.checkpoint.metadata import MODULE_HINT, read_metadata
+from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
 from vit_export.checkpoint.network import without_prefix
 from vit_export.checkpoint.own import read_config
+from vit_export.checkpoint.published import published_preparation
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX, TensorFile, open_tensors
 from vit_export.errors import CheckpointError, check_known
 from vit_export.model.vit import VisionTransformer
@@ -91,12 +94,18 @@ def load_checkpoint(
     chosen, binding = _bind(file, layout)
     beside = read_metadata(file.path.parent, layout=chosen.name)
     own, metadata = read_config(file) or (None, beside)
+    binding = _with_projection(binding, file, known, metadata)
+    sha256 = file.sha256()
+    fields = {**metadata.fields, **published_preparation(sha256)}
+    if PERIODS in file.tensors:
+        fields[PERIODS] = rope_fields(file.read(PERIODS))
+    metadata = dataclasses.replace(metadata, fields=fields)
     converted, failed = convert_shapes(file, binding)
     qkv = [file.tensors[s.sources[0]] for s in binding.steps if s.target.endswith("qkv.weight")]
     heads = next((t.shape[1] for t in qkv if t.ndim == 3), None)  # (D, h, d), as in JAX
     if "pos_embed" in converted:
         _check_positions(own, overrides, source=path)
-    trained, inferred, assumed = resolve(
+    found = resolve(
         converted,
         layout=chosen,
         names=file.tensors,
@@ -108,6 +117,7 @@ def load_checkpoint(
         source=path,
         stem=location.stem,
     )
+    trained, assumed = found.config, {**found.assumed}
     config, dropped = _choose_head(trained, overrides, reset_head, path)
     check_shapes(converted, failed, binding, config=trained, dropped=dropped, source=path)
     old_grid, grid = trained.grid_hw, config.grid_hw
@@ -125,17 +135,17 @@ def load_checkpoint(
         classes = config.num_classes
         assumed["labels"] = f"none: {len(labels)} were given, the head has {classes} classes"
         labels = ()
-    preprocess = msgspec.structs.replace(Preprocess.of(config), crop_mode=metadata.crop_mode)
+    preprocess = structs.replace(Preprocess.of(config), known=found.preparation_known)
     fill(model, file, steps, old_grid)
     report = LoadReport(
         layout=chosen.name,
         source=location.name,
-        sha256=file.sha256(),
+        sha256=sha256,
         used=tuple(name for step in steps for name in step.sources if name not in resampled),
         resampled=resampled,
         reinitialised=tuple(zero),
         unused=unused,
-        inferred=inferred,
+        inferred=found.shown,
         assumed={**assumed, **file.notes},
     )
     return Loaded(
@@ -149,6 +159,7 @@ def load_checkpoint(
             source=report.source,
             layout=report.layout,
             sha256=report.sha256,
+            license=beside.license,
             changes=(*_changes(report, old_grid, grid), *changed(file, steps)),
         ),
     )
@@ -212,6 +223,29 @@ def _bind(file: TensorFile, forced: str | None) -> tuple[Layout, Binding]:
             hint=MODULE_HINT,
         )
     return layout, bind(layout, names)
+
+
+def _with_projection(
+    binding: Binding, file: TensorFile, variant: ViTConfig | None, metadata: Metadata
+) -> Binding:
+    """Take a head for CLIP's projection where variant or config.json say so.
+
+    timm keeps the projection, which has no bias, as a head whose bias is zero.
+    """
+    width = variant.projection_dim if variant is not None else metadata.projection_dim
+    by_target = {step.target: step for step in binding.steps}
+    weight, bias = by_target.get("head.weight"), by_target.get("head.bias")
+    if not width or weight is None or file.tensors[weight.sources[0]].shape[0] != width:
+        return binding
+    if bias is not None and file.read(bias.sources[0]).any():
+        return binding  # a classifier that happens to be as wide
+    moved = dataclasses.replace(weight, target="projection.weight")
+    others = tuple(step for step in binding.steps if step not in (weight, bias))
+    return dataclasses.replace(
+        binding,
+        steps=(*others, moved),
+        ignored=(*binding.ignored, *(bias.sources if bias is not None else ())),
+    )
 
 
 def _check_positions(own: ViTConfig | None, overrides: Mapping[str, Any], *, source: str) -> None:

@@ -5,6 +5,7 @@ Hugging Face writes `config.json` and `preprocessor_config.json`, timm a `config
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -17,12 +18,13 @@ import msgspec
 
 from vit_export.artifact.labels import parse_labels
 from vit_export.artifact.open_file import read_text
-from vit_export.artifact.preprocess import CROP_MODES
 from vit_export.artifact.vocabulary import Activation
 from vit_export.checkpoint.layouts.timm import UNSUPPORTED_ARCHITECTURES, architecture_fields
 from vit_export.errors import CheckpointError
-from vit_export.variants import VARIANTS
+from vit_export.variants import CHOICES, VARIANTS
 
+CARD = "README.md"
+OPENCLIP_CONFIG = "open_clip_config.json"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -40,14 +42,38 @@ class Metadata:
 
     # config fields by the name of their file; None where it does not state one
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    crop_mode: str = "center"  # as in `Preprocess`
     activation: Activation = "softmax"
     labels: tuple[str, ...] = ()  # empty where the file has generic ones only
+    license: str = ""  # of the weights
+    projection_dim: int = 0  # width of the projection that timm's CLIP may have as its head
     notes: Mapping[str, str] = field(default_factory=dict)  # settings that cannot be followed
 
 
 def read_metadata(folder: Path, *, layout: str) -> Metadata:
-    """Read the JSON files in a folder; only `huggingface` and `timm` write such files."""
+    """Read the JSON files and the card in a folder."""
+    metadata = _read_json_files(folder, layout=layout)
+    named = _card_license(folder / CARD) or metadata.license
+    return dataclasses.replace(metadata, license=named)
+
+
+def _card_license(card: Path) -> str:
+    """Licence in the YAML header of a repository's card; "" where there is none."""
+    if not card.exists():
+        return ""
+    header = re.match(
+        r"---\r?\n(.*?)\n---", read_text(card, what="card", error=CheckpointError), re.S
+    )
+    fields: dict[str, str] = dict(
+        re.findall(r"^(license\w*): *['\"]?([\w.-]+)", header[1] if header else "", re.M)
+    )
+    license = fields.get("license", "")
+    return fields.get("license_name", license) if license == "other" else license
+
+
+def _read_json_files(folder: Path, *, layout: str) -> Metadata:
+    """Only `huggingface`, `timm` and `openclip` write such files."""
+    if layout in ("openclip", "timm") and (folder / OPENCLIP_CONFIG).exists():
+        return _open_clip(_read(folder / OPENCLIP_CONFIG))
     path = folder / CONFIG
     hugging_face = layout.startswith("huggingface")
     if not (hugging_face or layout == "timm") or not path.exists():
@@ -120,16 +146,16 @@ class _Defaults:
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     num_attention_heads: int = 12
-    num_register_tokens: int = 0
+    num_register_tokens: int | None = None  # None: it has no such field
 
 
 _CLIP, _SIGLIP = _Defaults("quick_gelu", 1e-5), _Defaults("gelu_pytorch_tanh", 1e-6)
 MODEL_TYPES = {
     **dict.fromkeys(("vit", "deit", "vit_mae", "ijepa"), _Defaults()),
     "vit_msn": _Defaults(layer_norm_eps=1e-6),
-    "dinov2": _Defaults(layer_norm_eps=1e-6),
+    "dinov2": _Defaults(layer_norm_eps=1e-6, num_register_tokens=0),
     "dinov2_with_registers": _Defaults(layer_norm_eps=1e-6, num_register_tokens=4),
-    "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6),
+    "dinov3_vit": _Defaults(layer_norm_eps=1e-5, num_attention_heads=6, num_register_tokens=0),
     **dict.fromkeys(("clip", "clip_vision_model"), _CLIP),
     **dict.fromkeys(("siglip", "siglip_vision_model"), _SIGLIP),
 }
@@ -140,14 +166,16 @@ def _hugging_face(config: _Json) -> Metadata:
     preparation = _processor(config, channels=config.get("num_channels", int | None) or 3)
     if model_type not in MODEL_TYPES:
         return Metadata(
-            fields={PROCESSOR: preparation[1]},
-            crop_mode=preparation[0],
+            fields={PROCESSOR: preparation},
             notes={CONFIG: f"not used: its model_type {model_type!r} is none of "
                    f"{', '.join(MODEL_TYPES)}"},
         )  # fmt: skip
     defaults = MODEL_TYPES[model_type]
     classes = config.get("architectures", list[str] | None) or [""]
     projects = classes[0] in ("CLIPModel", "CLIPVisionModelWithProjection")
+    registers = defaults.num_register_tokens
+    if registers is not None:
+        registers = config.get("num_register_tokens", int, registers)
     projection_dim = config.get("projection_dim", int | None) if projects else None
     if model_type in ("clip", "siglip"):
         config = config.object("vision_config")
@@ -173,21 +201,20 @@ def _hugging_face(config: _Json) -> Metadata:
         "in_chans": channels,
         "qkv_bias": config.get("qkv_bias", bool | None),
         "projection_dim": projection_dim,
-        "reg_tokens": config.get("num_register_tokens", int, defaults.num_register_tokens),
+        "reg_tokens": registers,
         "rope_theta": config.get("rope_theta", float | None),
     }
     return Metadata(
-        fields={CONFIG: fields, PROCESSOR: preparation[1]},
-        crop_mode=preparation[0],
+        fields={CONFIG: fields, PROCESSOR: preparation},
         activation=SCORES.get(whole.get("problem_type", str | None) or "", "softmax"),
         labels=_labels(whole),
     )
 
 
-def _processor(config: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
-    """Crop mode and config fields of the preprocessor_config.json beside a config.json."""
+def _processor(config: _Json, *, channels: int) -> dict[str, Any]:
+    """Config fields of the preprocessor_config.json beside a config.json."""
     path = config.path.with_name(PROCESSOR)
-    return _preparation(_read(path), channels=channels) if path.exists() else ("center", {})
+    return _preparation(_read(path), channels=channels) if path.exists() else {}
 
 
 def _labels(config: _Json) -> tuple[str, ...]:
@@ -204,13 +231,13 @@ def _labels(config: _Json) -> tuple[str, ...]:
 
 def processor_preparation(
     fields: Mapping[str, Any], *, folder: Path, channels: int
-) -> tuple[str, dict[str, Any]]:
-    """Crop mode and config fields of an image processor, from the fields of its file."""
+) -> dict[str, Any]:
+    """Config fields of an image processor, from the fields of its file."""
     return _preparation(_Json(folder / PROCESSOR, fields), channels=channels)
 
 
-def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any]]:
-    """Crop mode and config fields of a preprocessor_config.json.
+def _preparation(processor: _Json, *, channels: int) -> dict[str, Any]:
+    """Config fields of a preprocessor_config.json.
 
     It computes (rescale_factor * x - mean) / std of x in [0, 255], `Preprocess` of x / 255.
     """
@@ -232,12 +259,37 @@ def _preparation(processor: _Json, *, channels: int) -> tuple[str, dict[str, Any
         share = math.nextafter(share, 0)
     raw = processor.data.get("size")
     keeps_aspect = isinstance(raw, Mapping) and "shortest_edge" in raw
-    return "center" if keeps_aspect else "squash", {
+    return {
         "mean": tuple(value / scale for value in mean),
         "std": tuple(value / scale for value in std),
         "interpolation": RESAMPLE[processor.get("resample", Literal[0, 1, 2, 3], 2)],
         "crop_pct": share,
+        "crop_mode": "center" if keeps_aspect else "squash",
     }
+
+
+def _open_clip(config: _Json) -> Metadata:
+    """Read the config.json of OpenCLIP; a tower of timm's has no fields there but its name."""
+    model, preparation = config.object("model_cfg"), config.object("preprocess_cfg")
+    tower = _Json(config.path, model.get("vision_cfg", dict[str, Any], {}), "vision_cfg.")
+    width = tower.get("width", int | None)
+    mode = preparation.get("resize_mode", Literal["shortest", "squash"] | None)
+    fields: dict[str, Any] = {
+        "img_size": tower.size("image_size"),
+        "mean": preparation.get("mean", tuple[float, ...] | None),
+        "std": preparation.get("std", tuple[float, ...] | None),
+        "interpolation": preparation.get("interpolation", str | None),
+        "crop_mode": "squash" if mode == "squash" else "center",
+        "crop_pct": 1.0,
+    }
+    if name := tower.get("timm_model_name", str | None):
+        fields |= architecture_fields(name)
+    else:
+        fields |= {
+            "act_layer": "quick_gelu" if model.get("quick_gelu", bool, False) else "gelu",
+            "num_heads": width // tower.get("head_width", int, 64) if width else None,
+        }
+    return Metadata(fields={OPENCLIP_CONFIG: fields})
 
 
 def _timm(config: _Json) -> Metadata:
@@ -248,13 +300,17 @@ def _timm(config: _Json) -> Metadata:
             f"{config.path}: architecture {architecture!r} is not supported", hint=MODULE_HINT
         )
     not_shown = architecture_fields(architecture)
+    tag, projection_dim = pretrained.get("tag", str | None) or "", 0
+    if re.match("vit_.*_clip_", architecture) and "ft_" not in tag:
+        projection_dim = pretrained.get("num_classes", int | None) or 0
     pools = (source.get("global_pool", str | None) for source in (config, arguments))
     pool = next(filter(None, pools), not_shown.get("global_pool"))
     if pool is not None:
         config.check_supported("global_pool", pool, ["token", "avg", "map"])
     variant = VARIANTS.get(architecture)
     input_size = pretrained.get("input_size", tuple[int, int, int] | None)
-    mode = pretrained.get("crop_mode", str, "center")
+    mode = pretrained.get("crop_mode", str | None)
+    known = mode in (None, *CHOICES["crop_mode"])
     names = tuple[str, ...] | None
     fields = {
         **not_shown,
@@ -265,12 +321,13 @@ def _timm(config: _Json) -> Metadata:
         "mean": pretrained.get("mean", tuple[float, ...] | None),
         "std": pretrained.get("std", tuple[float, ...] | None),
         "crop_pct": pretrained.get("crop_pct", float | None),
+        "crop_mode": mode if known else "center",
         "interpolation": pretrained.get("interpolation", str | None),
     }
-    known = mode in CROP_MODES
     return Metadata(
         fields={CONFIG: fields},
-        crop_mode=mode if known else "center",
+        license=pretrained.get("license", str | None) or "",
+        projection_dim=projection_dim,
         labels=config.get("label_names", names) or pretrained.get("label_names", names) or (),
         notes={} if known else {"crop_mode": f"center; {CONFIG} has {mode!r}"},
     )

@@ -4,6 +4,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
 from vit_export.checkpoint.layouts.rules import Layout
 from vit_export.checkpoint.metadata import MODULE_HINT
@@ -25,6 +27,7 @@ def without_prefix(file: TensorFile) -> TensorFile:
     empty = tuple(name for name, tensor in file.tensors.items() if not tensor.numel())
     tensors = {name: tensor for name, tensor in file.tensors.items() if name not in empty}
     file = dataclasses.replace(file, tensors=tensors, aside=(*file.aside, *empty))
+    file = without_scan(file)
     names = list(file.tensors)
     if recognise(names, file.metadata) is not None:
         return file
@@ -53,6 +56,24 @@ def without_prefix(file: TensorFile) -> TensorFile:
         aside=(*others, *file.aside),
         notes={**file.notes, "tensors": note},
     )
+
+
+def without_scan(file: TensorFile) -> TensorFile:
+    """Return the blocks of a scanned model of big_vision, stacked along an axis, one by one."""
+    stacked = re.compile(r"(.*/)?encoderblock/.+")
+    tensors, origin = dict[str, Tensor](), dict[str, tuple[str, int | None]]()
+    for name, tensor in file.tensors.items():
+        depth = tensor.shape[0] if stacked.fullmatch(name) and tensor.ndim else None
+        for n in range(depth) if depth is not None else (None,):
+            of_block = name if n is None else name.replace("encoderblock/", f"encoderblock_{n}/")
+            tensors[of_block] = tensor if n is None else tensor[n]
+            origin[of_block] = name, n
+
+    def read(name: str) -> Tensor:
+        source, n = origin[name]
+        return file.read(source) if n is None else file.read(source)[n]
+
+    return dataclasses.replace(file, tensors=tensors, read=read)
 
 
 def _check_whole(file: TensorFile) -> None:

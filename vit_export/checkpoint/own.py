@@ -19,7 +19,7 @@ from vit_export.variants import ViTConfig
 class _About(msgspec.Struct):
     config: dict[str, Any]
     labels: tuple[str, ...] = ()
-    crop_mode: str = "center"
+    crop_mode: str = "center"  # of earlier versions, whose config lacks it
 
 
 def save_checkpoint(
@@ -27,15 +27,13 @@ def save_checkpoint(
     path: str | os.PathLike[str],
     *,
     labels: tuple[str, ...] = (),
-    crop_mode: str = "center",
 ) -> None:
     """Write a model as a checkpoint that `load_checkpoint` reads without any settings.
 
-    The file gets its name when it is complete; `labels` are names of the classes, `crop_mode` is
-    that of `Preprocess`.
+    The file gets its name when it is complete; `labels` are names of the classes.
     """
     path = Path(path)
-    about = _About(config=vars(model.config), labels=labels, crop_mode=crop_mode)
+    about = _About(config=vars(model.config), labels=labels)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,11 +51,13 @@ def read_config(file: TensorFile) -> tuple[ViTConfig, Metadata] | None:
         return None
     try:
         about = msgspec.json.decode(text, type=_About)
-        config = ViTConfig(variant=about.config["variant"]).replace(about.config)
+        config = ViTConfig(variant=about.config["variant"]).replace(
+            {"crop_mode": about.crop_mode, **about.config}
+        )
     except (msgspec.DecodeError, KeyError, ConfigError) as error:
         raise CheckpointError(
             f"{file.path}: the config in its metadata key {METADATA_KEY!r} cannot be read "
             f"({error}); a newer vit-export may have written it",
             hint="pip install -U vit-export",
         ) from error
-    return config, Metadata(crop_mode=about.crop_mode, labels=about.labels)
+    return config, Metadata(labels=about.labels)

@@ -20,6 +20,7 @@ class Trained:
     img_size: Size
     origin: str  # who states the size; "" where the number of positions makes a square image
     no_embed_class: bool  # only patches have positions
+    cut_edges: bool = False  # the size is no multiple of the patches: the rest is not read
 
 
 def trained_positions(
@@ -53,19 +54,12 @@ def trained_positions(
         for none, count in counts.items():
             if (height // patch) * (width // patch) != count:
                 continue
-            if height % patch or width % patch:
-                if origin == wanted:
-                    continue
-                raise CheckpointError(
-                    f"{source}: {origin} says that the model takes images of {height} x {width} "
-                    f"px, which are no multiple of its patches of {patch} px: it ignores the last "
-                    "rows and columns, which is not supported",
-                    hint=f"--module exports the model itself; --img-size {height // patch * patch}x"
-                    f"{width // patch * patch} takes images without these pixels",
-                )
+            cut_edges = bool(height % patch or width % patch)
+            if cut_edges and origin == wanted:
+                continue
             if origin == wanted and (not none) in squares:
                 raise _ambiguous(positions, (height // patch, width // patch), squares, source)
-            return Trained(size, origin, none)
+            return Trained(size, origin, none, cut_edges)
     if len(squares) == 1:
         none, side = next(iter(squares.items()))
         return Trained(side * patch, "", none)

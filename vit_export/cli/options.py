@@ -112,11 +112,16 @@ class PreparationOptions:
     )
     std: str | None = option("Image preparation", "Divides pixels after that.", "R,G,B")
     crop_pct: float | None = option("Image preparation", "Crop side / short side of the image.")
+    crop_mode: str | None = option(
+        "Image preparation",
+        "squash resizes without keeping the aspect.",
+        choices=CHOICES["crop_mode"],
+    )
     interpolation: str | None = option("Image preparation", choices=CHOICES["interpolation"])
 
     def preparation(self) -> dict[str, Any]:
         """Return the fields of a `Preprocess` that were given."""
-        return given(**attributes(self, "mean std crop_pct interpolation"))
+        return given(**attributes(self, "mean std crop_pct crop_mode interpolation"))
 
     def preprocess_of(self, artifact: str) -> "Preprocess | None":
         """Return the preparation of an artifact with the given fields; `None` if there are none."""

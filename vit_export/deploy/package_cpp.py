@@ -46,6 +46,7 @@ def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
         )
     if manifest.preprocess is None:
         raise ArtifactError(f"{file.path}: its inputs are not images, so there is no C++ program")
+    manifest.preprocess.check_known(str(file.path))
     name = file.path.name
     model = folder / "model"
     model.mkdir()

@@ -52,6 +52,7 @@ def check_embeddable(
         raise UsageError(
             f"--preprocess embedded adds the output {taken[0]!r}, and the model has one already"
         )
+    preprocess.check_known("--preprocess embedded")
     check_expressible(preprocess, resize)
     return preprocess
 

@@ -65,7 +65,12 @@ def resize_and_crop(image: ImageSource, preprocess: Preprocess) -> Pixels:
 
     Returns:
         uint8 (H, W, C) of `preprocess.size`. It may share the memory of an array given.
+
+    Raises:
+        ImageError: The image cannot be prepared.
+        UsageError: The preparation is not known.
     """
+    preprocess.check_known("the model")
     pixels = _resize(decode(image, preprocess.color), preprocess)
     if pixels.shape[2] != len(preprocess.mean):
         raise _wrong_channels(pixels, len(preprocess.mean))

@@ -31,14 +31,13 @@ class RotaryEmbedding(nn.Module):
         return x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
 
 
-def rotary_periods(config: ViTConfig) -> Tensor:
-    """Return the d/4 periods of RoPE, rounded to the dtype that the config names, as float32.
+def rotary_periods(count: int, *, theta: float, dtype: str) -> Tensor:
+    """Return the d/4 periods of RoPE up to theta, rounded to a dtype, as float32.
 
     Meta's DINOv3 files hold them in bfloat16; timm and Hugging Face compute them in float32.
     """
-    quarter = config.embed_dim // config.num_heads // 4
-    exponents = 2.0 * torch.arange(quarter, dtype=torch.float32, device="cpu") / (2 * quarter)
-    return (config.rope_theta**exponents).to(getattr(torch, config.rope)).float()
+    exponents = 2.0 * torch.arange(count, dtype=torch.float32, device="cpu") / (2 * count)
+    return (theta**exponents).to(getattr(torch, dtype)).float()
 
 
 def rotary_angles(config: ViTConfig) -> Tensor:
@@ -49,6 +48,8 @@ def rotary_angles(config: ViTConfig) -> Tensor:
     centres = [torch.arange(0.5, n, dtype=torch.float32, device="cpu") / n for n in config.grid_hw]
     positions = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
     positions = 2.0 * positions - 1.0  # rows and columns of patches, in [-1, 1]
-    angles = 2 * math.pi * positions[:, :, None] / rotary_periods(config)  # (patches, 2, d/4)
+    quarter = config.embed_dim // config.num_heads // 4
+    periods = rotary_periods(quarter, theta=config.rope_theta, dtype=config.rope)
+    angles = 2 * math.pi * positions[:, :, None] / periods  # (patches, 2, d/4)
     angles = angles.flatten(1).tile(2)  # (patches, d)
     return nn.functional.pad(angles, (0, 0, config.num_prefix_tokens, 0))

@@ -39,7 +39,8 @@ class ExportSettings:
         labels: Class names.
         text_embeddings: An .npz file of names and vectors that the text tower of an image-text
             model made; they become the head of a zero-shot classifier.
-        preprocess: Any of mean, std, crop_pct and interpolation that differ from the variant's.
+        preprocess: Any of mean, std, crop_pct, crop_mode and interpolation that differ from the
+            variant's.
         activation: How logits become scores: `"softmax"`, `"sigmoid"` or `"none"`. By default what
             the checkpoint says; a module that ends in a softmax or sigmoid has `"none"`.
         embed_preprocess: Put the image preparation into the graph: the input is then `image`, uint8

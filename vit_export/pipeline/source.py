@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec import structs
 from numpy.typing import NDArray
 from torch import nn
 
@@ -263,8 +262,6 @@ def _load_module(
     image_hw = (size, size) if isinstance(size, int) else size
     preprocess = Preprocess.for_images(channels, image_hw)
     known = {name: timm[name] for name in PREPARATION if timm.get(name)}
-    if mode := timm.get("crop_mode"):
-        preprocess = structs.replace(preprocess, crop_mode=mode)
     shape = (settings.batch or BATCH_DIM, channels, *image_hw)
     images = TensorSpec(PIXEL_VALUES, "float32", shape)
     outputs = module_outputs(module.eval(), [example_input(images)])

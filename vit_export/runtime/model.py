@@ -238,6 +238,7 @@ class Model:
                 "preprocess=Preprocess(size=..., mean=..., std=...)), or export the model with "
                 "vit-export",
             )
+        preprocess.check_known(runner.path.name)
         prepare, size = preparation_for(runner)
         with closing(read_ahead(images, preprocess, size, prepare)) as prepared:
             for first in count(step=size):

@@ -42,17 +42,15 @@ def train(
     recipe: Recipe,
     files: TrainingFiles,
     *,
-    crop_mode: str,
     resume: bool,
     progress: Progress,
     epoch_done: Callable[[EpochRecord], None],
 ) -> list[EpochRecord]:
     """Train a model in place, on its device; it ends with the weights of the best epoch.
 
-    `crop_mode` is written to the checkpoints. `progress` is called after each step, `epoch_done`
-    when the files of an epoch are written.
+    `progress` is called after each step, `epoch_done` when the files of an epoch are written.
     """
-    run = _Run(model, split, recipe, files, crop_mode, progress)
+    run = _Run(model, split, recipe, files, progress)
     if resume:
         run.resume()
     try:
@@ -82,7 +80,6 @@ class _Run:
     split: Split
     recipe: Recipe
     files: TrainingFiles
-    crop_mode: str
     progress: Progress
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -135,8 +132,7 @@ class _Run:
         self._save_state(model={}, optimizer={})
 
     def _save_weights(self, path: Path) -> None:
-        labels = self.split.train.labels
-        save_checkpoint(self.model, path, labels=labels, crop_mode=self.crop_mode)
+        save_checkpoint(self.model, path, labels=self.split.train.labels)
 
     def _save_state(self, **state_dicts: dict[str, Any]) -> None:
         history = [dataclasses.asdict(record) for record in self.history]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.checkpoint.load import LoadReport, checkpoint_stem, load_checkpoint
 from vit_export.checkpoint.tensor_files import INDEX_SUFFIX
@@ -118,7 +120,6 @@ def finetune(
         split,
         recipe,
         files,
-        crop_mode=preprocess.crop_mode,
         resume=settings.resume,
         progress=step_progress,
         epoch_done=epoch_done,
@@ -193,4 +194,5 @@ def _starting_point(
             f"({names})",
             hint="--reset-head replaces the head of loaded weights",
         )
-    return loaded.model, loaded.preprocess, loaded.report
+    # training makes the preparation the model's own
+    return loaded.model, structs.replace(loaded.preprocess, known=True), loaded.report

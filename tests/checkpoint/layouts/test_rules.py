@@ -219,18 +219,15 @@ def test_the_pooler_of_a_hugging_face_backbone_becomes_pre_logits(
     assert compare(found.model, original, lambda output: output.pooler_output) < EXACT
 
 
-def test_the_pooler_of_a_distilled_backbone_is_unused(
-    tmp_path: Path, randomised: Randomised
+def test_the_features_of_deit_are_those_of_the_token_that_the_original_reads(
+    tmp_path: Path, randomised: Randomised, compare: Compare
 ) -> None:
-    """The tokens are equal; DeiTModel's pooler reads one token, vit-export's features two."""
+    """DeiTModel's pooler does not read the distillation token."""
     original = randomised(hf_model("DeiTModel", SQUARE[0]))
     original.save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path)
-    assert set(found.report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
-    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    tokens = found.model.double().forward_tokens(x)
-    expected = original.double()(x).last_hidden_state
-    assert (tokens - expected).abs().max() < EXACT * expected.abs().max()
+    assert (found.config.distilled, found.config.reg_tokens) == (False, 1)
+    assert compare(found.model, original, lambda output: output.pooler_output) < EXACT
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("gelu_new", "gelu_tanh"), ("gelu", "gelu")])
@@ -270,8 +267,7 @@ def test_a_torchvision_model_computes_the_same(
     randomised(original)
     found = loaded(saved(original.state_dict(), tmp_path), size)
     assert found.report.layout == "torchvision"
-    assert found.preprocess.mean == (0.485, 0.456, 0.406)
-    assert "torchvision" in found.report.assumed["mean"]
+    assert not found.preprocess.known
     assert compare(found.model, original) < EXACT
 
 
@@ -301,13 +297,31 @@ def test_a_google_npz_computes_the_same(
     assert error < EXACT
 
 
-def test_a_map_head_is_refused(tmp_path: Path) -> None:
-    """big_vision's other head: attention with a learned query."""
-    arrays = google_arrays(SQUARE[0], big_vision=True)
-    path = tmp_path / "map.npz"
-    np.savez(path, **arrays, **{"MAPHead_0/probe": np.zeros((1, 1, 32), np.float32)})
-    with pytest.raises(CheckpointError, match=r"attention pooling \(MAP head\): MAPHead_0/probe"):
-        load_checkpoint(path)
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize("pool", ["tok", "map"])
+def test_a_file_of_big_vision_with_a_text_tower_computes_the_same(
+    pool: str, scanned: bool, tmp_path: Path
+) -> None:
+    """SigLIP: attention pooling and no class token; blocks also stacked along an axis."""
+    size, path = SQUARE[0], tmp_path / "siglip.npz"
+    arrays = google_arrays(size, big_vision=True, pool=pool)
+    names = {name: f"params/img/{name}" for name in arrays}
+    stored = {names[name]: array for name, array in arrays.items()}
+    if scanned:
+        first = [name for name in names.values() if "encoderblock_0/" in name]
+        for name in first:
+            blocks = [stored.pop(name.replace("_0/", f"_{n}/", 1)) for n in range(size.depth)]
+            stored[name.replace("encoderblock_0/", "encoderblock/")] = np.stack(blocks)
+    text = {"params/txt/head/bias": np.zeros(3, np.float32), "params/t": np.ones(1, np.float32)}
+    np.savez(path, **stored, **text)
+    found = load_checkpoint(path)
+    x = torch.randn(2, 3, *size.image, dtype=torch.float64)
+    expected = google_logits(arrays, x, size, big_vision=True)
+    assert found.config.global_pool == ("map" if pool == "map" else "token")
+    assert {*text} <= {*found.report.unused}
+    assert (found.preprocess.known, found.preprocess.mean) == (True, (0.5, 0.5, 0.5))
+    error = (found.model.double()(x) - expected).abs().max() / expected.abs().max()
+    assert error < EXACT
 
 
 # nn.TransformerEncoder

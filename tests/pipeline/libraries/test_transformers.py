@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[str, Callable[[], Any], str, dict[str, Any]]] = {
              "BeitImageProcessorPil", {"size": {"height": 36, "width": 36}, "do_center_crop": True,
                                        "crop_size": {"height": 32, "width": 32}}),
     "dinov2": ("Dinov2Model", lambda: transformers.Dinov2Config(
-                   **{k: v for k, v in VIT.items() if k != "intermediate_size"}),
+                   **NAMES, **{k: v for k, v in VIT.items() if k != "intermediate_size"}),
                "BitImageProcessorPil", CROPPED),
     "clip": ("CLIPModel", clip, "CLIPImageProcessorPil", CROPPED),
     "siglip": ("SiglipModel", lambda: transformers.SiglipConfig(
@@ -107,8 +107,9 @@ def test_every_kind_of_model_and_processor_is_loaded_as_it_is(kind, make, same_p
     images = torch.rand(2, 3, *found.preprocess.size, dtype=torch.float64)
     found.module.double()
     with torch.no_grad():
-        (computed,) = found.compute(images).values()
+        ((output, computed),) = found.compute(images).items()
         assert torch.equal(computed, outputs(kind, original)(images))
+    assert found.labels == (("cat", "dog", "bird") if output == "logits" else ())
 
 
 @pytest.mark.parametrize("kind", ["clip", pytest.param("swin", marks=pytest.mark.slow)])

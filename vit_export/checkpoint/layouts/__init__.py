@@ -11,7 +11,9 @@ from vit_export.checkpoint.layouts.huggingface import HUGGING_FACE
 from vit_export.checkpoint.layouts.huggingface_clip import HUGGINGFACE_CLIP, HUGGINGFACE_SIGLIP
 from vit_export.checkpoint.layouts.huggingface_dino import HUGGINGFACE_DINOV2, HUGGINGFACE_DINOV3
 from vit_export.checkpoint.layouts.jax import BIG_VISION, GOOGLE_JAX
+from vit_export.checkpoint.layouts.meta_dino import META_DINOV2, META_DINOV3
 from vit_export.checkpoint.layouts.notebook import TRANSFORMER_ENCODER
+from vit_export.checkpoint.layouts.openclip import OPENCLIP
 from vit_export.checkpoint.layouts.rules import Layout, bind
 from vit_export.checkpoint.layouts.timm import TIMM, VIT_EXPORT
 from vit_export.checkpoint.layouts.torchvision import TORCHVISION
@@ -19,8 +21,9 @@ from vit_export.checkpoint.layouts.torchvision import TORCHVISION
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        VIT_EXPORT, TIMM, HUGGING_FACE, HUGGINGFACE_DINOV2, HUGGINGFACE_DINOV3, HUGGINGFACE_CLIP,
-        HUGGINGFACE_SIGLIP, TORCHVISION, GOOGLE_JAX, BIG_VISION, TRANSFORMER_ENCODER,
+        VIT_EXPORT, META_DINOV2, META_DINOV3, TIMM, HUGGING_FACE, HUGGINGFACE_DINOV2,
+        HUGGINGFACE_DINOV3, HUGGINGFACE_CLIP, HUGGINGFACE_SIGLIP, OPENCLIP, TORCHVISION,
+        GOOGLE_JAX, BIG_VISION, TRANSFORMER_ENCODER,
     )
 }  # fmt: skip
 

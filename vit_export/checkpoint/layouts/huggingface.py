@@ -3,20 +3,10 @@
 Version 5 renamed its modules in memory, and still writes the names of version 4 to files.
 """
 
-import torch
-
-from vit_export.checkpoint.layouts.rules import JOIN_QKV, Conversion, Layout, Rule, rename
-
-# DeiTForImageClassification reads the class token alone; `vit.py` averages two heads
-DOUBLE = Conversion(
-    "doubled: this model reads its class token only, vit-export's is the mean of two heads",
-    lambda tensor: 2 * tensor,
-)
-ZERO_SECOND_HEAD = Conversion(
-    "zero: this model does not read its distillation token", torch.zeros_like
-)
+from vit_export.checkpoint.layouts.rules import JOIN_QKV, Layout, Rule, rename
 
 _DISTILLATION_TOKEN = "embeddings.distillation_token"
+_TEACHER = "cls_classifier.weight"
 _V4, _V5 = "encoder.layer.{n}", "layers.{n}"
 
 HUGGING_FACE = Layout(
@@ -24,7 +14,9 @@ HUGGING_FACE = Layout(
     prefix=r"(?:vit\.|deit\.|ijepa\.)?",
     rules=(
         rename("embeddings.cls_token", "cls_token"),
-        rename(_DISTILLATION_TOKEN, "dist_token"),
+        # only DeiTForImageClassificationWithTeacher reads its distillation token
+        Rule((_DISTILLATION_TOKEN,), "dist_token", when=_TEACHER),
+        Rule((_DISTILLATION_TOKEN,), "reg_token", unless=(_TEACHER,)),
         rename("embeddings.position_embeddings", "pos_embed"),
         rename("embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),
         # transformers 4, and the files that 5 writes
@@ -50,15 +42,9 @@ HUGGING_FACE = Layout(
         rename(f"{_V5}.mlp.fc1.{{p}}", "blocks.{n}.mlp.fc1.{p}"),
         rename(f"{_V5}.mlp.fc2.{{p}}", "blocks.{n}.mlp.fc2.{p}"),
         rename("layernorm.{p}", "norm.{p}"),
-        # ViTForImageClassification has no pooler, and DeiTModel's pooler reads one token of two
-        Rule(
-            ("pooler.dense.{p}",),
-            "pre_logits.fc.{p}",
-            unless=(_DISTILLATION_TOKEN, "classifier.weight"),
-        ),
-        Rule(("classifier.{p}",), "head.{p}", unless=(_DISTILLATION_TOKEN,)),
-        Rule(("classifier.{p}",), "head.{p}", DOUBLE, when=_DISTILLATION_TOKEN),
-        Rule(("classifier.{p}",), "head_dist.{p}", ZERO_SECOND_HEAD, when=_DISTILLATION_TOKEN),
+        # classifiers have no pooler
+        Rule(("pooler.dense.{p}",), "pre_logits.fc.{p}", unless=("classifier.weight", _TEACHER)),
+        rename("classifier.{p}", "head.{p}"),
         rename("cls_classifier.{p}", "head.{p}"),
         rename("distillation_classifier.{p}", "head_dist.{p}"),
     ),

@@ -2,9 +2,9 @@
 
 import torch
 
-from vit_export.checkpoint.layouts.rules import Conversion, Layout, Rule, rename
+from vit_export.checkpoint.layouts.rules import TRANSPOSE, Conversion, Cue, Layout, Rule, rename
+from vit_export.variants import HALF
 
-TRANSPOSE = Conversion("kernel transposed", lambda kernel: kernel.t())
 TRANSPOSE_CONV = Conversion("kernel transposed", lambda kernel: kernel.permute(3, 2, 0, 1))
 JOIN_KERNELS = Conversion(
     "heads folded, kernel transposed, q, k and v joined",
@@ -12,10 +12,6 @@ JOIN_KERNELS = Conversion(
 )
 JOIN_BIASES = Conversion("heads folded, q, k and v joined", lambda *qkv: torch.cat(qkv).flatten())
 FOLD_OUT_KERNEL = Conversion("heads folded, kernel transposed", lambda k: k.flatten(0, 1).T)
-ZERO_CLASS_POSITION = Conversion(
-    "zero position put before the patches: this model adds none to its class token",
-    lambda patches: torch.cat((torch.zeros_like(patches[:, :1]), patches), dim=1),
-)
 
 
 def _norm(source: str, target: str) -> tuple[Rule, ...]:
@@ -29,15 +25,22 @@ def _dense(source: str, target: str, kernel: Conversion = TRANSPOSE) -> tuple[Ru
     )
 
 
-def _layout(name: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> Layout:
-    """Layout of one of Google's two code bases, with its rule for the position embedding.
+def _attention(source: str) -> tuple[list[str], list[str]]:
+    """Kernels and biases of queries, keys and values."""
+    projections = [f"{source}/{part}" for part in ("query", "key", "value")]
+    return [f"{p}/kernel" for p in projections], [f"{p}/bias" for p in projections]
+
+
+def _layout(
+    name: str, *own: Rule, attention: int, norm2: int, mlp: int, cues: tuple[Cue, ...] = ()
+) -> Layout:
+    """Layout of one of Google's two code bases, with rules of its own.
 
     The numbers are those of modules in a block, which Flax counts in the order of their creation.
     """
     block = "Transformer/encoderblock_{n}"
     attn = f"{block}/MultiHeadDotProductAttention_{attention}"
-    projections = [f"{attn}/{part}" for part in ("query", "key", "value")]
-    kernels, biases = ([f"{p}/{end}" for p in projections] for end in ("kernel", "bias"))
+    kernels, biases = _attention(attn)
     return Layout(
         name=name,
         prefix=r"(?:opt/target/|params/img/|params/|img/)?",
@@ -54,15 +57,17 @@ def _layout(name: str, pos: Rule, *, attention: int, norm2: int, mlp: int) -> La
             *_norm("Transformer/encoder_norm", "norm"),
             *_dense("pre_logits", "pre_logits.fc"),
             *_dense("head", "head"),
-            pos,
+            *own,
         ),
+        others=(r"(params/)?(txt/|t$|b$)",),  # text tower, temperature and bias of SigLIP
+        cues=cues,
         unsupported={
-            r"MAPHead_\d": "attention pooling (MAP head)",
             r"(conv_root|gn_root|block\d/unit\d)": "a convolutional stem (hybrid)",
-            r"^(params/)?txt/": "a text tower",
         },
         assumed={
             "norm_eps": (1e-6, "flax's nn.LayerNorm"),
+            "mean": (HALF, "Google's value_range(-1, 1)"),
+            "std": (HALF, "Google's value_range(-1, 1)"),
             "act_layer": (
                 "gelu_tanh",
                 "flax's nn.gelu; copies of these weights in other libraries run the exact GELU "
@@ -79,10 +84,27 @@ GOOGLE_JAX = _layout(
     norm2=2,
     mlp=3,
 )
+_MAP = "MAPHead_0"
+_KERNELS, _BIASES = _attention(f"{_MAP}/MultiHeadDotProductAttention_0")
 BIG_VISION = _layout(
     "big_vision",
-    rename("pos_embedding", "pos_embed", ZERO_CLASS_POSITION),
+    rename("pos_embedding", "pos_embed"),
+    rename(f"{_MAP}/probe", "attn_pool.latent"),
+    Rule((_KERNELS[0],), "attn_pool.q.weight", JOIN_KERNELS),
+    Rule((_BIASES[0],), "attn_pool.q.bias", JOIN_BIASES),
+    Rule(tuple(_KERNELS[1:]), "attn_pool.kv.weight", JOIN_KERNELS),
+    Rule(tuple(_BIASES[1:]), "attn_pool.kv.bias", JOIN_BIASES),
+    *_dense(f"{_MAP}/MultiHeadDotProductAttention_0/out", "attn_pool.proj", FOLD_OUT_KERNEL),
+    *_norm(f"{_MAP}/LayerNorm_0", "attn_pool.norm"),
+    *_dense(f"{_MAP}/MlpBlock_0/Dense_0", "attn_pool.mlp.fc1"),
+    *_dense(f"{_MAP}/MlpBlock_0/Dense_1", "attn_pool.mlp.fc2"),
     attention=0,
     norm2=1,
     mlp=0,
+    cues=(
+        Cue(
+            having=("pos_embedding", "cls"),
+            fields={"no_embed_class": (True, "big_vision, which puts the class token in later")},
+        ),
+    ),
 )

@@ -25,6 +25,7 @@ class Conversion:
 
 
 COPY = Conversion("", lambda tensor: tensor)
+TRANSPOSE = Conversion("kernel transposed", lambda kernel: kernel.t())
 JOIN_QKV = Conversion("q, k and v joined", lambda q, k, v: torch.cat((q, k, v)))
 JOIN_WITHOUT_KEY = Conversion(
     "q and v biases joined, the key's bias is zero",

@@ -1,7 +1,6 @@
 """Tensor names of torchvision 0.29."""
 
 from vit_export.checkpoint.layouts.rules import Layout, rename
-from vit_export.variants import IMAGENET_MEAN, IMAGENET_STD
 
 _BLOCK = "encoder.layers.encoder_layer_{n}"
 
@@ -26,11 +25,5 @@ TORCHVISION = Layout(
         *(rename(f"{form}.{{p}}", "head.{p}") for form in ("heads", "heads.{i}", "heads.head.{i}")),
     ),
     unsupported={r"^conv_proj\.(conv_bn|\d)": "a convolutional stem"},
-    assumed={
-        "norm_eps": (1e-6, "torchvision's default"),
-        "mean": (IMAGENET_MEAN, "torchvision's transforms"),
-        "std": (IMAGENET_STD, "torchvision's transforms"),
-        "crop_pct": (0.875, "torchvision's transforms (224 of 256 px)"),
-        "interpolation": ("bilinear", "torchvision's transforms"),
-    },
+    assumed={"norm_eps": (1e-6, "torchvision's default")},
 )

@@ -1,6 +1,6 @@
 """Contents of files, and the table of variants, as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vit_export.artifact.engine_sidecar import Profile, Sidecar
@@ -10,16 +10,21 @@ from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.cli.report.gates import VERDICT, certificate_text, error_text
 from vit_export.cli.report.tables import pairs, size, table
 from vit_export.quantization.activation_ranges import Ranges
-from vit_export.variants import ViTConfig
+from vit_export.variants import ViTConfig, weights_license
 
 
-def variants_text(configs: Iterable[ViTConfig]) -> str:
-    """Return a table of variants."""
-    headers = ("variant", "alias", "px", "patch", "width", "depth", "heads", "classes", "params")
+def variants_text(families: Mapping[str, Iterable[ViTConfig]]) -> str:
+    """Return a table of variants by family, with the licence of their published weights."""
+    headers = (
+        *("family", "variant", "alias", "px", "patch", "width", "depth", "outputs", "params"),
+        "licence of weights",
+    )
     rows = [
-        (c.variant, c.alias, c.image_hw[0], c.patch_size, c.embed_dim, c.depth, c.num_heads,
-         c.num_classes, f"{c.num_params / 1e6:.1f}M")
-        for c in configs
+        ("" if number else family, c.variant, c.alias, c.image_hw[0], c.patch_size, c.embed_dim,
+         c.depth, f"{c.num_classes or c.num_features} {'classes' if c.num_classes else 'features'}",
+         f"{c.num_params / 1e6:.1f}M", weights_license(c) or "no weights")
+        for family, configs in families.items()
+        for number, c in enumerate(configs)
     ]  # fmt: skip
     return table(headers, rows)
 
@@ -51,7 +56,8 @@ def onnx_file_text(file: OnnxFile) -> str:
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     weights, preprocess, labels = manifest.weights, manifest.preprocess, manifest.labels
     first_labels = ", ".join([*labels[:5], "..."] if len(labels) > 5 else labels)
-    origin = ", ".join(filter(None, (weights.source, weights.layout, weights.sha256[:12])))
+    known = (weights.source, weights.layout, weights.sha256[:12], weights.license)
+    origin = ", ".join(filter(None, known))
     rows = [
         ("variant", f"{manifest.variant}, {manifest.precision}"),
         ("weights of", origin),
@@ -64,7 +70,7 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
             "images",
             f"{preprocess.color or 'raw'} {height}x{width} px, {preprocess.interpolation}, "
             f"crop_pct {preprocess.crop_pct:g} ({preprocess.crop_mode}), mean {preprocess.mean}, "
-            f"std {preprocess.std}",
+            f"std {preprocess.std}" + ("" if preprocess.known else " (not known: placeholders)"),
         ))  # fmt: skip
     if manifest.embedded:
         how = "matrix products" if manifest.resize == "matmul" else "Resize nodes"

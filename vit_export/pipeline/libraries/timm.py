@@ -135,7 +135,11 @@ def _create(
     if pretrained:
         changes.pop("in_chans", None)  # timm would add up the filters of the colours
     try:
-        with torch.random.fork_rng(), captured_logs("timm") as log:
+        with (
+            torch.random.fork_rng(devices=[]),
+            captured_logs("huggingface_hub"),
+            captured_logs("timm") as log,
+        ):
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=pretrained, **changes)
     except TypeError as error:

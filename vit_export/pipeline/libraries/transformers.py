@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -85,14 +84,15 @@ def load_transformers(
             raise library_error("transformers", what, error) from error
         model.eval()
         preprocess = _preparation(transformers, folder, config, settings, what)
-        compute = _compute(model, preprocess, classifies=bool(CLASSIFIER.search(kind.__name__)))
+        classifies = bool(CLASSIFIER.search(kind.__name__))
+        compute = _compute(model, preprocess, classifies=classifies)
     return LibraryModel(
         module=model,
         compute=compute,
         name=place.stem,
         preprocess=preprocess,
         weights=origin,
-        labels=_labels(config),
+        labels=_labels(config) if classifies else (),
         activation=SCORES.get(getattr(config, "problem_type", None) or "", "softmax"),
         report=report,
         notes=notes,
@@ -119,7 +119,7 @@ def _quiet(transformers: ModuleType) -> Iterator[None]:
     showed = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with captured_logs("transformers"), torch.random.fork_rng():
+        with captured_logs("transformers"), torch.random.fork_rng(devices=[]):
             yield
     finally:
         if showed:
@@ -258,12 +258,11 @@ def _read_processor(processor: Any, folder: Path, channels: int) -> tuple[Prepro
         else:
             fields["size"] = {"height": edge, "width": edge}
     try:
-        crop_mode, changes = processor_preparation(fields, folder=folder, channels=channels)
+        changes = processor_preparation(fields, folder=folder, channels=channels)
     except CheckpointError as error:
         raise ConfigError(error.message) from error
     height, width = transform(Image.new("RGB", (80, 64))).shape[-2:]
-    preprocess = Preprocess.for_images(channels, (height, width)).replace(changes)
-    return msgspec.structs.replace(preprocess, crop_mode=crop_mode), transform
+    return Preprocess.for_images(channels, (height, width)).replace(changes), transform
 
 
 def _labels(config: Any) -> tuple[str, ...]:

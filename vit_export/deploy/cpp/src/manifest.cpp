@@ -138,6 +138,10 @@ Preprocess preprocess(const Json& value) {
   made.color = text_or(value, "color", made.color);
   if (value.contains("mean")) made.mean = numbers(value["mean"], name + ".mean");
   if (value.contains("std")) made.std = numbers(value["std"], name + ".std");
+  if (const auto known = value.find("known"); known != value.end()) {
+    if (!known->is_boolean()) throw wrong(name + ".known", "true or false", *known);
+    made.known = known->get<bool>();
+  }
   check_preprocess(made);
   return made;
 }

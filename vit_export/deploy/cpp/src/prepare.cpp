@@ -104,6 +104,9 @@ void check_image(const PixelView& image) {
 // Returns the size of an image before the crop.
 Size checked_size(const PixelView& given, const Preprocess& preprocess) {
   check_image(given);
+  if (!preprocess.known)
+    throw image_error("the model does not say how its images are prepared",
+                      "export it with --mean and --std as it was trained with");
   const auto [height, width] =
       resized(static_cast<double>(given.height), static_cast<double>(given.width), preprocess);
   if (!(height * width <= kMostPixels))

@@ -21,6 +21,7 @@ struct Preprocess {
   std::string color = "RGB";
   std::vector<double> mean{0.5, 0.5, 0.5};
   std::vector<double> std{0.5, 0.5, 0.5};
+  bool known = true;  // false: mean and std are placeholders, and no image is prepared by them
 };
 
 // Throws std::runtime_error where no image can be prepared by these values.
