@@ -45,23 +45,6 @@ class _Api(c.Structure):
     )
 
 
-class Options(c.Structure):
-    """`vit_export_options`."""
-
-    _fields_ = (
-        ("struct_size", c.c_size_t),
-        ("provider", c.c_char_p),
-        ("device", c.c_int32),
-        ("threads", c.c_int32),
-        ("library", c.c_char_p),
-        ("selftest", c.c_int32),
-        ("cpu_fallback", c.c_int32),
-        ("provider_option_names", c.POINTER(c.c_char_p)),
-        ("provider_option_values", c.POINTER(c.c_char_p)),
-        ("provider_option_count", c.c_size_t),
-    )
-
-
 class Image(c.Structure):
     """`vit_export_image`."""
 
@@ -128,13 +111,6 @@ class Library:
             hint = self.api.status_hint(status).decode()
             self.api.release_status(status)
             raise StatusError(code, message, hint)
-
-    def create(self, path: Path | str, options: Options | None = None) -> c.c_void_p:
-        """Return the handle of a model, which the caller releases."""
-        model = c.c_void_p()
-        given = None if options is None else c.byref(options)
-        self.call("create_model", str(path).encode(), given, c.byref(model))
-        return model
 
     def prepare(
         self,

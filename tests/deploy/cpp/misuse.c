@@ -46,6 +46,8 @@ static void misuse_images(const vit_export_model* model) {
   expect(VIT_EXPORT_IMAGE_ERROR, api->classify(model, &image, 1, 5, &predictions), "width 0");
   image.width = image.height = 0xFFFFFFFFu;
   expect(VIT_EXPORT_IMAGE_ERROR, api->embed(model, &image, 1, 0, &outputs), "huge image");
+  image.channels = 0xFFFFFFFFu;
+  expect(VIT_EXPORT_IMAGE_ERROR, api->embed(model, &image, 1, 0, &outputs), "huge channels");
   image = good;
   image.channels = 2;
   expect(VIT_EXPORT_IMAGE_ERROR, api->embed(model, &image, 1, 0, &outputs), "2 channels");
@@ -100,7 +102,23 @@ static void misuse_options(const char* path) {
   options.provider = NULL;
   options.provider_option_count = 1;
   expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &options, &model), "null names");
+  const char *const names[] = {"enable"}, *const values[] = {"1"};
+  options.provider_option_names = names;
+  options.provider_option_values = values;
+  expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &options, &model), "options of the CPU");
   options.provider_option_count = 0;
+  options.device = 1;
+  expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &options, &model), "second CPU");
+  options.provider = "openvino";
+  expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &options, &model), "second of OpenVINO");
+  options.provider = "migraphx"; /* which counts them, but is not built in */
+  expect(VIT_EXPORT_PROVIDER_ERROR, api->create_model(path, &options, &model), "second AMD GPU");
+  options.provider = "CPUExecutionProvider";
+  options.device = 0;
+  options.cpu_fallback = 1;
+  expect(VIT_EXPORT_USAGE_ERROR, api->create_model(path, &options, &model), "CPU beside the CPU");
+  options.provider = NULL;
+  options.cpu_fallback = 0;
   options.library = "/no/libonnxruntime.so";
   expect(VIT_EXPORT_PROVIDER_ERROR, api->create_model(path, &options, &model), "no library");
   options.library = "libdl.so.2";

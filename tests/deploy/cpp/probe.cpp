@@ -1,10 +1,11 @@
 // Calls the library with the arguments of a test, and prints what it returns as JSON lines.
 //
 //   probe MODEL manifest | selftest [GOLDEN]
-//   probe MODEL classify TOP | embed | prepare   images follow as: FILE HEIGHT WIDTH CHANNELS
-//   probe MODEL run BATCH FILE                    float32 values
+//   probe MODEL classify TOP | embed             images follow as: FILE HEIGHT WIDTH CHANNELS
+//   probe MODEL run BATCH HEIGHT WIDTH FILE      float32 values; 0 for the manifest's size
 //
-// Raw files hold samples. An error is printed as `error CODE: message`, with exit status 1.
+// Raw files hold samples. The variables PROBE_PROVIDER and PROBE_SELFTEST (1) set options of the
+// model. An error is printed as `error CODE: message`, with exit status 1.
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -54,12 +55,16 @@ int run(const std::vector<std::string>& words) {
     for (const vit::Measurement& m : result.batches)
       std::cout << m.output << ' ' << m.batch << ' ' << m.max_abs << ' ' << m.cosine << ' '
                 << m.passed << '\n';
+    std::cout << "notes " << result.notes << '\n';
     std::cout << "reason " << result.reason << '\n';
     return 0;
   }
   if (action == "run") {
-    const auto values = read_file<float>(words.at(3));
-    for (const vit::Tensor& output : model.run(values, std::stoul(words.at(2)))) {
+    const auto number = [&](std::size_t i) {
+      return static_cast<std::uint32_t>(std::stoul(words.at(i)));
+    };
+    const auto values = read_file<float>(words.at(5));
+    for (const vit::Tensor& output : model.run(values.data(), number(2), number(3), number(4))) {
       print(output.name.c_str(), output.shape);
       print("values", output.values);
     }

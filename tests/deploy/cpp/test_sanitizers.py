@@ -35,10 +35,9 @@ def address(cmake_build: Callable[..., Path]) -> Path:
     return cmake_build(HERE, "address", "-DVIT_EXPORT_SANITIZE=address,undefined", DEBUG)
 
 
-def with_manifest(text: str) -> bytes:
-    """Return the model with other text as its manifest."""
-    with mapped(MODEL) as buffer:
-        kept = [f.raw for f in wire.fields(buffer) if f.number != wire.METADATA]
+def with_manifest(text: str, model: bytes = MODEL.read_bytes()) -> bytes:
+    """Return a model with other text as its manifest."""
+    kept = [f.raw for f in wire.fields(memoryview(model)) if f.number != wire.METADATA]
     value = wire.message(2, text.encode("utf-8", "surrogateescape"))
     return b"".join(kept) + wire.message(wire.METADATA, wire.message(1, b"vit_export") + value)
 
@@ -90,6 +89,20 @@ def manifests() -> Iterator[tuple[str, str]]:
     ):  # fmt: skip
         yield changed(f"preprocess.{field}", value), field if field != "size" else "size"
     yield changed("inputs.0.name", "image"), "its manifest says"
+    for shape in ([0, 3, 32, 32], ["batch_size", 3, 32, 0]):
+        yield changed("inputs.0.shape", shape), "expected 1 to"
+    yield changed("outputs.0.shape", ["batch_size", 0]), "outputs[0].shape"
+    for shape in ([], [7], [4, 3, 32, 32], ["batch_size", 3, 64, 64], ["b", 3, "h", "w"]):
+        yield changed("inputs.0.shape", shape), "its graph takes pixel_values: float32 ("
+    yield changed("preprocess.size", [64, 32]), "its manifest prepares images of 3x64x32"
+    yield changed("preprocess.size", [65536, 65536]), "size (65536, 65536): more than"
+    grey = {"color": "L", "mean": [0.5], "std": [0.5]}
+    yield (
+        changed("preprocess", good["preprocess"] | grey),
+        "its manifest prepares images of 1x32x32",
+    )
+    del good["preprocess"]
+    yield json.dumps(good | {"inputs": [good["inputs"][0] | {"shape": []}]}), "its graph takes"
     yield changed("outputs.0.name", "logit"), "promises the output 'logit'"
 
 
@@ -190,6 +203,19 @@ def goldens(folder: Path) -> Iterator[tuple[Path, str]]:
     yield folder, "is a folder, expected a "
 
 
+def without_logits(folder: Path) -> tuple[Path, Path, str]:
+    """Write a model that computes scores, with features, and a golden file without its logits."""
+    file = OnnxFile.read(EDGE / "edge.op.onnx")
+    manifest = json.loads(file.metadata["vit_export"])
+    features = {"name": "features", "dtype": "float32", "shape": ["batch_size", 32]}
+    manifest["outputs"].append(features)
+    model, golden = folder / "op.onnx", folder / "op.npz"
+    model.write_bytes(with_manifest(json.dumps(manifest), file.expose(["features"], inline=True)))
+    arrays = np.load(EDGE / "edge.op.golden.npz")
+    np.savez(golden, **{n: arrays[n] for n in arrays.files if not n.endswith(".logits")})
+    return model, golden, "logits: promised by the manifest, but not in the golden file"
+
+
 def test_damaged_files_are_errors_with_a_message(
     address: Path, onnxruntime_library: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +224,7 @@ def test_damaged_files_are_errors_with_a_message(
         (tmp_path / name).mkdir()
     entries = [(path, GOLDEN, words) for path, words in models(tmp_path / "models")]
     entries += [(MODEL, path, words) for path, words in goldens(tmp_path / "goldens")]
+    entries.append(without_logits(tmp_path))
     damaged = len(entries)
     random = np.random.default_rng(0)
     for i in range(60):

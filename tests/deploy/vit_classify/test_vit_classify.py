@@ -207,6 +207,13 @@ def test_the_selftest_passes_and_notices_another_golden_file(
     assert not data["selftest"]["passed"]
     assert "does not compute what its torch model computes" in data["error"]
     assert "predictions" not in data
+    golden = {n: a for n, a in golden.items() if not n.endswith(".features")}
+    golden["block.names"] = np.array([*golden["block.names"][:-1], "elsewhere"])
+    np.savez(tmp_path / "edge.golden.npz", **golden)
+    done = vit_classify(tmp_path / "edge.onnx", "--selftest", "--json")
+    note = "elsewhere: not measured, the graph has no tensor of that name"
+    assert last_json(done.stdout)["selftest"]["notes"] == note
+    assert f"note: {note}\n" in done.stderr
     (tmp_path / "edge.golden.npz").unlink()
     done = vit_classify(tmp_path / "edge.onnx", "--selftest")
     assert done.returncode == 1

@@ -120,6 +120,10 @@ std::vector<vit_export::PixelView> views(const vit_export_image* images, std::si
   if (count) required(images, "images");
   for (std::size_t i = 0; i < count; ++i) {
     const vit_export_image& image = images[i];
+    if (image.channels > vit_export::kMostChannels)  // so that the product below fits
+      throw Failure(VIT_EXPORT_IMAGE_ERROR, "an image has " + std::to_string(image.channels) +
+                                                " channels, expected 1 to " +
+                                                std::to_string(vit_export::kMostChannels));
     const auto row = static_cast<std::int64_t>(image.width) * image.channels;
     constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max());
     if (image.stride > kMost * 4)

@@ -73,10 +73,11 @@ double cpu_quota(const std::string& root) {
   return smallest;
 }
 
+int allowed_cpus() { return std::max(from_affinity(), 1); }
+
 int usable_cpus() {
-  const int affinity = std::max(from_affinity(), 1);
   const double quota = std::ceil(cpu_quota());
-  return quota > 0 ? static_cast<int>(std::min<double>(affinity, quota)) : affinity;
+  return quota > 0 ? static_cast<int>(std::min<double>(allowed_cpus(), quota)) : allowed_cpus();
 }
 
 }  // namespace vit_export

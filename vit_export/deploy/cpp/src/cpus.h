@@ -5,7 +5,10 @@
 
 namespace vit_export {
 
-// Counts the CPUs of the process's affinity mask, and no more than its control groups grant.
+// Counts the CPUs of the process's affinity mask, at least 1.
+int allowed_cpus();
+
+// Counts them, and no more than its control groups grant.
 int usable_cpus();
 
 // Returns the smallest quota, in CPUs, of this process's control groups; 0 without one. `root` is

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "failure.h"
+#include "number_text.h"
 
 namespace vit_export {
 
@@ -98,11 +99,11 @@ std::string Measured::add(const std::vector<std::size_t>& samples, const Output&
            " rows: the model fixes its batch size (--batch N exports that)";
   std::vector<double> values(output.values.begin(), output.values.end());
   if (!output.is_float) values.assign(output.integers.begin(), output.integers.end());
+  const auto broken = std::count_if(values.begin(), values.end(),
+                                    [](double value) { return !std::isfinite(value); });
   if (!reference.kept.empty()) values = picked(values, batch, reference.kept);
   if (values.size() != batch * length)
     return "has shape " + shape_text(output.shape) + ", which is not that of the torch model";
-  const auto broken = std::count_if(values.begin(), values.end(),
-                                    [](double value) { return !std::isfinite(value); });
   if (broken) {
     by_batch[batch] = kInfinity;
     cosine[batch] = std::numeric_limits<double>::quiet_NaN();

@@ -7,6 +7,7 @@
 #include "cpus.h"
 #include "failure.h"
 #include "half.h"
+#include "number_text.h"
 #include "prepare.h"
 
 namespace vit_export {
@@ -49,6 +50,14 @@ void Feed::check_shape(const std::vector<std::int64_t>& shape) const {
   if (!spec.fits(shape))
     throw Failure(VIT_EXPORT_INPUT_ERROR, "input '" + spec.name + "' has shape " +
                                               shape_text(shape) + ", expected " + spec.str());
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const std::string& name = spec.dimensions[i];
+    if ((name == "height" || name == "width") && shape[i] % manifest_.patch_size)
+      throw Failure(VIT_EXPORT_INPUT_ERROR, "input '" + spec.name + "': " + name + " " +
+                                                std::to_string(shape[i]) +
+                                                " px is no multiple of the patch size (" +
+                                                std::to_string(manifest_.patch_size) + " px)");
+  }
 }
 
 std::vector<std::vector<float>> Feed::rows(const Session& session,
@@ -75,6 +84,7 @@ void Feed::run_prepared(const Session& session, const std::vector<PixelView>& im
   const Preprocess& how = preprocess();
   const auto pixels = static_cast<std::size_t>(how.height * how.width);
   const std::size_t one = pixels * how.mean.size(), size = fixed_or(numbers.size());
+  for (const std::size_t number : numbers) check_size(images[number], how);  // before the memory
   std::vector<float> values(size * one);
   for (std::size_t i = 0; i < size; ++i) {
     float* to = values.data() + i * one;
@@ -126,7 +136,7 @@ void Feed::run_whole(const Session& session, const std::vector<PixelView>& image
 void Feed::put_rows(Output result, const Numbers& numbers,
                     std::vector<std::vector<float>>& rows) const {
   const std::size_t given = result.shape.empty() ? 0 : static_cast<std::size_t>(result.shape[0]);
-  if (given < numbers.size() || !result.is_float)
+  if (given < numbers.size() || result.values.empty() || !result.is_float)
     throw artifact_error(name_ + ": output '" + result.name + "' has shape " +
                          shape_text(result.shape) + " for a batch of " +
                          std::to_string(numbers.size()));

@@ -103,7 +103,7 @@ TensorSpec tensor_spec(const Json& value, const std::string& where) {
   const std::string path = where + ".shape";
   for (const Json& size : list(required(value, "shape", where + ": "), path, kMostDimensions)) {
     const bool is_dynamic = size.is_string();
-    spec.shape.push_back(is_dynamic ? -1 : whole(size, path, 0, kLargestSize));
+    spec.shape.push_back(is_dynamic ? -1 : whole(size, path, 1, kLargestSize));
     spec.dimensions.push_back(is_dynamic ? text(size, path) : "");
   }
   return spec;
@@ -159,11 +159,16 @@ std::optional<bool> verdict(const Json& data) {
 Manifest from_json(const Json& data) {
   Manifest made;
   made.variant = text(required(data, "variant", ""), "variant");
-  made.has_config = data.contains("config") && !object(data["config"], "config").empty();
+  if (const auto config = data.find("config"); config != data.end()) {
+    made.has_config = !object(*config, "config").empty();
+    if (const auto size = config->find("patch_size"); size != config->end())
+      made.patch_size = whole(*size, "config.patch_size", 1, kLargestSide);
+  }
   made.precision = choice(text_or(data, "precision", "fp32"), "precision",
                           {"fp32", "fp16", "bf16", "int8", "int8-static"});
   made.activation =
       choice(text_or(data, "activation", "softmax"), "activation", {"softmax", "sigmoid", "none"});
+  made.resize = text_or(data, "resize", "");
   made.graph_sha256 = text_or(data, "graph_sha256", "");
   made.schema_version = static_cast<int>(data["schema_version"].get<std::int64_t>());
   made.opset = static_cast<int>(whole(required(data, "opset", ""), "opset", 1, 10000));
@@ -212,12 +217,6 @@ std::string TensorSpec::str() const {
   for (std::size_t i = 0; i < shape.size(); ++i)
     sizes += (i ? ", " : "") + (shape[i] < 0 ? dimensions[i] : std::to_string(shape[i]));
   return name + ": " + dtype + " (" + sizes + ")";
-}
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string sizes;
-  for (const std::int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
-  return "(" + sizes + ")";
 }
 
 Manifest read_manifest(const std::string& text, const std::string& source) {

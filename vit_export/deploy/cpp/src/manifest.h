@@ -26,9 +26,11 @@ struct TensorSpec {
 struct Manifest {
   std::string json;  // as stored
   std::string variant;
-  bool has_config = false;  // a variant, not a module of the user
+  bool has_config = false;      // a variant, not a module of the user
+  std::int64_t patch_size = 1;  // in pixels
   std::string precision;
   std::string activation;  // softmax, sigmoid or none
+  std::string resize;      // how a graph that prepares images resizes them: op or matmul
   std::string graph_sha256;
   int schema_version = 0;
   int opset = 0;
@@ -44,7 +46,5 @@ struct Manifest {
 
 // Reads the text; `source` names the file in messages. Throws Failure.
 Manifest read_manifest(const std::string& text, const std::string& source);
-
-std::string shape_text(const std::vector<std::int64_t>& shape);  // e.g. "(3, 224, 224)"
 
 }  // namespace vit_export

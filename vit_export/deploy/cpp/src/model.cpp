@@ -52,6 +52,7 @@ SessionSettings settings_for(SessionSettings settings, const Manifest& manifest,
                              const std::string& name) {
   settings.provider = short_provider_name(settings.provider);
   settings.precision = manifest.precision;
+  check_options(settings);
   if (settings.provider == "tensorrt" && manifest.embedded())
     throw Failure(VIT_EXPORT_PROVIDER_ERROR,
                   name +
@@ -111,10 +112,21 @@ void Model::check_session() const {
     throw artifact_error(name_ + ": takes " + std::to_string(inputs.size()) +
                          " inputs, and this library runs models of one");
   const TensorSpec &given = inputs.front(), &promised = manifest_.inputs.front();
-  if (given.name != promised.name || given.dtype != promised.dtype || given.shape.size() != 4)
+  const bool is_image = given.shape.size() == 4;
+  if (given.name != promised.name || given.dtype != promised.dtype ||
+      given.shape != promised.shape || !is_image)
     throw artifact_error(
         name_ + ": its graph takes " + given.str() + ", and its manifest says " + promised.str(),
-        given.shape.size() == 4 ? kCopyAgain : "");
+        is_image ? kCopyAgain : "");
+  if (const auto& how = manifest_.preprocess; how && !manifest_.embedded()) {
+    const auto channels = static_cast<std::int64_t>(how->mean.size());
+    if (!promised.fits({1, channels, how->height, how->width}, 1))
+      throw artifact_error(name_ + ": its manifest prepares images of " + std::to_string(channels) +
+                               "x" + std::to_string(how->height) + "x" +
+                               std::to_string(how->width) + ", and its graph takes " +
+                               promised.str(),
+                           kCopyAgain);
+  }
   for (const TensorSpec& output : manifest_.outputs)
     if (!has_output(*session_, output.name))
       throw artifact_error(name_ + ": its manifest promises the output '" + output.name +

@@ -142,6 +142,11 @@ void check_preprocess(const Preprocess& preprocess) {
   const auto is_side = [](std::int64_t side) { return side >= 1 && side <= kLargestSide; };
   if (!is_side(preprocess.height) || !is_side(preprocess.width))
     throw wrong("size: expected a height and a width of 1 to " + std::to_string(kLargestSide));
+  if (static_cast<double>(preprocess.height) * static_cast<double>(preprocess.width) > kMostPixels)
+    throw wrong(
+        "size (" +
+        size_text(static_cast<double>(preprocess.height), static_cast<double>(preprocess.width)) +
+        "): more than " + std::to_string(static_cast<std::int64_t>(kMostPixels)) + " pixels");
   const std::size_t channels = named ? named : preprocess.mean.size();
   if (channels < 1 || channels > kMostChannels)
     throw wrong("mean has " + std::to_string(channels) + " values, expected 1 to " +

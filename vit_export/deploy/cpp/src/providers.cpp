@@ -14,26 +14,29 @@ namespace vit_export {
 namespace {
 
 struct Provider {
-  const char* name;      // as in Python
-  const char* ort_name;  // as ONNX Runtime lists it
-  const char* library;   // a library of its own beside ONNX Runtime's; may be empty
-  const char* needs;     // hint where it is missing
+  const char* name;       // as in Python
+  const char* ort_name;   // as ONNX Runtime lists it
+  const char* library;    // a library of its own beside ONNX Runtime's; may be empty
+  const char* needs;      // hint where it is missing
+  bool numbered = false;  // whether it takes the number of a GPU (`device_id`)
 };
 
 constexpr Provider kProviders[] = {
     {"cpu", "CPUExecutionProvider", "", ""},
     {"cuda", "CUDAExecutionProvider", "libonnxruntime_providers_cuda.so",
      "use the library of `pip install 'onnxruntime-gpu[cuda,cudnn]'`, on a machine with an NVIDIA "
-     "GPU"},
+     "GPU",
+     true},
     {"tensorrt", "TensorrtExecutionProvider", "libonnxruntime_providers_tensorrt.so",
      "use the library of `pip install 'onnxruntime-gpu[cuda,cudnn]'`, on a machine with an NVIDIA "
-     "GPU and TensorRT"},
+     "GPU and TensorRT",
+     true},
     {"openvino", "OpenVINOExecutionProvider", "libonnxruntime_providers_openvino.so",
      "use the library of `pip install onnxruntime-openvino`"},
     {"qnn", "QNNExecutionProvider", "", "use a library that was built with --use_qnn"},
     {"xnnpack", "XnnpackExecutionProvider", "", "use a library that was built with --use_xnnpack"},
     {"migraphx", "MIGraphXExecutionProvider", "libonnxruntime_providers_migraphx.so",
-     "use the library of `pip install onnxruntime-migraphx`, on a machine with an AMD GPU"},
+     "use the library of `pip install onnxruntime-migraphx`, on a machine with an AMD GPU", true},
 };
 
 Failure provider_error(std::string message, std::string hint = {}) {
@@ -145,6 +148,27 @@ void check_provider(const OnnxRuntimeLibrary& library, const std::string& provid
       throw provider_error("provider '" + provider + "' cannot start: " + reason, known->needs);
 }
 
+void check_options(const SessionSettings& settings) {
+  const std::string& name = settings.provider;
+  const Provider* known = find_provider(name);
+  if (settings.device && known && !known->numbered)
+    throw Failure(VIT_EXPORT_USAGE_ERROR,
+                  "device=" + std::to_string(settings.device) + ": provider '" + name +
+                      "' does not number its devices",
+                  name == "openvino"
+                      ? "OpenVINO names them: give the provider option device_type=GPU.1"
+                      : "leave it out, or use the provider of a GPU");
+  if (name != "cpu") return;
+  if (!settings.provider_options.empty())
+    throw Failure(VIT_EXPORT_USAGE_ERROR,
+                  "provider_options: provider 'cpu' has none, and '" +
+                      settings.provider_options.begin()->first + "' was given",
+                  "threads configures it");
+  if (settings.cpu_fallback)
+    throw Failure(VIT_EXPORT_USAGE_ERROR, "cpu_fallback: provider 'cpu' runs every node itself",
+                  "leave it out, or use another provider");
+}
+
 void append_provider(const OnnxRuntimeLibrary& library, OrtSessionOptions* options,
                      const SessionSettings& settings) {
   const OrtApi* api = library.api;
@@ -152,7 +176,8 @@ void append_provider(const OnnxRuntimeLibrary& library, OrtSessionOptions* optio
   const std::string ort_name = ort_name_of(settings.provider);
   const bool is_cuda = ort_name == "CUDAExecutionProvider";
   const bool is_tensorrt = ort_name == "TensorrtExecutionProvider";
-  if (is_cuda || is_tensorrt) entries.emplace("device_id", std::to_string(settings.device));
+  if (is_cuda || is_tensorrt || settings.device)  // see check_options
+    entries.emplace("device_id", std::to_string(settings.device));
   if (is_cuda) entries.emplace("use_tf32", "0");  // as in Python: fp32 is fp32
   std::vector<const char*> names, values;
   for (const auto& [name, value] : entries) {

@@ -10,7 +10,8 @@ namespace vit_export {
 
 namespace {
 
-constexpr double kMostScoreError = 1e-6;  // of a probability in float32
+constexpr double kMostScoreError = 1e-6;      // of a probability in float32
+constexpr double kHalfRounding = 1.0 / 1024;  // of float16, relative
 constexpr double kPresent = 0.5;  // score from which a label of a multi-label model is present
 
 void softmax(std::vector<double>& values) {
@@ -65,19 +66,26 @@ std::vector<Prediction> predict(const float* logits, std::size_t count,
   return predictions;
 }
 
+double allowed_score_error(const std::vector<float>& logits, const std::string& activation,
+                           const std::string& dtype) {
+  double largest = 0;
+  for (const float value : logits) largest = std::max(largest, std::fabs(double{value}));
+  const double of_scores = activation == "none" ? std::max(1.0, largest) : 1;
+  return kMostScoreError * of_scores + (dtype == "float32" ? 0 : kHalfRounding * largest);
+}
+
 std::string score_failure(const float* logits, const GraphScores& scores,
-                          const std::string& activation) {
+                          const std::string& activation, double allowed) {
   const std::vector<float>& given = scores.probabilities;
   const std::vector<double> expected = scores_of(logits, given.size(), activation);
-  double error = 0, largest = 1;
+  double error = 0;
   for (std::size_t i = 0; i < given.size(); ++i) {
     if (!std::isfinite(given[i])) return "probabilities hold NaN or infinite values";
     error = std::max(error, std::fabs(given[i] - expected[i]));
-    largest = std::max(largest, std::fabs(expected[i]));
   }
-  if (!(error <= kMostScoreError * largest))
+  if (!(error <= allowed))
     return "probabilities are off by " + short_number(error) + " from the logits' own, allowed " +
-           short_number(kMostScoreError * largest);
+           short_number(allowed);
   const std::vector<std::size_t> order = best(given, scores.top_index.size());
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (scores.top_index[i] != static_cast<std::int64_t>(order[i]))

@@ -30,8 +30,13 @@ struct GraphScores {
   std::vector<float> top_score;
 };
 
-// Returns what is wrong with them, given the logits; empty where nothing is.
+// Returns how far the scores of a batch may be from those of its logits. A runtime may leave out
+// the rounding of logits that are not float32 before it computes scores; `dtype` is the graph's.
+double allowed_score_error(const std::vector<float>& logits, const std::string& activation,
+                           const std::string& dtype);
+
+// Returns what is wrong with the scores of one image, given its logits; empty where nothing is.
 std::string score_failure(const float* logits, const GraphScores& scores,
-                          const std::string& activation);
+                          const std::string& activation, double allowed);
 
 }  // namespace vit_export

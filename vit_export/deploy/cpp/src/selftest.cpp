@@ -10,6 +10,7 @@
 #include "failure.h"
 #include "model.h"
 #include "number_text.h"
+#include "preparation.h"
 #include "prepare.h"
 #include "scores.h"
 #include "utf8.h"
@@ -136,19 +137,21 @@ class GoldenFeed {
   std::vector<Pixels> framed_;
 };
 
-// Adds what is wrong with the scores that a graph computes itself. `outputs` end with them.
+// Adds what is wrong with the scores that a graph computes itself. `outputs` hold the logits, and
+// end with the scores.
 template <typename Fail>
 void check_scores(const std::vector<Output>& outputs, const std::string& activation, Fail fail) {
   const auto logits = std::find_if(outputs.begin(), outputs.end(),
-                                   [](const Output& output) { return output.name == "logits"; });
+                                   [](const Output& output) { return output.name == kLogits; });
   const Output *probabilities = &outputs.end()[-3], *index = &outputs.end()[-2];
   const Output* score = &outputs.end()[-1];
   const std::size_t rows = logits->shape.empty() ? 0 : static_cast<std::size_t>(logits->shape[0]);
   const std::size_t classes = rows ? logits->values.size() / rows : 0;
   const std::size_t top = rows ? index->integers.size() / rows : 0;
   if (probabilities->values.size() != rows * classes || score->values.size() != rows * top ||
-      top > classes)
+      classes == 0 || top > classes)
     return fail("probabilities, top_index and top_score do not have the shape of the logits");
+  const double allowed = allowed_score_error(logits->values, activation, logits->dtype);
   for (std::size_t i = 0; i < rows; ++i) {
     const auto part = [i](const auto& all, std::size_t size) {
       const auto start = all.begin() + static_cast<std::ptrdiff_t>(i * size);
@@ -156,9 +159,8 @@ void check_scores(const std::vector<Output>& outputs, const std::string& activat
     };
     const GraphScores scores{part(probabilities->values, classes), part(index->integers, top),
                              part(score->values, top)};
-    if (const std::string why =
-            score_failure(logits->values.data() + i * classes, scores, activation);
-        !why.empty())
+    const float* row = logits->values.data() + i * classes;
+    if (const std::string why = score_failure(row, scores, activation, allowed); !why.empty())
       fail(why);
   }
 }
@@ -170,7 +172,10 @@ void run_all(const GoldenFeed& feed, const Session& session, const std::vector<R
              std::vector<std::string>& failures) {
   std::vector<std::string> names;
   for (const Measured* one : measured) names.push_back(one->reference.name);
-  if (!activation.empty()) names.insert(names.end(), std::begin(kScores), std::end(kScores));
+  if (!activation.empty()) {  // scores are checked against the logits, golden or not
+    if (std::find(names.begin(), names.end(), kLogits) == names.end()) names.push_back(kLogits);
+    names.insert(names.end(), std::begin(kScores), std::end(kScores));
+  }
   const auto fail = [&failures](const std::string& reason) {
     if (std::find(failures.begin(), failures.end(), reason) == failures.end())
       failures.push_back(reason);
@@ -236,7 +241,8 @@ std::vector<Measured> promised_outputs(const Model& model, const Golden& golden,
   std::vector<Measured> measured;
   for (const TensorSpec& output : model.manifest().outputs) {
     if (model.feed().takes_whole_images() && is_score(output.name)) continue;  // see check_scores
-    if (golden.outputs.count(output.name))
+    const bool is_block = golden.last_block && golden.last_block->name == output.name;
+    if (golden.outputs.count(output.name) || is_block)  // tokens are recorded like a block
       measured.emplace_back(reference_of(golden, output.name, tolerances));
     else
       found.failures.push_back(output.name +
@@ -324,6 +330,20 @@ void add_measurements(const std::vector<Measured>& measured, const std::string& 
     }
 }
 
+// Measures how a graph prepares images: the golden ones have the model's size already.
+void add_preparation(const Model& model, Findings& found, std::vector<Measurement>& all) {
+  const auto part = model.session_with(kPixelValues);
+  if (!part) {
+    found.notes.push_back("image preparation: not measured, the graph has no tensor pixel_values");
+    return;
+  }
+  const PreparationError error = measure_preparation(model.feed(), *part, model.manifest());
+  const std::int64_t batch = model.manifest().inputs.front().fixed_batch().value_or(1);
+  all.push_back(
+      {kPixelValues, batch, error.levels, error.allowed, error.cosine, error.failures.empty()});
+  found.failures.insert(found.failures.end(), error.failures.begin(), error.failures.end());
+}
+
 }  // namespace
 
 Selftest measure(const Model& model, const Golden& golden) {
@@ -345,10 +365,12 @@ Selftest measure(const Model& model, const Golden& golden) {
     add_measurements(measure_size(model, other, there), " " + size, result.measurements);
     for (const std::string& reason : there.failures)
       found.failures.push_back(size + " px: " + reason);
+    for (const std::string& note : there.notes) found.notes.push_back(size + " px: " + note);
   }
+  if (model.feed().takes_whole_images()) add_preparation(model, found, result.measurements);
   result.passed = found.failures.empty();
   result.reason = valid_utf8(joined(found.failures));
-  result.notes = joined(found.notes);
+  result.notes = valid_utf8(joined(found.notes));
   return result;
 }
 

@@ -1,10 +1,12 @@
 #include "session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
 #include "bytes.h"
+#include "cpus.h"
 #include "failure.h"
 #include "half.h"
 #include "onnx_file.h"
@@ -16,6 +18,11 @@ namespace {
 
 // In ONNX Runtime's message where a node has no kernel but the CPU's.
 constexpr const char* kFallbackDisabled = "fallback to CPU EP has been explicitly disabled";
+
+constexpr const char* kSpinning = "session.intra_op.allow_spinning";
+constexpr const char* kStopSpinning = "session.force_spinning_stop";  // when a run ends
+
+std::atomic<int> open_sessions{0};
 
 // Owns a handle of ONNX Runtime.
 template <typename T>
@@ -119,6 +126,10 @@ TensorSpec spec_of(const Caller& call, const OrtSession* session, std::size_t in
   spec.shape.resize(rank);
   spec.dimensions.resize(rank);
   call(api->GetDimensions(info, spec.shape.data(), rank));
+  std::vector<const char*> names(rank, nullptr);  // owned by `type`
+  call(api->GetSymbolicDimensions(info, names.data(), rank));
+  for (std::size_t i = 0; i < rank; ++i)
+    if (spec.shape[i] < 0) spec.dimensions[i] = names[i] && *names[i] ? names[i] : "?";
   return spec;
 }
 
@@ -148,6 +159,10 @@ Session::Session(const OnnxRuntimeLibrary& library, const std::string& path,
   const Owned<OrtSessionOptions> options(raw, api->ReleaseSessionOptions);
   call(api->SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL));
   call(api->SetIntraOpNumThreads(raw, settings.threads));
+  // As in Python: threads that spin shorten a run, but use up a quota, and the CPU time of other
+  // sessions and of whatever follows the run.
+  const bool spins = open_sessions == 0 && usable_cpus() >= allowed_cpus();
+  call(api->AddSessionConfigEntry(raw, spins ? kStopSpinning : kSpinning, spins ? "1" : "0"));
   if (!on_cpu) {
     check_provider(library, settings.provider);
     append_provider(library, raw, settings);
@@ -184,9 +199,13 @@ Session::Session(const OnnxRuntimeLibrary& library, const std::string& path,
     api->ReleaseSession(session_);
     throw;
   }
+  ++open_sessions;
 }
 
-Session::~Session() { library_.api->ReleaseSession(session_); }
+Session::~Session() {
+  library_.api->ReleaseSession(session_);
+  --open_sessions;
+}
 
 std::vector<Output> Session::run(const Input& input,
                                  const std::vector<std::string>& outputs) const {
@@ -220,6 +239,7 @@ std::vector<Output> Session::run(const Input& input,
     call(api->GetDimensionsCount(raw_info, &rank));
     call(api->GetTensorShapeElementCount(raw_info, &count));
     made[i].name = outputs[i];
+    made[i].dtype = dtype_name(dtype);
     made[i].shape.resize(rank);
     call(api->GetDimensions(raw_info, made[i].shape.data(), rank));
     void* data = nullptr;

@@ -15,6 +15,7 @@ namespace vit_export {
 // An output of a run: floating point types as float, integer types as int64.
 struct Output {
   std::string name;
+  std::string dtype;  // of the graph, numpy's name
   std::vector<std::int64_t> shape;
   bool is_float = true;
   std::vector<float> values;

@@ -112,7 +112,7 @@ Arguments parse_arguments(const std::vector<std::string>& words) {
     else if (name == "--selftest")
       result.selftest = flag();
     else if (name == "--json")
-      result.json = flag();
+      flag();  // main has looked for it, since an error of the others is JSON too
     else if (name == "--version")
       result.version = flag();
     else if (name == "--help" || name == "-h")

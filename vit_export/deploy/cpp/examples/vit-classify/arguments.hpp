@@ -12,7 +12,6 @@ struct Arguments {
   std::string provider = "cpu";
   int threads = 0;  // 0: all CPUs
   int bench = 0;    // 0: no timing
-  bool json = false;
   bool embed = false;
   bool selftest = false;
   bool help = false;

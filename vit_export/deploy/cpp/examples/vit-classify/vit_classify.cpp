@@ -86,6 +86,7 @@ class Program {
     report_.json.emplace_back(
         "selftest", json::object({{"passed", result.passed ? "true" : "false"},
                                   {"reason", json::text(result.reason)},
+                                  {"notes", json::text(result.notes)},
                                   {"provider", json::text(result.provider)},
                                   {"output", json::text(result.output)},
                                   {"samples", std::to_string(result.samples)},
@@ -100,6 +101,7 @@ class Program {
                     (result.tolerance ? ", tolerance " + formatted("%.3g", *result.tolerance)
                                       : ", cosine " + formatted("%.6f", result.cosine)) +
                     ", " + std::to_string(result.samples) + " samples\n";
+    if (!result.notes.empty()) report_.text += "note: " + result.notes + "\n";
     if (!result.passed) {
       report_.failures.push_back(arguments_.model + " does not compute what its torch model " +
                                  "computes: " + result.reason);
@@ -124,7 +126,8 @@ class Program {
     if (arguments_.images.empty()) {
       const vit::Manifest& manifest = model_.manifest();
       if (!manifest.preprocess || manifest.inputs.front().dtype == "uint8") {
-        throw vit::Error(vit::ErrorCode::usage, arguments_.model + ": --bench needs an image");
+        throw vit::Error(vit::ErrorCode::usage, arguments_.model + ": --bench needs an image",
+                         "give a JPEG or PNG file");
       }
       const vit::Preprocess& p = *manifest.preprocess;
       const std::vector<float> zeros(p.mean.size() * p.height * p.width);
@@ -162,8 +165,7 @@ class Program {
     report_.text += what + ": min " + formatted("%.2f", times_ms.front()) + " ms, mean " +
                     formatted("%.2f", mean) + ", median " + formatted("%.2f", percentile(0.5)) +
                     ", p90 " + formatted("%.2f", percentile(0.9)) + " of " +
-                    std::to_string(times_ms.size()) +
-                    (times_ms.size() == 1 ? " run\n" : " runs\n");
+                    std::to_string(times_ms.size()) + (times_ms.size() == 1 ? " run\n" : " runs\n");
   }
 
   void images() {
@@ -207,7 +209,9 @@ class Program {
                               json::array(each(rows, members)));
   }
 
-  // Runs images together, in batches as in Python; where one cannot be used, each alone.
+  // Runs images together; where one cannot be used, each alone. Python keeps the rest of such a
+  // batch together, and counts files that cannot be read into it. That matters to dynamic INT8
+  // only, whose scores depend a little on the other images of a batch.
   void run_batch(const std::vector<vit::Image>& batch, const std::vector<std::size_t>& places,
                  std::vector<Row>& rows) const {
     if (batch.empty()) return;

@@ -21,20 +21,14 @@
 extern "C" {
 #endif
 
-#if defined(VIT_EXPORT_SHARED) && defined(_WIN32)
-#ifdef VIT_EXPORT_BUILDING
-#define VIT_EXPORT_PUBLIC __declspec(dllexport)
-#else
-#define VIT_EXPORT_PUBLIC __declspec(dllimport)
-#endif
-#elif defined(__GNUC__)
+#ifdef __GNUC__
 #define VIT_EXPORT_PUBLIC __attribute__((visibility("default")))
 #else
 #define VIT_EXPORT_PUBLIC
 #endif
 
-/* Version of the table below. A function or a field is only ever added at the end, with a new
- * version; what a version has never changes. */
+/* Version of the table below. A later version adds functions to the end of the table, and fields to
+ * the end of structs that begin with `struct_size`; everything else stays as it is. */
 #define VIT_EXPORT_API_VERSION 1
 
 /* A model: an ONNX file that is loaded and ready to run. */
@@ -64,12 +58,14 @@ typedef enum vit_export_code {
 typedef struct vit_export_options {
   size_t struct_size;   /* sizeof(vit_export_options) */
   const char* provider; /* "cpu" (also NULL), "cuda", "tensorrt", ...; a name of ONNX Runtime's */
-  int32_t device;       /* number of the GPU */
+  int32_t device;       /* number of the GPU, for a provider that counts them; else 0 */
   int32_t threads;      /* CPU threads of one run; 0 for all CPUs that this process may use */
-  const char* library;  /* ONNX Runtime's library; NULL: see `find` in the guide */
-  int32_t selftest;     /* not 0: measure the golden file at creation, and fail where it differs */
+  const char* library;  /* ONNX Runtime's library; NULL: the guide says which is used */
+  /* Not 0: measure the golden file at creation, and fail where it differs. What could not be
+   * measured is no failure: the function `selftest` tells it. */
+  int32_t selftest;
   int32_t cpu_fallback; /* not 0: nodes that the provider cannot run may run on the CPU */
-  /* Options of the provider, in ONNX Runtime's spelling. */
+  /* Options of the provider, in ONNX Runtime's spelling; cpu has none. */
   const char* const* provider_option_names;
   const char* const* provider_option_values;
   size_t provider_option_count;

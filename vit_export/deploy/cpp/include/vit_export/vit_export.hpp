@@ -58,7 +58,7 @@ class Error : public std::runtime_error {
 struct Options {
   std::string provider = "cpu";  // or "cuda", "tensorrt", or a name of ONNX Runtime's
   int threads = 0;               // CPU threads of one run; 0: all CPUs that this process may use
-  int device = 0;                // number of the GPU
+  int device = 0;                // number of the GPU, for a provider that counts them
   bool selftest = false;         // measure the golden file first, and throw where it differs
   bool cpu_fallback = false;     // nodes that the provider cannot run may run on the CPU
   std::string library;           // ONNX Runtime's library; empty: ONNXRUNTIME_LIBRARY, or found
