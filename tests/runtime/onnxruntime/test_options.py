@@ -222,7 +222,7 @@ def test_two_different_devices_are_refused():
         options_of(["cuda"], CudaOptions(device=2), 1)
     with pytest.raises(UsageError, match="device=1, and 2 in the options"):
         options_of(["cuda"], {"device_id": "2"}, 1)
-    with pytest.raises(UsageError, match="device=first: expected a whole number"):
+    with pytest.raises(UsageError, match="device='first': expected a whole number"):
         options_of(["cuda"], {"device_id": "first"}, None)
 
 

@@ -23,9 +23,10 @@ class _Options(ModelOptions):
 @click.argument("artifact")
 @click.argument("images", nargs=-1, required=True)
 def embed(artifact: str, images: tuple[str, ...], options: _Options, as_json: bool) -> None:
-    """Compute features of images, what the head reads: files, folders or patterns.
+    """Compute features of images: files, folders or patterns.
 
-    A folder includes its subfolders; a pattern is e.g. "photos/*.jpg".
+    Features are what the head reads. A folder includes its subfolders; a pattern is e.g.
+    "photos/*.jpg".
     """
     import numpy as np
 

@@ -10,9 +10,9 @@ from PIL import Image
 from vit_export.artifact.preprocess import Preprocess, check_preprocess_fields
 from vit_export.errors import ConfigError, UsageError
 from vit_export.images.prepare import prepare_batch, resized_hw
-from vit_export.variants import PREPARATION
 
 SAME_LEVELS = 0.01  # of 255: what float32 rounds differently
+NEEDED = {"mean", "std", "crop_pct", "interpolation"}  # the rest has usual values
 HINT = "give --mean, --std, --crop-pct and --interpolation to prepare images otherwise"
 # height and width of test pictures, as shares of the model's: landscape, portrait, and smaller
 SHAPES = ((1.25, 1.75), (1.4, 1.25), (0.6, 0.8))
@@ -30,14 +30,14 @@ def chosen_preparation(
 ) -> Preprocess:
     """Return the preparation that a library names, with the user's changes.
 
-    It is compared with the library's own transform on test pictures. Where the user gives every
-    field, the library is not asked.
+    It is compared with the library's own transform on test pictures. Where the user gives all
+    that is `NEEDED`, the library is not asked.
 
     Raises:
         UsageError: The library prepares images in a way that a `Preprocess` cannot express.
     """
     check_preprocess_fields(changes)
-    if set(changes) == set(PREPARATION):
+    if set(changes) >= NEEDED:
         return Preprocess.for_images(channels, size).replace(changes)
     try:
         preprocess, transform = library()
