@@ -7,14 +7,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
+from PIL import Image
 
 from vit_export import ExportSettings
 from vit_export.artifact.golden import Golden
 from vit_export.artifact.onnx_reader import OnnxFile
+from vit_export.artifact.onnx_writer import stamp
 from vit_export.deploy import package_cpp
 from vit_export.errors import ArtifactError, OutputError, UsageError
+from vit_export.images.prepare import prepare_batch
 from vit_export.pipeline.export import ExportResult
 from vit_export.pipeline.package import package
 from vit_export.runtime import load
@@ -36,7 +41,7 @@ def test_the_folder_holds_the_model_its_golden_file_and_the_library(
     assert result.folder == tmp_path / "made"
     needed = {
         "CMakeLists.txt", "README.md", "example.cpp", "model/tiny.onnx", "model/tiny.golden.npz",
-        "model/labels.txt", "vit_export/CMakeLists.txt",
+        "model/labels.txt", "model/preprocess.onnx", "vit_export/CMakeLists.txt",
         "vit_export/include/vit_export/vit_export.h",
         "vit_export/include/vit_export/vit_export.hpp",
         "vit_export/examples/vit-classify/vit_classify.cpp",
@@ -55,6 +60,34 @@ def test_the_folder_holds_the_model_its_golden_file_and_the_library(
     assert Golden.read(result.folder / "model/tiny.golden.npz").samples > 0
     labels = (result.folder / "model/labels.txt").read_text(encoding="utf-8")
     assert labels.splitlines() == [f"name {i}" for i in range(10)]
+
+
+def test_the_graph_of_the_preparation_gives_the_pixels_of_python(
+    artifact: Path, tmp_path: Path, photographs: list[Path]
+) -> None:
+    """To the bit, as an input of the model for programs without the library."""
+    folder = package(artifact, tmp_path / "made", target="cpp").folder
+    session = onnxruntime.InferenceSession(
+        folder / "model/preprocess.onnx", providers=["CPUExecutionProvider"]
+    )
+    manifest = OnnxFile.read(artifact).manifest
+    for photograph in photographs:
+        with Image.open(photograph) as image:
+            (prepared,) = session.run(None, {"image": np.asarray(image.convert("RGB"))[None]})
+        expected = prepare_batch([photograph], manifest.preprocess)
+        np.testing.assert_array_equal(prepared, expected)
+
+
+def test_a_preparation_that_is_no_graph_is_said_in_the_readme(
+    artifact: Path, tmp_path: Path
+) -> None:
+    """And the rest is written."""
+    manifest = OnnxFile.read(artifact).manifest
+    wide = msgspec.structs.replace(manifest.preprocess, crop_pct=1.2)
+    stamp(artifact, manifest.replace(preprocess=wide).metadata())
+    folder = package(artifact, tmp_path / "made", target="cpp").folder
+    assert not (folder / "model/preprocess.onnx").exists()
+    assert "There is no `preprocess.onnx`: --crop-pct 1.2" in (folder / "README.md").read_text()
 
 
 def test_every_placeholder_of_the_templates_is_replaced(artifact: Path, tmp_path: Path) -> None:

@@ -10,26 +10,12 @@ import onnxruntime as ort
 
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import IMAGE, PIXEL_VALUES
-from vit_export.graph.preprocess import preparation
+from vit_export.graph import preprocess as preprocess_graph
 
 
 def preparation_model(preprocess: Preprocess, resize: str, *, opset: int = 20) -> onnx.ModelProto:
     """Return the model `image` -> `pixel_values`."""
-    channels = 3 if preprocess.color else len(preprocess.mean)
-    shape = ["batch_size", "image_height", "image_width", channels]
-    image = ir.Value(name=IMAGE, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(shape))
-    add, prepared = preparation(image, preprocess, resize)
-    prepared.name, prepared.type = PIXEL_VALUES, ir.TensorType(ir.DataType.FLOAT)
-    prepared.shape = ir.Shape(["batch_size", len(preprocess.mean), *preprocess.size])
-    graph = ir.Graph(
-        [image],
-        [prepared],
-        nodes=add.nodes,
-        initializers=add.constants,
-        opset_imports={"": opset},
-        name="preparation",
-    )
-    return ir.to_proto(ir.Model(graph, ir_version=10))
+    return ir.to_proto(preprocess_graph.preparation_model(preprocess, resize, opset=opset))
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:

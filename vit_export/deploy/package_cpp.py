@@ -11,9 +11,11 @@ from vit_export.artifact.manifest import Manifest
 from vit_export.artifact.onnx_reader import OnnxFile
 from vit_export.artifact.preprocess import Preprocess
 from vit_export.artifact.vocabulary import FEATURES, LOGITS
-from vit_export.errors import ArtifactError
+from vit_export.errors import ArtifactError, GateError, UsageError
+from vit_export.gate.preparation import measure_preparation
 
 CMAKE_FOLDER = Path(__file__).with_name("cpp")  # the library, as a CMake project
+PREPARATION = "preprocess.onnx"  # beside the model
 _TEMPLATES = CMAKE_FOLDER / "package"
 _COLORS = {"RGB": "RGB", "L": "grey", "": "arrays"}
 _CALLS = {  # what the example does with an image, by the output that it prints
@@ -28,7 +30,7 @@ _CALLS = {  # what the example does with an image, by the output that it prints
 
 
 def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
-    """Write model, golden file, class names, library, example and a README into an empty folder.
+    """Write model, preparation, class names, library, example and README into an empty folder.
 
     Args:
         file: An artifact of vit-export whose inputs are images.
@@ -37,6 +39,8 @@ def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
 
     Raises:
         ArtifactError: The C++ library cannot run the file.
+        GateError: The graph of the image preparation gives other pixels than Pillow.
+        ModuleNotFoundError: onnx-ir is not installed, which writes that graph.
     """
     manifest = file.manifest
     if manifest is None:
@@ -56,6 +60,7 @@ def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
     if manifest.labels:
         lines = (" ".join(label.split()) for label in manifest.labels)
         (model / "labels.txt").write_text("".join(f"{x}\n" for x in lines), encoding="utf-8")
+    preparation = "" if manifest.embedded else _write_preparation(manifest.preprocess, model)
     ignore = shutil.ignore_patterns("package", "__pycache__")
     shutil.copytree(CMAKE_FOLDER, folder / "vit_export", ignore=ignore)
     output = LOGITS if LOGITS in [spec.name for spec in manifest.outputs] else FEATURES
@@ -67,7 +72,7 @@ def write_cpp(file: OnnxFile, golden: Path, folder: Path) -> None:
         "CALL": _CALLS[output],
         "RESULT": "classes" if output == LOGITS else "features",
         "EMBED": "" if output == LOGITS else " --embed",
-        "FILES": _table_of_files(name, has_labels=bool(manifest.labels)),
+        "FILES": _table_of_files(name, model) + preparation,
     }
     for template in _TEMPLATES.iterdir():
         text = re.sub(r"@([A-Z]+)@", lambda m: values[m[1]], template.read_text(encoding="utf-8"))
@@ -111,15 +116,38 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _table_of_files(name: str, *, has_labels: bool) -> str:
+def _write_preparation(preprocess: Preprocess, folder: Path) -> str:
+    """Write a graph that prepares images, and measure it; or return why there is none."""
+    from vit_export.graph.preprocess import check_expressible, write_preparation
+    from vit_export.runtime.onnxruntime.runner import OrtRunner
+
+    form, path = "matmul", folder / PREPARATION  # which is Pillow's to the bit, on any runtime
+    try:
+        check_expressible(preprocess, form)
+    except UsageError as error:
+        return f"\n\nThere is no `{PREPARATION}`: {error.message}."
+    write_preparation(preprocess, form, path)
+    runner = OrtRunner(path, provider="cpu")
+    line = measure_preparation(runner, preprocess, resize=form, stage=PREPARATION)
+    runner.release()
+    if not line.passed:
+        raise GateError(f"{line.name}: {line.reason}; nothing was written")
+    return ""
+
+
+def _table_of_files(name: str, model: Path) -> str:
     rows = {
         f"model/{name}": "graph, weights, image preparation and class names",
         f"model/{golden_path(name)}": "inputs, and what torch computes for them in float64",
+        f"model/{PREPARATION}": "image preparation alone, for other programs: `image`, uint8 "
+        "(B, H, W, 3), to `pixel_values`; the library prepares images itself",
         "model/labels.txt": "class names, for other programs: the library reads the model's own",
         "vit_export/": "the library: headers, sources and CMake files",
         "vit_export/examples/vit-classify/": "sources of the program",
         "example.cpp": "start of a program of your own",
     }
-    if not has_labels:
-        del rows["model/labels.txt"]
-    return "\n".join(f"| `{path}` | {what} |" for path, what in rows.items())
+    return "\n".join(
+        f"| `{path}` | {what} |"
+        for path, what in rows.items()
+        if not path.startswith("model/") or (model / path.removeprefix("model/")).exists()
+    )

@@ -5,17 +5,20 @@ roundings, so that no pixel differs by more than one of 255 levels. Sizes are co
 Shape letters: B batch, C channels, H W pixels of the image, R S pixels of the model's input.
 """
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 
 from vit_export.artifact.preprocess import Preprocess
-from vit_export.artifact.vocabulary import RESIZE_FORMS
+from vit_export.artifact.vocabulary import IMAGE, PIXEL_VALUES, RESIZE_FORMS
 from vit_export.errors import UsageError, check_known
 from vit_export.graph.resample import A, resample
 from vit_export.graph.section import Section
 from vit_export.images.decode import LUMA
 from vit_export.images.prepare import border_color, size_before_crop
 
+OPSET, IR_VERSION = 20, 10  # of a preparation alone: ONNX Runtime 1.18 and later
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # of a Resize node, by Pillow's name
 
 
@@ -70,6 +73,30 @@ def preparation(image: ir.Value, preprocess: Preprocess, resize: str) -> tuple[S
     if preprocess.crop_mode == "border":
         planes = _bordered(add, planes, resized_hw, start, preprocess)
     return add, _normalized(add, planes, preprocess)
+
+
+def preparation_model(preprocess: Preprocess, resize: str, *, opset: int = OPSET) -> ir.Model:
+    """Return a model of the preparation alone: `image` to `pixel_values`."""
+    channels = 3 if preprocess.color else len(preprocess.mean)
+    shape = ["batch_size", "image_height", "image_width", channels]
+    image = ir.Value(name=IMAGE, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(shape))
+    add, prepared = preparation(image, preprocess, resize)
+    prepared.name, prepared.type = PIXEL_VALUES, ir.TensorType(ir.DataType.FLOAT)
+    prepared.shape = ir.Shape(["batch_size", len(preprocess.mean), *preprocess.size])
+    graph = ir.Graph(
+        [image],
+        [prepared],
+        nodes=add.nodes,
+        initializers=add.constants,
+        opset_imports={"": opset},
+        name="preparation",
+    )
+    return ir.Model(graph, ir_version=IR_VERSION)
+
+
+def write_preparation(preprocess: Preprocess, resize: str, path: Path) -> None:
+    """Write a model of the preparation alone."""
+    ir.save(preparation_model(preprocess, resize), path)
 
 
 def _luma(add: Section, image: ir.Value) -> ir.Value:

@@ -40,7 +40,7 @@ def package(
 ) -> PackageResult:
     """Write a complete folder for a target: model, golden file, sources, README.
 
-    Needs neither torch nor onnx. The folder is made under a temporary name, and appears whole.
+    Needs no torch. The folder is made under a temporary name, and appears whole.
 
     Args:
         artifact: An `.onnx` file of vit-export, with its golden file beside it.

@@ -26,7 +26,7 @@ class _Options:
 def package(artifact: str | None, options: _Options, as_json: bool) -> None:
     """Make a folder that is ready to use at a target.
 
-    It needs neither torch nor onnx.
+    It needs no torch; onnx-ir writes the graph of the image preparation.
     """
     from vit_export.pipeline.package import TARGETS
     from vit_export.pipeline.package import package as write_package
