@@ -78,7 +78,7 @@ def preparation(image: ir.Value, preprocess: Preprocess, resize: str) -> tuple[S
 def preparation_model(preprocess: Preprocess, resize: str, *, opset: int = OPSET) -> ir.Model:
     """Return a model of the preparation alone: `image` to `pixel_values`."""
     channels = 3 if preprocess.color else len(preprocess.mean)
-    shape = ["batch_size", "image_height", "image_width", channels]
+    shape: list[int | str] = ["batch_size", "image_height", "image_width", channels]
     image = ir.Value(name=IMAGE, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(shape))
     add, prepared = preparation(image, preprocess, resize)
     prepared.name, prepared.type = PIXEL_VALUES, ir.TensorType(ir.DataType.FLOAT)
