@@ -57,7 +57,8 @@ def _optimum(level: str = "") -> Export:
 
 
 EXPORTS = (
-    Export(OUR_FP32, OURS, (*OUR_COMMAND, "onnx", "--weights", "{weights}", "-o", "{output}"),
+    Export(OUR_FP32, OURS, (*OUR_COMMAND, "onnx", "--weights", "{weights}", "--mean", "0.5",
+            "--std", "0.5", "-o", "{output}"),
            "ours.onnx"),
     Export(PLAIN, "torch",
            (PYTHON, "-m", "peers.torch_export", "{variant}", "{weights}", "{output}"),

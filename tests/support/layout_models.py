@@ -72,6 +72,48 @@ def timm_vit(size: Size, **options: Any) -> TimmViT:
     )
 
 
+def meta_dinov2(size: Size) -> dict[str, Tensor]:
+    """Tensors as Meta's DINOv2 names them: timm took its names, but for the mask token."""
+    state = timm_vit(size, num_classes=0, init_values=1.0).state_dict()
+    return {**state, "mask_token": torch.zeros(1, size.width)}
+
+
+def meta_dinov3(size: Size) -> dict[str, Tensor]:
+    """Tensors as Meta's DINOv3 names them, with the periods of its RoPE instead of positions."""
+    state = timm_vit(size, num_classes=0, init_values=1.0).state_dict()
+    del state["pos_embed"]
+    quarter = size.width // size.heads // 4
+    return {
+        **state,
+        "storage_tokens": torch.randn(1, 4, size.width),
+        "mask_token": torch.zeros(1, size.width),
+        "rope_embed.periods": 100 ** (torch.arange(quarter) / quarter),
+    }
+
+
+OPENCLIP_NAMES = (
+    ("patch_embed.proj.", "conv1."), ("norm_pre.", "ln_pre."),
+    ("blocks.", "transformer.resblocks."), (".norm1.", ".ln_1."), (".norm2.", ".ln_2."),
+    (".qkv.", ".in_proj_"), ("attn.proj", "attn.out_proj"), (".fc1.", ".c_fc."),
+    (".fc2.", ".c_proj."),
+)  # fmt: skip
+
+
+def openclip(size: Size, projection: int = 8) -> dict[str, Tensor]:
+    """Tensors of an image tower as OpenCLIP names them: timm's model, renamed."""
+    state = {}
+    for name, tensor in timm_vit(size, num_classes=0, pre_norm=True).state_dict().items():
+        for timm, openclip in OPENCLIP_NAMES:
+            name = name.replace(timm, openclip)
+        state["ln_post." + name[5:] if name.startswith("norm.") else name] = tensor
+    return {
+        "class_embedding": state.pop("cls_token").flatten(),
+        "positional_embedding": state.pop("pos_embed")[0],
+        "proj": torch.randn(size.width, projection),
+        **state,
+    }
+
+
 def hf_config(kind: type[Any], size: Size, **options: Any) -> Any:
     """A config of transformers."""
     return kind(

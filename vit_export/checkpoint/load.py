@@ -21,7 +21,7 @@ from vit_export.checkpoint.architecture import WANTED, resolve
 from vit_export.checkpoint.assemble import blank_model, changed, check_shapes, convert_shapes, fill
 from vit_export.checkpoint.hub import Location, fetch
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
-from vit_export.checkpoint.layouts.meta_dino import PERIODS, rope_fields
+from vit_export.checkpoint.layouts.meta_dino import META_DINOV3, PERIODS, rope_fields
 from vit_export.checkpoint.layouts.rules import Binding, Layout, bind
 from vit_export.checkpoint.metadata import MODULE_HINT, Metadata, read_metadata
 from vit_export.checkpoint.network import without_prefix
@@ -99,6 +99,8 @@ def load_checkpoint(
     fields = {**metadata.fields, **published_preparation(sha256)}
     if PERIODS in file.tensors:
         fields[PERIODS] = rope_fields(file.read(PERIODS))
+    elif chosen is META_DINOV3:
+        raise CheckpointError(f"{PERIODS} is not in the checkpoint, and places patches in DINOv3")
     metadata = dataclasses.replace(metadata, fields=fields)
     converted, failed = convert_shapes(file, binding)
     qkv = [file.tensors[s.sources[0]] for s in binding.steps if s.target.endswith("qkv.weight")]

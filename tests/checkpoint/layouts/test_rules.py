@@ -20,12 +20,16 @@ from layout_models import (
     google_logits,
     hf_family,
     hf_model,
+    meta_dinov2,
+    meta_dinov3,
+    openclip,
     saved,
     timm_vit,
 )
 from torch import Tensor, nn
 
 from vit_export.checkpoint.layouts import LAYOUTS, recognise
+from vit_export.checkpoint.layouts.meta_dino import PERIODS
 from vit_export.checkpoint.layouts.rules import bind
 from vit_export.checkpoint.load import Loaded, load_checkpoint
 from vit_export.errors import CheckpointError, ConfigError
@@ -370,6 +374,9 @@ def originals(size: Size) -> dict[str, dict[str, Tensor]]:
         "google_jax": {name: torch.from_numpy(array) for name, array in google.items()},
         "big_vision": {name: torch.from_numpy(array) for name, array in vision.items()},
         "transformer_encoder": Notebook(size).state_dict(),
+        "meta_dinov2": meta_dinov2(size),
+        "meta_dinov3": meta_dinov3(size),
+        "openclip": openclip(size),
         **{layout: hf_family(name, size, **options).state_dict()
            for layout, (name, options) in FAMILIES.items()},
     }  # fmt: skip
@@ -383,16 +390,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-UNUSED = ("embeddings.mask_token", "embeddings.position_ids")
+UNUSED = ("embeddings.mask_token", "embeddings.position_ids", "mask_token")
 # without config.json, a file that lost one of these is one of a model that has none
-OPTIONAL = (*UNUSED, "visual_projection.weight", "embeddings.register_tokens")
-LACKING = r"not in the checkpoint|no class token|not in the model|reads the class token"
+OPTIONAL = (
+    *UNUSED, "visual_projection.weight", "embeddings.register_tokens", "storage_tokens", "proj",
+)  # fmt: skip
+WITHOUT_CLASS_TOKEN = ("big_vision", "cls")  # its positions are of patches alone
+LACKING = (
+    r"global_pool='token'|not in the checkpoint|no class token|not in the model|"
+    "reads the class token"
+)
 
 
 def settings_for(layout: str, size: Size) -> dict[str, Any]:
     """What the tensors of a family do not show."""
     settings: dict[str, Any] = {"num_heads": size.heads}
-    if layout in FAMILIES:
+    if layout in FAMILIES or layout in ("meta_dinov2", "meta_dinov3", "openclip"):
         settings |= {"act_layer": "gelu", "img_size": size.image}
     return settings
 
@@ -406,7 +419,7 @@ def test_every_tensor_of_a_file_is_needed(layout: str, tmp_path: Path) -> None:
         rest = {other: tensor for other, tensor in state.items() if other != name}
         settings = settings_for(layout, SQUARE[0])
         path = saved(rest, tmp_path)
-        if name in OPTIONAL:
+        if name in OPTIONAL or (layout, name) == WITHOUT_CLASS_TOKEN:
             continue
         with pytest.raises((CheckpointError, ConfigError), match=LACKING):
             load_checkpoint(path, overrides=settings, layout=layout)
@@ -417,7 +430,10 @@ def test_every_tensor_of_a_file_is_needed(layout: str, tmp_path: Path) -> None:
 def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) -> None:
     """Change each tensor in turn: the logits change too."""
     state = originals(SMALL)[layout]
-    state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in state.items()}
+    state = {
+        name: tensor if name == PERIODS else tensor + 0.1 * torch.randn_like(tensor)
+        for name, tensor in state.items()
+    }
     settings = settings_for(layout, SMALL)
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
 
@@ -429,7 +445,12 @@ def test_every_tensor_of_a_file_reaches_the_logits(layout: str, tmp_path: Path) 
     for name, tensor in state.items():
         # softmax ignores what is added to all keys alike
         key_bias = name.endswith(("/key/bias", "k_proj.bias"))
-        changed = logits({**state, name: tensor + 0.1 * torch.randn_like(tensor)})
+        other = {**state, name: tensor + 0.1 * torch.randn_like(tensor)}
+        if name == PERIODS:
+            with pytest.raises(CheckpointError, match="other periods"):
+                logits(other)
+            continue
+        changed = logits(other)
         difference = (changed - expected).abs().max() / expected.abs().max()
         assert key_bias or name in UNUSED or difference > 1e-6, name
 
