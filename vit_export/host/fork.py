@@ -17,7 +17,9 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TypeVar
 
-STALL_S = 30.0  # a child that computes nothing for so long waits for a lock that nobody will free
+# A child that uses no processor time for so long is taken to wait for a lock that a thread of this
+# process held at the fork: the child has no such thread, so nothing would ever release it.
+STALL_S = 30.0
 T = TypeVar("T")
 
 
